@@ -1,0 +1,81 @@
+"""Checkpoints: atomic, bit-exact, and saved when the job is asked to stop."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+
+class Interrupted(Exception):
+  """The job was asked to stop (SIGTERM or Ctrl-C) and has saved its state."""
+
+
+class Checkpointer:
+  """Saves one pytree of arrays per step under a folder and finds the last one.
+
+  A save goes to a temporary folder that is renamed when it is complete, so a kill
+  at any moment leaves the last complete one.
+  """
+
+  def __init__(self, folder: Path):
+    self._manager = ocp.CheckpointManager(
+      folder.absolute(),
+      options=ocp.CheckpointManagerOptions(
+        max_to_keep=2, cleanup_tmp_directories=True
+      ),
+    )
+
+  def save(self, step: int, state: Any) -> None:
+    """Saves and waits until it is on disk."""
+    state = jax.tree.map(np.asarray, state)
+    self._manager.save(step, args=ocp.args.StandardSave(state))
+    self._manager.wait_until_finished()
+
+  def restore(self, like: Any) -> Any | None:
+    """The last state saved, with the structure of `like`; None if there is none."""
+    step = self._manager.latest_step()
+    if step is None:
+      return None
+    like = jax.tree.map(np.asarray, like)
+    return self._manager.restore(step, args=ocp.args.StandardRestore(like))
+
+  def close(self) -> None:
+    """Ends the background threads."""
+    self._manager.close()
+
+
+class StopFlag:
+  """Set by a signal; the loops look at it where their state can be saved."""
+
+  def __init__(self) -> None:
+    self.raised = False
+
+  def check(self) -> None:
+    """Raises Interrupted if a signal has come; call it right after a save."""
+    if self.raised:
+      raise Interrupted
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[StopFlag]:
+  """Turns the first SIGTERM or SIGINT into a flag; a second one kills as usual."""
+  flag = StopFlag()
+  previous = {}
+
+  def handle(number, frame):
+    del frame
+    flag.raised = True
+    signal.signal(number, previous[number])
+
+  for number in (signal.SIGTERM, signal.SIGINT):
+    previous[number] = signal.signal(number, handle)
+  try:
+    yield flag
+  finally:
+    for number, handler in previous.items():
+      signal.signal(number, handler)

@@ -1,0 +1,145 @@
+"""Reads `--config` and its overrides, and says in one line what is wrong with them."""
+
+import difflib
+import importlib.util
+import json
+import re
+import sys
+from collections.abc import Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from cmtree_jax.types import UserError
+
+_REPOSITORY = Path(__file__).parents[1]
+
+
+def load(path: str, overrides: Sequence[str]) -> ml_collections.ConfigDict:
+  """The locked config of a file with `--config.field=value` overrides applied.
+
+  Args:
+    path: a Python file with `get_config()`, or `get_config(argument)` when called
+      as `file.py:argument`; relative to the working directory or, failing that,
+      to the repository.
+    overrides: `a.b=value` without the leading `--config.`; values are Python
+      literals of the default's type, tuples also as `4,4`.
+  Raises:
+    UserError: for an unknown file, field or a value of another type.
+  """
+  config = _call_get_config(path)
+  config.lock()
+  for override in overrides:
+    name, equals, text = override.partition("=")
+    if not equals:
+      raise UserError(
+        f"--config.{override} has no value. Write --config.{override}=VALUE."
+      )
+    _set(config, name, text)
+  return config
+
+
+def digest(config: ml_collections.ConfigDict) -> str:
+  """A stable hash of all fields."""
+  text = json.dumps(config.to_dict(), sort_keys=True, default=list)
+  return blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _call_get_config(path: str) -> ml_collections.ConfigDict:
+  name, _, argument = path.partition(":")
+  file = _find(name)
+  if str(_REPOSITORY) not in sys.path:
+    sys.path.append(str(_REPOSITORY))  # configs import each other
+  spec = importlib.util.spec_from_file_location(file.stem, file)
+  assert spec and spec.loader
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  if not hasattr(module, "get_config"):
+    raise UserError(f"{file} has no function get_config().")
+  return module.get_config(argument) if argument else module.get_config()
+
+
+def _find(name: str) -> Path:
+  for base in (Path(), _REPOSITORY, _REPOSITORY / "configs"):
+    for file in (base / name, base / f"{name}.py"):
+      if file.is_file():
+        return file
+  known = sorted(
+    str(p.relative_to(_REPOSITORY)) for p in _REPOSITORY.glob("configs/**/*.py")
+  )
+  near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+  raise UserError(
+    f"No config file {name!r}. Known: {', '.join(near or known)}."
+  )
+
+
+def _set(config: ml_collections.ConfigDict, name: str, text: str) -> None:
+  *parents, leaf = name.split(".")
+  block: Any = config
+  for position, parent in enumerate(parents):
+    _require(config, block, parent, ".".join(parents[: position + 1]))
+    block = block[parent]
+  _require(config, block, leaf, name)
+  if isinstance(block[leaf], ml_collections.ConfigDict):
+    raise UserError(
+      f"config.{name} is a block. Set one of its fields: "
+      f"{', '.join(f'{name}.{k}' for k in block[leaf])}."
+    )
+  block[leaf] = _parse(name, text, block[leaf])
+
+
+def _require(config, block, field: str, name: str) -> None:
+  if isinstance(block, ml_collections.ConfigDict) and field in block:
+    return
+  names = list(_names(config, ""))
+  near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+  same_leaf = [n for n in names if n.split(".")[-1] == name.split(".")[-1]]
+  raise UserError(
+    f"Unknown config field {name!r}. Nearest known: "
+    f"{', '.join(dict.fromkeys(near + same_leaf)) or ', '.join(names)}."
+  )
+
+
+def _names(block, prefix):
+  for key, value in block.items():
+    if isinstance(value, ml_collections.ConfigDict):
+      yield from _names(value, f"{prefix}{key}.")
+    else:
+      yield f"{prefix}{key}"
+
+
+def _parse(name: str, text: str, default: Any) -> Any:
+  """The text as a value of the default's type."""
+  kind = type(default)
+  try:
+    if kind is bool:
+      return {"true": True, "false": False}[text.lower()]
+    if kind is int:
+      return int(text.replace("_", ""))
+    if kind is float:
+      return float(text)
+    if kind is tuple:
+      items = [t for t in re.split(r"[,\s]+", text.strip("()[] ,")) if t]
+      element = type(default[0]) if default else str
+      return tuple(element(item.strip("'\"")) for item in items)
+    return text
+  except (ValueError, KeyError):
+    shown = list(default) if kind is tuple else default
+    raise UserError(
+      f"config.{name} must be a {kind.__name__} like {shown!r}, "
+      f"but {text!r} came."
+    ) from None
+
+
+def factory_defaults(method: str) -> ml_collections.ConfigDict:
+  """A method's options with the defaults of its factory's signature."""
+  import inspect
+
+  from cmtree_jax.methods import METHODS
+
+  parameters = inspect.signature(METHODS[method]).parameters
+  return ml_collections.ConfigDict(
+    {name: p.default for name, p in parameters.items()}
+  )

@@ -1,0 +1,1 @@
+"""What a recipe is worth, measured so that it can be believed."""

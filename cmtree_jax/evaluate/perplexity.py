@@ -1,0 +1,83 @@
+"""Bits per byte on frozen evaluation sets, whatever the tokenizer."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cmtree_jax import shapes
+from cmtree_jax.batch import Batch
+from cmtree_jax.data import packing, sampler
+
+
+class EvalSet(NamedTuple):
+  """A frozen set of rows with the number of bytes that they spell."""
+
+  batches: Batch  # [C, B, T]
+  weight_CBT: np.ndarray  # 1 for a token, 0 for padding
+  num_bytes: int
+  num_tokens: int
+
+
+def eval_set(
+  tokens: packing.TokenStore,
+  document_ids: Sequence[str],
+  *,
+  max_tokens: int,
+  rows: int,
+  row_tokens: int,
+) -> EvalSet:
+  """The first whole documents, in an order keyed by id, up to `max_tokens`.
+
+  Args:
+    tokens: the documents.
+    document_ids: their ids.
+    max_tokens: limit; at least one document is taken.
+    rows: rows per chunk, padded at the end of the last chunk.
+    row_tokens: T.
+  """
+  keys = sampler.document_keys(document_ids)
+  order_N = np.argsort(keys, kind="stable")
+  within = np.cumsum(tokens.pairs_N[order_N]) <= max_tokens
+  within[0] = True
+  chosen = np.sort(order_N[within])
+  pieces = packing.pieces(tokens, row_tokens)
+  order = np.flatnonzero(np.isin(pieces.document, chosen))
+  num_tokens = int(tokens.pairs_N[chosen].sum())
+  num_rows = -(-num_tokens // row_tokens)
+  chunks = -(-num_rows // rows)
+  batch = packing.pack(
+    tokens, pieces, order, num_rows=chunks * rows, row_tokens=row_tokens
+  )
+  batches = Batch(*(x.reshape(chunks, rows, row_tokens) for x in batch))
+  weight = (batches.document_BT >= 0).astype(np.float32)
+  num_bytes = int(tokens.bytes_N[chosen].sum())
+  return EvalSet(batches, weight, num_bytes, num_tokens)
+
+
+def sum_over_chunks(
+  losses: Callable[[shapes.Tree, Batch], shapes.FloatBT],
+):
+  """A function (params, (batches, weight_CBT)) -> sum of weighted losses.
+
+  Chunks are rematerialized, so memory is that of one chunk also when it is
+  differentiated.
+  """
+
+  def total(params, weighted):
+    @jax.checkpoint
+    def chunk(carry, one):
+      batch, weight_BT = one
+      return carry + jnp.sum(weight_BT * losses(params, batch)), None
+
+    return jax.lax.scan(chunk, jnp.zeros(()), weighted)[0]
+
+  return total
+
+
+def bits_per_byte(nats: float, num_bytes: int) -> float:
+  """Bits per byte of a text that costs so many nats."""
+  return nats / (math.log(2) * num_bytes)

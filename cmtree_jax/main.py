@@ -1,0 +1,56 @@
+"""The command line: `python -m cmtree_jax.main --config configs/quickstart.py`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cmtree_jax.types import Fault, UserError
+
+INTERRUPTED = 143  # 128 + SIGTERM: not finished, may be continued
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+  """Runs one job; returns the exit status (0, 1 fault, 2 user, 143 interrupted)."""
+  arguments = sys.argv[1:] if arguments is None else arguments
+  prefix = "--config."
+  overrides = [a[len(prefix) :] for a in arguments if a.startswith(prefix)]
+  flags = _parser().parse_args(
+    [a for a in arguments if not a.startswith(prefix)]
+  )
+  try:
+    from cmtree_jax import config, run  # heavy imports wait for --help
+
+    resolved = config.load(flags.config, overrides)
+    return run.run(resolved, Path(flags.workdir), overwrite=flags.overwrite)
+  except UserError as error:
+    print(f"Error: {error}", file=sys.stderr)
+    return 2
+  except Fault as error:
+    print(f"Fault: {error}", file=sys.stderr)
+    return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog="python -m cmtree_jax.main",
+    description="Learn a division of a corpus and a mixture for a target, and "
+    "measure them against other recipes. The same command continues a run.",
+    epilog="Any field of the config is overridden by --config.FIELD=VALUE, "
+    "for example --config.tree.branching=4,4.",
+    allow_abbrev=False,
+  )
+  parser.add_argument(
+    "--config", required=True, help="file with get_config(), or file:argument"
+  )
+  parser.add_argument(
+    "--workdir", required=True, help="folder for checkpoints and results"
+  )
+  parser.add_argument(
+    "--overwrite", action="store_true", help="start anew in a used workdir"
+  )
+  return parser
+
+
+if __name__ == "__main__":
+  sys.exit(main())

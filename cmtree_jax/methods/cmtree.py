@@ -1,0 +1,479 @@
+"""The cluster-mixture tree: partition and mixture learned together from values.
+
+Each round brings values of probe documents: what the target loss falls by, to first
+order, per unit of a document's weight, measured by the exact hypergradient through
+training steps of proxies of several ages. They join a replay buffer, and the tree
+takes a proximal step on them: angles, prototypes and tilts move at once.
+"""
+
+import functools
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from cmtree_jax import shapes
+from cmtree_jax.embed import kmeans
+from cmtree_jax.methods.base import Facts, Method, Signals
+from cmtree_jax.tree import mixture, model, penalties, warm_start
+
+
+class TreeWeights(NamedTuple):
+  """A tree with its leaves' weights: answers for any document."""
+
+  theta: model.Theta
+  log_w_L: shapes.FloatL
+  temperature: shapes.Scalar
+
+  def log_p_leaf(self, embedding_BE: shapes.FloatBE) -> shapes.FloatBL:
+    """Where documents fall, without noise."""
+    return model.log_p_leaf(
+      self.theta, embedding_BE, temperature=self.temperature
+    )
+
+  def log_w(self, signals: Signals) -> shapes.FloatB:
+    """The mean weight of each document's leaves."""
+    log_p_BL = self.log_p_leaf(signals.embedding_BE)
+    return mixture.document_log_w(log_p_BL, self.log_w_L)
+
+
+class Replay(NamedTuple):
+  """Values of past rounds, newest first; evidence outlives the partition."""
+
+  embedding_RE: shapes.Array
+  value_R: shapes.Array  # centered in its round, in units of the outer loss
+  weight_R: shapes.Array  # natural mass over proposal; 0 where empty
+
+
+class State(NamedTuple):
+  """What the next round needs."""
+
+  theta: model.Theta
+  log_w_L: shapes.FloatL  # of theta's leaves
+  previous: model.Theta  # before the last step, to go back to
+  previous_log_w_L: shapes.FloatL
+  replay: Replay
+  step_size: shapes.Scalar  # eta; 0 before the first round
+  round: shapes.Scalar
+  key: shapes.Array  # key data
+  max_weight: shapes.Scalar
+  horizon: shapes.Scalar  # final training steps per step of a value's window
+
+
+class Info(NamedTuple):
+  """What a person reads after a round; gains in units of the outer loss."""
+
+  predicted_gain: shapes.Scalar  # of the step, on the replayed documents
+  heldout_gain: shapes.Scalar  # on a fifth of them that the step did not see
+  explained: shapes.Scalar  # share of values' variance, ridge, held-out
+  kl_step: shapes.Scalar  # nats from the weights before the step
+  kl_natural: shapes.Scalar  # nats from the natural mixture
+  effective_sample_size: shapes.Scalar
+  overlap: shapes.Scalar  # of the levels' angles
+  step_size: shapes.Scalar
+
+
+def make(
+  *,
+  branching: tuple[int, ...] = (4, 4),
+  mode: Literal["joint", "frozen"] = "joint",
+  oblivious: bool = False,
+  hard: bool = False,
+  gumbel: bool = True,
+  angle_dim: int = 32,
+  kappa: float = 16.0,
+  temperature: tuple[float, float] = (1.0, 0.5),
+  annealing_rounds: int = 8,
+  warm_start_mass: float = 0.5,
+  trust: float = 0.25,
+  kl_penalty: float = 0.0,
+  overlap_penalty: float = 0.01,
+  solver_steps: int = 150,
+  tilt_rate: float = 0.05,
+  partition_rate: float = 0.005,
+  replay_size: int = 8192,
+  replay_decay: float = 0.5,
+  value_clip: float = 4.0,
+) -> Method:
+  r"""Learns a tree and its mixture from the values of documents.
+
+  Round r solves, from the current :math:`\theta_r` and by Adam,
+
+  .. math:: \theta_{r+1} = \arg\max_\theta \; H\,\mathbb{E}_i[v_i w_i(\theta)]
+            - \beta\, \mathrm{KL}(w(\theta) \Vert w(\theta_r))
+            - \lambda\, \mathrm{KL}(w(\theta) \Vert 1) - \mu\, \mathrm{overlap}
+
+  with the expectation over the natural distribution, estimated from documents
+  drawn with a known proposal. Values are in units of the outer loss, so steps
+  vanish where marginal values meet. :math:`\beta` is set in the first round so
+  that a step along the part of the values that the embedding explains moves
+  `trust` nats, and raised where a step would move more; it doubles whenever a
+  measured step did not help, and that step is taken back.
+
+  Args:
+    branching: children per node, from the root down. One number is a flat
+      partition.
+    mode: "joint" moves angles, prototypes, sharpness and tilts; "frozen" moves
+      the tilts alone, on the k-means partition of the start.
+    oblivious: a level's prototypes are shared by its nodes (a product of
+      partitions).
+    hard: straight-through leaves in the proximal step.
+    gumbel: noise in the proximal step.
+    angle_dim: P of every level.
+    kappa: sharpness at the start.
+    temperature: of the softmax, in the first and the last round.
+    annealing_rounds: rounds between the two (geometric).
+    warm_start_mass: share of target documents in the k-means of the start.
+    trust: nats.
+    kl_penalty: :math:`\lambda` in units of the outer loss per nat.
+    overlap_penalty: :math:`\mu`.
+    solver_steps: Adam steps per round.
+    tilt_rate: Adam's learning rate of the tilts.
+    partition_rate: Adam's learning rate of everything else.
+    replay_size: documents kept.
+    replay_decay: factor on the weight of older values per round.
+    value_clip: standard deviations at which a centered value is clipped.
+  Returns:
+    A Method of the train loop.
+  References:
+    Values: Gu et al., `PDS <https://arxiv.org/abs/2410.07064>`_, 2024; start:
+    Grangier et al., `CRISP <https://arxiv.org/abs/2410.03735>`_, 2024.
+  """
+  temperature_at = optax.schedules.exponential_decay(
+    temperature[0],
+    annealing_rounds,
+    temperature[1] / temperature[0],
+    end_value=temperature[1],
+  )
+  optimizer = optax.multi_transform(
+    {
+      "tilt": optax.adam(tilt_rate),
+      "partition": optax.adam(partition_rate)
+      if mode == "joint"
+      else optax.set_to_zero(),
+    },
+    _labels,
+  )
+
+  def init(key: shapes.Key, facts: Facts) -> State:
+    key_start, key_noise = jax.random.split(key)
+    theta = _start(
+      key_start,
+      facts,
+      branching=branching,
+      angle_dim=angle_dim,
+      kappa=kappa,
+      oblivious=oblivious,
+      target_share=warm_start_mass,
+    )
+    corpus = Corpus(
+      jnp.asarray(facts.sample_NE),
+      jnp.asarray(facts.sample_mass_N),
+      temperature_at(0),
+      jnp.float32(facts.max_weight),
+    )
+    log_w_L, _ = _weigh(theta, corpus)
+    empty_R = jnp.zeros(replay_size)
+    embedding_RE = jnp.zeros((replay_size, corpus.sample_NE.shape[1]))
+    return State(
+      theta=theta,
+      log_w_L=log_w_L,
+      previous=theta,
+      previous_log_w_L=log_w_L,
+      replay=Replay(embedding_RE, empty_R, empty_R),
+      step_size=jnp.float32(0.0),
+      round=jnp.int32(0),
+      key=jax.random.key_data(key_noise),
+      max_weight=corpus.max_weight,
+      horizon=jnp.float32(facts.horizon),
+    )
+
+  def step(state: State, signals: Signals) -> tuple[State, Info]:
+    replay = _remember(
+      state.replay,
+      signals,
+      finalize(state).log_w(signals),
+      decay=replay_decay,
+      clip=value_clip,
+    )
+    explained, spread = _explained(replay)
+    step_size = jnp.where(
+      state.round == 0,
+      jnp.sqrt(2 * trust) / (state.horizon * spread),
+      state.step_size,
+    )
+    corpus = Corpus(
+      signals.sample_NE,
+      signals.sample_mass_N,
+      temperature_at(state.round),
+      state.max_weight,
+    )
+    log_w_L, log_p_NL = _weigh(state.theta, corpus)
+    before_N = mixture.document_log_w(log_p_NL, log_w_L)
+    fit_R, held_R = _split(replay.weight_R)
+
+    def measure(theta, weight_R, key=None):
+      return _measure(
+        theta,
+        corpus,
+        replay,
+        weight_R,
+        before_N,
+        horizon=state.horizon,
+        key=key,
+        hard=hard,
+      )
+
+    def cost(theta, weight_R, key=None):
+      """What a step minimizes; and the KL divergence that it moves."""
+      found = measure(theta, weight_R, key)
+      return (
+        -found.gain
+        + kl_penalty * found.kl_natural
+        + overlap_penalty * penalties.angle_overlap(theta)
+      ), found.kl_step
+
+    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.round)
+    theta = _solve(
+      lambda theta, key: cost(theta, fit_R, key),
+      lambda theta: cost(theta, held_R),
+      state.theta,
+      key if gumbel else None,
+      optimizer=optimizer,
+      num_steps=solver_steps,
+      step_size=step_size,
+      trust=trust,
+    )
+    found, held = measure(theta, replay.weight_R), measure(theta, held_R)
+    info = Info(
+      predicted_gain=found.gain - measure(state.theta, replay.weight_R).gain,
+      heldout_gain=held.gain - measure(state.theta, held_R).gain,
+      explained=explained,
+      kl_step=found.kl_step,
+      kl_natural=found.kl_natural,
+      effective_sample_size=found.effective_sample_size,
+      overlap=penalties.angle_overlap(theta),
+      step_size=step_size,
+    )
+    corpus = corpus._replace(temperature=temperature_at(state.round + 1))
+    return state._replace(
+      theta=theta,
+      log_w_L=_weigh(theta, corpus)[0],
+      previous=state.theta,
+      previous_log_w_L=_weigh(state.theta, corpus)[0],
+      replay=replay,
+      step_size=step_size,
+      round=state.round + 1,
+    ), info
+
+  def judge(state: State, gain: shapes.Scalar) -> State:
+    keep = gain >= 0
+    choose = functools.partial(jax.tree.map, functools.partial(jnp.where, keep))
+    return state._replace(
+      theta=choose(state.theta, state.previous),
+      log_w_L=choose(state.log_w_L, state.previous_log_w_L),
+      step_size=jnp.where(keep, state.step_size, state.step_size / 2),
+    )
+
+  def finalize(state: State) -> TreeWeights:
+    temperature = jnp.float32(temperature_at(state.round))
+    return TreeWeights(state.theta, state.log_w_L, temperature)
+
+  signals = {
+    "mass_B",
+    "embedding_BE",
+    "value_B",
+    "log_proposal_B",
+    "sample_NE",
+    "sample_mass_N",
+  }
+  return Method(init, step, finalize, frozenset(signals), "train", judge)
+
+
+class Corpus(NamedTuple):
+  """A sample that stands for the corpus, and how the tree is read on it."""
+
+  sample_NE: shapes.FloatNE
+  mass_N: shapes.FloatN
+  temperature: shapes.Scalar
+  max_weight: shapes.Scalar
+
+
+class Measure(NamedTuple):
+  """What a tree would do."""
+
+  gain: shapes.Scalar  # predicted fall of the outer loss at the end of training
+  kl_step: shapes.Scalar
+  kl_natural: shapes.Scalar
+  effective_sample_size: shapes.Scalar
+
+
+def _labels(theta: model.Theta):
+  """Which of the two learning rates a parameter has."""
+  return tuple(
+    model.Level("partition", "partition", "partition", "tilt") for _ in theta
+  )
+
+
+def _start(key, facts, *, branching, angle_dim, kappa, oblivious, target_share):
+  """The warm start: k-means on pool and target together, CRISP's tilts."""
+  seed = int(jax.random.randint(key, (), 0, 2**31 - 1))
+  features = np.concatenate([facts.sample_NE, facts.target_NE])
+  mass = np.concatenate(
+    [
+      (1 - target_share) * np.asarray(facts.sample_mass_N),
+      target_share * np.asarray(facts.target_mass_N),
+    ]
+  )
+
+  def cluster(points, point_mass, count):
+    fitted = kmeans.fit(
+      points, num_clusters=count, seed=seed, mass_N=point_mass
+    )
+    return fitted.center_LE
+
+  theta = warm_start.fit(
+    features,
+    mass,
+    branching=branching,
+    angle_dim=min(angle_dim, features.shape[1]),
+    kappa=kappa,
+    oblivious=oblivious,
+    cluster=cluster,
+  )
+  return warm_start.with_similarity_tilts(
+    theta,
+    facts.sample_NE,
+    facts.sample_mass_N,
+    facts.target_NE,
+    facts.target_mass_N,
+  )
+
+
+def _weigh(theta, corpus: Corpus, *, key=None, hard=False):
+  """(log_w_L, log_p_NL): the leaves' weights against the sample's masses."""
+  log_p_NL = model.log_p_leaf(
+    theta, corpus.sample_NE, temperature=corpus.temperature, key=key
+  )
+  if hard:
+    log_p_NL = jnp.log(model.straight_through(log_p_NL) + 1e-9)
+  log_w_L = mixture.leaf_log_w(
+    mixture.leaf_tilt(theta),
+    mixture.leaf_mass(log_p_NL, corpus.mass_N),
+    max_weight=corpus.max_weight,
+  )
+  return log_w_L, log_p_NL
+
+
+def _measure(
+  theta, corpus, replay, weight_R, before_N, *, horizon, key, hard
+) -> Measure:
+  """Gain and divergences of a tree's weights; noise is drawn with `key`."""
+  keys = (None, None) if key is None else tuple(jax.random.split(key))
+  log_w_L, log_p_NL = _weigh(theta, corpus, key=keys[0], hard=hard)
+  log_w_N = mixture.document_log_w(log_p_NL, log_w_L)
+  log_p_RL = model.log_p_leaf(
+    theta, replay.embedding_RE, temperature=corpus.temperature, key=keys[1]
+  )
+  w_R = jnp.exp(mixture.document_log_w(log_p_RL, log_w_L))
+  weight_R = weight_R / jnp.sum(weight_R)
+  natural_N = jnp.zeros_like(log_w_N)
+  return Measure(
+    gain=horizon * jnp.sum(weight_R * replay.value_R * w_R),
+    kl_step=mixture.kl_divergence(log_w_N, before_N, corpus.mass_N),
+    kl_natural=mixture.kl_divergence(log_w_N, natural_N, corpus.mass_N),
+    effective_sample_size=mixture.effective_sample_size(log_w_N, corpus.mass_N),
+  )
+
+
+def _split(weight_R):
+  """The replay's weights with a fifth of the documents held out, and theirs."""
+  held_R = jnp.arange(weight_R.shape[0]) % 5 == 0
+  return jnp.where(held_R, 0.0, weight_R), jnp.where(held_R, weight_R, 0.0)
+
+
+def _remember(replay, signals, log_w_B, *, decay, clip):
+  """The buffer with a round's values in front, centered and clipped.
+
+  The baseline is the mean value under the weights that were trained on; with it
+  the gain of leaving the weights as they are is zero.
+  """
+  weight_B = signals.mass_B * jnp.exp(-signals.log_proposal_B)
+  current_B = weight_B * jnp.exp(log_w_B)
+  baseline = jnp.sum(current_B * signals.value_B) / jnp.sum(current_B)
+  value_B = signals.value_B - baseline
+  spread = jnp.sqrt(jnp.sum(weight_B * value_B**2) / jnp.sum(weight_B))
+  value_B = jnp.clip(value_B, -clip * spread, clip * spread)
+  size = replay.value_R.shape[0]
+  # A round weighs the same however many documents it brings.
+  weight_B /= jnp.sum(weight_B)
+  join = lambda new, old: jnp.concatenate([new, old])[:size]  # noqa: E731
+  return Replay(
+    join(signals.embedding_BE, replay.embedding_RE),
+    join(value_B, replay.value_R),
+    join(weight_B, decay * replay.weight_R),
+  )
+
+
+def _explained(replay):
+  """Share and spread of the values that a ridge regression predicts.
+
+  Fitted on four fifths of the documents, scored on the rest.
+  """
+  fit_R, test_R = _split(replay.weight_R / jnp.sum(replay.weight_R))
+  x_RE, y_R = replay.embedding_RE, replay.value_R
+  gram_EE = jnp.einsum("re,r,rf->ef", x_RE, fit_R, x_RE)
+  ridge = 1e-2 * jnp.trace(gram_EE) / gram_EE.shape[0]
+  slope_E = jnp.linalg.solve(
+    gram_EE + ridge * jnp.eye(gram_EE.shape[0]), x_RE.T @ (fit_R * y_R)
+  )
+  test_R /= jnp.sum(test_R)
+  predicted_R = x_RE @ slope_E
+  variance = jnp.sum(test_R * y_R**2)
+  residual = jnp.sum(test_R * (y_R - predicted_R) ** 2)
+  explained = 1 - residual / variance
+  # The floor keeps the first step finite where the embedding explains nothing.
+  spread = jnp.sqrt(jnp.maximum(explained, 1e-2) * variance)
+  return explained, spread
+
+
+def _solve(
+  objective, score, theta, key, *, optimizer, num_steps, step_size, trust
+):
+  """A proximal step by Adam: the best iterate by held-out score.
+
+  The objective's KL divergence is weighed by beta, which starts at 1 / step_size
+  and rises as long as the iterate is outside the trust region.
+  """
+
+  def body(carry, number):
+    theta, opt_state, log_beta, best, best_score = carry
+    step_key = None if key is None else jax.random.fold_in(key, number)
+
+    def total(theta):
+      cost, kl = objective(theta, step_key)
+      return cost + jnp.exp(log_beta) * kl
+
+    update, opt_state = optimizer.update(
+      jax.grad(total)(theta), opt_state, theta
+    )
+    theta = optax.apply_updates(theta, update)
+    cost, kl = score(theta)
+    log_beta = jnp.maximum(
+      log_beta + _DUAL_RATE * jnp.clip(kl / trust - 1, -1, 1), least_log_beta
+    )
+    value = jnp.where(kl <= 1.2 * trust, cost + kl / step_size, jnp.inf)
+    better = value < best_score
+    best = jax.tree.map(lambda a, b: jnp.where(better, a, b), theta, best)
+    carry = theta, opt_state, log_beta, best, jnp.minimum(value, best_score)
+    return carry, None
+
+  least_log_beta = -jnp.log(step_size)
+  start = theta, optimizer.init(theta), least_log_beta, theta, score(theta)[0]
+  (_, _, _, best, _), _ = jax.lax.scan(body, start, jnp.arange(num_steps))
+  return best
+
+
+_DUAL_RATE = 0.1  # of log beta per Adam step: e-fold in ten steps outside

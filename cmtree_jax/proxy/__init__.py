@@ -1,0 +1,1 @@
+"""The proxy model: a small decoder-only language model and its losses."""

@@ -1,0 +1,29 @@
+"""The loss of every token of a batch, in nats; weighting is the caller's."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cmtree_jax import shapes
+from cmtree_jax.batch import Batch
+from cmtree_jax.proxy import model
+
+
+def token_losses(proxy: model.Proxy):
+  """A function (params, batch) -> loss_BT: cross-entropy of each next token, in nats."""
+
+  def losses(params: shapes.Tree, batch: Batch) -> shapes.FloatBT:
+    logits_BTV = proxy.apply(
+      {"params": params}, batch.tokens_BT, batch.segment_BT
+    )
+    return optax.softmax_cross_entropy_with_integer_labels(
+      logits_BTV, batch.label_BT
+    )
+
+  return losses
+
+
+def init(proxy: model.Proxy, key: shapes.Key) -> shapes.Tree:
+  """Fresh parameters (float32)."""
+  tokens_BT = jnp.zeros((1, 2), jnp.int32)
+  return jax.jit(proxy.init)(key, tokens_BT, tokens_BT)["params"]

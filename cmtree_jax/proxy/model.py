@@ -1,0 +1,145 @@
+"""A decoder-only transformer in Flax: RMSNorm, rotary positions, SwiGLU, tied embeddings.
+
+The same module is the proxy that searches and the model that is finally trained;
+`PRESETS` names its sizes. Packed rows are kept apart by a segment mask.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cmtree_jax import shapes
+
+
+@dataclasses.dataclass(frozen=True)
+class ProxyConfig:
+  """The size of a proxy; `num_parameters` counts it."""
+
+  vocab_size: int
+  width: int
+  layers: int
+  heads: int
+  dtype: str = "float32"  # of matmul inputs; parameters stay float32
+
+  @property
+  def mlp_width(self) -> int:
+    """SwiGLU's hidden width: 8/3 of the model's, in multiples of 16."""
+    return -(-8 * self.width // 48) * 16
+
+  @property
+  def num_parameters(self) -> int:
+    """All parameters, the tied embedding counted once."""
+    block = 4 * self.width**2 + 3 * self.width * self.mlp_width + 2 * self.width
+    return self.vocab_size * self.width + self.layers * block + self.width
+
+  def flops_per_token(self, context: int) -> float:
+    """Matmul FLOPs of one forward pass per token, attention over `context` included."""
+    matmul = self.num_parameters - self.width * (2 * self.layers + 1)
+    return 2.0 * matmul + 4.0 * self.layers * self.width * context
+
+
+# Names give the parameters with a vocabulary of 4096, GPT-2's shape for the largest.
+PRESETS: dict[str, dict[str, int]] = {
+  "0.3m": dict(width=64, layers=2, heads=4),
+  "1m": dict(width=128, layers=3, heads=4),
+  "4m": dict(width=256, layers=4, heads=4),
+  "25m": dict(width=512, layers=8, heads=8),
+  "60m": dict(width=640, layers=12, heads=10),
+  "125m": dict(width=896, layers=12, heads=14),
+}
+
+
+def from_preset(
+  name: str, *, vocab_size: int, dtype: str = "float32"
+) -> ProxyConfig:
+  """The `ProxyConfig` called `name`; ValueError names the known ones."""
+  if name not in PRESETS:
+    raise ValueError(
+      f"Unknown proxy preset {name!r}. Known: {', '.join(PRESETS)}."
+    )
+  return ProxyConfig(vocab_size=vocab_size, dtype=dtype, **PRESETS[name])
+
+
+class Proxy(nn.Module):
+  """Tokens and their segments in, logits of the next token out."""
+
+  config: ProxyConfig
+
+  @nn.compact
+  def __call__(
+    self, tokens_BT: shapes.IntBT, segment_BT: shapes.IntBT
+  ) -> shapes.FloatBTV:
+    """Logits in float32.
+
+    Args:
+      tokens_BT: token ids.
+      segment_BT: a token attends to earlier ones of its own segment only.
+    """
+    config = self.config
+    embedding_VD = self.param(
+      "embedding",
+      nn.initializers.normal(config.width**-0.5),
+      (config.vocab_size, config.width),
+    )
+    # sqrt(D) brings the tied embedding to unit variance at the input.
+    x_BTD = embedding_VD[tokens_BT] * config.width**0.5
+    causal_TT = jnp.tril(jnp.ones((tokens_BT.shape[1],) * 2, bool))
+    mask_BTT = causal_TT & (segment_BT[:, :, None] == segment_BT[:, None, :])
+    blocks = nn.scan(
+      _Block,
+      variable_axes={"params": 0},
+      split_rngs={"params": True},
+      in_axes=nn.broadcast,
+      length=config.layers,
+    )
+    x_BTD, _ = blocks(config, name="blocks")(
+      x_BTD.astype(config.dtype), mask_BTT
+    )
+    x_BTD = nn.RMSNorm(dtype=config.dtype, name="norm")(x_BTD)
+    logits_BTV = jnp.einsum(
+      "btd,vd->btv",
+      x_BTD,
+      embedding_VD.astype(config.dtype),
+      preferred_element_type=jnp.float32,
+    )
+    return logits_BTV
+
+
+class _Block(nn.Module):
+  config: ProxyConfig
+
+  @nn.compact
+  def __call__(self, x_BTD, mask_BTT):
+    config = self.config
+    dense = lambda features, name: nn.Dense(  # noqa: E731
+      features, use_bias=False, dtype=config.dtype, name=name
+    )
+    h_BTD = nn.RMSNorm(dtype=config.dtype, name="norm_attention")(x_BTD)
+    qkv = dense(3 * config.width, "qkv")(h_BTD)
+    q, k, v = jnp.split(
+      qkv.reshape(*qkv.shape[:2], 3 * config.heads, -1), 3, axis=2
+    )
+    attended = jax.nn.dot_product_attention(
+      _rotate(q), _rotate(k), v, mask=mask_BTT[:, None]
+    )
+    x_BTD += dense(config.width, "out")(attended.reshape(x_BTD.shape))
+    h_BTD = nn.RMSNorm(dtype=config.dtype, name="norm_mlp")(x_BTD)
+    gate, up = jnp.split(dense(2 * config.mlp_width, "gate_up")(h_BTD), 2, -1)
+    x_BTD += dense(config.width, "down")(nn.silu(gate) * up)
+    return x_BTD, None
+
+
+def _rotate(x_BTHK):
+  """Rotary positions (Su et al., 2021, eq. 34), half-split layout.
+
+  Only differences of positions matter, so a segment need not start at zero.
+  """
+  half = x_BTHK.shape[-1] // 2
+  frequency = 10_000.0 ** (-jnp.arange(half) / half)
+  angle = jnp.arange(x_BTHK.shape[1])[:, None, None] * frequency
+  sin, cos = jnp.sin(angle), jnp.cos(angle)
+  a, b = x_BTHK[..., :half], x_BTHK[..., half:]
+  rotated = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+  return rotated.astype(x_BTHK.dtype)

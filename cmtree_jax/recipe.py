@@ -1,0 +1,207 @@
+"""The artefact: a partition with named mixture weights, applied to any document."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import jax.numpy as jnp
+import numpy as np
+
+from cmtree_jax import prepare
+from cmtree_jax.embed import kmeans
+from cmtree_jax.methods.base import DomainWeights, EqualWeights, Weights
+from cmtree_jax.methods.cmtree import TreeWeights
+from cmtree_jax.tree import mixture, model
+from cmtree_jax.types import UserError
+
+FILE = "recipe.json"
+EMBEDDER_FILE = "embedder.npz"
+
+
+class Partition(Protocol):
+  """Leaves and their weights, whichever method they come from."""
+
+  @property
+  def branching(self) -> tuple[int, ...]:
+    """Children per node of each level."""
+    ...
+
+  @property
+  def log_w_L(self) -> np.ndarray:
+    """Log-weight of every leaf."""
+    ...
+
+  def log_p_leaf(self, embedding_NE: np.ndarray) -> np.ndarray:
+    """Log-probability of every leaf for every document."""
+    ...
+
+  def to_json(self) -> dict[str, Any]:
+    """What `partition_from_json` reads back."""
+    ...
+
+
+class TreePartition(NamedTuple):
+  """The leaves of a cluster-mixture tree."""
+
+  weights: TreeWeights
+
+  @property
+  def branching(self) -> tuple[int, ...]:
+    """Children per node of each level."""
+    return tuple(level.tilt_MC.shape[1] for level in self.weights.theta)
+
+  @property
+  def log_w_L(self) -> np.ndarray:
+    """Log-weight of every leaf."""
+    return np.asarray(self.weights.log_w_L)
+
+  def log_p_leaf(self, embedding_NE: np.ndarray) -> np.ndarray:
+    """Soft leaves, without noise."""
+    return np.asarray(self.weights.log_p_leaf(jnp.asarray(embedding_NE)))
+
+  def to_json(self) -> dict[str, Any]:
+    """All parameters as nested lists of numbers."""
+    return {
+      "kind": "tree",
+      "temperature": float(self.weights.temperature),
+      "log_w_leaf": self.log_w_L.tolist(),
+      "levels": [
+        {k: np.asarray(v).tolist() for k, v in level._asdict().items()}
+        for level in self.weights.theta
+      ],
+    }
+
+
+class ClusterPartition(NamedTuple):
+  """Frozen clusters, each document in the one of its nearest center."""
+
+  center_LE: np.ndarray
+  log_w_L: np.ndarray
+
+  @property
+  def branching(self) -> tuple[int, ...]:
+    """One level."""
+    return (len(self.log_w_L),)
+
+  def log_p_leaf(self, embedding_NE: np.ndarray) -> np.ndarray:
+    """0 for a document's own cluster, minus infinity for the others."""
+    cluster_N = kmeans.assign(embedding_NE, self.center_LE)
+    hard_NL = np.full((len(cluster_N), len(self.log_w_L)), -np.inf, np.float32)
+    hard_NL[np.arange(len(cluster_N)), cluster_N] = 0.0
+    return hard_NL
+
+  def to_json(self) -> dict[str, Any]:
+    """Centers and weights as nested lists of numbers."""
+    return {
+      "kind": "clusters",
+      "log_w_leaf": np.asarray(self.log_w_L).tolist(),
+      "centers": np.asarray(self.center_LE).tolist(),
+    }
+
+
+def partition_of(weights: Weights, center_LE: np.ndarray) -> Partition:
+  """The partition that a method's weights stand on.
+
+  Args:
+    weights: what `Method.finalize` returned.
+    center_LE: the frozen clusters, for weights per cluster.
+  """
+  if isinstance(weights, TreeWeights):
+    return TreePartition(weights)
+  if isinstance(weights, DomainWeights):
+    return ClusterPartition(center_LE, np.asarray(weights.log_w_K))
+  assert isinstance(weights, EqualWeights)
+  mean_1E = center_LE.mean(axis=0, keepdims=True)
+  return ClusterPartition(mean_1E, np.zeros(1, np.float32))
+
+
+def partition_from_json(data: dict[str, Any]) -> Partition:
+  """Reads back what `Partition.to_json` wrote."""
+  log_w_L = np.array(data["log_w_leaf"], np.float32)
+  if data["kind"] == "clusters":
+    return ClusterPartition(np.array(data["centers"], np.float32), log_w_L)
+  theta = tuple(
+    model.Level(**{k: jnp.asarray(v, jnp.float32) for k, v in level.items()})
+    for level in data["levels"]
+  )
+  temperature = jnp.float32(data["temperature"])
+  return TreePartition(TreeWeights(theta, jnp.asarray(log_w_L), temperature))
+
+
+class Applied(NamedTuple):
+  """What a recipe says of documents."""
+
+  weight_N: np.ndarray  # density against the natural distribution
+  leaf_N: np.ndarray  # index of the most probable leaf
+  path_N: list[str]  # the same leaf as child numbers from the root, "2.0"
+  confidence_N: np.ndarray  # probability of that leaf
+
+
+def apply_partition(
+  partition: Partition, embedding_NE: np.ndarray, *, harden: bool = False
+) -> Applied:
+  """Weights and paths of embedded documents.
+
+  Args:
+    partition: leaves and weights.
+    embedding_NE: document features.
+    harden: give each document the weight of its most probable leaf instead of
+      the mean over its leaves.
+  """
+  log_p_NL = partition.log_p_leaf(embedding_NE)
+  leaf_N = np.argmax(log_p_NL, axis=1)
+  if harden:
+    weight_N = np.exp(partition.log_w_L[leaf_N])
+  else:
+    log_w_N = mixture.document_log_w(
+      jnp.asarray(log_p_NL), jnp.asarray(partition.log_w_L)
+    )
+    weight_N = np.exp(np.asarray(log_w_N))
+  paths = [path_of(leaf, partition.branching) for leaf in leaf_N.tolist()]
+  confidence_N = np.exp(log_p_NL[np.arange(len(leaf_N)), leaf_N])
+  return Applied(weight_N, leaf_N, paths, confidence_N)
+
+
+def path_of(leaf: int, branching: Sequence[int]) -> str:
+  """Child numbers from the root to a leaf.
+
+  >>> path_of(9, (4, 4))
+  '2.1'
+  """
+  digits = []
+  for children in reversed(branching):
+    leaf, digit = divmod(leaf, children)
+    digits.append(str(digit))
+  return ".".join(reversed(digits))
+
+
+class Recipe(NamedTuple):
+  """A loaded recipe: `recipe.apply(texts)` weighs any documents."""
+
+  data: dict[str, Any]  # recipe.json
+  partition: Partition
+  embed: Callable[[Sequence[str]], np.ndarray]
+
+  def apply(self, texts: Sequence[str], *, harden: bool = False) -> Applied:
+    """Weights, leaves and paths of texts."""
+    return apply_partition(self.partition, self.embed(texts), harden=harden)
+
+
+def load(folder: Path | str) -> Recipe:
+  """The recipe that a job left in its workdir.
+
+  Raises:
+    UserError: there is none.
+  """
+  folder = Path(folder)
+  file = folder / FILE
+  if not file.is_file():
+    raise UserError(
+      f"No {FILE} in {folder}. Give the workdir of a job that has ended."
+    )
+  data = json.loads(file.read_text())
+  embed = prepare.load_embedder(
+    folder / EMBEDDER_FILE, cache_dir=Path(data["config"]["cache_dir"])
+  )
+  return Recipe(data, partition_from_json(data["partition"]), embed)

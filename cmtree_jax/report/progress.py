@@ -1,0 +1,72 @@
+"""Progress of a long job with an estimate of the time left."""
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+  BarColumn,
+  Progress,
+  TaskProgressColumn,
+  TextColumn,
+  TimeElapsedColumn,
+  TimeRemainingColumn,
+)
+
+_PLAIN_SECONDS = 15.0  # between lines where there is no terminal
+
+
+class Reporter:
+  """A live bar on a terminal, a line now and then elsewhere; both on stderr."""
+
+  def __init__(self, total: float):
+    self._total, self._done, self._text = total, 0.0, ""
+    self._begin = self._printed = time.monotonic()
+    self._console = Console(stderr=True)
+    self._bar = Progress(
+      TextColumn("{task.description}"),
+      BarColumn(),
+      TaskProgressColumn(),
+      TimeElapsedColumn(),
+      TextColumn("left"),
+      TimeRemainingColumn(),
+      console=self._console,
+      disable=not sys.stderr.isatty(),
+    )
+    self._task = self._bar.add_task("starting", total=total)
+
+  def __enter__(self) -> "Reporter":
+    self._bar.start()
+    return self
+
+  def __exit__(
+    self,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    trace: TracebackType | None,
+  ) -> None:
+    del kind, error, trace
+    self._bar.stop()
+
+  def say(self, line: str) -> None:
+    """A line that stays."""
+    self._bar.console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+  def advance(self, work: float, text: str) -> None:
+    """Counts work done; `text` says what is being done, "" leaves it."""
+    self._done += work
+    self._text = text or self._text
+    self._bar.update(self._task, completed=self._done, description=self._text)
+    now = time.monotonic()
+    if self._bar.disable and now - self._printed > _PLAIN_SECONDS:
+      self._printed = now
+      self.say(self._plain(now))
+
+  def _plain(self, now: float) -> str:
+    share = min(self._done / self._total, 1.0)
+    elapsed = now - self._begin
+    left = elapsed * (1 - share) / share if share else float("nan")
+    return (
+      f"{share:4.0%}  {elapsed:5.0f} s, about {left:.0f} s left: {self._text}"
+    )

@@ -1,0 +1,106 @@
+"""The end of a job on a terminal: the comparison, the tree and the files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.tree import Tree
+
+from cmtree_jax.report.describe import Node
+
+
+def show(
+  nodes: Sequence[Node],
+  comparison: Sequence[dict[str, Any]],
+  summary: dict[str, Any],
+  files: Sequence[Path],
+) -> None:
+  """Prints everything that a person wants to know at the end."""
+  console = Console(highlight=False)
+  console.print(tree(nodes))
+  console.print(table(comparison))
+  console.print(_verdict(comparison), markup=False)
+  for name, value in summary["nmi_source"].items():
+    console.print(f"NMI with the hidden sources, {name}: {value:.3f}")
+  peak = summary["peak_rss_bytes"] / 2**30
+  console.print(f"{summary['wall_seconds']:.0f} s, {peak:.2f} GiB at the peak")
+  for file in files:
+    console.print(f"wrote {file}", markup=False, soft_wrap=True)
+
+
+def table(comparison: Sequence[dict[str, Any]]) -> Table:
+  """Test bits per byte of every recipe on every target."""
+  made = Table(
+    title="Test bits per byte (less is better), equal training tokens, "
+    "95 % interval of the paired difference",
+    title_justify="left",
+  )
+  made.add_column("target")
+  made.add_column("recipe")
+  for name in ("BPB", "to natural", "interval", "ESS", "search tokens"):
+    made.add_column(name, justify="right")
+  made.add_column("search FLOPs / final", justify="right")
+  rows = sorted(comparison, key=lambda row: row["target"] == "mean")
+  targets = list(dict.fromkeys(row["target"] for row in rows))
+  for target in targets:
+    for row in rows:
+      if row["target"] == target:
+        made.add_row(*_cells(row))
+    made.add_section()
+  return made
+
+
+def tree(nodes: Sequence[Node]) -> Tree:
+  """Every node with mass, mixture, weight, top terms and a typical document."""
+  drawn: dict[str, Tree] = {}
+  for node in nodes:
+    label = (
+      f"[bold]{node.path or 'corpus'}[/bold]  mass {node.mass:.1%}  "
+      f"mixture {node.mixture:.1%}  weight {node.weight:.2f}  "
+      f"[cyan]{escape(', '.join(node.terms))}[/cyan]"
+    )
+    if node.path:
+      label += f"\n[dim]{escape(node.typical)}[/dim]"
+      parent = drawn[node.path.rpartition(".")[0]]
+      drawn[node.path] = parent.add(label)
+    else:
+      drawn[""] = Tree(label)
+  return drawn[""]
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+  interval = "-"
+  if row["recipe"] != "natural" and row["ci_low"] is not None:
+    interval = f"{row['ci_low']:+.4f} … {row['ci_high']:+.4f}"
+  return [
+    row["target"],
+    row["recipe"],
+    f"{row['bpb_mean']:.4f}",
+    f"{row['difference_to_natural']:+.4f}",
+    interval,
+    f"{row['effective_sample_size']:.2f}",
+    f"{row['search_tokens']:,}",
+    f"{row['search_flops_share']:.2f}",
+  ]
+
+
+def _verdict(comparison: Sequence[dict[str, Any]]) -> str:
+  """Whether the recipe is better than natural, said with its interval."""
+  recipe = comparison[0]["recipe"]
+  row = [r for r in comparison if r["recipe"] == recipe][-1]
+  difference = row["difference_to_natural"]
+  if row["ci_high"] is None:
+    sure = "one seed gives no interval"
+  elif row["ci_high"] < 0:
+    sure = "the interval excludes zero: better"
+  elif row["ci_low"] > 0:
+    sure = "the interval excludes zero: worse; train on the natural mixture"
+  else:
+    sure = "the interval holds zero: no difference was shown"
+  return (
+    f"{recipe} against natural on {row['target']}: {difference:+.4f} bits per "
+    f"byte; {sure}."
+  )

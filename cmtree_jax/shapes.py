@@ -1,0 +1,38 @@
+"""The letters of array shapes, defined once, and the jaxtyping aliases made of them.
+
+B documents or rows of a batch, T tokens of a row, V vocabulary, D model width,
+E embedding, P projected embedding, L leaves, K domains, N documents of a corpus
+(or of a sample of it), M nodes of a tree's level, C children of a node, S inner
+steps. ``weight_BT`` is an array [B, T]; scalars
+and trees of arrays carry no suffix. Arrays may be numpy's or JAX's.
+"""
+
+from typing import Any
+
+import jax
+from jaxtyping import Bool, Float, Int
+
+Array = Any  # jax.Array or np.ndarray: whatever has a shape and a dtype
+Key = jax.Array  # a new-style key: jax.random.key(seed)
+Tree = Any  # a pytree of arrays
+
+Scalar = Float[Array, ""]
+FloatB = Float[Array, "B"]
+FloatL = Float[Array, "L"]
+FloatN = Float[Array, "N"]
+FloatBE = Float[Array, "B E"]
+FloatBL = Float[Array, "B L"]
+FloatBT = Float[Array, "B T"]
+FloatNE = Float[Array, "N E"]
+FloatNL = Float[Array, "N L"]
+FloatLE = Float[Array, "L E"]
+FloatBTV = Float[Array, "B T V"]
+FloatSBT = Float[Array, "S B T"]
+IntN = Int[Array, "N"]
+IntB = Int[Array, "B"]
+IntBT = Int[Array, "B T"]
+BoolBT = Bool[Array, "B T"]
+FloatK = Float[Array, "K"]
+FloatPE = Float[Array, "P E"]
+FloatMC = Float[Array, "M C"]
+FloatMCP = Float[Array, "M C P"]

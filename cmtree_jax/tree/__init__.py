@@ -1,0 +1,1 @@
+"""The cluster-mixture tree: a soft partition by learned angles, and its mixture."""

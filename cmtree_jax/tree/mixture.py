@@ -1,0 +1,82 @@
+r"""Mixture weights of a tree: tilts against the corpus mass, capped.
+
+A leaf's weight is :math:`w_L = e^{m_L} / \sum_k q_k e^{m_k}` with :math:`m_L` the
+sum of the tilts on its path and q the corpus mass of the leaves, so that zero tilt
+is the natural mixture whatever the partition is. The mixture itself is
+:math:`p_L = q_L w_L`, and a document's weight is the mean of its leaves' weights.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from cmtree_jax import shapes
+from cmtree_jax.tree.model import Theta
+
+
+def leaf_tilt(theta: Theta) -> shapes.FloatL:
+  """m_L: tilts summed along the path from the root."""
+  tilt_L = jnp.zeros(1)
+  for level in theta:
+    tilt_L = (tilt_L[:, None] + level.tilt_MC).reshape(-1)
+  return tilt_L
+
+
+def leaf_mass(log_p_NL: shapes.FloatNL, mass_N: shapes.FloatN) -> shapes.FloatL:
+  """log q_L: the share of the corpus in each leaf; `mass_N` sums to one."""
+  return jax.nn.logsumexp(log_p_NL, axis=0, b=mass_N[:, None])
+
+
+def leaf_log_w(
+  tilt_L: shapes.FloatL, log_q_L: shapes.FloatL, *, max_weight: float
+) -> shapes.FloatL:
+  r"""Log-weights of the leaves, none above `max_weight`, with mean one.
+
+  .. math:: w_L = \min(R, c\, e^{m_L}), \qquad \sum_L q_L w_L = 1
+
+  The leaves at the cap are the top ones by tilt, so c follows from a sort. Where
+  a cap binds, the gradient is that of the smooth piece.
+
+  Args:
+    tilt_L: m, any real numbers.
+    log_q_L: corpus mass of the leaves.
+    max_weight: R, at least one; larger than any weight means no cap.
+  Returns:
+    log_w_L.
+
+  >>> log_q = jnp.log(jnp.array([0.5, 0.25, 0.25]))
+  >>> tilt = jnp.log(jnp.array([1.0, 1.0, 6.0]))
+  >>> jnp.exp(leaf_log_w(tilt, log_q, max_weight=2.0)).round(3).tolist()
+  [0.667, 0.667, 2.0]
+  """
+  order_L = jnp.argsort(-tilt_L, stable=True)
+  m_L, log_mass_L = tilt_L[order_L], (log_q_L + tilt_L)[order_L]
+  q_L = jnp.exp(log_q_L)[order_L]
+  # With the k top leaves at the cap, the others share what is left.
+  left_L = 1.0 - max_weight * (jnp.cumsum(q_L) - q_L)
+  log_rest_L = jax.lax.cumlogsumexp(log_mass_L, reverse=True)
+  log_c_L = jnp.log(jnp.maximum(left_L, 1e-30)) - log_rest_L
+  # The smallest k whose largest uncapped weight obeys the cap (up to rounding).
+  fits_L = (log_c_L + m_L <= jnp.log(max_weight) + 1e-6) & (left_L > 0)
+  log_c = log_c_L[jnp.argmax(fits_L)]
+  return jnp.minimum(log_c + tilt_L, jnp.log(max_weight))
+
+
+def document_log_w(
+  log_p_BL: shapes.FloatBL, log_w_L: shapes.FloatL
+) -> shapes.FloatB:
+  """log_w_B: the log of a document's mean leaf weight; its corpus mean is one."""
+  return jax.nn.logsumexp(log_p_BL + log_w_L, axis=-1)
+
+
+def effective_sample_size(
+  log_w_N: shapes.FloatN, mass_N: shapes.FloatN
+) -> shapes.Scalar:
+  """Share of the corpus that the weights keep in effect: 1 / E[w^2], in (0, 1]."""
+  return jnp.exp(-jax.nn.logsumexp(2 * log_w_N, b=mass_N))
+
+
+def kl_divergence(
+  log_w_N: shapes.FloatN, log_v_N: shapes.FloatN, mass_N: shapes.FloatN
+) -> shapes.Scalar:
+  """KL in nats of the mixture with weights w from the one with weights v."""
+  return jnp.sum(mass_N * jnp.exp(log_w_N) * (log_w_N - log_v_N))

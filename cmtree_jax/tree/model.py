@@ -1,0 +1,91 @@
+r"""A differentiable top-down tree: every level cuts the documents by its own angle.
+
+Level l sees :math:`z = \mathrm{normalize}(A_l h)`; each of its nodes has unit
+prototypes, one per child, and a document goes to a child with the softmax of
+its sharpened cosines. A leaf's probability is the product along its path.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from cmtree_jax import shapes
+
+
+class Level(NamedTuple):
+  """The parameters of one level with M nodes of C children each."""
+
+  angle_PE: shapes.FloatPE  # the level's projection of the embedding
+  prototype_MCP: shapes.FloatMCP  # directions; M is 1 in an oblivious level
+  log_kappa: shapes.Scalar  # sharpness of the cut, a logarithm
+  tilt_MC: shapes.FloatMC  # log of the weight against the corpus mass
+
+
+# theta: the levels from the root down.
+Theta = tuple[Level, ...]
+
+
+def num_leaves(theta: Theta) -> int:
+  """The number of leaves, empty ones included."""
+  return math.prod(level.tilt_MC.shape[1] for level in theta)
+
+
+def log_p_leaf(
+  theta: Theta,
+  embedding_BE: shapes.FloatBE,
+  *,
+  temperature: float | shapes.Scalar = 1.0,
+  key: shapes.Key | None = None,
+) -> shapes.FloatBL:
+  r"""Log-probability of every leaf for every document.
+
+  .. math:: \log p(c \mid n, x) = \mathrm{log\,softmax}_c
+            \big((\kappa_l \langle z, \mu_{nc} \rangle + G)/\tau\big)
+
+  Args:
+    theta: the tree.
+    embedding_BE: document features h.
+    temperature: :math:`\tau`; small ones harden the cut.
+    key: draws the Gumbel noise G; None reads the tree out without noise.
+  Returns:
+    log_p_BL; leaves are numbered with the last level fastest.
+  References:
+    Jang et al., `Gumbel-softmax <https://arxiv.org/abs/1611.01144>`_, 2016, eq. 2.
+  """
+  log_p_BL = jnp.zeros((embedding_BE.shape[0], 1))
+  for depth, level in enumerate(theta):
+    logits_BMC = child_logits(level, embedding_BE)
+    nodes, children = log_p_BL.shape[1], logits_BMC.shape[2]
+    logits_BMC = jnp.broadcast_to(
+      logits_BMC, (logits_BMC.shape[0], nodes, children)
+    )
+    if key is not None:
+      level_key = jax.random.fold_in(key, depth)
+      logits_BMC += jax.random.gumbel(level_key, logits_BMC.shape)
+    log_child_BMC = jax.nn.log_softmax(logits_BMC / temperature, axis=-1)
+    log_p_BL = (log_p_BL[:, :, None] + log_child_BMC).reshape(
+      -1, nodes * children
+    )
+  return log_p_BL
+
+
+def child_logits(level: Level, embedding_BE: shapes.FloatBE):
+  """Sharpened cosines [B, M, C] between projected documents and prototypes."""
+  z_BP = normalize(jnp.einsum("be,pe->bp", embedding_BE, level.angle_PE))
+  prototype_MCP = normalize(level.prototype_MCP)
+  cosine_BMC = jnp.einsum("bp,mcp->bmc", z_BP, prototype_MCP)
+  return jnp.exp(level.log_kappa) * cosine_BMC
+
+
+def straight_through(log_p_BL: shapes.FloatBL) -> shapes.FloatBL:
+  """Hard leaf probabilities (one 1 per row) with the gradient of the soft ones."""
+  p_BL = jnp.exp(log_p_BL)
+  hard_BL = jax.nn.one_hot(jnp.argmax(log_p_BL, axis=-1), p_BL.shape[-1])
+  return hard_BL + p_BL - jax.lax.stop_gradient(p_BL)
+
+
+def normalize(x: shapes.Array) -> shapes.Array:
+  """Unit vectors along the last axis; a zero vector stays finite."""
+  return x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-12)

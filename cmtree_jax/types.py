@@ -1,0 +1,54 @@
+"""Types that cross folder boundaries: errors, documents, batches and weights.
+
+Everything here is data; the functions that make and use it live in the folders.
+"""
+
+from typing import NamedTuple
+
+
+class UserError(ValueError):
+  """The caller's mistake, told in one line: what was wanted, what came, what to do.
+
+  `main` prints the message without a traceback and exits with status 2.
+  """
+
+
+class Fault(RuntimeError):
+  """Something broke that the user did not ask for, such as a loss that is not finite.
+
+  `main` prints the message without a traceback and exits with status 1.
+  """
+
+
+class Document(NamedTuple):
+  """One text of the pool, with what a learner may see of it."""
+
+  id: str  # unique in the corpus; draws are keyed by it
+  text: str
+  original: str  # the file that it was cut from; splits never cut one
+
+
+class Label(NamedTuple):
+  """What is hidden from every learner: used only to score a partition."""
+
+  source: str
+  domain: str
+  language: str  # ISO 639-1 where known, else ""
+
+
+class Target(NamedTuple):
+  """A task that the corpus should serve, as frozen splits of texts."""
+
+  name: str
+  train: tuple[str, ...]  # drives the search
+  validation: tuple[str, ...]  # tunes
+  test: tuple[str, ...]  # read once, for tables
+
+
+class RawCorpus(NamedTuple):
+  """What a source hands over, before tokenization; `documents` sorted by id."""
+
+  documents: tuple[Document, ...]
+  targets: dict[str, Target]
+  labels: tuple[Label, ...] | None  # aligned with `documents`; None if unknown
+  notes: tuple[str, ...]  # what a person must be told, such as counts of skips

@@ -1,0 +1,92 @@
+"""Every default of the package, with its unit. Other configs start from here.
+
+Fields are overridden on the command line, `--config.batch.rows=32`; a name that is
+not here is refused. What a method takes has its default in the signature of its
+factory (`tree` is cmtree's block).
+"""
+
+import os
+
+from ml_collections import ConfigDict
+
+from cmtree_jax.config import factory_defaults
+
+
+def get_config() -> ConfigDict:
+  """The defaults: three targets of the default corpus, a proxy of 0.3M parameters."""
+  config = ConfigDict()
+  config.seed = 0  # of the search; final runs use seeds 0, 1, ...
+  config.cache_dir = os.environ.get("CMTREE_CACHE", "~/.cache/cmtree_jax")
+
+  # Which method makes the recipe, and which recipes it is compared with.
+  config.method = "cmtree"
+  config.baselines = ("natural", "uniform_clusters", "crisp")
+
+  config.data = ConfigDict()
+  config.data.source = "default"  # default, stdlib, or jsonl:FILE
+  config.data.target_files = ("",)[:0]  # one JSON-lines file per target
+  config.data.targets = ("film_reviews", "humaneval", "news")  # none: all
+  config.data.third_party = True  # texts of others: news, reviews, quotations
+  config.data.text_field = "text"
+  config.data.id_field = "id"
+  config.data.max_document_bytes = 5_000_000  # larger documents are refused
+  config.data.strict = False  # stop at the first bad line instead of counting
+  config.data.max_overlap = 0.01  # share of a target's 13-word runs in the pool
+
+  config.tokenizer = ConfigDict()
+  config.tokenizer.kind = "bpe"  # bpe or bytes
+  config.tokenizer.vocab_size = 4096
+
+  config.embedding = ConfigDict()
+  config.embedding.kind = "tfidf"  # tfidf or minilm
+  config.embedding.dim = 64  # of tfidf; minilm has 384
+  config.embedding.max_features = 20_000  # commonest 3-grams looked at
+  config.embedding.sample = 5_000  # documents that tfidf is fitted on
+
+  config.partition = ConfigDict()  # k-means, for methods on frozen clusters
+  config.partition.num_clusters = 64
+
+  config.proxy = ConfigDict()
+  config.proxy.preset = "0.3m"
+  config.proxy.dtype = "float32"  # of matmul inputs; or bfloat16
+
+  config.batch = ConfigDict()
+  config.batch.rows = 16  # per training step, global
+  config.batch.row_tokens = 64  # (input, label) pairs
+
+  config.optimizer = ConfigDict()  # AdamW, of proxies and final models alike
+  config.optimizer.learning_rate = 5e-3  # peak
+  config.optimizer.warmup_steps = 30
+  config.optimizer.weight_decay = 0.01
+  config.optimizer.eps_root = 1e-8  # above zero, or it has no derivative
+
+  config.search = ConfigDict()
+  config.search.rounds = 6
+  config.search.population = 2  # proxies of staggered ages
+  config.search.life = 400  # steps until a proxy is born anew
+  config.search.infancy = 100  # steps before a proxy is first asked
+  config.search.window = 16  # steps that are differentiated through
+  config.search.outer_rows = 256  # of targets, per window
+  config.search.probe_rows = 512  # of documents valued, per window
+  config.search.validation_rows = 256  # rows that measure every change
+  config.search.lookahead = 20  # steps by which a change is measured
+  config.search.natural_share = 0.25  # of the draws that are valued
+  config.search.sample_documents = 16384  # that stand for the corpus's mass
+
+  config.mixture = ConfigDict()
+  config.mixture.max_epochs = 4.0  # a document's repetitions (Muennighoff 2023)
+
+  config.final = ConfigDict()  # the training that every recipe gets
+  config.final.preset = "0.3m"
+  config.final.steps = 300
+  config.final.seeds = 3
+  config.final.steps_per_call = 20  # divides steps
+  config.final.calls_per_save = 15
+
+  config.evaluate = ConfigDict()
+  config.evaluate.max_tokens = 40_000  # of each target's test split
+  config.evaluate.rows = 32  # per chunk
+
+  config.tree = factory_defaults("cmtree")
+  config.crisp = factory_defaults("crisp")
+  return config

@@ -1,0 +1,60 @@
+"""How `cmtree_jax` is installed; `README.md` has the commands."""
+
+import pathlib
+import re
+
+import setuptools
+
+_ROOT = pathlib.Path(__file__).parent
+
+
+def _version() -> str:
+  """Read as text: importing the package would need what is to be installed."""
+  source = (_ROOT / "cmtree_jax" / "__init__.py").read_text(encoding="utf-8")
+  found = re.search(r'^__version__ = "(.+)"$', source, re.MULTILINE)
+  if found is None:
+    raise ValueError("cmtree_jax/__init__.py must hold __version__.")
+  return found[1]
+
+
+# Floors are the oldest releases thought to work, ceilings stand where the next
+# release may break an interface. What the tests ran with is pinned in
+# .ci/constraints.txt.
+_CORE = [
+  "flax>=0.12.8,<0.13",
+  "jax>=0.10.1,<0.13",  # Python 3.11 ends at 0.10.2
+  "jaxtyping>=0.3",
+  "ml-collections>=1.1,<2",
+  "numpy>=2.2",
+  "optax>=0.2.7,<0.3",
+  "orbax-checkpoint>=0.12,<0.13",
+  "pyarrow>=18",
+  "rich>=13",
+  "scikit-learn>=1.5",
+  "scipy>=1.14",
+  "sentencepiece>=0.2,<0.2.3",  # 0.2.3 breaks seqio beside protobuf 6
+]
+_MINILM = ["safetensors>=0.5", "tokenizers>=0.21"]
+_ALL = [*_MINILM]
+_TESTS = ["beartype>=0.22", "pyrefly>=1,<2", "pytest>=8", "ruff>=0.14"]
+
+setuptools.setup(
+  name="cmtree_jax",
+  version=_version(),
+  description=(
+    "Learn how to divide a corpus and how much of each part to train on."
+  ),
+  long_description=(_ROOT / "README.md").read_text(encoding="utf-8"),
+  long_description_content_type="text/markdown",
+  license="Apache-2.0",
+  packages=setuptools.find_packages(include=["cmtree_jax", "cmtree_jax.*"]),
+  python_requires=">=3.11,<3.14",
+  install_requires=_CORE,
+  extras_require={
+    "minilm": _MINILM,
+    "all": _ALL,
+    "cuda": ["jax[cuda12]"],
+    "tpu": ["jax[tpu]"],
+    "dev": [*_ALL, *_TESTS],
+  },
+)

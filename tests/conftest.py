@@ -1,0 +1,41 @@
+"""Set-up of every test: compiled programs are kept, shapes and types checked."""
+
+import os
+import pathlib
+
+# Compilation is most of a test run's time. In the environment rather than in
+# jax.config, so that processes started by a test have them too; jax reads them
+# when it is first imported, which must not be before here.
+_CACHE = pathlib.Path.home() / ".cache" / "cmtree_jax" / "xla"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+import jax  # noqa: E402
+import jaxtyping  # noqa: E402
+import pytest  # noqa: E402
+
+# Checks the annotations of every function of the mathematics while it is called
+# (under jit: while it is traced); must come before the package is imported. An
+# int may stand for a float. Not typeguard: beneath this hook its fourth version
+# finds no function and checks nothing.
+jaxtyping.install_import_hook(
+  [
+    "cmtree_jax.bilevel",
+    "cmtree_jax.embed",
+    "cmtree_jax.engine",
+    "cmtree_jax.evaluate",
+    "cmtree_jax.methods",
+    "cmtree_jax.optim",
+    "cmtree_jax.proxy",
+    "cmtree_jax.tree",
+  ],
+  "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
+)
+
+
+@pytest.fixture
+def x64():
+  """Float64 inside the test that asks for it; float32 everywhere else."""
+  with jax.enable_x64(True):
+    yield

@@ -1,0 +1,116 @@
+"""Which part of the package may know of which; read from the sources."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+SOURCES = sorted((ROOT / "cmtree_jax").rglob("*.py"))
+
+# Parts of the package that a part must not import.
+PEERS = {"data", "embed", "tree", "proxy"}
+TOP = {"config", "engine", "loops", "main", "prepare", "run"}
+FORBIDDEN = {
+  **{peer: (PEERS - {peer}) | {"bilevel", "methods"} | TOP for peer in PEERS},
+  "bilevel": PEERS | {"methods"} | TOP,
+  "methods": {"data"} | TOP,
+  "evaluate": {"methods", "report"} | TOP,
+}
+# An encoder's parameters come from a pinned wheel, which data/ knows to fetch.
+ALLOWED = {("embed", "cmtree_jax.data.wheels")}
+
+READ_THE_CONFIG = {"config", "main", "run"}
+HEAVY = (
+  "jax",
+  "flax",
+  "orbax",
+  "pyarrow",
+  "sentencepiece",
+  "sklearn",
+  "tensorflow",
+)
+
+
+def imported(source: str) -> Iterator[str]:
+  """Full names of what is imported, also inside functions."""
+  for node in ast.walk(ast.parse(source)):
+    if isinstance(node, ast.Import):
+      yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+      assert node.level == 0, f"line {node.lineno}: write the import in full"
+      yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def part(name: str) -> str:
+  """The folder or module right under the package: `tree` of a.tree.model."""
+  return [*name.split("."), ""][1]
+
+
+def is_allowed(importer: str, name: str) -> bool:
+  return any(
+    importer == who and f"{name}.".startswith(f"{what}.")
+    for who, what in ALLOWED
+  )
+
+
+def breaches(importer: str, source: str) -> list[str]:
+  """The imports in a source of part `importer` that the rules forbid."""
+  return [
+    name
+    for name in imported(source)
+    if (
+      name.split(".")[0] == "cmtree_jax"
+      and part(name) in FORBIDDEN.get(importer, ())
+      and not is_allowed(importer, name)
+    )
+    or (
+      name.split(".")[0] == "ml_collections" and importer not in READ_THE_CONFIG
+    )
+  ]
+
+
+@pytest.mark.parametrize(
+  "path", SOURCES, ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_a_part_imports_only_what_it_may_know(path):
+  importer = path.relative_to(ROOT / "cmtree_jax").parts[0].removesuffix(".py")
+  assert breaches(importer, path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+  ("importer", "line", "breach"),
+  [
+    ("tree", "from cmtree_jax.embed import kmeans", True),
+    ("tree", "def f():\n  import cmtree_jax.proxy.model", True),
+    ("tree", "from cmtree_jax import data, shapes", True),
+    ("tree", "from cmtree_jax.tree import model", False),
+    ("embed", "from cmtree_jax.data import wheels", False),
+    ("embed", "from cmtree_jax.data.wheels import Pin", False),
+    ("embed", "from cmtree_jax.data import wheel_readers", True),
+    ("bilevel", "from cmtree_jax import batch, methods", True),
+    ("bilevel", "from cmtree_jax.run import run", True),
+    ("methods", "from cmtree_jax.tree.model import Theta", False),
+    ("methods", "from cmtree_jax.data import packing", True),
+    ("loops", "from ml_collections import ConfigDict", True),
+    ("run", "import ml_collections", False),
+  ],
+)
+def test_the_rules_find_a_breach(importer, line, breach):
+  assert bool(breaches(importer, line)) == breach
+
+
+def test_command_line_starts_without_heavy_imports():
+  """So that a misspelt flag is told at once, and jax is set up by `run`."""
+  code = (
+    "import sys, cmtree_jax.main; "
+    f"print([name for name in {HEAVY} if name in sys.modules])"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+  )
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.strip() == "[]"
