@@ -226,10 +226,10 @@ class _SearchDriver:
       method=state,
       proxies=proxies,
       age=np.zeros(plan.population, np.int64),
-      births=np.int64(plan.population),
+      births=np.array(plan.population),
       pool=data.pool.init(),
       targets=data.targets.init(),
-      round=np.int64(0),
+      round=np.array(0),
       cost=np.zeros(2),
       history=np.zeros((plan.rounds, len(self.fields))),
       value_sum_N=np.zeros(size),
@@ -325,27 +325,29 @@ class _SearchDriver:
   def _look_ahead(self, search, old_log_w_N):
     """Trains every proxy on the old and the new weights, with paired draws.
 
-    The proxies go on from the new ones.
+    All go on from the better of the two.
     """
-    plan, data = self._plan, self._data
-    weights = (
-      np.exp(old_log_w_N),
-      np.exp(np.asarray(self._log_w_N(search.method), np.float64)),
-    )
+    log_w_N = np.asarray(self._log_w_N(search.method), np.float64)
+    old = self._branch(search, np.exp(old_log_w_N))
+    new = self._branch(search, np.exp(log_w_N))
+    gain = old[1] - new[1]
+    ahead, loss = new if gain >= 0 else old
+    plan, (batches, _) = self._plan, self._data.validation
+    rows = 2 * plan.population * plan.lookahead * plan.rows
+    ahead = self._charge(ahead, rows, GRADIENT)
+    rows = 2 * plan.population * batches.tokens_BT[..., 0].size
+    return self._charge(ahead, rows, FORWARD), gain, loss
+
+  def _branch(self, search, weight_N):
+    """All proxies after a few steps under some weights: (search, their loss)."""
     losses = []
-    for index in range(plan.population):
-      for weight_N in weights:
-        pool, phi, _ = self._train(search.pool, search.proxies[index], weight_N)
-        losses.append(
-          float(self._engine.weighted_nats(phi.params, data.validation))
-        )
-        rows = data.validation[1].shape[0] * data.validation[1].shape[1]
-        search = self._charge(search, plan.lookahead * plan.rows, GRADIENT)
-        search = self._charge(search, rows, FORWARD)
-      age = int(search.age[index]) + plan.lookahead
-      search = self._with_proxy(search, index, phi, age)._replace(pool=pool)
-    old, new = np.mean(losses[::2]), np.mean(losses[1::2])
-    return search, float(old - new), float(new)
+    for index in range(self._plan.population):
+      pool, phi, _ = self._train(search.pool, search.proxies[index], weight_N)
+      loss = self._engine.weighted_nats(phi.params, self._data.validation)
+      losses.append(float(loss))
+      age = int(search.age[index]) + self._plan.lookahead
+      search = self._with_proxy(search._replace(pool=pool), index, phi, age)
+    return search, float(np.mean(losses))
 
   def _train(self, pool, phi, weight_N):
     plan = self._plan
@@ -493,8 +495,8 @@ def mixture_runs(
   names = list(log_w)
   runs = Runs(
     bpb=np.full((len(names), len(samplers), len(eval_sets)), np.nan),
-    cell=np.int64(0),
-    step=np.int64(0),
+    cell=np.array(0),
+    step=np.array(0),
     phi=engine.init(_run_key(0)),
     pool=samplers[0].init(),
   )
@@ -515,7 +517,7 @@ def mixture_runs(
       bpb[recipe, seed] = [
         _score(engine, runs.phi.params, one) for one in eval_sets
       ]
-      runs = runs._replace(bpb=bpb, cell=runs.cell + 1, step=np.int64(0))
+      runs = runs._replace(bpb=bpb, cell=runs.cell + 1, step=np.array(0))
     calls = int(runs.step) // plan.steps_per_call
     if (
       not math.isfinite(loss)

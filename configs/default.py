@@ -30,7 +30,7 @@ def get_config() -> ConfigDict:
   config.data.text_field = "text"
   config.data.id_field = "id"
   config.data.max_document_bytes = 5_000_000  # larger documents are refused
-  config.data.strict = False  # stop at the first bad line instead of counting
+  config.data.strict = True  # stop at the first bad line; else skip and count
   config.data.max_overlap = 0.01  # share of a target's 13-word runs in the pool
 
   config.tokenizer = ConfigDict()

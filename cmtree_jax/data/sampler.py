@@ -38,7 +38,7 @@ class Sampler(NamedTuple):
   def init(self) -> SamplerState:
     """The state before the first draw."""
     size = len(self.key)
-    return SamplerState(np.zeros(size), np.zeros(size, np.int64), np.int64(0))
+    return SamplerState(np.zeros(size), np.zeros(size, np.int64), np.array(0))
 
   def draw(
     self, state: SamplerState, weight_N: np.ndarray, num_rows: int
@@ -70,9 +70,7 @@ class Sampler(NamedTuple):
     )
     shuffle = np.random.default_rng([self.seed, int(state.draws)])
     row_order = shuffle.permutation(num_rows)
-    state = SamplerState(
-      state.progress + speed * time, copies, state.draws + np.int64(1)
-    )
+    state = SamplerState(state.progress + speed * time, copies, state.draws + 1)
     return state, Batch(*(x[row_order] for x in batch))
 
   def _arrivals(self, state, speed, pairs, expected_time):

@@ -115,10 +115,9 @@ class SentencePieceTokenizer(Tokenizer):
     flat = [part for text in parts for part in text]
     encoded = iter(self._processor.encode(flat, num_threads=os.cpu_count()))
     arrays = []
-    for first, *others in parts:
-      del first
+    for text in parts:
       ids = next(encoded)
-      for _ in others:
+      for _ in text[1:]:
         ids += self._space_ids + next(encoded)
       arrays.append(np.array(ids, np.int32))
     return arrays

@@ -45,6 +45,7 @@ def fit(
     sample: how many texts, chosen by hash, to learn from.
     seed: of the choice of texts and of the randomized decomposition.
   """
+  import threadpoolctl
   from sklearn.decomposition import TruncatedSVD
 
   texts = _sample(texts, sample, seed)
@@ -61,7 +62,8 @@ def fit(
       f"An embedding of dim={dim} needs more than {dim} texts and 3-grams to"
       f" learn from, got {counts.shape[0]} and {counts.shape[1]}; lower dim."
     )
-  svd = TruncatedSVD(dim + 1, random_state=seed).fit(counts)
+  with threadpoolctl.threadpool_limits(1):  # more would round differently
+    svd = TruncatedSVD(dim + 1, random_state=seed).fit(counts)
   return TfidfEmbedder(
     grams=vectorizer.get_feature_names_out().tolist(),
     idf=vectorizer.idf_,

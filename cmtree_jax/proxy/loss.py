@@ -1,5 +1,7 @@
 """The loss of every token of a batch, in nats; weighting is the caller's."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -9,11 +11,13 @@ from cmtree_jax.batch import Batch
 from cmtree_jax.proxy import model
 
 
-def token_losses(proxy: model.Proxy):
-  """A function (params, batch) -> loss_BT: cross-entropy of each next token, in nats."""
+def token_losses(
+  proxy: model.Proxy,
+) -> Callable[[shapes.Tree, Batch], shapes.FloatBT]:
+  """A function (params, batch) -> loss_BT, each next token's cross-entropy in nats."""
 
   def losses(params: shapes.Tree, batch: Batch) -> shapes.FloatBT:
-    logits_BTV = proxy.apply(
+    logits_BTV: shapes.Array = proxy.apply(
       {"params": params}, batch.tokens_BT, batch.segment_BT
     )
     return optax.softmax_cross_entropy_with_integer_labels(

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -114,7 +114,7 @@ def _term_counts(texts, leaf_N, num_leaves) -> _Counts:
     token_pattern=r"(?u)\b[^\W\d_]{3,}\b", max_features=8000, binary=True
   )
   # The first 600 characters name a document well enough, at a third of the time.
-  found_NW = vectorizer.fit_transform([text[:600] for text in texts])
+  found_NW: Any = vectorizer.fit_transform([text[:600] for text in texts])
   leaf_LW = np.zeros((num_leaves, found_NW.shape[1]))
   for leaf in np.unique(leaf_N):
     leaf_LW[leaf] = np.asarray(found_NW[leaf_N == leaf].sum(axis=0)).ravel()
