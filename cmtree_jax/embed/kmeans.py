@@ -35,6 +35,7 @@ def fit(
     mass_N: what each row counts for; equal by default.
   """
   import sklearn.cluster
+  import threadpoolctl
 
   num_rows = len(embedding_NE)
   if not 1 <= num_clusters <= num_rows:
@@ -45,7 +46,9 @@ def fit(
   rows_NE = _unit(embedding_NE)
   mass_N = np.ones(num_rows) if mass_N is None else np.asarray(mass_N, float)
   model = sklearn.cluster.KMeans(num_clusters, n_init=3, random_state=seed)
-  center_LE = _unit(model.fit(rows_NE, sample_weight=mass_N).cluster_centers_)
+  with threadpoolctl.threadpool_limits(1):  # more would round differently
+    model.fit(rows_NE, sample_weight=mass_N)
+  center_LE = _unit(model.cluster_centers_)
   mass_L = np.bincount(
     assign(rows_NE, center_LE), weights=mass_N, minlength=num_clusters
   )

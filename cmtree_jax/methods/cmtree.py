@@ -422,17 +422,16 @@ def _explained(replay):
 
   Fitted on four fifths of the documents, scored on the rest.
   """
-  fit_R, test_R = _split(replay.weight_R / jnp.sum(replay.weight_R))
-  x_RE, y_R = replay.embedding_RE, replay.value_R
+  fit_R, test_R = (w_R / jnp.sum(w_R) for w_R in _split(replay.weight_R))
+  x_RE = replay.embedding_RE - fit_R @ replay.embedding_RE
+  y_R = replay.value_R - fit_R @ replay.value_R
   gram_EE = jnp.einsum("re,r,rf->ef", x_RE, fit_R, x_RE)
   ridge = 1e-2 * jnp.trace(gram_EE) / gram_EE.shape[0]
   slope_E = jnp.linalg.solve(
     gram_EE + ridge * jnp.eye(gram_EE.shape[0]), x_RE.T @ (fit_R * y_R)
   )
-  test_R /= jnp.sum(test_R)
-  predicted_R = x_RE @ slope_E
   variance = jnp.sum(test_R * y_R**2)
-  residual = jnp.sum(test_R * (y_R - predicted_R) ** 2)
+  residual = jnp.sum(test_R * (y_R - x_RE @ slope_E) ** 2)
   explained = 1 - residual / variance
   # The floor keeps the first step finite where the embedding explains nothing.
   spread = jnp.sqrt(jnp.maximum(explained, 1e-2) * variance)

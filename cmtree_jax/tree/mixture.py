@@ -27,7 +27,10 @@ def leaf_mass(log_p_NL: shapes.FloatNL, mass_N: shapes.FloatN) -> shapes.FloatL:
 
 
 def leaf_log_w(
-  tilt_L: shapes.FloatL, log_q_L: shapes.FloatL, *, max_weight: float
+  tilt_L: shapes.FloatL,
+  log_q_L: shapes.FloatL,
+  *,
+  max_weight: float | shapes.Scalar,
 ) -> shapes.FloatL:
   r"""Log-weights of the leaves, none above `max_weight`, with mean one.
 
@@ -56,8 +59,11 @@ def leaf_log_w(
   log_rest_L = jax.lax.cumlogsumexp(log_mass_L, reverse=True)
   log_c_L = jnp.log(jnp.maximum(left_L, 1e-30)) - log_rest_L
   # The smallest k whose largest uncapped weight obeys the cap (up to rounding).
-  fits_L = (log_c_L + m_L <= jnp.log(max_weight) + 1e-6) & (left_L > 0)
-  log_c = log_c_L[jnp.argmax(fits_L)]
+  # The last k that leaves anything must do: where little is left, as with a cap
+  # of one, rounding can hide that it fits.
+  fits_L = log_c_L + m_L <= jnp.log(max_weight) + 1e-6
+  is_last_L = jnp.arange(left_L.shape[0]) == jnp.sum(left_L > 0) - 1
+  log_c = log_c_L[jnp.argmax(fits_L | is_last_L)]
   return jnp.minimum(log_c + tilt_L, jnp.log(max_weight))
 
 

@@ -1,0 +1,188 @@
+"""Pieces and rows: every pair once, in its document, with padding at the end."""
+
+import collections
+
+import numpy as np
+import pytest
+
+from cmtree_jax.data import packing
+
+END = 0
+LENGTHS = (3, 0, 17, 7, 8, 1, 30, 15, 2)  # 7 and 15 give full pieces of 8 pairs
+
+
+@pytest.fixture
+def documents():
+  rng = np.random.default_rng(0)
+  return [rng.integers(1, 50, length) for length in LENGTHS]
+
+
+@pytest.fixture
+def tokens(documents):
+  return packing.store(documents, [7 * n for n in LENGTHS], end_of_text=END)
+
+
+def pairs_of(number, document):
+  """(document, position, input, label) by definition."""
+  text = [END, *document.tolist(), END]
+  return [
+    (number, *pair) for pair in zip(range(99), text, text[1:], strict=False)
+  ]
+
+
+def pairs_in(batch, tokens):
+  """The same of a batch: counts, with positions from the order in segments."""
+  seen = collections.Counter()
+  found = collections.Counter()
+  del tokens
+  for document, source, label in zip(
+    batch.document_BT.ravel().tolist(),
+    batch.tokens_BT.ravel().tolist(),
+    batch.label_BT.ravel().tolist(),
+    strict=True,
+  ):
+    if document >= 0:
+      found[document, seen[document], source, label] += 1
+      seen[document] += 1
+  return found
+
+
+def test_a_store_holds_documents_between_ends_of_text(documents, tokens):
+  for number, document in enumerate(documents):
+    start, stop = tokens.start_N1[number : number + 2]
+    expected = [END, *document.tolist(), END]
+    assert tokens.flat[start:stop].tolist() == expected
+  assert tokens.pairs_N.tolist() == [n + 1 for n in LENGTHS]
+  np.testing.assert_allclose(tokens.mass_N.sum(), 1.0, rtol=1e-15)
+  np.testing.assert_allclose(tokens.mass_N[2] / tokens.mass_N[1], 18)
+
+
+@pytest.mark.parametrize(
+  ("largest", "end", "dtype"),
+  [
+    (2**16 - 1, 0, np.uint16),
+    (2**16, 0, np.uint32),
+    (5, 2**16, np.uint32),
+  ],
+)
+def test_big_vocabularies_take_four_bytes(largest, end, dtype):
+  tokens = packing.store([np.array([1, largest])], [2], end_of_text=end)
+  assert tokens.flat.dtype == dtype
+  assert tokens.flat.tolist() == [end, 1, largest, end]
+  batch = packing.pack(
+    tokens,
+    packing.pieces(tokens, 4),
+    np.arange(1),
+    num_rows=1,
+    row_tokens=4,
+  )
+  assert batch.label_BT[0].tolist() == [1, largest, end, 0]
+  assert batch.document_BT[0].tolist() == [0, 0, 0, -1]
+
+
+def test_joined_stores_are_one(documents, tokens):
+  parts = [
+    packing.store(documents[a:b], [7 * n for n in LENGTHS[a:b]], end_of_text=0)
+    for a, b in ((0, 4), (4, 5), (5, 9))
+  ]
+  for one, other in zip(packing.join(parts), tokens, strict=True):
+    np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("row_tokens", [1, 8, 100])
+def test_pieces_tile_their_documents(tokens, row_tokens):
+  pieces = packing.pieces(tokens, row_tokens)
+  for number in range(len(LENGTHS)):
+    mine = pieces.document == number
+    stop = np.append(tokens.start_N1[number], (pieces.start + pieces.length)[mine])
+    np.testing.assert_array_equal(pieces.start[mine], stop[:-1])
+    assert stop[-1] == tokens.start_N1[number] + tokens.pairs_N[number]
+    # Only the last may be short.
+    assert (pieces.length[mine][:-1] == row_tokens).all()
+    assert 1 <= pieces.length[mine][-1] <= row_tokens
+
+
+@pytest.mark.parametrize("num_rows", [12, 15])
+def test_all_pieces_packed_hold_every_pair_once(documents, tokens, num_rows):
+  # 92 pairs: twelve rows of eight with four left over, or three more rows.
+  pieces = packing.pieces(tokens, 8)
+  batch = packing.pack(
+    tokens, pieces, np.arange(len(pieces.start)), num_rows=num_rows, row_tokens=8
+  )
+  expected = collections.Counter(
+    (number, source, label)
+    for number, document in enumerate(documents)
+    for _, _, source, label in pairs_of(number, document)
+  )
+  keep = batch.document_BT >= 0
+  found = collections.Counter(
+    zip(
+      batch.document_BT[keep].tolist(),
+      batch.tokens_BT[keep].tolist(),
+      batch.label_BT[keep].tolist(),
+      strict=True,
+    )
+  )
+  assert found == expected
+  padding = ~keep.ravel()
+  assert padding.sum() == num_rows * 8 - 92
+  assert padding[92:].all()
+  assert (batch.segment_BT.ravel()[92:] == -1).all()
+
+
+def test_a_segment_is_a_piece_in_its_order(tokens):
+  pieces = packing.pieces(tokens, 8)
+  order = np.random.default_rng(1).permutation(len(pieces.start))
+  batch = packing.pack(tokens, pieces, order, num_rows=12, row_tokens=8)
+  segment = batch.segment_BT.ravel()
+  found = []
+  for number in range(len(order)):
+    mine = segment == number
+    assert np.diff(np.flatnonzero(mine)).max(initial=1) == 1  # end to end
+    (document,) = set(batch.document_BT.ravel()[mine].tolist())
+    text = batch.tokens_BT.ravel()[mine]
+    after = batch.label_BT.ravel()[mine]
+    np.testing.assert_array_equal(text[1:], after[:-1])
+    found.append((document, *text.tolist(), int(after[-1])))
+  expected = [
+    (int(document), *tokens.flat[start : start + length + 1].tolist())
+    for document, start, length in zip(*pieces, strict=True)
+  ]
+  assert sorted(found) == sorted(expected)
+
+
+def test_full_pieces_fill_a_row_each(tokens):
+  pieces = packing.pieces(tokens, 8)
+  order = np.random.default_rng(1).permutation(len(pieces.start))
+  order = np.append(order[order != 0], 0)  # the last is a tail
+  batch = packing.pack(tokens, pieces, order, num_rows=12, row_tokens=8)
+  full = int((pieces.length == 8).sum())
+  assert full == 7
+  for row in batch.segment_BT[:full]:
+    assert len(set(row.tolist())) == 1
+  assert (pieces.length[order][: len(order)] == 8).sum() == full
+
+
+@pytest.mark.parametrize("last", [0, 2])
+def test_what_does_not_fit_is_cut_off_the_last_piece(tokens, last):
+  pieces = packing.pieces(tokens, 8)
+  lengths = pieces.length
+  assert lengths[0] == 4 and lengths[2] == 8  # a tail, and a full piece
+  first = np.flatnonzero(lengths == 8)[-1]
+  rest = np.flatnonzero(lengths == 1)[0]
+  order = np.array([first, rest, last])
+  batch = packing.pack(tokens, pieces, order, num_rows=1, row_tokens=12)
+  start, kept = pieces.start[last], 3
+  expected = tokens.flat[start : start + kept]
+  np.testing.assert_array_equal(batch.tokens_BT[0, 9:], expected)
+  assert (batch.document_BT[0, 9:] == pieces.document[last]).all()
+
+
+def test_a_piece_may_be_drawn_twice(tokens):
+  pieces = packing.pieces(tokens, 8)
+  batch = packing.pack(
+    tokens, pieces, np.array([0, 0]), num_rows=1, row_tokens=8
+  )
+  np.testing.assert_array_equal(batch.tokens_BT[0, :4], batch.tokens_BT[0, 4:])
+  assert batch.segment_BT[0].tolist() == [0] * 4 + [1] * 4
+  assert (batch.document_BT == 0).all()

@@ -1,0 +1,156 @@
+"""The start of a tree: known blobs, CRISP by hand, determinism."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cmtree_jax.embed import kmeans
+from cmtree_jax.tree import mixture, model, penalties, warm_start
+
+SIZES = (20, 30, 10, 40)
+TARGET_SIZES = (6, 0, 2, 2)
+
+
+def cluster(points, mass_N, count):
+  fitted = kmeans.fit(points, num_clusters=count, seed=0, mass_N=mass_N)
+  return fitted.center_LE
+
+
+def blobs(sizes, seed):
+  """Documents around four directions: two far apart, each in two halves."""
+  center = np.zeros((4, 6))
+  center[:2, 0], center[2:, 1] = 1.0, 1.0
+  center[[0, 2], 2], center[[1, 3], 2] = 0.5, -0.5
+  blob_N = np.repeat(np.arange(4), sizes)
+  noise = np.random.default_rng(seed).normal(0, 0.02, (len(blob_N), 6))
+  return (center[blob_N] + noise).astype(np.float32), blob_N
+
+
+def start(features, mass_N, *, oblivious=False, kappa=200.0, branching=(2, 2)):
+  return warm_start.fit(
+    features,
+    mass_N,
+    branching=branching,
+    angle_dim=3,
+    kappa=kappa,
+    oblivious=oblivious,
+    cluster=cluster,
+  )
+
+
+@pytest.fixture(scope="module")
+def corpus():
+  features, blob_N = blobs(SIZES, 0)
+  mass_N = np.random.default_rng(1).uniform(0.5, 1.5, len(blob_N))
+  return features, mass_N / mass_N.sum(), blob_N
+
+
+@pytest.fixture(scope="module")
+def target():
+  features, blob_N = blobs(TARGET_SIZES, 2)
+  return features, np.full(len(blob_N), 0.1), blob_N
+
+
+def test_every_leaf_is_one_blob(corpus):
+  features, mass_N, blob_N = corpus
+  leaf_N = np.argmax(model.log_p_leaf(start(features, mass_N), features), 1)
+  pairs = set(zip(leaf_N.tolist(), blob_N.tolist(), strict=True))
+  assert len(pairs) == 4 == len({leaf for leaf, _ in pairs})
+  # The first cut is the one between the two far pairs.
+  assert {b // 2 for leaf, b in pairs if leaf < 2} in ({0}, {1})
+
+
+def test_angles_are_orthonormal_and_start_with_the_widest_direction(corpus):
+  features, mass_N, _ = corpus
+  root, below = start(features, mass_N)
+  for level in (root, below):
+    np.testing.assert_allclose(
+      level.angle_PE @ level.angle_PE.T, np.eye(3), atol=1e-5
+    )
+  # Within the root's children only the third coordinate varies.
+  np.testing.assert_allclose(np.abs(below.angle_PE[0, 2]), 1.0, atol=1e-2)
+  assert penalties.angle_overlap((root, below)) < 1
+  np.testing.assert_allclose(np.exp(root.log_kappa), 200.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize("oblivious", [False, True])
+def test_shapes_and_zero_tilt(corpus, oblivious):
+  features, mass_N, _ = corpus
+  root, below = start(features, mass_N, oblivious=oblivious, branching=(2, 3))
+  assert root.prototype_MCP.shape == (1, 2, 3)
+  assert below.prototype_MCP.shape == (1 if oblivious else 2, 3, 3)
+  assert root.tilt_MC.shape == (1, 2)
+  assert below.tilt_MC.shape == (2, 3)
+  assert not np.any(root.tilt_MC) and not np.any(below.tilt_MC)
+
+
+def test_starts_are_equal_bit_by_bit(corpus):
+  features, mass_N, _ = corpus
+  for one, two in zip(
+    start(features, mass_N), start(features, mass_N), strict=True
+  ):
+    for field in model.Level._fields:
+      np.testing.assert_array_equal(getattr(one, field), getattr(two, field))
+
+
+def test_on_hard_leaves_the_weights_are_ratios_of_counts(corpus, target):
+  features, mass_N, blob_N = corpus
+  # With so sharp a cut each document is in one leaf, to 1e-6.
+  theta = warm_start.with_similarity_tilts(
+    start(features, mass_N, kappa=1e4),
+    features,
+    mass_N,
+    *target[:2],
+    smoothing=0.01,
+  )
+  log_p_NL = model.log_p_leaf(theta, features)
+  log_w_L = mixture.leaf_log_w(
+    mixture.leaf_tilt(theta),
+    mixture.leaf_mass(log_p_NL, mass_N),
+    max_weight=1e9,
+  )
+  w_N = np.exp(mixture.document_log_w(log_p_NL, log_w_L))
+  share_K = np.bincount(blob_N, mass_N)
+  ratio_K = 0.99 * np.array(TARGET_SIZES) / 10 / share_K + 0.01
+  np.testing.assert_allclose(w_N, ratio_K[blob_N], rtol=1e-4)
+
+
+@pytest.mark.parametrize("max_weight", [1.2, 1e9])
+def test_on_soft_leaves_the_weights_are_crisp(corpus, target, max_weight):
+  features, mass_N, _ = corpus
+  theta = warm_start.with_similarity_tilts(
+    start(features, mass_N, kappa=4.0, branching=(2, 3)),
+    features,
+    mass_N,
+    *target[:2],
+  )
+  p_NL = np.exp(model.log_p_leaf(theta, features), dtype=np.float64)
+  p_target_NL = np.exp(model.log_p_leaf(theta, target[0]), dtype=np.float64)
+  q_L, r_L = mass_N @ p_NL, target[1] @ p_target_NL
+  ratio_L = 0.999 * r_L / q_L + 0.001
+  np.testing.assert_allclose(
+    np.exp(mixture.leaf_tilt(theta)), ratio_L, rtol=1e-5
+  )
+  log_w_L = mixture.leaf_log_w(
+    mixture.leaf_tilt(theta), jnp.log(q_L), max_weight=max_weight
+  )
+  # With the cap, what the top leaves lose is shared by the others.
+  for _ in range(6):
+    free_L = ratio_L < max_weight
+    left = 1 - max_weight * q_L[~free_L].sum()
+    ratio_L = np.where(
+      free_L, ratio_L * left / (q_L * ratio_L)[free_L].sum(), max_weight
+    )
+  np.testing.assert_allclose(np.exp(log_w_L), ratio_L, rtol=1e-5)
+
+
+def test_the_target_alone_changes_tilts_alone(corpus, target):
+  features, mass_N, _ = corpus
+  before = start(features, mass_N)
+  after = warm_start.with_similarity_tilts(
+    before, features, mass_N, *target[:2]
+  )
+  for one, two in zip(before, after, strict=True):
+    np.testing.assert_array_equal(one.angle_PE, two.angle_PE)
+    np.testing.assert_array_equal(one.prototype_MCP, two.prototype_MCP)
+    assert np.abs(two.tilt_MC).max() > 0.01
