@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cmtree_jax import shapes
+from cmtree_jax import optim, shapes
 from cmtree_jax.batch import Batch
 from cmtree_jax.bilevel import problem, values
 from cmtree_jax.bilevel.problem import Inner, InnerLoss
@@ -28,17 +28,22 @@ class Window(NamedTuple):
   outer_loss: shapes.Scalar  # after the window
   value_SBT: shapes.FloatSBT  # of the window's own tokens
   adjoint: shapes.Tree
-  phi_next: Inner
 
 
 class Engine(NamedTuple):
-  """The work on one proxy; all arguments but `phi` are host arrays."""
+  """The work on one proxy; batches and weights are host arrays.
+
+  `window` and `cooled` train with a learning rate that falls to zero over their
+  steps; the proxy itself does not move.
+  """
 
   init: Callable[[shapes.Key], Inner]
   # (phi, batches [S, B, T], weight_SBT) -> (phi, mean loss of each step)
   train: Callable[[Inner, Batch, shapes.Array], tuple[Inner, shapes.Array]]
   # (phi, batches, weight_SBT, (outer batches [C, B, T], weight_CBT)) -> Window
   window: Callable[..., Window]
+  # (phi, batches, weight_SBT) -> params
+  cooled: Callable[..., shapes.Tree]
   # (params, adjoint, batches [C, B, T]) -> value_CBT
   probe: Callable[..., shapes.Array]
   # (params, (batches [C, B, T], weight_CBT)) -> weighted sum of losses
@@ -65,8 +70,7 @@ def make(
   def init(key):
     return problem.init_inner(proxy_loss.init(proxy, key), optimizer)
 
-  @jax.jit
-  def train(phi, batches, weight_SBT):
+  def run(phi, batches, weight_SBT, optimizer):
     def step(phi, numbered):
       phi, loss_BT = inner_step(
         inner, weight_SBT, phi, numbered, optimizer=optimizer
@@ -75,21 +79,36 @@ def make(
 
     return jax.lax.scan(step, phi, _number(batches))
 
+  def cool(phi, batches):
+    num_steps = batches.tokens_BT.shape[0]
+    start = Inner(phi.params, optim.start_cooldown(phi.opt_state))
+    return start, optim.cooldown(optimizer, num_steps)
+
+  @jax.jit
+  def train(phi, batches, weight_SBT):
+    return run(phi, batches, weight_SBT, optimizer)
+
+  @jax.jit
+  def cooled(phi, batches, weight_SBT):
+    start, cooling = cool(phi, batches)
+    return run(start, batches, weight_SBT, cooling)[0].params
+
   @jax.jit
   def window(phi, batches, weight_SBT, outer_batch):
+    start, cooling = cool(phi, batches)
     result = unrolled(
       outer,
       inner,
       weight_SBT,
-      phi,
+      start,
       _number(batches),
       outer_batch,
-      optimizer=optimizer,
+      optimizer=cooling,
     )
     # A derivative per token of one step becomes one per unit of density over
     # the whole window, the unit of `values.probe`.
     value_SBT = -result.grad_theta * weight_SBT.size
-    return Window(result.loss, value_SBT, result.adjoint, result.phi_next)
+    return Window(result.loss, value_SBT, result.adjoint)
 
   @jax.jit
   def probe(params, adjoint, batches):
@@ -97,7 +116,7 @@ def make(
       lambda batch: values.probe(losses, params, adjoint, batch)[1], batches
     )
 
-  return Engine(init, train, window, probe, jax.jit(outer))
+  return Engine(init, train, window, cooled, probe, jax.jit(outer))
 
 
 def _number(batches):

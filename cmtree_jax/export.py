@@ -36,7 +36,9 @@ def claim_workdir(workdir: Path, config: Any, *, overwrite: bool) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     if file.exists():
       _require_same(json.loads(file.read_text()), config, workdir)
-    elif any(workdir.iterdir()):
+    elif any(
+      not p.name.startswith(f".{CONFIG_FILE}") for p in workdir.iterdir()
+    ):
       raise UserError(
         f"{workdir} is not empty and holds no run of this package. Choose "
         "another --workdir."
@@ -62,7 +64,9 @@ def write_results(
   cost: Cost,
 ) -> list[Path]:
   """Writes comparison, recipe, embedder and documents; returns their paths."""
-  applied = recipes.apply_partition(partition, data.pool.embedding_NE)
+  applied = recipes.apply_partition(
+    partition, data.pool.embedding_NE, harden=config.recipe.harden
+  )
   recipe = {
     "format": 1,
     "cmtree_jax": cmtree_jax.__version__,

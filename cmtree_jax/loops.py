@@ -84,7 +84,8 @@ class SearchPlan(NamedTuple):
   rows: int  # per step
   outer_rows: int  # of targets per window
   probe_rows: int  # of documents valued per window
-  lookahead: int  # steps by which every change is measured
+  stride: int  # steps that proxies train on between rounds
+  lookahead: int  # steps by which every change is measured, on either side
   natural_share: float  # of the draws of probes and windows
 
 
@@ -175,11 +176,10 @@ def train_proxy(
 
 def search_work(plan: SearchPlan) -> float:
   """Work of a whole search in plain training rows."""
-  raising = plan.rows * (
-    plan.population * plan.infancy + (plan.life - plan.infancy) / 2
-  )
-  rounds = plan.population * window_work(plan) + lookahead_work(plan)
-  return raising + plan.rounds * rounds
+  raising = plan.population * plan.infancy + (plan.life - plan.infancy) / 2
+  proxy = window_work(plan) + plan.stride * plan.rows
+  one_round = plan.population * proxy + lookahead_work(plan)
+  return plan.rows * raising + plan.rounds * one_round
 
 
 def window_work(plan: SearchPlan) -> float:
@@ -263,7 +263,7 @@ class _SearchDriver:
     )
 
   def _grow(self, search, index, weight_N, advance):
-    """Trains a newborn proxy to its first asking, and replaces an old one."""
+    """Trains a proxy on to its next asking, or its successor to its first."""
     plan = self._plan
     phi, age = search.proxies[index], int(search.age[index])
     if age >= plan.life:
@@ -272,15 +272,19 @@ class _SearchDriver:
     goal = plan.infancy
     if search.round == 0:
       # Staggered: the first ages are spread over a life.
-      spread = (plan.life - plan.infancy) / plan.population
-      goal += int(index * spread) // plan.lookahead * plan.lookahead
+      goal += index * (plan.life - plan.infancy) // plan.population
+    goal = max(goal, age + plan.stride)
     while age < goal:
-      pool, phi, _ = self._train(search.pool, phi, weight_N)
-      age += plan.lookahead
-      search = self._charge(
-        search._replace(pool=pool), plan.lookahead * plan.rows, GRADIENT
+      pool, batch = self._data.pool.draw(
+        search.pool, weight_N, plan.stride * plan.rows
       )
-      advance(plan.lookahead * plan.rows, "raising proxies")
+      batches = self._chunks(batch)
+      phi, _ = self._engine.train(phi, batches, _ones(batches))
+      age += plan.stride
+      search = self._charge(
+        search._replace(pool=pool), plan.stride * plan.rows, GRADIENT
+      )
+      advance(plan.stride * plan.rows, "raising proxies")
     return self._with_proxy(search, index, phi, age)
 
   def _value(self, search, index, weight_N):
@@ -316,48 +320,35 @@ class _SearchDriver:
       (plan.probe_rows, PROBE),
     ):
       search = self._charge(search, rows, passes)
-    age = int(search.age[index]) + plan.window
-    search = self._with_proxy(search, index, window.phi_next, age)
     pieces = [np.concatenate(x) for x in zip(*found, strict=True)]
     log_proposal = np.log(proposal_N[pieces[0]])
     return search, (*pieces, log_proposal), float(window.outer_loss)
 
   def _look_ahead(self, search, old_log_w_N):
-    """Trains every proxy on the old and the new weights, with paired draws.
+    """Measures the last change: (search, fall of the loss, loss after it).
 
-    All go on from the better of the two.
+    Every proxy is cooled down on the old and on the new weights, with paired
+    draws; it goes on from where it was.
     """
+    plan, data = self._plan, self._data
     log_w_N = np.asarray(self._log_w_N(search.method), np.float64)
-    old = self._branch(search, np.exp(old_log_w_N))
-    new = self._branch(search, np.exp(log_w_N))
-    gain = old[1] - new[1]
-    ahead, loss = new if gain >= 0 else old
-    plan, (batches, _) = self._plan, self._data.validation
-    rows = 2 * plan.population * plan.lookahead * plan.rows
-    ahead = self._charge(ahead, rows, GRADIENT)
-    rows = 2 * plan.population * batches.tokens_BT[..., 0].size
-    return self._charge(ahead, rows, FORWARD), gain, loss
-
-  def _branch(self, search, weight_N):
-    """All proxies after a few steps under some weights: (search, their loss)."""
     losses = []
-    for index in range(self._plan.population):
-      pool, phi, _ = self._train(search.pool, search.proxies[index], weight_N)
-      loss = self._engine.weighted_nats(phi.params, self._data.validation)
-      losses.append(float(loss))
-      age = int(search.age[index]) + self._plan.lookahead
-      search = self._with_proxy(search._replace(pool=pool), index, phi, age)
-    return search, float(np.mean(losses))
-
-  def _train(self, pool, phi, weight_N):
-    plan = self._plan
-    pool, batch = self._data.pool.draw(
-      pool, weight_N, plan.lookahead * plan.rows
-    )
-    batches = self._chunks(batch)
-    ones_SBT = np.ones(batches.tokens_BT.shape, np.float32)
-    phi, loss_S = self._engine.train(phi, batches, ones_SBT)
-    return pool, phi, loss_S
+    for phi in search.proxies:
+      for weight_N in (np.exp(old_log_w_N), np.exp(log_w_N)):
+        pool, batch = data.pool.draw(
+          search.pool, weight_N, plan.lookahead * plan.rows
+        )
+        batches = self._chunks(batch)
+        params = self._engine.cooled(phi, batches, _ones(batches))
+        loss = self._engine.weighted_nats(params, data.validation)
+        losses.append(float(loss))
+      search = search._replace(pool=pool)
+    rows = len(losses) * plan.lookahead * plan.rows
+    search = self._charge(search, rows, GRADIENT)
+    rows = len(losses) * data.validation[1][..., 0].size
+    search = self._charge(search, rows, FORWARD)
+    old, new = np.mean(losses[::2]), np.mean(losses[1::2])
+    return search, float(old - new), float(new)
 
   def _chunks(self, batch: Batch) -> Batch:
     return stack_rows(batch, self._plan.rows)
@@ -543,10 +534,14 @@ def _train_call(runs, sampler, weight_N, plan, engine):
     runs.pool, weight_N, plan.steps_per_call * plan.rows
   )
   batches = stack_rows(batch, plan.rows)
-  ones_SBT = np.ones(batches.tokens_BT.shape, np.float32)
-  phi, loss_S = engine.train(runs.phi, batches, ones_SBT)
+  phi, loss_S = engine.train(runs.phi, batches, _ones(batches))
   step = runs.step + plan.steps_per_call
   return runs._replace(phi=phi, pool=pool, step=step), float(loss_S[-1])
+
+
+def _ones(batches: Batch) -> np.ndarray:
+  """Weights of batches that were drawn by the weights themselves."""
+  return np.ones(batches.tokens_BT.shape, np.float32)
 
 
 def _score(engine, params, one: perplexity.EvalSet) -> float:

@@ -64,7 +64,6 @@ class TreePartition(NamedTuple):
     """All parameters as nested lists of numbers."""
     return {
       "kind": "tree",
-      "temperature": float(self.weights.temperature),
       "log_w_leaf": self.log_w_L.tolist(),
       "levels": [
         {k: np.asarray(v).tolist() for k, v in level._asdict().items()}
@@ -125,8 +124,7 @@ def partition_from_json(data: dict[str, Any]) -> Partition:
     model.Level(**{k: jnp.asarray(v, jnp.float32) for k, v in level.items()})
     for level in data["levels"]
   )
-  temperature = jnp.float32(data["temperature"])
-  return TreePartition(TreeWeights(theta, jnp.asarray(log_w_L), temperature))
+  return TreePartition(TreeWeights(theta, jnp.asarray(log_w_L)))
 
 
 class Applied(NamedTuple):

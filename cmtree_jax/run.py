@@ -1,6 +1,7 @@
 """The story of a job, top to bottom: data, method, loop, evaluation, recipe."""
 
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,7 +47,9 @@ def run(config: Any, workdir: Path, *, overwrite: bool = False) -> int:
   begin = time.monotonic()
   check(config)
   export.claim_workdir(workdir, config, overwrite=overwrite)
-  jax.config.update("jax_compilation_cache_dir", str(cache_dir(config) / "xla"))
+  if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    compiled = str(cache_dir(config) / "xla")
+    jax.config.update("jax_compilation_cache_dir", compiled)
   with Reporter(total_work(config)) as reporter, stop_on_signal() as stop:
     job = Job(config, workdir, reporter, stop)
     try:
@@ -171,6 +174,11 @@ def check(config: Any) -> None:
         f"config.{block}.{field} = {value} must be a multiple of {unit}; "
         f"try {max(value // unit, 1) * unit}."
       )
+  if config.optimizer.warmup_steps >= config.final.steps:
+    raise UserError(
+      f"config.optimizer.warmup_steps = {config.optimizer.warmup_steps} must "
+      f"be below config.final.steps = {config.final.steps}."
+    )
   if config.optimizer.eps_root <= 0:
     raise UserError(
       "config.optimizer.eps_root must be above 0 (such as 1e-8): AdamW's "
@@ -183,7 +191,7 @@ def check(config: Any) -> None:
 def facts_of(config: Any, data: prepare.Prepared) -> Facts:
   """What methods may know beforehand."""
   pool, rng = data.pool, np.random.default_rng([config.seed, 0])
-  size = min(config.search.sample_documents, len(pool.ids))
+  size = min(config.partition.sample_documents, len(pool.ids))
   chosen = np.sort(rng.choice(len(pool.ids), size, replace=False))
   mass_N = pool.tokens.mass_N[chosen]
   train = [splits["train"] for splits in data.targets.values()]

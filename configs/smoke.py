@@ -13,6 +13,7 @@ def get_config():
   config.data.targets = ()
   config.final.steps = 40
   config.final.seeds = 2
+  config.optimizer.warmup_steps = 10
   config.search.rounds = 2
   config.search.life = 60
   config.search.infancy = 20

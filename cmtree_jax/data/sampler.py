@@ -52,12 +52,12 @@ class Sampler(NamedTuple):
     Returns:
       (state, Batch [num_rows, T]) without padding.
     Raises:
-      ValueError: if no document has a weight above zero.
+      ValueError: if no document has a weight above zero, or one is not finite.
     """
     speed = np.asarray(weight_N, np.float64)[self.pieces.document]
     pairs = num_rows * self.row_tokens
     flow = speed @ self.pieces.length
-    if not flow > 0:
+    if not 0 < flow < np.inf:
       raise ValueError(f"All weights are zero or not finite (sum {flow}).")
     order, time = self._arrivals(state, speed, pairs, pairs / flow)
     copies = state.copies + np.bincount(order, minlength=len(self.key))

@@ -25,13 +25,10 @@ class TreeWeights(NamedTuple):
 
   theta: model.Theta
   log_w_L: shapes.FloatL
-  temperature: shapes.Scalar
 
   def log_p_leaf(self, embedding_BE: shapes.FloatBE) -> shapes.FloatBL:
     """Where documents fall, without noise."""
-    return model.log_p_leaf(
-      self.theta, embedding_BE, temperature=self.temperature
-    )
+    return model.log_p_leaf(self.theta, embedding_BE)
 
   def log_w(self, signals: Signals) -> shapes.FloatB:
     """The mean weight of each document's leaves."""
@@ -67,7 +64,6 @@ class Info(NamedTuple):
 
   predicted_gain: shapes.Scalar  # of the step, on the replayed documents
   heldout_gain: shapes.Scalar  # on a fifth of them that the step did not see
-  explained: shapes.Scalar  # share of values' variance, ridge, held-out
   kl_step: shapes.Scalar  # nats from the weights before the step
   kl_natural: shapes.Scalar  # nats from the natural mixture
   effective_sample_size: shapes.Scalar
@@ -87,15 +83,15 @@ def make(
   temperature: tuple[float, float] = (1.0, 0.5),
   annealing_rounds: int = 8,
   warm_start_mass: float = 0.5,
-  trust: float = 0.25,
+  trust: float = 0.2,
   kl_penalty: float = 0.0,
   overlap_penalty: float = 0.01,
-  solver_steps: int = 150,
+  solver_steps: int = 80,
   tilt_rate: float = 0.05,
-  partition_rate: float = 0.005,
+  partition_rate: float = 0.003,
   replay_size: int = 8192,
-  replay_decay: float = 0.5,
-  value_clip: float = 4.0,
+  replay_decay: float = 0.7,
+  value_clip: float = 3.0,
 ) -> Method:
   r"""Learns a tree and its mixture from the values of documents.
 
@@ -108,9 +104,8 @@ def make(
   with the expectation over the natural distribution, estimated from documents
   drawn with a known proposal. Values are in units of the outer loss, so steps
   vanish where marginal values meet. :math:`\beta` is set in the first round so
-  that a step along the part of the values that the embedding explains moves
-  `trust` nats, and raised where a step would move more; it doubles whenever a
-  measured step did not help, and that step is taken back.
+  that the step moves `trust` nats, and raised where a later one would move more;
+  it doubles whenever a measured step did not help, and that step is taken back.
 
   Args:
     branching: children per node, from the root down. One number is a flat
@@ -123,7 +118,8 @@ def make(
     gumbel: noise in the proximal step.
     angle_dim: P of every level.
     kappa: sharpness at the start.
-    temperature: of the softmax, in the first and the last round.
+    temperature: of the Gumbel-softmax, in the first and the last round; the tree
+      is read out at one, the mean of hard samples.
     annealing_rounds: rounds between the two (geometric).
     warm_start_mass: share of target documents in the k-means of the start.
     trust: nats.
@@ -198,12 +194,6 @@ def make(
       decay=replay_decay,
       clip=value_clip,
     )
-    explained, spread = _explained(replay)
-    step_size = jnp.where(
-      state.round == 0,
-      jnp.sqrt(2 * trust) / (state.horizon * spread),
-      state.step_size,
-    )
     corpus = Corpus(
       signals.sample_NE,
       signals.sample_mass_N,
@@ -211,7 +201,12 @@ def make(
       state.max_weight,
     )
     log_w_L, log_p_NL = _weigh(state.theta, corpus)
-    before_N = mixture.document_log_w(log_p_NL, log_w_L)
+    before = (
+      mixture.document_log_w(log_p_NL, log_w_L),
+      TreeWeights(state.theta, log_w_L).log_w(
+        Signals(embedding_BE=replay.embedding_RE)
+      ),
+    )
     fit_R, held_R = _split(replay.weight_R)
 
     def measure(theta, weight_R, key=None):
@@ -220,7 +215,7 @@ def make(
         corpus,
         replay,
         weight_R,
-        before_N,
+        before,
         horizon=state.horizon,
         key=key,
         hard=hard,
@@ -236,33 +231,31 @@ def make(
       ), found.kl_step
 
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.round)
-    theta = _solve(
+    theta, step_size = _solve(
       lambda theta, key: cost(theta, fit_R, key),
       lambda theta: cost(theta, held_R),
       state.theta,
       key if gumbel else None,
       optimizer=optimizer,
       num_steps=solver_steps,
-      step_size=step_size,
+      step_size=state.step_size,
       trust=trust,
     )
     found, held = measure(theta, replay.weight_R), measure(theta, held_R)
     info = Info(
       predicted_gain=found.gain - measure(state.theta, replay.weight_R).gain,
       heldout_gain=held.gain - measure(state.theta, held_R).gain,
-      explained=explained,
       kl_step=found.kl_step,
       kl_natural=found.kl_natural,
       effective_sample_size=found.effective_sample_size,
       overlap=penalties.angle_overlap(theta),
       step_size=step_size,
     )
-    corpus = corpus._replace(temperature=temperature_at(state.round + 1))
     return state._replace(
       theta=theta,
       log_w_L=_weigh(theta, corpus)[0],
       previous=state.theta,
-      previous_log_w_L=_weigh(state.theta, corpus)[0],
+      previous_log_w_L=log_w_L,
       replay=replay,
       step_size=step_size,
       round=state.round + 1,
@@ -278,8 +271,7 @@ def make(
     )
 
   def finalize(state: State) -> TreeWeights:
-    temperature = jnp.float32(temperature_at(state.round))
-    return TreeWeights(state.theta, state.log_w_L, temperature)
+    return TreeWeights(state.theta, state.log_w_L)
 
   signals = {
     "mass_B",
@@ -293,11 +285,11 @@ def make(
 
 
 class Corpus(NamedTuple):
-  """A sample that stands for the corpus, and how the tree is read on it."""
+  """A sample that stands for the corpus, and how a tree's weights follow on it."""
 
   sample_NE: shapes.FloatNE
   mass_N: shapes.FloatN
-  temperature: shapes.Scalar
+  temperature: shapes.Scalar  # of noisy leaves
   max_weight: shapes.Scalar
 
 
@@ -354,9 +346,7 @@ def _start(key, facts, *, branching, angle_dim, kappa, oblivious, target_share):
 
 def _weigh(theta, corpus: Corpus, *, key=None, hard=False):
   """(log_w_L, log_p_NL): the leaves' weights against the sample's masses."""
-  log_p_NL = model.log_p_leaf(
-    theta, corpus.sample_NE, temperature=corpus.temperature, key=key
-  )
+  log_p_NL = _log_p_leaf(theta, corpus.sample_NE, corpus.temperature, key)
   if hard:
     log_p_NL = jnp.log(model.straight_through(log_p_NL) + 1e-9)
   log_w_L = mixture.leaf_log_w(
@@ -367,22 +357,42 @@ def _weigh(theta, corpus: Corpus, *, key=None, hard=False):
   return log_w_L, log_p_NL
 
 
+def _log_p_leaf(theta, embedding_BE, temperature, key):
+  """Noisy leaves at the temperature, or the read-out at temperature one.
+
+  The two agree: the mean of Gumbel samples at low temperatures is the softmax at
+  temperature one.
+  """
+  if key is None:
+    return model.log_p_leaf(theta, embedding_BE)
+  return model.log_p_leaf(theta, embedding_BE, temperature=temperature, key=key)
+
+
 def _measure(
-  theta, corpus, replay, weight_R, before_N, *, horizon, key, hard
+  theta, corpus, replay, weight_R, before, *, horizon, key, hard
 ) -> Measure:
-  """Gain and divergences of a tree's weights; noise is drawn with `key`."""
+  """Gain and divergences of a tree's weights; noise is drawn with `key`.
+
+  The step's divergence is the mean of two estimates, from the corpus sample and
+  from the valued documents. The second keeps a tree from carving out single
+  documents that happened to be valued highly, which the sample would not see.
+  """
   keys = (None, None) if key is None else tuple(jax.random.split(key))
   log_w_L, log_p_NL = _weigh(theta, corpus, key=keys[0], hard=hard)
   log_w_N = mixture.document_log_w(log_p_NL, log_w_L)
-  log_p_RL = model.log_p_leaf(
-    theta, replay.embedding_RE, temperature=corpus.temperature, key=keys[1]
+  log_p_RL = _log_p_leaf(
+    theta, replay.embedding_RE, corpus.temperature, keys[1]
   )
-  w_R = jnp.exp(mixture.document_log_w(log_p_RL, log_w_L))
+  log_w_R = mixture.document_log_w(log_p_RL, log_w_L)
   weight_R = weight_R / jnp.sum(weight_R)
   natural_N = jnp.zeros_like(log_w_N)
+  divergences = (
+    mixture.kl_divergence(log_w_N, before[0], corpus.mass_N),
+    mixture.kl_divergence(log_w_R, before[1], weight_R),
+  )
   return Measure(
-    gain=horizon * jnp.sum(weight_R * replay.value_R * w_R),
-    kl_step=mixture.kl_divergence(log_w_N, before_N, corpus.mass_N),
+    gain=horizon * jnp.sum(weight_R * replay.value_R * jnp.exp(log_w_R)),
+    kl_step=(divergences[0] + divergences[1]) / 2,
     kl_natural=mixture.kl_divergence(log_w_N, natural_N, corpus.mass_N),
     effective_sample_size=mixture.effective_sample_size(log_w_N, corpus.mass_N),
   )
@@ -404,7 +414,8 @@ def _remember(replay, signals, log_w_B, *, decay, clip):
   current_B = weight_B * jnp.exp(log_w_B)
   baseline = jnp.sum(current_B * signals.value_B) / jnp.sum(current_B)
   value_B = signals.value_B - baseline
-  spread = jnp.sqrt(jnp.sum(weight_B * value_B**2) / jnp.sum(weight_B))
+  # The spread of what is trained on: documents far from it have heavy tails.
+  spread = jnp.sqrt(jnp.sum(current_B * value_B**2) / jnp.sum(current_B))
   value_B = jnp.clip(value_B, -clip * spread, clip * spread)
   size = replay.value_R.shape[0]
   # A round weighs the same however many documents it brings.
@@ -417,35 +428,18 @@ def _remember(replay, signals, log_w_B, *, decay, clip):
   )
 
 
-def _explained(replay):
-  """Share and spread of the values that a ridge regression predicts.
-
-  Fitted on four fifths of the documents, scored on the rest.
-  """
-  fit_R, test_R = (w_R / jnp.sum(w_R) for w_R in _split(replay.weight_R))
-  x_RE = replay.embedding_RE - fit_R @ replay.embedding_RE
-  y_R = replay.value_R - fit_R @ replay.value_R
-  gram_EE = jnp.einsum("re,r,rf->ef", x_RE, fit_R, x_RE)
-  ridge = 1e-2 * jnp.trace(gram_EE) / gram_EE.shape[0]
-  slope_E = jnp.linalg.solve(
-    gram_EE + ridge * jnp.eye(gram_EE.shape[0]), x_RE.T @ (fit_R * y_R)
-  )
-  variance = jnp.sum(test_R * y_R**2)
-  residual = jnp.sum(test_R * (y_R - x_RE @ slope_E) ** 2)
-  explained = 1 - residual / variance
-  # The floor keeps the first step finite where the embedding explains nothing.
-  spread = jnp.sqrt(jnp.maximum(explained, 1e-2) * variance)
-  return explained, spread
-
-
 def _solve(
   objective, score, theta, key, *, optimizer, num_steps, step_size, trust
 ):
-  """A proximal step by Adam: the best iterate by held-out score.
+  """A proximal step by Adam: (best iterate by held-out score, step size).
 
-  The objective's KL divergence is weighed by beta, which starts at 1 / step_size
-  and rises as long as the iterate is outside the trust region.
+  The objective's KL divergence is weighed by beta, which rises as long as an
+  iterate is outside the trust region and falls as long as it is inside, but not
+  below 1 / step_size. A step size of zero is unknown: beta is then free, and where
+  it ends gives the step size.
   """
+  unknown = step_size == 0
+  floor = jnp.where(unknown, -jnp.inf, -jnp.log(step_size))
 
   def body(carry, number):
     theta, opt_state, log_beta, best, best_score = carry
@@ -461,18 +455,19 @@ def _solve(
     theta = optax.apply_updates(theta, update)
     cost, kl = score(theta)
     log_beta = jnp.maximum(
-      log_beta + _DUAL_RATE * jnp.clip(kl / trust - 1, -1, 1), least_log_beta
+      log_beta + _DUAL_RATE * jnp.clip(kl / trust - 1, -1, 1), floor
     )
-    value = jnp.where(kl <= 1.2 * trust, cost + kl / step_size, jnp.inf)
+    value = jnp.where(kl <= 1.2 * trust, cost + jnp.exp(floor) * kl, jnp.inf)
     better = value < best_score
     best = jax.tree.map(lambda a, b: jnp.where(better, a, b), theta, best)
     carry = theta, opt_state, log_beta, best, jnp.minimum(value, best_score)
     return carry, None
 
-  least_log_beta = -jnp.log(step_size)
-  start = theta, optimizer.init(theta), least_log_beta, theta, score(theta)[0]
-  (_, _, _, best, _), _ = jax.lax.scan(body, start, jnp.arange(num_steps))
-  return best
+  log_beta = jnp.where(unknown, 0.0, floor)
+  start = theta, optimizer.init(theta), log_beta, theta, score(theta)[0]
+  carry, _ = jax.lax.scan(body, start, jnp.arange(num_steps))
+  _, _, log_beta, best, _ = carry
+  return best, jnp.where(unknown, jnp.exp(-log_beta), step_size)
 
 
-_DUAL_RATE = 0.1  # of log beta per Adam step: e-fold in ten steps outside
+_DUAL_RATE = 0.1  # of log beta per Adam step: e-fold in ten steps

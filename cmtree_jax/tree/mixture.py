@@ -84,5 +84,12 @@ def effective_sample_size(
 def kl_divergence(
   log_w_N: shapes.FloatN, log_v_N: shapes.FloatN, mass_N: shapes.FloatN
 ) -> shapes.Scalar:
-  """KL in nats of the mixture with weights w from the one with weights v."""
-  return jnp.sum(mass_N * jnp.exp(log_w_N) * (log_w_N - log_v_N))
+  r"""KL in nats of the mixture with weights w from the one with weights v.
+
+  .. math:: \sum_i q_i \big(w_i \log(w_i / v_i) - w_i + v_i\big)
+
+  The last two terms cancel where both mean weights are one; on a sample, where
+  they are so up to noise, they keep the sum from falling below zero.
+  """
+  w_N, v_N = jnp.exp(log_w_N), jnp.exp(log_v_N)
+  return jnp.sum(mass_N * (w_N * (log_w_N - log_v_N) - w_N + v_N))

@@ -90,10 +90,12 @@ def test_derivatives_are_finite_differences(case):
 
 def test_the_weights_may_depend_on_the_parameters(case):
   params, weight_B, batch, direction = case
-  make = lambda f: lambda p: along(f, direction, batch)(  # noqa: E731
-    p, weight_B * jnp.sum(p["second"] ** 2)
-  )
-  found, expected = (jax.grad(make(f))(params) for f in (primitive, plain))
+
+  def product(function):
+    inner = along(function, direction, batch)
+    return lambda p: inner(p, weight_B * jnp.sum(p["second"] ** 2))
+
+  found, expected = (jax.grad(product(f))(params) for f in (primitive, plain))
   assert_close(found, expected, rtol=1e-12, atol=1e-14)
 
 

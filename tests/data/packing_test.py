@@ -1,6 +1,7 @@
 """Pieces and rows: every pair once, in its document, with padding at the end."""
 
 import collections
+import itertools
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from cmtree_jax.data import packing
 
 END = 0
-LENGTHS = (3, 0, 17, 7, 8, 1, 30, 15, 2)  # 7 and 15 give full pieces of 8 pairs
+LENGTHS = (3, 0, 17, 7, 8, 1, 30, 15, 2)  # 7 and 15 fill rows of 8 pairs
 
 
 @pytest.fixture
@@ -20,31 +21,6 @@ def documents():
 @pytest.fixture
 def tokens(documents):
   return packing.store(documents, [7 * n for n in LENGTHS], end_of_text=END)
-
-
-def pairs_of(number, document):
-  """(document, position, input, label) by definition."""
-  text = [END, *document.tolist(), END]
-  return [
-    (number, *pair) for pair in zip(range(99), text, text[1:], strict=False)
-  ]
-
-
-def pairs_in(batch, tokens):
-  """The same of a batch: counts, with positions from the order in segments."""
-  seen = collections.Counter()
-  found = collections.Counter()
-  del tokens
-  for document, source, label in zip(
-    batch.document_BT.ravel().tolist(),
-    batch.tokens_BT.ravel().tolist(),
-    batch.label_BT.ravel().tolist(),
-    strict=True,
-  ):
-    if document >= 0:
-      found[document, seen[document], source, label] += 1
-      seen[document] += 1
-  return found
 
 
 def test_a_store_holds_documents_between_ends_of_text(documents, tokens):
@@ -94,7 +70,9 @@ def test_pieces_tile_their_documents(tokens, row_tokens):
   pieces = packing.pieces(tokens, row_tokens)
   for number in range(len(LENGTHS)):
     mine = pieces.document == number
-    stop = np.append(tokens.start_N1[number], (pieces.start + pieces.length)[mine])
+    stop = np.append(
+      tokens.start_N1[number], (pieces.start + pieces.length)[mine]
+    )
     np.testing.assert_array_equal(pieces.start[mine], stop[:-1])
     assert stop[-1] == tokens.start_N1[number] + tokens.pairs_N[number]
     # Only the last may be short.
@@ -104,15 +82,19 @@ def test_pieces_tile_their_documents(tokens, row_tokens):
 
 @pytest.mark.parametrize("num_rows", [12, 15])
 def test_all_pieces_packed_hold_every_pair_once(documents, tokens, num_rows):
-  # 92 pairs: twelve rows of eight with four left over, or three more rows.
+  # 92 pairs in eight columns: half a row of padding, or three rows more.
   pieces = packing.pieces(tokens, 8)
   batch = packing.pack(
-    tokens, pieces, np.arange(len(pieces.start)), num_rows=num_rows, row_tokens=8
+    tokens,
+    pieces,
+    np.arange(len(pieces.start)),
+    num_rows=num_rows,
+    row_tokens=8,
   )
   expected = collections.Counter(
-    (number, source, label)
+    (number, *pair)
     for number, document in enumerate(documents)
-    for _, _, source, label in pairs_of(number, document)
+    for pair in itertools.pairwise([END, *document.tolist(), END])
   )
   keep = batch.document_BT >= 0
   found = collections.Counter(
@@ -157,25 +139,27 @@ def test_full_pieces_fill_a_row_each(tokens):
   order = np.append(order[order != 0], 0)  # the last is a tail
   batch = packing.pack(tokens, pieces, order, num_rows=12, row_tokens=8)
   full = int((pieces.length == 8).sum())
-  assert full == 7
+  assert full == 9
   for row in batch.segment_BT[:full]:
     assert len(set(row.tolist())) == 1
-  assert (pieces.length[order][: len(order)] == 8).sum() == full
+  # The tails follow without a gap.
+  assert (batch.document_BT[full:].ravel()[: 92 - 8 * full] >= 0).all()
 
 
 @pytest.mark.parametrize("last", [0, 2])
 def test_what_does_not_fit_is_cut_off_the_last_piece(tokens, last):
   pieces = packing.pieces(tokens, 8)
-  lengths = pieces.length
-  assert lengths[0] == 4 and lengths[2] == 8  # a tail, and a full piece
-  first = np.flatnonzero(lengths == 8)[-1]
-  rest = np.flatnonzero(lengths == 1)[0]
-  order = np.array([first, rest, last])
-  batch = packing.pack(tokens, pieces, order, num_rows=1, row_tokens=12)
-  start, kept = pieces.start[last], 3
-  expected = tokens.flat[start : start + kept]
-  np.testing.assert_array_equal(batch.tokens_BT[0, 9:], expected)
-  assert (batch.document_BT[0, 9:] == pieces.document[last]).all()
+  assert pieces.length[last] == (4 if last == 0 else 8)  # a tail; a full piece
+  first = int(np.flatnonzero(pieces.length == 2)[0])
+  middle = int(np.flatnonzero(pieces.length == 3)[0])
+  order = np.array([first, middle, last])
+  batch = packing.pack(tokens, pieces, order, num_rows=1, row_tokens=8)
+  expected = pieces.document[np.repeat(order, [2, 3, 3])]
+  np.testing.assert_array_equal(batch.document_BT[0], expected)
+  start = pieces.start[last]
+  np.testing.assert_array_equal(
+    batch.tokens_BT[0, 5:], tokens.flat[start : start + 3]
+  )
 
 
 def test_a_piece_may_be_drawn_twice(tokens):

@@ -15,9 +15,7 @@ def make_store(order=None):
   length_N = np.random.default_rng(0).integers(0, 21, SIZE)
   documents = [np.full(n, 100 + i) for i, n in enumerate(length_N)]
   order = range(SIZE) if order is None else order
-  return packing.store(
-    [documents[i] for i in order], [1] * SIZE, end_of_text=0
-  )
+  return packing.store([documents[i] for i in order], [1] * SIZE, end_of_text=0)
 
 
 @pytest.fixture
@@ -49,14 +47,10 @@ def random_weights(seed):
   return rng.lognormal(0, 1.5, SIZE) * (rng.uniform(size=SIZE) > 0.2)
 
 
-def sequence(pool, weight_N, draws_of_one_row):
-  """Pieces in the order of their arrival, from draws of a row each."""
-  state, order = pool.init(), []
-  for _ in range(draws_of_one_row):
-    before = state.copies
-    state, _ = pool.draw(state, weight_N, 1)
-    order.append(np.flatnonzero(state.copies > before).tolist())
-  return order
+def sequence(full_pool, weight_N, count):
+  """Documents in the order of their arrival, from draws of a row each."""
+  _, batches = draws(full_pool, weight_N, 1, count)
+  return [int(batch.document_BT[0, 0]) for batch in batches]
 
 
 def test_rows_have_no_padding_and_the_wanted_shape(pool):
@@ -130,6 +124,15 @@ def test_documents_of_weight_zero_never_come(pool):
   _, batches = draws(pool, weight_N, 40, 3, state)
   for batch in batches:
     assert not zero_N[batch.document_BT].any()
+
+
+def test_documents_that_are_due_wait_while_their_weight_is_zero(pool):
+  # By rounding, a piece may have passed its point without having been drawn.
+  zeros = np.zeros(len(pool.key))
+  due = sampler.SamplerState(zeros + 1, zeros.astype(np.int64), np.int64(0))
+  zero_N = np.arange(SIZE) % 3 == 0
+  _, (batch,) = draws(pool, np.where(zero_N, 0.0, 1.0), 20, 1, due)
+  assert not zero_N[batch.document_BT].any()
 
 
 def test_one_document_can_fill_everything(pool):
@@ -226,16 +229,15 @@ def test_draws_depend_on_ids_pieces_and_seed(pool):
     assert (draws(other, weight_N, 30, 1)[0].copies != state.copies).any()
 
 
-def test_recipes_of_one_seed_share_what_they_weigh_alike(pool):
+def test_recipes_of_one_seed_share_what_they_weigh_alike(full_pool):
   # A group with other weights shifts in and out between the others, whose own
   # order stays as it is.
   group_N = np.arange(SIZE) % 4 == 0
   other_N = np.where(group_N, 5.0, 1.0)
   sequences = []
   for weight_N in (np.ones(SIZE), other_N):
-    flat = sum(sequence(pool, weight_N, 60), [])
-    rest = [p for p in flat if not group_N[pool.pieces.document[p]]]
-    sequences.append(rest)
+    pieces = sequence(full_pool, weight_N, 90)
+    sequences.append([p for p in pieces if not group_N[p]])
   one, two = sequences
   common = min(len(one), len(two))
   assert common > 20
@@ -247,11 +249,19 @@ def test_a_heavier_document_comes_no_later(full_pool):
   weight_N = np.ones(SIZE)
   weight_N[5] = 3.0
   rank = [
-    sum(sequence(full_pool, w, SIZE), []).index(5)
-    for w in (np.ones(SIZE), weight_N)
+    sequence(full_pool, weight, SIZE).index(5)
+    for weight in (np.ones(SIZE), weight_N)
   ]
   assert rank[1] <= rank[0]
   assert rank[0] > 0
+
+
+def test_every_epoch_has_its_own_order(full_pool):
+  order = sequence(full_pool, np.ones(SIZE), 2 * SIZE)
+  one, two = order[:SIZE], order[SIZE:]
+  assert sorted(one) == sorted(two) == list(range(SIZE))
+  # Of independent orders, one document in 60 has the same place in both.
+  assert sum(a == b for a, b in zip(one, two, strict=True)) < 10
 
 
 def test_points_are_uniform():
@@ -264,6 +274,6 @@ def test_points_are_uniform():
   piece = np.tile(np.arange(2000), 3)
   copy = np.repeat(np.arange(3), 2000)
   point = np.sort(pool._uniform(piece, copy))
-  assert 0 <= point[0] and point[-1] < 1
+  assert point[0] >= 0 and point[-1] < 1
   distance = np.abs(point - (np.arange(6000) + 0.5) / 6000).max()
   assert distance < np.sqrt(np.log(2 / 1e-4) / 2 / 6000)

@@ -78,9 +78,7 @@ def test_the_corpus_mean_is_one_and_the_cap_holds(
   assert binding == (0 if max_weight == NO_CAP else 10)
 
 
-def test_zero_tilt_is_natural_whatever_the_partition(
-  x64, random_tree, corpus
-):
+def test_zero_tilt_is_natural_whatever_the_partition(x64, random_tree, corpus):
   for seed, max_weight in itertools.product(range(5), (1.0, 2.0, NO_CAP)):
     theta = random_tree(seed, tilt=0.0)
     log_w_L, log_w_N = weights_of(theta, *corpus, max_weight)

@@ -60,6 +60,29 @@ def test_every_leaf_is_one_blob(corpus):
   assert {b // 2 for leaf, b in pairs if leaf < 2} in ({0}, {1})
 
 
+def test_deeper_nodes_get_the_documents_that_reach_them(corpus):
+  features, mass_N, _ = corpus
+  reached = []
+
+  def record(points, point_mass_N, count):
+    reached.append(point_mass_N.sum())
+    return cluster(points, point_mass_N, count)
+
+  warm_start.fit(
+    features,
+    mass_N,
+    branching=(2, 2, 2),
+    angle_dim=3,
+    kappa=200.0,
+    oblivious=False,
+    cluster=record,
+  )
+  leaf_N = np.argmax(model.log_p_leaf(start(features, mass_N), features), 1)
+  expected = np.bincount(leaf_N, mass_N)
+  np.testing.assert_allclose(reached[-4:], expected, rtol=1e-6)
+  assert np.ptp(np.sort(expected)[1:3]) > 0.01  # their order shows
+
+
 def test_angles_are_orthonormal_and_start_with_the_widest_direction(corpus):
   features, mass_N, _ = corpus
   root, below = start(features, mass_N)

@@ -1,0 +1,1 @@
+"""One command per claim; `LOG.md` keeps what was measured, failures included."""

@@ -1,0 +1,191 @@
+"""The language model: size, causality, segments, positions, start and cost."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cmtree_jax.batch import Batch
+from cmtree_jax.proxy import loss as proxy_loss
+from cmtree_jax.proxy import model
+
+V, T = 32, 12
+CONFIG = model.ProxyConfig(vocab_size=V, width=16, layers=2, heads=2)
+
+
+@pytest.fixture(scope="module")
+def logits():
+  """A function (tokens_BT, segment_BT) of a model with random parameters."""
+  proxy = model.Proxy(CONFIG)
+  params = proxy_loss.init(proxy, jax.random.key(0))
+  keys = jax.random.split(jax.random.key(1), len(jax.tree.leaves(params)))
+  # Larger than at the start, so that attention is far from uniform.
+  params = jax.tree.map(
+    lambda x, key: x + 0.5 * jax.random.normal(key, x.shape),
+    params,
+    jax.tree.unflatten(jax.tree.structure(params), list(keys)),
+  )
+  apply = jax.jit(lambda *args: proxy.apply({"params": params}, *args))
+  return lambda *args: np.asarray(apply(*args))
+
+
+@pytest.fixture
+def tokens_BT():
+  return np.random.default_rng(0).integers(0, V, (2, T))
+
+
+def scale_of(logits_BTV):
+  """Tolerance: float32 through two blocks, against the largest logit."""
+  return 1e-5 * np.abs(logits_BTV).max()
+
+
+@pytest.mark.parametrize("name", model.PRESETS)
+def test_parameters_are_counted(name):
+  config = model.from_preset(name, vocab_size=100)
+  tokens_BT = jnp.zeros((1, 2), jnp.int32)
+  shapes = jax.eval_shape(
+    model.Proxy(config).init, jax.random.key(0), tokens_BT, tokens_BT
+  )
+  count = sum(math.prod(x.shape) for x in jax.tree.leaves(shapes))
+  assert count == config.num_parameters
+
+
+@pytest.mark.parametrize("name", model.PRESETS)
+def test_presets_are_named_by_their_size(name):
+  config = model.from_preset(name, vocab_size=4096)
+  told = float(name[:-1]) * 1e6
+  assert abs(config.num_parameters / told - 1) < 0.25
+  assert config.width % (2 * config.heads) == 0  # rotary halves
+
+
+def test_unknown_presets_are_told():
+  with pytest.raises(ValueError, match="'3m'.*0.3m, 1m"):
+    model.from_preset("3m", vocab_size=10)
+
+
+def test_logits_do_not_depend_on_later_tokens(logits, tokens_BT):
+  segment_BT = np.zeros_like(tokens_BT)
+  before = logits(tokens_BT, segment_BT)
+  for position in (1, 5, T - 1):
+    changed = tokens_BT.copy()
+    changed[:, position:] = (changed[:, position:] + 7) % V
+    after = logits(changed, segment_BT)
+    np.testing.assert_allclose(
+      after[:, :position], before[:, :position], atol=scale_of(before)
+    )
+    moved = np.abs(after[:, position:] - before[:, position:]).max((0, 2))
+    assert (moved > 0.1).all()  # and do on earlier ones
+
+
+def test_logits_do_not_depend_on_other_segments(logits, tokens_BT):
+  segment_BT = np.repeat([[4, 9, 2]], [3, 5, 4], axis=1).repeat(2, axis=0)
+  before = logits(tokens_BT, segment_BT)
+  for number in (4, 9, 2):
+    inside = segment_BT == number
+    changed = np.where(inside, (tokens_BT + 7) % V, tokens_BT)
+    after = logits(changed, segment_BT)
+    np.testing.assert_allclose(
+      after[~inside], before[~inside], atol=scale_of(before)
+    )
+    assert np.abs(after[inside] - before[inside]).max(1).min() > 0.1
+
+
+def test_a_segment_may_start_anywhere_in_its_row(logits, tokens_BT):
+  # The same five tokens from positions 0, 3 and 7.
+  rows, segments = [], []
+  for start in (0, 3, 7):
+    row = tokens_BT[0].copy()
+    row[start : start + 5] = tokens_BT[1, :5]
+    rows.append(row)
+    segments.append(np.isin(np.arange(T), np.arange(start, start + 5)))
+  found = logits(np.stack(rows), np.stack(segments).astype(int))
+  first, *others = (
+    found[i, start : start + 5] for i, start in enumerate((0, 3, 7))
+  )
+  for other in others:
+    np.testing.assert_allclose(other, first, atol=scale_of(first))
+
+
+def test_the_order_of_tokens_matters(tokens_BT):
+  # In one layer, only positions can tell the last token the order of others.
+  proxy = model.Proxy(
+    model.ProxyConfig(vocab_size=V, width=16, layers=1, heads=2)
+  )
+  params = proxy_loss.init(proxy, jax.random.key(0))
+  swapped = tokens_BT.copy()
+  swapped[:, [2, 6]] = tokens_BT[:, [6, 2]]
+  assert (tokens_BT[:, 2] != tokens_BT[:, 6]).all()
+  before, after = jax.jit(
+    lambda *rows: [
+      proxy.apply({"params": params}, row, jnp.zeros_like(row)) for row in rows
+    ]
+  )(tokens_BT, swapped)
+  moved_B = np.abs(after[:, -1] - before[:, -1]).max(1)
+  assert (moved_B > 1e-3 * np.abs(before).max()).all()
+
+
+@pytest.mark.parametrize("vocab_size", [512, 4096])
+def test_the_first_loss_is_near_that_of_guessing(vocab_size):
+  proxy = model.Proxy(
+    model.ProxyConfig(vocab_size=vocab_size, width=64, layers=2, heads=4)
+  )
+  rng = np.random.default_rng(0)
+  tokens = rng.integers(0, vocab_size, (4, 33))
+  zeros = np.zeros((4, 32), np.int64)
+  losses = proxy_loss.token_losses(proxy)
+  params = proxy_loss.init(proxy, jax.random.key(0))
+  loss = jnp.mean(
+    jax.jit(losses)(params, Batch(tokens[:, :-1], tokens[:, 1:], zeros, zeros))
+  )
+  # Logits of unit variance cost half a nat more than equal ones, and some goes
+  # to the token itself, which the tied embedding echoes.
+  assert 0.5 < loss - math.log(vocab_size) < 1.0
+
+
+def test_losses_are_cross_entropies(logits, tokens_BT):
+  proxy = model.Proxy(CONFIG)
+  params = proxy_loss.init(proxy, jax.random.key(0))
+  zeros = np.zeros_like(tokens_BT)
+  label_BT = np.roll(tokens_BT, -1, axis=1)
+  logits_BTV = np.asarray(
+    proxy.apply({"params": params}, tokens_BT, zeros), np.float64
+  )
+  expected = np.log(np.exp(logits_BTV).sum(-1))
+  expected -= np.take_along_axis(logits_BTV, label_BT[..., None], 2)[..., 0]
+  found = proxy_loss.token_losses(proxy)(
+    params, Batch(tokens_BT, label_BT, zeros, zeros)
+  )
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("context", [32, 128])
+def test_flops_are_those_that_the_compiler_counts(context):
+  # One layer, because the compiler counts the body of a loop once.
+  config = model.ProxyConfig(vocab_size=512, width=128, layers=1, heads=4)
+  proxy = model.Proxy(config)
+  tokens_BT = jnp.zeros((2, context), jnp.int32)
+  params = jax.eval_shape(proxy.init, jax.random.key(0), tokens_BT, tokens_BT)
+  cost = jax.jit(proxy.apply).lower(params, tokens_BT, tokens_BT)
+  counted = cost.cost_analysis()["flops"] / tokens_BT.size
+  told = config.flops_per_token(context)
+  # Norms, activations and softmaxes are not matmuls: a few per cent.
+  assert told < counted < 1.03 * told
+
+
+def test_bfloat16_keeps_parameters_and_logits_in_float32(tokens_BT):
+  config = model.ProxyConfig(
+    vocab_size=V, width=16, layers=2, heads=2, dtype="bfloat16"
+  )
+  params = proxy_loss.init(model.Proxy(config), jax.random.key(0))
+  assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+  zeros = np.zeros_like(tokens_BT)
+  low, high = (
+    model.Proxy(c).apply({"params": params}, tokens_BT, zeros)
+    for c in (config, CONFIG)
+  )
+  assert low.dtype == jnp.float32
+  # Eight bits of mantissa through two blocks.
+  np.testing.assert_allclose(low, high, atol=0.05 * np.abs(high).max())
+  assert not np.array_equal(low, high)

@@ -1,0 +1,294 @@
+"""The whole job on a tiny corpus: results, resuming, and what it refuses."""
+
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from cmtree_jax import main, recipe
+
+_WORDS = {
+  "sums": [f"{a} + {b} = {a + b};" for a in range(9) for b in range(9)],
+  "code": ["def f(x):", "return x", "for i in y:", "if z:", "pass", "f(i)"],
+  "latin": ["lorem", "ipsum", "dolor", "sit", "amet", "elit", "sed", "do"],
+}
+_SPLITS = ("train", "train", "validation", "test", "test")
+
+# As small as it can be with every stage still in it.
+_TINY: list[str] = """
+tokenizer.kind=bytes embedding.dim=8 embedding.max_features=500
+partition.num_clusters=4 batch.rows=4 batch.row_tokens=16 data.max_overlap=1.0
+search.rounds=3 search.life=24 search.infancy=4 search.window=4
+search.stride=4 search.lookahead=4 search.outer_rows=8 search.probe_rows=8
+search.validation_rows=8 final.steps=12 final.steps_per_call=4
+final.calls_per_save=1 final.seeds=2 optimizer.warmup_steps=2
+evaluate.max_tokens=300 evaluate.rows=8
+tree.branching=2,2 tree.angle_dim=4 tree.solver_steps=5 tree.replay_size=256
+""".split()
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> pathlib.Path:
+  """A folder with pool.jsonl (three sources) and arithmetic.jsonl (a target)."""
+  folder = tmp_path_factory.mktemp("corpus")
+  rng = random.Random(0)
+  pool = [
+    {"id": f"{source}-{i}", "text": _text(rng, source), "source": source}
+    for source in _WORDS
+    for i in range(40)
+  ]
+  target = [
+    {"text": _text(rng, "sums"), "split": _SPLITS[i % 5]} for i in range(25)
+  ]
+  _write(folder / "pool.jsonl", pool)
+  _write(folder / "arithmetic.jsonl", target)
+  return folder
+
+
+@pytest.fixture(scope="module")
+def finished(corpus, tmp_path_factory) -> pathlib.Path:
+  """The workdir of a job that ran to its end in one go."""
+  workdir = tmp_path_factory.mktemp("runs") / "whole"
+  assert main.main(_arguments(corpus, workdir)) == 0
+  return workdir
+
+
+def test_comparison_has_a_row_for_every_recipe(finished):
+  rows = json.loads((finished / "comparison.json").read_text())
+  assert [row["recipe"] for row in rows] == [
+    "cmtree",
+    "natural",
+    "uniform_clusters",
+    "crisp",
+  ]
+  natural = rows[1]
+  for row in rows:
+    assert row["target"] == "arithmetic"
+    assert row["train_tokens"] == 12 * 4 * 16
+    assert row["bpb_mean"] == pytest.approx(np.mean(row["bpb"]))
+    difference = np.subtract(row["bpb"], natural["bpb"])
+    assert row["difference_to_natural"] == pytest.approx(difference.mean())
+    assert row["ci_low"] <= row["difference_to_natural"] <= row["ci_high"]
+    assert 0 < row["effective_sample_size"] <= 1 + 1e-6
+  assert natural["search_tokens"] == natural["search_flops_share"] == 0
+  assert rows[0]["search_tokens"] > 0
+
+
+def test_summary_names_what_was_run(finished):
+  summary = json.loads((finished / "summary.json").read_text())
+  assert summary["documents"] == 120
+  assert summary["peak_rss_bytes"] > 2**26
+  for name in ("cmtree", "kmeans"):
+    assert 0 <= summary["nmi_source"][name] <= 1
+  for name in ("config_digest", "corpus_digest"):
+    assert len(summary[name]) >= 16
+
+
+def test_weights_average_to_one_over_the_corpus_s_tokens(finished):
+  table = pq.read_table(finished / "documents.parquet").to_pydict()
+  mass = np.array(table["tokens"]) / np.sum(table["tokens"])
+  assert mass @ np.array(table["weight"]) == pytest.approx(1, abs=1e-5)
+  assert any(value is not None for value in table["value"])
+
+
+def test_a_loaded_recipe_gives_the_documents_their_weights(finished, corpus):
+  table = pq.read_table(finished / "documents.parquet").to_pydict()
+  lines = (corpus / "pool.jsonl").read_text().splitlines()
+  texts = {r["id"]: r["text"] for r in map(json.loads, lines)}
+  applied = recipe.load(finished).apply(
+    [texts[i] for i in table["document_id"]]
+  )
+  np.testing.assert_allclose(applied.weight_N, table["weight"], rtol=1e-4)
+  assert applied.path_N == table["path"]
+
+
+def test_mixtures_are_keyed_by_name_and_sum_to_one(finished):
+  made = json.loads((finished / "recipe.json").read_text())
+  paths = {node["path"] for node in made["nodes"]}
+  assert {"", "0", "1"} <= paths
+  for shares in made["mixtures"].values():
+    assert sum(shares.values()) == pytest.approx(1)
+  root = made["nodes"][0]
+  assert root["mass"] == pytest.approx(1, abs=1e-5)
+  assert root["weight"] == pytest.approx(1, abs=1e-4)
+
+
+def test_a_killed_job_ends_with_the_same_bytes(finished, corpus, tmp_path):
+  workdir = tmp_path / "killed"
+  stages = workdir / "checkpoints"
+  job = _start(corpus, workdir)
+  _wait_for(job, stages / "search" / "2")
+  job.send_signal(signal.SIGTERM)
+  assert job.wait(timeout=60) == main.INTERRUPTED
+  job = _start(corpus, workdir)
+  _wait_for(job, stages / "final" / "20")
+  job.kill()
+  job.wait()
+  job = _start(corpus, workdir)
+  assert job.wait(timeout=120) == 0, job.stderr.read()
+  for name in ("recipe.json", "comparison.json", "documents.parquet"):
+    assert (workdir / name).read_bytes() == (finished / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+  ("override", "words"),
+  [
+    ("tree.brnching=2", ["'tree.brnching'", "tree.branching"]),
+    ("branching=2", ["'branching'", "tree.branching"]),
+    ("final.steps=many", ["final.steps", "int", "'many'"]),
+    ("tree.branching=two", ["tree.branching", "'two'"]),
+    ("tree=1", ["tree.branching"]),
+    ("method=doremy", ["'doremy'", "Known", "crisp"]),
+    ("proxy.preset=huge", ["'huge'", "0.3m"]),
+    ("final.steps=10", ["final.steps", "multiple of 4", "try 8"]),
+    ("data.source=tape:x", ["'tape:x'", "jsonl:FILE"]),
+    ("data.source=jsonl:absent.jsonl", ["absent.jsonl"]),
+    ("data.target_files=", ["No target", "target_files"]),
+    ("data.targets=moon", ["'moon'", "arithmetic"]),
+    ("embedding.kind=magic", ["'magic'", "tfidf"]),
+    ("tree.mode=forzen", ["tree", "'forzen'", "joint"]),
+    ("optimizer.eps_root=0.0", ["eps_root", "above 0"]),
+  ],
+)
+def test_wrong_settings_end_with_one_line(
+  corpus, tmp_path, capsys, override, words
+):
+  status = main.main(_arguments(corpus, tmp_path / "run", override))
+  _assert_one_line(status, 2, words, capsys)
+
+
+@pytest.mark.parametrize(
+  ("line", "words"),
+  [
+    (b'{"text": "  "}', ["pool.jsonl", "line 3", "empty"]),
+    (b'{"text": "\xff"}', ["pool.jsonl", "line 3", "UTF-8"]),
+    (b'{"text": "a", "id": "x"}', ["pool.jsonl", "line 3", "'x'"]),
+    (
+      b'{"text": "' + b"a" * 10_000_000 + b'"}',
+      ["pool.jsonl", "line 3", "max_document_bytes"],
+    ),
+  ],
+  ids=["empty", "encoding", "duplicate", "large"],
+)
+def test_a_bad_document_ends_with_one_line(
+  corpus, tmp_path, capsys, line, words
+):
+  pool = tmp_path / "pool.jsonl"
+  first = b'{"text": "one two three", "id": "x"}\n{"text": "four five"}\n'
+  pool.write_bytes(first + line + b"\n")
+  status = main.main(
+    _arguments(corpus, tmp_path / "run", f"data.source=jsonl:{pool}")
+  )
+  _assert_one_line(status, 2, words, capsys)
+
+
+def test_a_target_without_a_train_split_is_refused(corpus, tmp_path, capsys):
+  target = tmp_path / "exam.jsonl"
+  _write(target, [{"text": "one", "split": "test"}])
+  status = main.main(
+    _arguments(corpus, tmp_path / "run", f"data.target_files={target}")
+  )
+  _assert_one_line(status, 2, ["exam", "train"], capsys)
+
+
+def test_a_workdir_of_another_run_is_refused(finished, corpus, capsys):
+  status = main.main(_arguments(corpus, finished, "seed=1"))
+  words = ["seed was 0, now 1", "--overwrite", "another --workdir"]
+  _assert_one_line(status, 2, words, capsys)
+  assert (finished / "recipe.json").exists()
+
+
+def test_a_folder_that_is_no_run_is_neither_used_nor_cleared(
+  corpus, tmp_path, capsys
+):
+  (tmp_path / "thesis.txt").write_text("years of work")
+  for extra in ([], ["--overwrite"]):
+    status = main.main([*_arguments(corpus, tmp_path), *extra])
+    _assert_one_line(status, 2, [str(tmp_path)], capsys)
+  assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_an_unwritable_workdir_is_refused(corpus, tmp_path, capsys):
+  (tmp_path / "file").write_text("")
+  status = main.main(_arguments(corpus, tmp_path / "file" / "run"))
+  _assert_one_line(status, 2, ["Cannot write", "--workdir"], capsys)
+
+
+def test_a_loss_that_is_not_finite_stops_after_saving(corpus, tmp_path, capsys):
+  workdir = tmp_path / "run"
+  # Warm-up ends at once, so the first step leaves float32's range.
+  status = main.main(
+    _arguments(
+      corpus,
+      workdir,
+      "method=natural",
+      "optimizer.learning_rate=1e38",
+      "optimizer.warmup_steps=0",
+    )
+  )
+  words = ["not finite at step", "saved", "learning_rate"]
+  _assert_one_line(status, 1, words, capsys)
+  assert list((workdir / "checkpoints" / "final").iterdir())
+
+
+def _text(rng: random.Random, source: str) -> str:
+  return " ".join(rng.choices(_WORDS[source], k=rng.randint(5, 25)))
+
+
+def _write(path: pathlib.Path, rows) -> None:
+  path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _arguments(corpus, workdir, *overrides: str) -> list[str]:
+  settings = [
+    f"cache_dir={corpus / 'cache'}",
+    f"data.source=jsonl:{corpus / 'pool.jsonl'}",
+    f"data.target_files={corpus / 'arithmetic.jsonl'}",
+    *_TINY,
+    *overrides,
+  ]
+  return [
+    "--config=configs/smoke.py",
+    f"--workdir={workdir}",
+    *(f"--config.{setting}" for setting in settings),
+  ]
+
+
+def _start(corpus, workdir) -> subprocess.Popen:
+  return subprocess.Popen(
+    [sys.executable, "-m", "cmtree_jax.main", *_arguments(corpus, workdir)],
+    env={
+      **os.environ,
+      "PYTHONPATH": str(pathlib.Path(main.__file__).parents[1]),
+    },
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def _wait_for(job: subprocess.Popen, folder: pathlib.Path) -> None:
+  """Until a checkpoint is there; the job must still be running."""
+  deadline = time.monotonic() + 120
+  while not folder.exists():
+    assert job.poll() is None, job.stderr and job.stderr.read()
+    assert time.monotonic() < deadline, f"{folder} never came"
+    time.sleep(0.01)
+
+
+def _assert_one_line(status, wanted, words, capsys) -> None:
+  error = capsys.readouterr().err.strip().splitlines()
+  told = error[-1]
+  assert status == wanted, told
+  assert told.startswith(("Error: ", "Fault: "))
+  for word in words:
+    assert word in told
+  assert len(told) < 600
