@@ -45,9 +45,8 @@ def get_config() -> ConfigDict:
 
   config.partition = ConfigDict()  # k-means, for methods on frozen clusters
   config.partition.num_clusters = 64
-  config.partition.sample_documents = (
-    50_000  # it, and a tree's start, are fitted on
-  )
+  # Documents that clusters and the start of a tree are fitted on.
+  config.partition.sample_documents = 50_000
 
   config.proxy = ConfigDict()
   config.proxy.preset = "0.3m"
@@ -66,7 +65,7 @@ def get_config() -> ConfigDict:
   config.optimizer.eps_root = 1e-8
 
   config.search = ConfigDict()
-  config.search.rounds = 6
+  config.search.rounds = 5
   config.search.population = 2  # proxies of staggered ages
   config.search.life = 300  # steps until a proxy is born anew
   config.search.infancy = 80  # steps before a proxy is first asked
@@ -77,7 +76,7 @@ def get_config() -> ConfigDict:
   config.search.stride = 20  # steps that proxies train on between rounds
   config.search.lookahead = 20  # cooldown steps by which a change is measured
   config.search.natural_share = 0.25  # of the draws that are valued
-  config.search.sample_documents = 4096  # that stand for the corpus's mass
+  config.search.sample_documents = 32_768  # that stand for the corpus's mass
 
   config.mixture = ConfigDict()
   config.mixture.max_epochs = 4.0  # a document's repetitions (Muennighoff 2023)
@@ -88,10 +87,10 @@ def get_config() -> ConfigDict:
 
   config.final = ConfigDict()  # the training that every recipe gets
   config.final.preset = "0.3m"
-  config.final.steps = 240
+  config.final.steps = 180
   config.final.seeds = 3
   config.final.steps_per_call = 20  # divides steps
-  config.final.calls_per_save = 12
+  config.final.calls_per_save = 9
 
   config.evaluate = ConfigDict()
   config.evaluate.max_tokens = 40_000  # of each target's test split

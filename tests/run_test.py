@@ -168,7 +168,7 @@ def test_wrong_settings_end_with_one_line(
 @pytest.mark.parametrize(
   ("line", "words"),
   [
-    (b'{"text": "  "}', ["pool.jsonl", "line 3", "empty"]),
+    (b'{"text": "  "}', ["pool.jsonl", "line 3", "wanted a text"]),
     (b'{"text": "\xff"}', ["pool.jsonl", "line 3", "UTF-8"]),
     (b'{"text": "a", "id": "x"}', ["pool.jsonl", "line 3", "'x'"]),
     (

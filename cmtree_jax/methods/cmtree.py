@@ -7,7 +7,7 @@ takes a proximal step on them: angles, prototypes and tilts move at once.
 """
 
 import functools
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -74,7 +74,7 @@ class Info(NamedTuple):
 def make(
   *,
   branching: tuple[int, ...] = (4, 4),
-  mode: Literal["joint", "frozen"] = "joint",
+  mode: str = "joint",
   oblivious: bool = False,
   hard: bool = False,
   gumbel: bool = True,
@@ -133,10 +133,18 @@ def make(
     value_clip: standard deviations at which a centered value is clipped.
   Returns:
     A Method of the train loop.
+  Raises:
+    ValueError: for an unknown mode or a level of fewer than two children.
   References:
     Values: Gu et al., `PDS <https://arxiv.org/abs/2410.07064>`_, 2024; start:
     Grangier et al., `CRISP <https://arxiv.org/abs/2410.03735>`_, 2024.
   """
+  if mode not in ("joint", "frozen"):
+    raise ValueError(f"Unknown mode {mode!r}. Known: frozen, joint.")
+  if not branching or min(branching) < 2:
+    raise ValueError(
+      f"branching {branching} must give every level at least 2 children."
+    )
   temperature_at = optax.schedules.exponential_decay(
     temperature[0],
     annealing_rounds,
