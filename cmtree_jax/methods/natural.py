@@ -17,6 +17,7 @@ def make() -> Method:
   Returns:
     A Method that reads nothing but the documents' masses.
 
+  >>> import jax.numpy as jnp
   >>> method = make()
   >>> method.finalize(State()).log_w(Signals(mass_B=jnp.ones(2))).tolist()
   [0.0, 0.0]
