@@ -87,10 +87,10 @@ def get_config() -> ConfigDict:
 
   config.final = ConfigDict()  # the training that every recipe gets
   config.final.preset = "0.3m"
-  config.final.steps = 180
+  config.final.steps = 150
   config.final.seeds = 3
-  config.final.steps_per_call = 20  # divides steps
-  config.final.calls_per_save = 9
+  config.final.steps_per_call = 25  # divides steps
+  config.final.calls_per_save = 6
 
   config.evaluate = ConfigDict()
   config.evaluate.max_tokens = 40_000  # of each target's test split

@@ -11,7 +11,7 @@ def get_config():
   config = default.get_config()
   config.data.source = "stdlib"
   config.data.targets = ()
-  config.final.steps = 40
+  config.final.steps = 50
   config.final.seeds = 2
   config.optimizer.warmup_steps = 10
   config.search.rounds = 2

@@ -87,9 +87,10 @@ def make(
   kl_penalty: float = 0.0,
   overlap_penalty: float = 0.01,
   solver_steps: int = 80,
+  solver_sample: int = 4096,
   tilt_rate: float = 0.05,
   partition_rate: float = 0.003,
-  replay_size: int = 8192,
+  replay_size: int = 6144,
   replay_decay: float = 0.7,
   value_clip: float = 3.0,
 ) -> Method:
@@ -126,6 +127,7 @@ def make(
     kl_penalty: :math:`\lambda` in units of the outer loss per nat.
     overlap_penalty: :math:`\mu`.
     solver_steps: Adam steps per round.
+    solver_sample: documents of the corpus sample that a round's steps see.
     tilt_rate: Adam's learning rate of the tilts.
     partition_rate: Adam's learning rate of everything else.
     replay_size: documents kept.
@@ -202,12 +204,15 @@ def make(
       decay=replay_decay,
       clip=value_clip,
     )
-    corpus = Corpus(
+    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.round)
+    key_sample, key_noise = jax.random.split(key)
+    whole = Corpus(
       signals.sample_NE,
       signals.sample_mass_N,
       temperature_at(state.round),
       state.max_weight,
     )
+    corpus = _sample(whole, solver_sample, key_sample)
     log_w_L, log_p_NL = _weigh(state.theta, corpus)
     before = (
       mixture.document_log_w(log_p_NL, log_w_L),
@@ -238,12 +243,11 @@ def make(
         + overlap_penalty * penalties.angle_overlap(theta)
       ), found.kl_step
 
-    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.round)
     theta, step_size = _solve(
       lambda theta, key: cost(theta, fit_R, key),
       lambda theta: cost(theta, held_R),
       state.theta,
-      key if gumbel else None,
+      key_noise if gumbel else None,
       optimizer=optimizer,
       num_steps=solver_steps,
       step_size=state.step_size,
@@ -261,9 +265,9 @@ def make(
     )
     return state._replace(
       theta=theta,
-      log_w_L=_weigh(theta, corpus)[0],
+      log_w_L=_weigh(theta, whole)[0],
       previous=state.theta,
-      previous_log_w_L=log_w_L,
+      previous_log_w_L=_weigh(state.theta, whole)[0],
       replay=replay,
       step_size=step_size,
       round=state.round + 1,
@@ -299,6 +303,19 @@ class Corpus(NamedTuple):
   mass_N: shapes.FloatN
   temperature: shapes.Scalar  # of noisy leaves
   max_weight: shapes.Scalar
+
+
+def _sample(corpus: Corpus, size: int, key: shapes.Key) -> Corpus:
+  """At most `size` documents of a corpus, with their masses."""
+  if corpus.mass_N.shape[0] <= size:
+    return corpus
+  chosen = jax.random.choice(
+    key, corpus.mass_N.shape[0], (size,), replace=False
+  )
+  mass_N = corpus.mass_N[chosen]
+  return corpus._replace(
+    sample_NE=corpus.sample_NE[chosen], mass_N=mass_N / jnp.sum(mass_N)
+  )
 
 
 class Measure(NamedTuple):

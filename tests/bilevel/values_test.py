@@ -1,5 +1,7 @@
 """Values: against inner products, and the engine's against changes of weights."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,7 +48,8 @@ def setting():
 
   def make(rate):
     phi = engine.init(jax.random.key(0))
-    phi.opt_state.hyperparams["learning_rate"] = jnp.float32(rate)
+    state: Any = phi.opt_state
+    state.hyperparams["learning_rate"] = jnp.float32(rate)
     return engine, phi, batches, weighted
 
   return make

@@ -129,7 +129,7 @@ def test_documents_of_weight_zero_never_come(pool):
 def test_documents_that_are_due_wait_while_their_weight_is_zero(pool):
   # By rounding, a piece may have passed its point without having been drawn.
   zeros = np.zeros(len(pool.key))
-  due = sampler.SamplerState(zeros + 1, zeros.astype(np.int64), np.int64(0))
+  due = sampler.SamplerState(zeros + 1, zeros.astype(np.int64), np.array(0))
   zero_N = np.arange(SIZE) % 3 == 0
   _, (batch,) = draws(pool, np.where(zero_N, 0.0, 1.0), 20, 1, due)
   assert not zero_N[batch.document_BT].any()

@@ -1,6 +1,7 @@
 """What every method must obey, and the simplest fact of each."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -357,7 +358,8 @@ def test_without_values_nothing_moves():
 
 
 def test_noise_depends_on_the_key_and_the_round_alone():
-  settings = dict(SMALL["cmtree"], gumbel=True, solver_steps=5)
+  settings: dict[str, Any] = {**SMALL["cmtree"], "gumbel": True}
+  settings["solver_steps"] = 5
   method = cmtree.make(**settings)
   signals = take(method, np.arange(POOL))
   step = jax.jit(method.step)
