@@ -2,6 +2,8 @@
 
 import math
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -167,8 +169,9 @@ def test_flops_are_those_that_the_compiler_counts(context):
   proxy = model.Proxy(config)
   tokens_BT = jnp.zeros((2, context), jnp.int32)
   params = jax.eval_shape(proxy.init, jax.random.key(0), tokens_BT, tokens_BT)
-  cost = jax.jit(proxy.apply).lower(params, tokens_BT, tokens_BT)
-  counted = cost.cost_analysis()["flops"] / tokens_BT.size
+  lowered = jax.jit(proxy.apply).lower(params, tokens_BT, tokens_BT)
+  cost: Any = lowered.cost_analysis()
+  counted = cost["flops"] / tokens_BT.size
   told = config.flops_per_token(context)
   # Norms, activations and softmaxes are not matmuls: a few per cent.
   assert told < counted < 1.03 * told
@@ -181,10 +184,11 @@ def test_bfloat16_keeps_parameters_and_logits_in_float32(tokens_BT):
   params = proxy_loss.init(model.Proxy(config), jax.random.key(0))
   assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype("float32")}
   zeros = np.zeros_like(tokens_BT)
-  low, high = (
+  logits: list[Any] = [
     model.Proxy(c).apply({"params": params}, tokens_BT, zeros)
     for c in (config, CONFIG)
-  )
+  ]
+  low, high = logits
   assert low.dtype == jnp.float32
   # Eight bits of mantissa through two blocks.
   np.testing.assert_allclose(low, high, atol=0.05 * np.abs(high).max())
