@@ -1,7 +1,6 @@
 """The language model: size, causality, segments, positions, start and cost."""
 
 import math
-
 from typing import Any
 
 import jax
