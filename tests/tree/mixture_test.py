@@ -26,8 +26,9 @@ def by_bisection(tilt_L, q_L, max_weight):
   return np.minimum(high + tilt_L, math.log(max_weight))
 
 
-def weights_of(theta, sample_NE, mass_N, max_weight):
+def weights_of(theta, corpus, max_weight):
   """(log_w_L, log_w_N): of the leaves, and of the sample's documents."""
+  sample_NE, mass_N = corpus
   log_p_NL = model.log_p_leaf(theta, sample_NE)
   log_w_L = mixture.leaf_log_w(
     mixture.leaf_tilt(theta),
@@ -71,7 +72,7 @@ def test_the_corpus_mean_is_one_and_the_cap_holds(
   binding = 0
   for seed in range(10):
     theta = random_tree(seed, tilt=3.0)
-    log_w_L, log_w_N = weights_of(theta, sample_NE, mass_N, max_weight)
+    log_w_L, log_w_N = weights_of(theta, (sample_NE, mass_N), max_weight)
     np.testing.assert_allclose(mass_N @ np.exp(log_w_N), 1.0, rtol=1e-5)
     assert np.exp(log_w_N).max() <= max_weight * (1 + 1e-5)
     binding += np.exp(log_w_L).max() > max_weight * (1 - 1e-5)
@@ -81,7 +82,7 @@ def test_the_corpus_mean_is_one_and_the_cap_holds(
 def test_zero_tilt_is_natural_whatever_the_partition(x64, random_tree, corpus):
   for seed, max_weight in itertools.product(range(5), (1.0, 2.0, NO_CAP)):
     theta = random_tree(seed, tilt=0.0)
-    log_w_L, log_w_N = weights_of(theta, *corpus, max_weight)
+    log_w_L, log_w_N = weights_of(theta, corpus, max_weight)
     np.testing.assert_allclose(log_w_L, 0.0, atol=1e-12)
     np.testing.assert_allclose(log_w_N, 0.0, atol=1e-12)
 
@@ -91,8 +92,8 @@ def test_a_shift_of_all_tilts_changes_nothing(x64, random_tree, corpus):
   shifted = (root._replace(tilt_MC=root.tilt_MC + 3.0), below)
   for max_weight in (1.5, NO_CAP):
     np.testing.assert_allclose(
-      weights_of(shifted, *corpus, max_weight)[1],
-      weights_of((root, below), *corpus, max_weight)[1],
+      weights_of(shifted, corpus, max_weight)[1],
+      weights_of((root, below), corpus, max_weight)[1],
       atol=1e-12,
     )
 
@@ -109,8 +110,8 @@ def test_permuted_siblings_leave_the_weights_of_documents(
   new_root = root._replace(prototype_MCP=prototype, tilt_MC=tilt)
   prototype, tilt = swap(below, 0)
   new_below = below._replace(prototype_MCP=prototype, tilt_MC=tilt)
-  log_w_L, log_w_N = weights_of((root, below), *corpus, 1.5)
-  new_L, new_N = weights_of((new_root, new_below), *corpus, 1.5)
+  log_w_L, log_w_N = weights_of((root, below), corpus, 1.5)
+  new_L, new_N = weights_of((new_root, new_below), corpus, 1.5)
   np.testing.assert_allclose(new_L, np.roll(log_w_L, 3), atol=1e-10)
   np.testing.assert_allclose(new_N, log_w_N, atol=1e-10)
 
@@ -187,11 +188,11 @@ def test_derivatives_are_finite_differences(
 
   @jax.jit
   def objective(theta):
-    log_w_L, _ = weights_of(theta, sample_NE, mass_N, max_weight)
+    log_w_L, _ = weights_of(theta, (sample_NE, mass_N), max_weight)
     log_p_BL = model.log_p_leaf(theta, embedding_BE)
     return coefficient_B @ mixture.document_log_w(log_p_BL, log_w_L)
 
-  log_w_L, _ = weights_of(theta, sample_NE, mass_N, max_weight)
+  log_w_L, _ = weights_of(theta, (sample_NE, mass_N), max_weight)
   capped = int((np.exp(log_w_L) > max_weight - 1e-9).sum())
   assert capped == (0 if max_weight == NO_CAP else 3)
   slope = jax.jit(jax.grad(objective))(theta)
