@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -23,6 +24,7 @@ def show(
   console.print(tree(nodes))
   console.print(table(comparison))
   console.print(_verdict(comparison), markup=False)
+  console.print(_cost(comparison[0]), markup=False)
   for name, value in summary["nmi_source"].items():
     console.print(f"NMI with the hidden sources, {name}: {value:.3f}")
   peak = summary["peak_rss_bytes"] / 2**30
@@ -37,12 +39,13 @@ def table(comparison: Sequence[dict[str, Any]]) -> Table:
     title="Test bits per byte (less is better), equal training tokens, "
     "95 % interval of the paired difference",
     title_justify="left",
+    box=box.SIMPLE,  # the columns then fit 80 characters
+    pad_edge=False,
   )
-  made.add_column("target")
-  made.add_column("recipe")
-  for name in ("BPB", "to natural", "interval", "ESS", "search tokens"):
-    made.add_column(name, justify="right")
-  made.add_column("search FLOPs / final", justify="right")
+  made.add_column("target", no_wrap=True)
+  made.add_column("recipe", no_wrap=True)
+  for name in ("BPB", "to natural", "interval", "ESS"):
+    made.add_column(name, justify="right", no_wrap=True)
   rows = sorted(comparison, key=lambda row: row["target"] == "mean")
   targets = list(dict.fromkeys(row["target"] for row in rows))
   for target in targets:
@@ -82,9 +85,15 @@ def _cells(row: dict[str, Any]) -> list[str]:
     f"{row['difference_to_natural']:+.4f}",
     interval,
     f"{row['effective_sample_size']:.2f}",
-    f"{row['search_tokens']:,}",
-    f"{row['search_flops_share']:.2f}",
   ]
+
+
+def _cost(row: dict[str, Any]) -> str:
+  return (
+    f"The search of {row['recipe']} took {row['search_tokens']:,} tokens and "
+    f"{row['search_flops_share']:.2f} times the FLOPs of one final training of "
+    f"{row['train_tokens']:,} tokens."
+  )
 
 
 def _verdict(comparison: Sequence[dict[str, Any]]) -> str:
