@@ -36,15 +36,15 @@ def show(
 def table(comparison: Sequence[dict[str, Any]]) -> Table:
   """Test bits per byte of every recipe on every target."""
   made = Table(
-    title="Test bits per byte (less is better), equal training tokens, "
-    "95 % interval of the paired difference",
+    title="Test bits per byte (less is better) at equal training tokens; "
+    "change from natural with its 95 % interval, paired by seed",
     title_justify="left",
     box=box.SIMPLE,  # the columns then fit 80 characters
     pad_edge=False,
   )
   made.add_column("target", no_wrap=True)
   made.add_column("recipe", no_wrap=True)
-  for name in ("BPB", "to natural", "interval", "ESS"):
+  for name in ("BPB", "change", "interval", "ESS"):
     made.add_column(name, justify="right", no_wrap=True)
   rows = sorted(comparison, key=lambda row: row["target"] == "mean")
   targets = list(dict.fromkeys(row["target"] for row in rows))
@@ -77,7 +77,7 @@ def tree(nodes: Sequence[Node]) -> Tree:
 def _cells(row: dict[str, Any]) -> list[str]:
   interval = "-"
   if row["recipe"] != "natural" and row["ci_low"] is not None:
-    interval = f"{row['ci_low']:+.4f} … {row['ci_high']:+.4f}"
+    interval = f"{row['ci_low']:+.3f} … {row['ci_high']:+.3f}"
   return [
     row["target"],
     row["recipe"],
