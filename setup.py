@@ -33,6 +33,7 @@ _CORE = [
   "scikit-learn>=1.5",
   "scipy>=1.14",
   "sentencepiece>=0.2,<0.2.3",  # 0.2.3 breaks seqio beside protobuf 6
+  "threadpoolctl>=3",
 ]
 _MINILM = ["safetensors>=0.5", "tokenizers>=0.21"]
 _ALL = [*_MINILM]

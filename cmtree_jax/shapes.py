@@ -10,7 +10,7 @@ and trees of arrays carry no suffix. Arrays may be numpy's or JAX's.
 from typing import Any
 
 import jax
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 Array = Any  # jax.Array or np.ndarray: whatever has a shape and a dtype
 Key = jax.Array  # a new-style key: jax.random.key(seed)
@@ -29,9 +29,7 @@ FloatLE = Float[Array, "L E"]
 FloatBTV = Float[Array, "B T V"]
 FloatSBT = Float[Array, "S B T"]
 IntN = Int[Array, "N"]
-IntB = Int[Array, "B"]
 IntBT = Int[Array, "B T"]
-BoolBT = Bool[Array, "B T"]
 FloatK = Float[Array, "K"]
 FloatPE = Float[Array, "P E"]
 FloatMC = Float[Array, "M C"]

@@ -53,30 +53,6 @@ def paired_difference(
   return Interval(mean, mean - spread, mean + spread)
 
 
-def noise_floor(
-  bpb_S: Values, *, num_seeds: int = 1, confidence: float = 0.95
-) -> float:
-  r"""How far the means of one and the same recipe differ by chance.
-
-  .. math:: t_{(1+c)/2,\,S-1} \, s \sqrt{2 / n}
-
-  bounds the difference between two further means of n runs each, with the
-  probability c. A smaller gain is not worth announcing.
-
-  Args:
-    bpb_S: repeated runs of one recipe that differ in nothing but the seed.
-    num_seeds: n, how many runs each compared mean is taken over.
-    confidence: c.
-  Returns:
-    The bound; NaN for fewer than two runs.
-
-  >>> round(noise_floor([1.00, 1.02, 0.98, 1.00], num_seeds=3), 4)
-  0.0424
-  """
-  bpb_S = np.asarray(bpb_S, np.float64)
-  return _t_times_deviation(bpb_S, confidence) * math.sqrt(2 / num_seeds)
-
-
 def _t_times_deviation(values_S: np.ndarray, confidence: float) -> float:
   if len(values_S) < 2:
     return math.nan

@@ -91,12 +91,12 @@ def test_the_outer_loss_is_that_after_cooling_down(setting):
 
 def test_the_scale_of_a_step_s_weights_does_not_matter(setting):
   engine, phi, batches, outer = setting(0.3)
-  weight_SBT = np.ones((S, B, T), np.float32)
-  one = engine.window(phi, batches, weight_SBT, outer)
-  weight_SBT[1] *= 4
+  ones_SBT = np.ones((S, B, T), np.float32)
+  scale_S11 = np.array([1, 4, 1, 1], np.float32)[:, None, None]
+  weight_SBT = scale_S11 * ones_SBT
+  one = engine.window(phi, batches, ones_SBT, outer)
   two = engine.window(phi, batches, weight_SBT, outer)
   np.testing.assert_allclose(two.outer_loss, one.outer_loss, rtol=1e-6)
-  scale_S11 = np.array([1, 4, 1, 1], np.float32)[:, None, None]
   np.testing.assert_allclose(
     two.value_SBT * scale_S11, one.value_SBT, rtol=1e-3, atol=1e-4
   )

@@ -61,16 +61,3 @@ def test_one_seed_has_a_mean_and_no_interval():
 def test_what_cannot_be_paired_is_told(a, b):
   with pytest.raises(ValueError, match="equally long"):
     comparison.paired_difference(np.array(a), np.array(b))
-
-
-def test_the_noise_floor_is_exceeded_as_rarely_as_it_says():
-  rng = np.random.default_rng(1)
-  exceeded = 0
-  for repeats_S, one_S, other_S in rng.normal(size=(1000, 3, 3)):
-    floor = comparison.noise_floor(repeats_S, num_seeds=3, confidence=0.8)
-    exceeded += abs(one_S.mean() - other_S.mean()) > floor
-  assert abs(exceeded / 1000 - 0.2) < 4 * math.sqrt(0.2 * 0.8 / 1000)
-
-
-def test_one_run_has_no_noise_floor():
-  assert math.isnan(comparison.noise_floor([1.0]))
