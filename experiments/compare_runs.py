@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -41,8 +42,8 @@ def compare(first: Path, second: Path) -> list[dict[str, Any]]:
         "target": target,
         "first": f"{name_a} {row_a['bpb_mean']:.4f}",
         "second": f"{name_b} {row_b['bpb_mean']:.4f}",
-        "difference": f"{interval.mean:+.4f}",
-        "interval": f"{interval.low:+.4f} … {interval.high:+.4f}",
+        "difference": f"{interval.mean:+.3f}",
+        "interval": f"{interval.low:+.3f} … {interval.high:+.3f}",
       }
     )
   return found
@@ -78,10 +79,12 @@ def main() -> int:
     print(f"Error: {error}", file=sys.stderr)
     return 2
   table = Table(
-    title="Test bits per byte, first less second", title_justify="left"
+    title="Test bits per byte, first less second",
+    title_justify="left",
+    box=box.SIMPLE,
   )
   for name in rows[0]:
-    table.add_column(name)
+    table.add_column(name, no_wrap=True)
   for row in rows:
     table.add_row(*row.values())
   Console().print(table)
