@@ -11,7 +11,9 @@ def get_config():
   config = default.get_config()
   config.data.source = "stdlib"
   config.data.targets = ()
-  config.final.steps = 50
+  config.final.steps = 25
+  config.tree.solver_steps = 20
+  config.search.sample_documents = 2048
   config.final.seeds = 2
   config.optimizer.warmup_steps = 10
   config.search.rounds = 2

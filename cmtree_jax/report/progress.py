@@ -56,7 +56,7 @@ class Reporter:
   def advance(self, work: float, text: str) -> None:
     """Counts work done; `text` says what is being done, "" leaves it."""
     if not self._done:  # reading the corpus tells nothing of training's speed
-      self._begin = time.monotonic()
+      self._begin = self._printed = time.monotonic()
     self._done += work
     self._text = text or self._text
     self._bar.update(self._task, completed=self._done, description=self._text)
