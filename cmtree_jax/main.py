@@ -7,8 +7,6 @@ from pathlib import Path
 
 from cmtree_jax.types import Fault, UserError
 
-INTERRUPTED = 143  # 128 + SIGTERM: not finished, may be continued
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
   """Runs one job; returns the exit status (0, 1 fault, 2 user, 143 interrupted)."""

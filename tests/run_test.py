@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from cmtree_jax import main, recipe
+from cmtree_jax import main, recipe, run
 
 _WORDS = {
   "sums": [f"{a} + {b} = {a + b};" for a in range(9) for b in range(9)],
@@ -127,7 +127,7 @@ def test_a_killed_job_ends_with_the_same_bytes(finished, corpus, tmp_path):
   job = _start(corpus, workdir)
   _wait_for(job, stages / "search" / "2")
   job.send_signal(signal.SIGTERM)
-  assert job.wait(timeout=60) == main.INTERRUPTED
+  assert job.wait(timeout=60) == run.INTERRUPTED
   job = _start(corpus, workdir)
   _wait_for(job, stages / "final" / "20")
   job.kill()
