@@ -1,11 +1,19 @@
-"""What the hypergradient estimators differentiate: an inner and an outer loss."""
+"""What the hypergradient estimators differentiate: an inner and an outer loss.
+
+Weights do not depend on phi. So every estimator is two parts: theta to weights and
+back, done once here for all inner steps together, and the derivative with respect
+to the weights, which is what distinguishes estimators.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh, PartitionSpec
 
-from cmtree_jax import shapes
+from cmtree_jax import shapes, sharding
 
 
 class InnerLoss(NamedTuple):
@@ -35,6 +43,13 @@ class Hypergradient(NamedTuple):
   adjoint: shapes.Tree  # sum over steps of d loss / d (inner gradient)
 
 
+OuterLoss = Callable[[shapes.Tree, shapes.Tree], shapes.Scalar]
+
+# (weight_S, phi, inner batches, outer batch, axis) -> (loss, its derivative with
+# respect to weight_S, phi_next, adjoint); with an axis, on one device's documents.
+Trajectory = Callable[..., tuple[shapes.Scalar, shapes.Array, Inner, shapes.Tree]]
+
+
 def init_inner(
   params: shapes.Tree, optimizer: optax.GradientTransformation
 ) -> Inner:
@@ -42,4 +57,78 @@ def init_inner(
   return Inner(params, optimizer.init(params))
 
 
-OuterLoss = Callable[[shapes.Tree, shapes.Tree], shapes.Scalar]
+def differentiate(
+  trajectory: Trajectory,
+  inner_loss: InnerLoss,
+  theta: shapes.Tree,
+  phi: Inner,
+  inner_batches: shapes.Tree,
+  outer_batch: shapes.Tree,
+  *,
+  mesh: Mesh | None,
+) -> Hypergradient:
+  """A hypergradient from a derivative with respect to the weights.
+
+  Args:
+    trajectory: the derivative.
+    inner_loss: whose weights are taken of all steps at once.
+    theta: what is differentiated.
+    phi: the proxy before the first step.
+    inner_batches: leading axes [S, B, ...].
+    outer_batch: documents on the leading axis.
+    mesh: its axis `data` divides the documents of every batch, inner and outer
+      (their numbers must be multiples of its size); the outer loss must then be
+      a sum over documents. None: one device.
+  """
+  weight_S, pullback = jax.vjp(
+    lambda theta: jax.vmap(inner_loss.weights, (None, 0))(theta, inner_batches),
+    theta,
+  )
+  if mesh is not None:
+    trajectory = _over_documents(trajectory, mesh)
+    loss, grad_weight_S, phi_next, adjoint = trajectory(
+      weight_S, phi, inner_batches, outer_batch
+    )
+  else:
+    loss, grad_weight_S, phi_next, adjoint = trajectory(
+      weight_S, phi, inner_batches, outer_batch, None
+    )
+  return Hypergradient(loss, pullback(grad_weight_S)[0], phi_next, adjoint)
+
+
+def _over_documents(trajectory, mesh):
+  whole, steps = PartitionSpec(), PartitionSpec(None, sharding.DATA)
+  return sharding.shard_map(
+    lambda *args: trajectory(*args, sharding.DATA),
+    mesh,
+    axis=sharding.DATA,
+    in_specs=(steps, whole, steps, PartitionSpec(sharding.DATA)),
+    out_specs=(whole, steps, whole, whole),
+  )
+
+
+def check_optimizer(optimizer: optax.GradientTransformation) -> None:
+  """Refuses an optimizer without a derivative where a gradient is zero.
+
+  Adam divides by the square root of a running mean of squares, which has no
+  derivative at zero: one parameter whose gradient is exactly zero (the embedding
+  of a token not seen yet) makes the whole hypergradient NaN. `eps_root`, added
+  under the root, bounds that derivative by 1 / (2 sqrt(eps_root)); 1e-8 is safe
+  for a proxy past its warm-up, 1e-6 for a fresh one.
+
+  Raises:
+    ValueError: the derivative is not finite.
+  """
+  zero = jnp.zeros(())
+  state = optimizer.init(zero)
+
+  def twice(gradient):  # a schedule may start at zero
+    _, after = optimizer.update(gradient, state, zero)
+    return optimizer.update(gradient, after, zero)[0]
+
+  slope = jax.grad(twice)(zero)
+  if not jnp.isfinite(slope):
+    raise ValueError(
+      "The inner optimizer has no derivative where a gradient is zero; Adam-like "
+      "ones need eps_root above 0 (such as 1e-8)."
+    )

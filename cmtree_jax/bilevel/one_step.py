@@ -1,0 +1,70 @@
+r"""The one-step direction: inner products of gradients, along ordinary training."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from cmtree_jax import shapes
+from cmtree_jax.bilevel import values
+from cmtree_jax.bilevel.problem import (
+  Hypergradient,
+  Inner,
+  InnerLoss,
+  OuterLoss,
+  differentiate,
+)
+from cmtree_jax.bilevel.unrolled import inner_step, outer_gradient
+
+
+def one_step(
+  outer_loss: OuterLoss,
+  inner_loss: InnerLoss,
+  theta: shapes.Tree,
+  phi: Inner,
+  inner_batches: shapes.Tree,
+  outer_batch: shapes.Tree,
+  *,
+  optimizer: optax.GradientTransformation,
+  step_size: float = 1.0,
+  mesh: Mesh | None = None,
+) -> Hypergradient:
+  r"""How the loss after every single step would change, were that step one of SGD.
+
+  .. math:: \bar w_{t,b} = -\eta\, \langle \nabla \ell_b(\phi_t),
+                           \nabla L(\phi_{t+1}) \rangle
+
+  The direction that DoGE, DGA and R&B follow. With one step of SGD at the rate
+  eta it is exact; else it knows neither the optimizer nor later steps. A step
+  costs a gradient, two forward passes and a gradient of the outer loss. Arguments
+  as of `unrolled`.
+
+  Args:
+    step_size: eta; it sets the scale, not the direction.
+  References:
+    Fan et al., `DoGE <https://arxiv.org/abs/2310.15393>`_, 2023, eq. 5.
+  """
+
+  def trajectory(weight_S, phi, inner_batches, outer_batch, axis):
+    def step(carry, xs):
+      phi, total = carry
+      weight, batch = xs
+      phi_next, _ = inner_step(
+        inner_loss, weight, phi, batch, optimizer=optimizer, axis=axis
+      )
+      loss, slope = outer_gradient(
+        outer_loss, phi_next.params, outer_batch, axis
+      )
+      _, value = values.probe(inner_loss.losses, phi.params, slope, batch)
+      total = jax.tree.map(lambda x, g: x - step_size * g, total, slope)
+      return (phi_next, total), (loss, step_size * value)
+
+    zeros = jax.tree.map(jnp.zeros_like, phi.params)
+    (phi, adjoint), (loss, grad_weight_S) = jax.lax.scan(
+      step, (phi, zeros), (weight_S, inner_batches)
+    )
+    return loss[-1], grad_weight_S.astype(weight_S.dtype), phi, adjoint
+
+  return differentiate(
+    trajectory, inner_loss, theta, phi, inner_batches, outer_batch, mesh=mesh
+  )

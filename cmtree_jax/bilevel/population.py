@@ -1,0 +1,43 @@
+"""Several proxies at once: a hypergradient of every member, on its own devices.
+
+The members differ in age, so their hypergradients are not those of one moment of
+training. On one device they are vectorized; on a mesh each group of devices along
+the axis `population` holds its own.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+
+from cmtree_jax import sharding
+
+
+def each(
+  function: Callable[..., Any], mesh: Mesh | None = None
+) -> Callable[..., Any]:
+  """`function` of every member: all arguments and results get a leading axis.
+
+  Args:
+    function: of one member; may itself use the mesh's other axes.
+    mesh: its axis `population` divides the members (their number must be a
+      multiple of its size). None: all on one device.
+  """
+  mapped = jax.vmap(function)
+  if mesh is None:
+    return mapped
+  spec = PartitionSpec(sharding.POPULATION)
+  return sharding.shard_map(
+    mapped, mesh, axis=sharding.POPULATION, in_specs=spec, out_specs=spec
+  )
+
+
+def first_ages(members: int, *, life: int, infancy: int) -> np.ndarray:
+  """Ages at the first asking, in steps, spread evenly from infancy over a life.
+
+  >>> first_ages(4, life=300, infancy=60)
+  array([ 60, 120, 180, 240])
+  """
+  return infancy + np.arange(members) * (life - infancy) // members

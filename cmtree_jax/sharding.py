@@ -1,0 +1,87 @@
+"""The device mesh: one program for a laptop, a GPU box and a pod slice.
+
+Three axes: `population` holds proxies of different ages, `data` divides the
+documents of every batch, `model` the matrices of a proxy. Population and data are
+manual (shard_map: one sum over devices per gradient, as written), the model axis
+is left to the compiler's partitioner, which follows `param_specs`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+POPULATION, DATA, MODEL = "population", "data", "model"
+
+
+def make_mesh(
+  *, population: int = 1, data: int = -1, model: int = 1
+) -> Mesh:
+  """A mesh over all devices of all processes.
+
+  Args:
+    population: groups of devices that train different proxies.
+    data: devices that share the documents of a batch; -1 takes what is left.
+    model: devices that share one copy of the parameters.
+  Raises:
+    ValueError: the axes do not multiply to the number of devices.
+  """
+  devices = jax.device_count()
+  if data == -1:
+    data = max(devices // (population * model), 1)
+  if population * data * model != devices:
+    raise ValueError(
+      f"A mesh of population {population} x data {data} x model {model} needs "
+      f"{population * data * model} devices, there are {devices}."
+    )
+  return jax.make_mesh(
+    (population, data, model),
+    (POPULATION, DATA, MODEL),
+    axis_types=(AxisType.Auto,) * 3,
+  )
+
+
+def shard_map(
+  function: Callable[..., Any],
+  mesh: Mesh,
+  *,
+  axis: str,
+  in_specs: Any,
+  out_specs: Any,
+) -> Callable[..., Any]:
+  """`function` on each device's part along one axis of the mesh.
+
+  May be nested, axis in axis. What leaves with an empty spec must be equal on
+  all devices; nothing checks it.
+  """
+  inside = not jax.sharding.get_abstract_mesh().empty
+  return jax.shard_map(
+    function,
+    mesh=None if inside else mesh,
+    axis_names={axis},
+    in_specs=in_specs,
+    out_specs=out_specs,
+    check_vma=False,
+  )
+
+
+def put(tree: Any, mesh: Mesh, spec: PartitionSpec | Any) -> Any:
+  """Host arrays as arrays of the mesh; every process passes the same whole ones.
+
+  Args:
+    tree: arrays.
+    mesh: where they go.
+    spec: of every leaf, or a tree of specs.
+  """
+  if isinstance(spec, PartitionSpec):
+    spec = jax.tree.map(lambda _: spec, tree)
+
+  def one(x, spec):
+    x = np.asarray(x)
+    return jax.make_array_from_callback(
+      x.shape, NamedSharding(mesh, spec), lambda index: x[index]
+    )
+
+  return jax.tree.map(one, tree, spec)
