@@ -8,7 +8,7 @@ GRADIENT = 3  # forward, and backward twice as dear
 HYPERGRADIENT = (
   11  # gradient, then a jvp of it less its dead weight gradient: 3+8
 )
-PROBE = 2  # forward and its tangent
+PROBE = 3  # forward, and its tangent: two products for each of its own
 
 
 class Cost(NamedTuple):

@@ -12,6 +12,10 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import jax  # noqa: E402
+
+# For the tests of sharding; everything else stays on the first.
+jax.config.update("jax_num_cpu_devices", 8)
+
 import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
 

@@ -25,7 +25,8 @@ from cmtree_jax.bilevel.problem import (
   OuterLoss,
   differentiate,
 )
-from cmtree_jax.bilevel.unrolled import inner_step, outer_gradient
+from cmtree_jax.bilevel.training import inner_step
+from cmtree_jax.bilevel.unrolled import outer_gradient
 from cmtree_jax.bilevel.weighted_gradient import hessian_product
 
 
@@ -140,7 +141,9 @@ def _implicit(
 ):
   def trajectory(weight_S, phi, inner_batches, outer_batch, axis):
     def train(phi, xs):
-      return inner_step(inner_loss, xs[0], phi, xs[1], optimizer=optimizer, axis=axis)
+      return inner_step(
+        inner_loss.losses, xs[0], phi, xs[1], optimizer=optimizer, axis=axis
+      )
 
     steps = weight_S, inner_batches
     phi, _ = jax.lax.scan(train, phi, steps)

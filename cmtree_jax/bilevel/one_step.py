@@ -14,7 +14,8 @@ from cmtree_jax.bilevel.problem import (
   OuterLoss,
   differentiate,
 )
-from cmtree_jax.bilevel.unrolled import inner_step, outer_gradient
+from cmtree_jax.bilevel.training import inner_step
+from cmtree_jax.bilevel.unrolled import outer_gradient
 
 
 def one_step(
@@ -36,7 +37,7 @@ def one_step(
 
   The direction that DoGE, DGA and R&B follow. With one step of SGD at the rate
   eta it is exact; else it knows neither the optimizer nor later steps. A step
-  costs a gradient, two forward passes and a gradient of the outer loss. Arguments
+  costs a gradient, a forward pass with its tangent and a gradient of the outer loss. Arguments
   as of `unrolled`.
 
   Args:
@@ -50,7 +51,12 @@ def one_step(
       phi, total = carry
       weight, batch = xs
       phi_next, _ = inner_step(
-        inner_loss, weight, phi, batch, optimizer=optimizer, axis=axis
+        inner_loss.losses,
+        weight,
+        phi,
+        batch,
+        optimizer=optimizer,
+        axis=axis,
       )
       loss, slope = outer_gradient(
         outer_loss, phi_next.params, outer_batch, axis

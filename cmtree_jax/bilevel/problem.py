@@ -17,13 +17,14 @@ from cmtree_jax import shapes, sharding
 
 
 class InnerLoss(NamedTuple):
-  """The inner objective `sum(weights(theta, batch) * losses(params, batch))`.
+  """The inner objective of step t, `sum(weights_S[t] * losses(params, batch_t))`.
 
-  The two functions return arrays of one shape (per document or per token), so
-  that one pass gives the derivative with respect to every weight.
+  Losses have any shape (one per document or per token) and each has its weight,
+  so that one pass gives the derivative with respect to every weight.
   """
 
   losses: Callable[[shapes.Tree, shapes.Tree], shapes.Array]
+  # (theta, all inner batches) -> weights of all steps, [S, shape of the losses]
   weights: Callable[[shapes.Tree, shapes.Tree], shapes.Array]
 
 
@@ -81,8 +82,7 @@ def differentiate(
       a sum over documents. None: one device.
   """
   weight_S, pullback = jax.vjp(
-    lambda theta: jax.vmap(inner_loss.weights, (None, 0))(theta, inner_batches),
-    theta,
+    lambda theta: inner_loss.weights(theta, inner_batches), theta
   )
   if mesh is not None:
     trajectory = _over_documents(trajectory, mesh)

@@ -13,13 +13,14 @@ def probe(
   adjoint: shapes.Tree,
   batch: shapes.Tree,
 ) -> tuple[shapes.Array, shapes.Array]:
-  r"""Losses and values of any documents, at the cost of two forward passes.
+  r"""Losses and values of any documents, at the cost of a forward pass and its tangent.
 
   .. math:: v_i = -\langle \nabla \ell_i(\phi), \textstyle\sum_t u_t \rangle
 
   where :math:`u_t` is the cotangent of the inner gradient at step t: the fall
   of the outer loss, to first order, per unit of weight that document i is given
-  at every step of the window.
+  at every step of the window. The tangent of a product of two matrices is two
+  products, so that is as many FLOPs as a gradient, without its memory.
 
   Args:
     losses: (params, batch) -> losses of any shape.

@@ -56,7 +56,7 @@ def weighted_gradient(
       gradient, 8/9 of reverse-over-reverse. `difference`: by one more gradient,
       at phi + h u with :math:`h = 10^{-4} \|\phi\| / \|u\|`; relative error
       some 3e-3 in float32 from a warm proxy, useless in bfloat16. `none`:
-      :math:`\bar\phi = 0`, weights exact, two forward passes.
+      :math:`\bar\phi = 0`, weights exact, by the tangent of a forward pass.
     axis: manual mesh axis that divides the documents; the gradient is summed
       over it once, and so is :math:`\bar\phi`.
   Returns:

@@ -6,11 +6,15 @@ The same module is the proxy that searches and the model that is finally trained
 
 import dataclasses
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from cmtree_jax import shapes
+from cmtree_jax.sharding import MODEL
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +106,7 @@ class Proxy(nn.Module):
       "btd,vd->btv",
       x_BTD,
       embedding_VD.astype(config.dtype),
-      preferred_element_type=jnp.float32,
+      preferred_element_type=jnp.promote_types(config.dtype, jnp.float32),
     )
     return logits_BTV
 
@@ -113,21 +117,21 @@ class _Block(nn.Module):
   @nn.compact
   def __call__(self, x_BTD, mask_BTT):
     config = self.config
-    dense = lambda features, name: nn.Dense(  # noqa: E731
-      features, use_bias=False, dtype=config.dtype, name=name
+    dense = lambda features, name, axis=-1: nn.DenseGeneral(  # noqa: E731
+      features, axis=axis, use_bias=False, dtype=config.dtype, name=name
     )
     h_BTD = nn.RMSNorm(dtype=config.dtype, name="norm_attention")(x_BTD)
-    qkv = dense(3 * config.width, "qkv")(h_BTD)
-    q, k, v = jnp.split(
-      qkv.reshape(*qkv.shape[:2], 3 * config.heads, -1), 3, axis=2
-    )
+    # Heads have an axis of their own, so that they can be divided among devices.
+    qkv = dense((3, config.heads, config.width // config.heads), "qkv")(h_BTD)
+    q, k, v = (qkv[:, :, i] for i in range(3))
     attended = jax.nn.dot_product_attention(
       _rotate(q), _rotate(k), v, mask=mask_BTT[:, None]
     )
-    x_BTD += dense(config.width, "out")(attended.reshape(x_BTD.shape))
+    x_BTD += dense(config.width, "out", axis=(-2, -1))(attended)
     h_BTD = nn.RMSNorm(dtype=config.dtype, name="norm_mlp")(x_BTD)
-    gate, up = jnp.split(dense(2 * config.mlp_width, "gate_up")(h_BTD), 2, -1)
-    x_BTD += dense(config.width, "down")(nn.silu(gate) * up)
+    gate_up = dense((2, config.mlp_width), "gate_up")(h_BTD)
+    hidden = nn.silu(gate_up[:, :, 0]) * gate_up[:, :, 1]
+    x_BTD += dense(config.width, "down")(hidden)
     return x_BTD, None
 
 
@@ -143,3 +147,27 @@ def _rotate(x_BTHK):
   a, b = x_BTHK[..., :half], x_BTHK[..., half:]
   rotated = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
   return rotated.astype(x_BTHK.dtype)
+
+
+# Which axis of each parameter the mesh's model axis divides: heads, hidden units
+# and words. Each block then sums over devices twice, as in Shoeybi et al., 2019.
+_DIVIDED = {
+  "embedding": 0,  # [V, D]
+  "qkv": 3,  # [layers, D, 3, heads, D / heads]
+  "out": 1,  # [layers, heads, D / heads, D]
+  "gate_up": 3,  # [layers, D, 2, hidden]
+  "down": 1,  # [layers, hidden, D]
+}
+
+
+def param_specs(params: Any) -> Any:
+  """A PartitionSpec for every parameter; norms are whole on every device."""
+
+  def spec(path, _):
+    names = {getattr(key, "key", None) for key in path}
+    for name, axis in _DIVIDED.items():
+      if name in names:
+        return PartitionSpec(*(None,) * axis, MODEL)
+    return PartitionSpec()
+
+  return jax.tree_util.tree_map_with_path(spec, params)

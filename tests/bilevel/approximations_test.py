@@ -140,7 +140,7 @@ def at_minimum(x64):
       outer_loss,
       InnerLoss(
         lambda params, batch: (batch[0] @ params - batch[1]) ** 2 / 2,
-        lambda theta, _: theta,
+        lambda theta_N, _: jnp.tile(theta_N, (num_steps, 1)),
       ),
       theta_N,
       problem.init_inner(minimum(theta_N), optimizer),

@@ -35,13 +35,10 @@ def test_pds_co_states_and_gradient(pds):
     gamma_SB = jnp.full((left, len(y_B)), 1 / len(y_B))
     return unrolled(
       lambda params, batch: jnp.mean(losses(params, batch)) / steps,
-      InnerLoss(
-        lambda params, batch: losses(params, batch[1:]),
-        lambda gamma_SB, batch: gamma_SB[batch[0]],
-      ),
+      InnerLoss(losses, lambda gamma_SB, _: gamma_SB),
       gamma_SB,
       problem.init_inner(params, optimizer),
-      (jnp.arange(left), jnp.tile(x_BD, (left, 1, 1)), jnp.tile(y_B, (left, 1))),
+      (jnp.tile(x_BD, (left, 1, 1)), jnp.tile(y_B, (left, 1))),
       (jnp.asarray(pds["dev_x"]), jnp.asarray(pds["dev_y"])),
       optimizer=optimizer,
       along_path=True,

@@ -11,7 +11,8 @@ import pytest
 from cmtree_jax.batch import Batch
 from cmtree_jax.bilevel import HYPERGRADS, problem
 from cmtree_jax.bilevel.problem import Inner, InnerLoss
-from cmtree_jax.bilevel.unrolled import inner_step, unrolled
+from cmtree_jax.bilevel.training import inner_step
+from cmtree_jax.bilevel.unrolled import unrolled
 from cmtree_jax.proxy import loss as proxy_loss
 from cmtree_jax.proxy.model import Proxy, ProxyConfig
 
@@ -99,7 +100,7 @@ def test_the_next_phi_is_that_of_plain_training(toy):
     weight_B = toy.inner_loss.weights(toy.theta, batch)
     before = phi.params
     phi, loss_B = inner_step(
-      toy.inner_loss, weight_B, phi, batch, optimizer=optimizer
+      toy.inner_loss.losses, weight_B, phi, batch, optimizer=optimizer
     )
     if number == 0:
       assert_close(loss_B, toy.inner_loss.losses(before, batch), rtol=1e-12)
@@ -132,7 +133,7 @@ def test_along_the_path_every_step_counts(toy):
     for batch in toy.each_batch():
       weight_B = toy.inner_loss.weights(theta, batch)
       phi, _ = inner_step(
-        toy.inner_loss, weight_B, phi, batch, optimizer=optimizer
+        toy.inner_loss.losses, weight_B, phi, batch, optimizer=optimizer
       )
       total += toy.outer_loss(phi.params, toy.outer_batch)
     return total
@@ -150,7 +151,10 @@ def test_quadratic_problem_in_closed_form(x64, num_steps):
   phi_0, target, rate = jnp.asarray(2.0), 0.7, 0.2
   found = unrolled(
     lambda phi, target: (phi - target) ** 2 / 2,
-    InnerLoss(lambda phi, x_B: (phi - x_B) ** 2 / 2, lambda theta, _: theta),
+    InnerLoss(
+      lambda phi, x_B: (phi - x_B) ** 2 / 2,
+      lambda theta_B, _: jnp.tile(theta_B, (num_steps, 1)),
+    ),
     theta_B,
     problem.init_inner(phi_0, optax.sgd(rate)),
     jnp.tile(x_B, (num_steps, 1)),
@@ -179,7 +183,7 @@ def test_one_step_of_sgd_is_the_product_of_gradients(toy):
   rate, theta_B = 0.3, jnp.array([0.1, 0.5, 0.2, 0.9, 0.4])
   losses = toy.inner_loss.losses
   toy = toy._replace(
-    inner_loss=InnerLoss(losses, lambda theta, _: theta),
+    inner_loss=InnerLoss(losses, lambda theta_B, _: theta_B[None]),
     theta=theta_B,
     batches=jax.tree.map(lambda x: x[:1], toy.batches),
   )
@@ -207,7 +211,7 @@ def test_what_cannot_reach_the_target_has_exactly_no_gradient(x64):
     lambda table, _: jnp.sum(table[:2] ** 2),
     InnerLoss(
       lambda table, goal: jnp.sum((table - goal) ** 2, axis=1),
-      lambda theta, _: theta["w_B"],
+      lambda theta, _: jnp.tile(theta["w_B"], (4, 1)),
     ),
     {"w_B": jnp.ones(4), "unused": jnp.ones(2)},
     problem.init_inner(table, optimizer),
@@ -228,7 +232,7 @@ def test_the_weight_of_padding_has_exactly_no_gradient(toy, name):
   toy = toy._replace(
     inner_loss=InnerLoss(
       lambda params, batch: jnp.where(keep_B, losses(params, batch), 0.0),
-      lambda theta, _: theta,
+      lambda theta_B, _: jnp.tile(theta_B, (6, 1)),
     ),
     theta=jnp.ones(5),
   )
@@ -271,7 +275,7 @@ def test_a_tiny_transformer_by_finite_differences(x64):
 
   inner = InnerLoss(
     lambda params, batch: jnp.mean(token_losses(params, batch), axis=1),
-    lambda theta, batch: jnp.exp(theta[batch.tokens_BT[:, 0]]),
+    lambda theta, batch: jnp.exp(theta[batch.tokens_BT[..., 0]]),
   )
   params = jax.tree.map(
     lambda x: x.astype(jnp.float64), proxy_loss.init(proxy, jax.random.key(0))
@@ -285,7 +289,11 @@ def test_a_tiny_transformer_by_finite_differences(x64):
   def loss_at(theta_V):
     phi_next, _ = jax.lax.scan(
       lambda phi, batch: inner_step(
-        inner, inner.weights(theta_V, batch), phi, batch, optimizer=optimizer
+        inner.losses,
+        inner.weights(theta_V, batch),
+        phi,
+        batch,
+        optimizer=optimizer,
       ),
       phi,
       batches,
