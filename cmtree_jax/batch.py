@@ -12,3 +12,8 @@ class Batch(NamedTuple):
   label_BT: shapes.IntBT  # the next token of the same document
   segment_BT: shapes.IntBT  # attention stays within equal numbers of a row
   document_BT: shapes.IntBT  # index into the corpus (or target), -1 for padding
+
+
+def stack_rows(batch: Batch, rows: int) -> Batch:
+  """Rows [S * B, T] as steps [S, B, T]."""
+  return Batch(*(x.reshape(-1, rows, x.shape[1]) for x in batch))

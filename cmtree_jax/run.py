@@ -3,15 +3,19 @@
 import math
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import optax
 
 from cmtree_jax import config as configs
-from cmtree_jax import engine, export, loops, optim, prepare
+from cmtree_jax import engine, export, loops, optim, prepare, search, sharding
 from cmtree_jax import recipe as recipes
+from cmtree_jax.batch import stack_rows
+from cmtree_jax.bilevel import HYPERGRADS, UNROLLING, memory, problem
 from cmtree_jax.checkpoint import (
   Checkpointer,
   Interrupted,
@@ -24,6 +28,7 @@ from cmtree_jax.evaluate import perplexity, results
 from cmtree_jax.ledger import GRADIENT, Cost
 from cmtree_jax.methods import METHODS
 from cmtree_jax.methods.base import Facts, Method, Signals, Weights
+from cmtree_jax.proxy import loss as proxy_loss
 from cmtree_jax.proxy import model as proxy_model
 from cmtree_jax.report import describe
 from cmtree_jax.report import text as report
@@ -179,13 +184,45 @@ def check(config: Any) -> None:
       f"config.optimizer.warmup_steps = {config.optimizer.warmup_steps} must "
       f"be below config.final.steps = {config.final.steps}."
     )
-  if config.optimizer.eps_root <= 0:
+  if config.hypergradient.estimator not in HYPERGRADS:
     raise UserError(
-      "config.optimizer.eps_root must be above 0 (such as 1e-8): AdamW's "
-      "square root has no derivative at zero."
+      f"Unknown hypergradient {config.hypergradient.estimator!r}. Known: "
+      f"{', '.join(HYPERGRADS)}."
     )
+  try:
+    problem.check_optimizer(optimizer_of(config, total_steps=None))
+  except ValueError as error:
+    raise UserError(f"config.optimizer: {error}") from error
+  check_mesh(config)
   if config.final.seeds < 1:
     raise UserError("config.final.seeds must be at least 1.")
+
+
+def check_mesh(config: Any) -> None:
+  """Every axis must divide what it holds."""
+  try:
+    axes = sharding.make_mesh(**config.mesh).shape
+    devices = final_mesh(config).shape[sharding.DATA]
+  except ValueError as error:
+    raise UserError(f"config.mesh: {error}") from error
+  for what, size, parts in (
+    ("config.batch.rows", config.batch.rows, devices),
+    ("config.evaluate.rows", config.evaluate.rows, devices),
+    ("config.search.population", config.search.population, axes["population"]),
+    *(
+      (
+        f"The heads of {preset}",
+        proxy_model.PRESETS[preset]["heads"],
+        axes["model"],
+      )
+      for preset in (config.proxy.preset, config.final.preset)
+    ),
+  ):
+    if size % parts:
+      raise UserError(
+        f"{what} = {size} must be a multiple of the {parts} devices that share "
+        f"it (config.mesh)."
+      )
 
 
 def facts_of(config: Any, data: prepare.Prepared) -> Facts:
@@ -219,7 +256,7 @@ def weigh(
   """Runs one method by the loop that it declares."""
   method = make_method(name, job.config)
   if method.loop == "train":
-    return search(method, job, data, facts)
+    return learn(method, job, data, facts)
   pool = all_signals(data.pool, center_LE)
   targets = [
     all_signals(splits["train"], center_LE)._replace(
@@ -262,20 +299,27 @@ def all_signals(documents: prepare.DocumentSet, center_LE) -> Signals:
   )
 
 
-def search(
+def learn(
   method: Method, job: Job, data: prepare.Prepared, facts: Facts
 ) -> Found:
   """Learns weights with proxies in training."""
   config = job.config
   plan = search_plan(config)
   proxy = proxy_of(config.proxy.preset, config, data.vocab_size)
+  optimizer = optimizer_of(config, total_steps=None)
   checkpointer = job.checkpointer("search")
-  result = loops.train_proxy(
+  result = search.train_proxy(
     method,
     facts,
     search_data(config, data),
     plan,
-    engine.make(proxy, optimizer_of(config, total_steps=None)),
+    engine.make(
+      proxy,
+      optimizer,
+      mesh=sharding.make_mesh(**config.mesh),
+      estimator=config.hypergradient.estimator,
+      options=estimator_options(config, proxy, optimizer, job.reporter.say),
+    ),
     seed=config.seed,
     flops_per_token=proxy.flops_per_token(config.batch.row_tokens),
     checkpointer=checkpointer,
@@ -293,14 +337,48 @@ def search(
   )
 
 
-def search_plan(config: Any) -> loops.SearchPlan:
+def estimator_options(
+  config: Any,
+  proxy: proxy_model.ProxyConfig,
+  optimizer: optax.GradientTransformation,
+  say: Callable[[str], None],
+) -> dict[str, Any]:
+  """What of a window is stored, chosen by the memory that it may take."""
+  name, budget = (
+    config.hypergradient.estimator,
+    config.hypergradient.memory_bytes,
+  )
+  if name not in UNROLLING:
+    return {}
+  shape = jax.eval_shape(
+    lambda: problem.init_inner(
+      proxy_loss.init(proxy_model.Proxy(proxy), jax.random.key(0)), optimizer
+    )
+  )
+  try:
+    policy, needed = memory.choose(
+      shape,
+      optimizer,
+      num_steps=config.search.window,
+      budget_bytes=budget,
+    )
+  except ValueError as error:
+    raise UserError(f"config.hypergradient.memory_bytes: {error}") from error
+  say(
+    f"Hypergradient: {name}, policy {policy}: {needed / 1e6:,.0f} MB of "
+    f"{budget / 1e6:,.0f} MB for a window of {config.search.window} steps."
+  )
+  return {"policy": policy}
+
+
+def search_plan(config: Any) -> search.SearchPlan:
   """The config's search block, with the batch's rows."""
-  fields = set(loops.SearchPlan._fields) - {"rows"}
+  fields = set(search.SearchPlan._fields) - {"rows"}
   chosen = {name: config.search[name] for name in fields}
-  return loops.SearchPlan(rows=config.batch.rows, **chosen)
+  return search.SearchPlan(rows=config.batch.rows, **chosen)
 
 
-def search_data(config: Any, data: prepare.Prepared) -> loops.SearchData:
+def search_data(config: Any, data: prepare.Prepared) -> search.SearchData:
   """Samplers and frozen sets of a search."""
   row_tokens, seed = config.batch.row_tokens, config.seed
   pool = sampler.make(
@@ -309,9 +387,9 @@ def search_data(config: Any, data: prepare.Prepared) -> loops.SearchData:
   train, train_weight_N, train_scale_N = _targets(data, "train", config)
   held, held_weight_N, held_scale_N = _targets(data, "validation", config)
   _, rows = held.draw(held.init(), held_weight_N, config.search.validation_rows)
-  batches = loops.stack_rows(rows, config.batch.rows)
+  batches = stack_rows(rows, config.batch.rows)
   scale = held_scale_N[batches.document_BT] / batches.document_BT.size
-  return loops.SearchData(
+  return search.SearchData(
     pool=pool,
     embedding_NE=data.pool.embedding_NE,
     mass_N=data.pool.tokens.mass_N,
@@ -385,6 +463,7 @@ def train_and_score(
     engine.make(
       proxy_of(final.preset, config, data.vocab_size),
       optimizer_of(config, total_steps=final.steps),
+      mesh=final_mesh(config),
     ),
     checkpointer=checkpointer,
     stop=job.stop,
@@ -392,6 +471,13 @@ def train_and_score(
   )
   checkpointer.close()
   return bpb
+
+
+def final_mesh(config: Any) -> sharding.Mesh:
+  """All devices on one model: those of the population divide its documents."""
+  axes = sharding.make_mesh(**config.mesh).shape
+  data = axes[sharding.POPULATION] * axes[sharding.DATA]
+  return sharding.make_mesh(data=data, model=axes[sharding.MODEL])
 
 
 def proxy_of(preset: str, config: Any, vocab_size: int):
@@ -420,7 +506,7 @@ def total_work(config: Any) -> float:
   runs = len(recipe_names(config)) * final.seeds
   work = float(runs * final.steps * config.batch.rows)
   if any(METHODS[name]().loop == "train" for name in recipe_names(config)):
-    work += loops.search_work(search_plan(config))
+    work += search.search_work(search_plan(config))
   return work
 
 

@@ -16,30 +16,30 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 POPULATION, DATA, MODEL = "population", "data", "model"
 
 
-def make_mesh(
-  *, population: int = 1, data: int = -1, model: int = 1
-) -> Mesh:
-  """A mesh over all devices of all processes.
+def make_mesh(*, population: int = 1, data: int = -1, model: int = 1) -> Mesh:
+  """A mesh over the devices of all processes.
 
   Args:
     population: groups of devices that train different proxies.
     data: devices that share the documents of a batch; -1 takes what is left.
     model: devices that share one copy of the parameters.
   Raises:
-    ValueError: the axes do not multiply to the number of devices.
+    ValueError: more devices are asked for than there are.
   """
-  devices = jax.device_count()
+  devices = jax.devices()
   if data == -1:
-    data = max(devices // (population * model), 1)
-  if population * data * model != devices:
+    data = max(len(devices) // (population * model), 1)
+  size = population * data * model
+  if size > len(devices):
     raise ValueError(
       f"A mesh of population {population} x data {data} x model {model} needs "
-      f"{population * data * model} devices, there are {devices}."
+      f"{size} devices, there are {len(devices)}."
     )
   return jax.make_mesh(
     (population, data, model),
     (POPULATION, DATA, MODEL),
     axis_types=(AxisType.Auto,) * 3,
+    devices=devices[:size],
   )
 
 
@@ -79,6 +79,11 @@ def put(tree: Any, mesh: Mesh, spec: PartitionSpec | Any) -> Any:
     spec = jax.tree.map(lambda _: spec, tree)
 
   def one(x, spec):
+    if isinstance(x, jax.Array) and jax.dtypes.issubdtype(
+      x.dtype, jax.dtypes.prng_key
+    ):
+      data = one(jax.random.key_data(x), spec)
+      return jax.random.wrap_key_data(data)
     x = np.asarray(x)
     return jax.make_array_from_callback(
       x.shape, NamedSharding(mesh, spec), lambda index: x[index]

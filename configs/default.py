@@ -78,6 +78,16 @@ def get_config() -> ConfigDict:
   config.search.natural_share = 0.25  # of the draws that are valued
   config.search.sample_documents = 32_768  # that stand for the corpus's mass
 
+  config.hypergradient = ConfigDict()
+  config.hypergradient.estimator = "unrolled"  # a name in bilevel.HYPERGRADS
+  # For the stored steps of a window; decides what is stored (bilevel/memory.py).
+  config.hypergradient.memory_bytes = 2e9
+
+  config.mesh = ConfigDict()  # devices; the product is their number
+  config.mesh.population = 1  # groups that train different proxies
+  config.mesh.data = -1  # devices that share a batch; -1: all that are left
+  config.mesh.model = 1  # devices that share a copy of the parameters
+
   config.mixture = ConfigDict()
   config.mixture.max_epochs = 4.0  # a document's repetitions (Muennighoff 2023)
 

@@ -13,7 +13,7 @@ SOURCES = sorted((ROOT / "cmtree_jax").rglob("*.py"))
 
 # Parts of the package that a part must not import.
 PEERS = {"data", "embed", "tree", "proxy"}
-TOP = {"config", "engine", "loops", "main", "prepare", "run"}
+TOP = {"config", "engine", "loops", "main", "prepare", "run", "search"}
 FORBIDDEN = {
   **{peer: (PEERS - {peer}) | {"bilevel", "methods"} | TOP for peer in PEERS},
   "bilevel": PEERS | {"methods"} | TOP,

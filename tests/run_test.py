@@ -32,6 +32,7 @@ search.validation_rows=8 final.steps=12 final.steps_per_call=4
 final.calls_per_save=1 final.seeds=2 optimizer.warmup_steps=2
 evaluate.max_tokens=300 evaluate.rows=8
 tree.branching=2,2 tree.angle_dim=4 tree.solver_steps=5 tree.replay_size=256
+mesh.data=1
 """.split()
 
 
@@ -121,6 +122,22 @@ def test_mixtures_are_keyed_by_name_and_sum_to_one(finished):
   assert root["weight"] == pytest.approx(1, abs=1e-4)
 
 
+def test_a_job_on_eight_devices_finds_the_same(finished, corpus, tmp_path):
+  sizes = ("mesh.population=2", "mesh.data=2", "mesh.model=2")
+  assert main.main(_arguments(corpus, tmp_path, *sizes)) == 0
+  alone, divided = (
+    {
+      row["recipe"]: np.mean(row["bpb"])
+      for row in json.loads((folder / "comparison.json").read_text())
+    }
+    for folder in (finished, tmp_path)
+  )
+  # Float32 through twelve steps; a search amplifies rounding by its choices.
+  for name in ("natural", "uniform_clusters", "crisp"):
+    np.testing.assert_allclose(divided[name], alone[name], rtol=1e-4)
+  np.testing.assert_allclose(divided["cmtree"], alone["cmtree"], rtol=0.02)
+
+
 def test_a_killed_job_ends_with_the_same_bytes(finished, corpus, tmp_path):
   workdir = tmp_path / "killed"
   stages = workdir / "checkpoints"
@@ -156,6 +173,11 @@ def test_a_killed_job_ends_with_the_same_bytes(finished, corpus, tmp_path):
     ("embedding.kind=magic", ["'magic'", "tfidf"]),
     ("tree.mode=forzen", ["tree", "'forzen'", "joint"]),
     ("optimizer.eps_root=0.0", ["eps_root", "above 0"]),
+    ("hypergradient.estimator=magic", ["'magic'", "unrolled", "cg"]),
+    ("hypergradient.memory_bytes=10.0", ["memory_bytes", "at the least"]),
+    ("mesh.model=16", ["config.mesh", "16 devices, there are 8"]),
+    ("mesh.model=8", ["heads of 0.3m = 4", "8 devices"]),
+    ("mesh.data=8", ["config.batch.rows = 4", "8 devices"]),
   ],
 )
 def test_wrong_settings_end_with_one_line(

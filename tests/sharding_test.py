@@ -11,7 +11,13 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from cmtree_jax import optim, sharding
 from cmtree_jax.batch import Batch
-from cmtree_jax.bilevel import HYPERGRADS, population, problem, training, unrolled
+from cmtree_jax.bilevel import (
+  HYPERGRADS,
+  population,
+  problem,
+  training,
+  unrolled,
+)
 from cmtree_jax.bilevel.problem import Inner, InnerLoss
 from cmtree_jax.proxy import loss as proxy_loss
 from cmtree_jax.proxy import model
@@ -48,9 +54,7 @@ def rows(rng, *shape):
 def arguments() -> tuple[Any, ...]:
   """(theta_SB, phi, inner batches, outer batch) on the host."""
   rng = np.random.default_rng(0)
-  phi = problem.init_inner(
-    proxy_loss.init(PROXY, jax.random.key(0)), OPTIMIZER
-  )
+  phi = problem.init_inner(proxy_loss.init(PROXY, jax.random.key(0)), OPTIMIZER)
   theta_SB = rng.uniform(0.5, 1.5, (S, B)).astype(np.float32) / B
   # Warm, so that float32 is not at the mercy of Adam's first steps.
   warm = rows(rng, S, B)
@@ -80,9 +84,7 @@ def hypergradient(mesh):
 
 def phi_specs(phi: Inner) -> Inner:
   """Specs of the parameters, and of the states that look like them."""
-  return Inner(
-    model.param_specs(phi.params), model.param_specs(phi.opt_state)
-  )
+  return Inner(model.param_specs(phi.params), model.param_specs(phi.opt_state))
 
 
 def put_all(arguments, mesh):
@@ -140,9 +142,12 @@ def test_every_estimator_is_the_same_on_a_mesh(x64, name):
   # In float64, so that also a difference must agree; a small network compiles fast.
   rng = np.random.default_rng(0)
   draw = lambda *shape: rng.normal(size=shape)  # noqa: E731
-  losses = lambda params, batch: (  # noqa: E731
-    jnp.tanh(batch[0] @ params["first"]) @ params["second"] - batch[1]
-  ) ** 2
+  losses = lambda params, batch: (
+    (  # noqa: E731
+      jnp.tanh(batch[0] @ params["first"]) @ params["second"] - batch[1]
+    )
+    ** 2
+  )
   options = {
     "truncated": {"window": 2},
     "neumann": {"terms": 3},
@@ -210,9 +215,7 @@ def test_a_population_of_divided_models(arguments):
     sharding.put(two[2], mesh, steps),
     sharding.put(two[3], mesh, documents),
   )
-  compiled = compile_on(
-    mesh, population.each(hypergradient(mesh), mesh), args
-  )
+  compiled = compile_on(mesh, population.each(hypergradient(mesh), mesh), args)
   found = compiled(*args)
   assert_same(found, one_device)
   assert found.loss.sharding.is_equivalent_to(NamedSharding(mesh, MEMBERS), 1)
@@ -234,7 +237,7 @@ def test_first_ages_are_staggered_over_a_life():
   np.testing.assert_array_equal(ages, [60, 120, 180, 240])
 
 
-def test_a_mesh_must_use_all_devices():
+def test_a_mesh_asks_for_no_more_devices_than_there_are():
   with pytest.raises(ValueError, match="needs 9 devices, there are 8"):
     sharding.make_mesh(population=3, data=3)
   assert sharding.make_mesh(model=4).shape["data"] == 2

@@ -24,3 +24,6 @@ HYPERGRADS = {
   "neumann": neumann,
   "cg": cg,
 }
+
+# Those that store a trajectory, and so take a policy (`memory`).
+UNROLLING = ("unrolled", "difference", "first_order", "truncated")

@@ -163,8 +163,7 @@ def _implicit(
     adjoint = jax.tree.map(jnp.negative, solve(product, slope))
     grad_weight_S = jax.lax.map(
       lambda batch: (
-        -scale
-        * values.probe(inner_loss.losses, phi.params, adjoint, batch)[1]
+        -scale * values.probe(inner_loss.losses, phi.params, adjoint, batch)[1]
       ),
       inner_batches,
     )

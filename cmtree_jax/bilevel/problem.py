@@ -48,7 +48,9 @@ OuterLoss = Callable[[shapes.Tree, shapes.Tree], shapes.Scalar]
 
 # (weight_S, phi, inner batches, outer batch, axis) -> (loss, its derivative with
 # respect to weight_S, phi_next, adjoint); with an axis, on one device's documents.
-Trajectory = Callable[..., tuple[shapes.Scalar, shapes.Array, Inner, shapes.Tree]]
+Trajectory = Callable[
+  ..., tuple[shapes.Scalar, shapes.Array, Inner, shapes.Tree]
+]
 
 
 def init_inner(
@@ -119,14 +121,17 @@ def check_optimizer(optimizer: optax.GradientTransformation) -> None:
   Raises:
     ValueError: the derivative is not finite.
   """
-  zero = jnp.zeros(())
-  state = optimizer.init(zero)
+  # A second parameter is in use: clipping divides by the norm of all.
+  params = {"unseen": jnp.zeros(()), "used": jnp.zeros(())}
+  state = optimizer.init(params)
 
-  def twice(gradient):  # a schedule may start at zero
-    _, after = optimizer.update(gradient, state, zero)
-    return optimizer.update(gradient, after, zero)[0]
+  def updated(gradient):
+    gradients = {"unseen": gradient, "used": jnp.ones(())}
+    # Twice, since a schedule may start at zero.
+    _, after = optimizer.update(gradients, state, params)
+    return optimizer.update(gradients, after, params)[0]["unseen"]
 
-  slope = jax.grad(twice)(zero)
+  slope = jax.grad(updated)(jnp.zeros(()))
   if not jnp.isfinite(slope):
     raise ValueError(
       "The inner optimizer has no derivative where a gradient is zero; Adam-like "

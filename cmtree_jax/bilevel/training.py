@@ -90,5 +90,3 @@ def inner_step(
   update, opt_state = optimizer.update(gradient, phi.opt_state, phi.params)
   params = optax.apply_updates(phi.params, update)
   return Inner(params, opt_state), loss
-
-

@@ -156,7 +156,9 @@ def _directional(losses, params, weight, batch, direction):
 
 def _difference_step(params, direction):
   size = optax.tree.norm(direction)
-  return RELATIVE_STEP * optax.tree.norm(params) / jnp.where(size > 0, size, 1.0)
+  return (
+    RELATIVE_STEP * optax.tree.norm(params) / jnp.where(size > 0, size, 1.0)
+  )
 
 
 def zero_like(batch: shapes.Tree) -> shapes.Tree:

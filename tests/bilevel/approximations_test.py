@@ -122,7 +122,10 @@ def at_minimum(x64):
   Gives a function of (estimator, number of steps, options).
   """
   rng = np.random.default_rng(0)
-  x_ND, y_N = jnp.asarray(rng.normal(size=(9, 3))), jnp.asarray(rng.normal(size=9))
+  x_ND, y_N = (
+    jnp.asarray(rng.normal(size=(9, 3))),
+    jnp.asarray(rng.normal(size=9)),
+  )
   theta_N = jnp.asarray(rng.uniform(0.5, 1.5, 9))
   goal_D = jnp.asarray(rng.normal(size=3))
 
@@ -144,7 +147,9 @@ def at_minimum(x64):
       ),
       theta_N,
       problem.init_inner(minimum(theta_N), optimizer),
-      jax.tree.map(lambda x: jnp.tile(x, (num_steps,) + (1,) * x.ndim), batches),
+      jax.tree.map(
+        lambda x: jnp.tile(x, (num_steps,) + (1,) * x.ndim), batches
+      ),
       goal_D,
       optimizer=optimizer,
       **options,

@@ -64,6 +64,4 @@ def test_the_fastest_policy_that_fits_is_chosen():
     chosen = memory.choose(phi(), ADAMW, num_steps=64, budget_bytes=size)
     assert chosen == (policy, size)
   with pytest.raises(ValueError, match=r"needs .* bytes at the least"):
-    memory.choose(
-      phi(), ADAMW, num_steps=64, budget_bytes=needed["sqrt"] - 1
-    )
+    memory.choose(phi(), ADAMW, num_steps=64, budget_bytes=needed["sqrt"] - 1)

@@ -389,7 +389,7 @@ def test_values_move_a_tree_along_the_exact_hypergradient():
   config = ProxyConfig(vocab_size=11, width=8, layers=1, heads=2)
   optimizer = optax.inject_hyperparams(optax.sgd)(learning_rate=0.3)
   engine = engines.make(config, optimizer)
-  phi = engine.init(jax.random.key(0))
+  phi = engine.init(jax.random.key(0)[None])
   theta = make("cmtree").init(jax.random.key(0), facts()).theta
   embedding_BE = jnp.asarray(features(steps * rows, 7))
   proposal_B = jnp.asarray(rng.uniform(0.5, 2.0, steps * rows), jnp.float32)
@@ -405,18 +405,24 @@ def test_values_move_a_tree_along_the_exact_hypergradient():
     return jnp.exp(mixture.document_log_w(log_p_BL, log_w_L)) / proposal_B
 
   document_SBT = jnp.asarray(batches.document_BT)
-  window = engine.window(phi, batches, weight(theta)[document_SBT], outer)
+  window = engine.window(
+    phi,
+    *jax.tree.map(
+      lambda x: x[None], (batches, weight(theta)[document_SBT], outer)
+    ),
+  )
   replayed = jax.jit(
     jax.grad(
-      lambda theta: jnp.mean(window.value_SBT * weight(theta)[document_SBT])
+      lambda theta: jnp.mean(window.value[0] * weight(theta)[document_SBT])
     )
   )(theta)
 
   losses = proxy_loss.token_losses(Proxy(config))
+  alone = jax.tree.map(lambda x: x[0], phi)
 
-  def normalized(theta, batch):
-    weight_BT = weight(theta)[batch.document_BT]
-    return weight_BT / jnp.sum(weight_BT)
+  def normalized(theta, batches):
+    weight_SBT = weight(theta)[batches.document_BT]
+    return weight_SBT / jnp.sum(weight_SBT, axis=(1, 2), keepdims=True)
 
   exact = jax.jit(
     lambda theta, phi: (
@@ -430,7 +436,7 @@ def test_values_move_a_tree_along_the_exact_hypergradient():
         optimizer=optim.cooldown(optimizer, steps),
       ).grad_theta
     )
-  )(theta, Inner(phi.params, optim.start_cooldown(phi.opt_state)))
+  )(theta, Inner(alone.params, optim.start_cooldown(alone.opt_state)))
   scale = max(float(np.abs(x).max()) for x in jax.tree.leaves(exact))
   assert scale > 1e-3
   # Float32 through four steps of training.
