@@ -36,7 +36,9 @@ _CORE = [
   "threadpoolctl>=3",
 ]
 _MINILM = ["safetensors>=0.5", "tokenizers>=0.21"]
-_ALL = [*_MINILM]
+_REPORT = ["matplotlib>=3.9"]
+_NOTEBOOK = ["ipykernel>=6.29", "jupytext>=1.16", "nbclient>=0.10", *_REPORT]
+_ALL = [*_MINILM, *_NOTEBOOK]
 _TESTS = ["beartype>=0.22", "pyrefly>=1,<2", "pytest>=8", "ruff>=0.14"]
 
 setuptools.setup(
@@ -53,6 +55,8 @@ setuptools.setup(
   install_requires=_CORE,
   extras_require={
     "minilm": _MINILM,
+    "notebook": _NOTEBOOK,
+    "report": _REPORT,
     "all": _ALL,
     "cuda": ["jax[cuda12]"],
     "tpu": ["jax[tpu]"],

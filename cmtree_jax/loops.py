@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cmtree_jax.batch import Batch, stack_rows
+from cmtree_jax.batch import stack_rows
 from cmtree_jax.checkpoint import Checkpointer, StopFlag
 from cmtree_jax.data.sampler import Sampler, SamplerState
 from cmtree_jax.engine import Engine

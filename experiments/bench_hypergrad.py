@@ -507,14 +507,6 @@ def draw(rows: list[Row], path: Path) -> None:
     sharey=True,
     squeeze=False,
   )
-  exact = lambda row: (
-    row.variant
-    in (  # noqa: E731
-      "naive",
-      "checkpoint",
-    )
-    or row.variant.startswith("unrolled")
-  )
   for panel, optimizer in zip(panels[0], optimizers, strict=True):
     mine = [
       row
@@ -526,8 +518,8 @@ def draw(rows: list[Row], path: Path) -> None:
     ]
     for index, steps in enumerate(sorted({row.K for row in mine})):
       color = f"C{index}"
-      points = [row for row in mine if row.K == steps]
-      curve = sorted(filter(exact, points), key=lambda row: row.temp_bytes)
+      points = [row for row in mine if steps == row.K]
+      curve = sorted(filter(_is_exact, points), key=lambda row: row.temp_bytes)
       panel.plot(
         [row.temp_bytes / 1e6 for row in curve],
         [row.wall_multiple for row in curve],
@@ -535,7 +527,7 @@ def draw(rows: list[Row], path: Path) -> None:
         color=color,
         label=f"K = {steps}, exact",
       )
-      others = [row for row in points if not exact(row)]
+      others = [row for row in points if not _is_exact(row)]
       panel.plot(
         [row.temp_bytes / 1e6 for row in others],
         [row.wall_multiple for row in others],
@@ -555,6 +547,12 @@ def draw(rows: list[Row], path: Path) -> None:
   path.parent.mkdir(parents=True, exist_ok=True)
   figure.savefig(path)
   pyplot.close(figure)
+
+
+def _is_exact(row: Row) -> bool:
+  return row.variant in ("naive", "checkpoint") or row.variant.startswith(
+    "unrolled"
+  )
 
 
 def _name_points(panel, rows):

@@ -32,6 +32,7 @@ jaxtyping.install_import_hook(
     "cmtree_jax.methods",
     "cmtree_jax.optim",
     "cmtree_jax.proxy",
+    "cmtree_jax.sharding",
     "cmtree_jax.tree",
   ],
   "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",

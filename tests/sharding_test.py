@@ -142,12 +142,11 @@ def test_every_estimator_is_the_same_on_a_mesh(x64, name):
   # In float64, so that also a difference must agree; a small network compiles fast.
   rng = np.random.default_rng(0)
   draw = lambda *shape: rng.normal(size=shape)  # noqa: E731
-  losses = lambda params, batch: (
-    (  # noqa: E731
-      jnp.tanh(batch[0] @ params["first"]) @ params["second"] - batch[1]
-    )
-    ** 2
-  )
+
+  def losses(params, batch):
+    hidden_BH = jnp.tanh(batch[0] @ params["first"])
+    return (hidden_BH @ params["second"] - batch[1]) ** 2
+
   options = {
     "truncated": {"window": 2},
     "neumann": {"terms": 3},

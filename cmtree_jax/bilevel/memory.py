@@ -13,8 +13,8 @@ policy    stored                                        bytes               FLOP
 ========  ============================================  ==================  =====
 
 where r = 3 P + 2 s: phi at the start of every segment, and phi and gradient of every
-step of the one being replayed. None stores activations of more than one step. `tape` replays the optimizer, a
-few operations per parameter, from the gradients.
+step of the one being replayed. None stores activations of more than one step. `tape`
+replays the optimizer, a few operations per parameter, from the gradients.
 """
 
 import functools

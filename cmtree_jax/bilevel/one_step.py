@@ -37,8 +37,8 @@ def one_step(
 
   The direction that DoGE, DGA and R&B follow. With one step of SGD at the rate
   eta it is exact; else it knows neither the optimizer nor later steps. A step
-  costs a gradient, a forward pass with its tangent and a gradient of the outer loss. Arguments
-  as of `unrolled`.
+  costs a gradient, a forward pass with its tangent and a gradient of the outer
+  loss. Arguments as of `unrolled`.
 
   Args:
     step_size: eta; it sets the scale, not the direction.

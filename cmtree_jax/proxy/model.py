@@ -5,7 +5,6 @@ The same module is the proxy that searches and the model that is finally trained
 """
 
 import dataclasses
-
 from typing import Any
 
 import flax.linen as nn

@@ -6,9 +6,16 @@ import numpy as np
 import optax
 import pytest
 
-from cmtree_jax.bilevel import cg, neumann, one_step, problem, truncated
+from cmtree_jax.bilevel import (
+  cg,
+  first_order,
+  neumann,
+  one_step,
+  problem,
+  truncated,
+  unrolled,
+)
 from cmtree_jax.bilevel import difference as difference_
-from cmtree_jax.bilevel import first_order, unrolled
 from cmtree_jax.bilevel.problem import InnerLoss
 from cmtree_jax.bilevel.weighted_gradient import RELATIVE_STEP
 

@@ -1,5 +1,6 @@
 """Published algorithms come out of the same engine: PDS's co-states, DataRater."""
 
+import itertools
 import pathlib
 
 import jax
@@ -63,7 +64,7 @@ def test_pds_co_states_and_gradient(pds):
   adjoints.append(jnp.zeros_like(adjoints[0]))
   costates = [
     (later - earlier) * steps / eta
-    for earlier, later in zip(adjoints[:-1], adjoints[1:], strict=True)
+    for earlier, later in itertools.pairwise(adjoints)
   ]
   np.testing.assert_allclose(costates, pds["costates"][1:], rtol=1e-9)
 
