@@ -39,7 +39,7 @@ from cmtree_jax.proxy import loss as proxy_loss
 from cmtree_jax.proxy import model
 from experiments import hlo
 
-FRESH, WARM = 30, 300  # age of the proxy, steps
+FRESH, WARM = 30, 200  # age of the proxy, steps
 
 OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {
   "adamw": lambda: optim.adamw(

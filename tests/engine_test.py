@@ -4,7 +4,6 @@ import logging
 
 import jax
 import numpy as np
-import optax
 import pytest
 
 from cmtree_jax import engine as engines
@@ -134,18 +133,7 @@ def test_bfloat16_keeps_its_adjoint_in_float32(name):
     )
     losses = proxy_loss.token_losses(proxy)
 
-    @jax.jit
-    def run(phi, batches, losses=losses):
-      return HYPERGRADS[name](
-        lambda params, batch: losses(params, batch).mean(),
-        InnerLoss(losses, lambda theta_SBT, _: theta_SBT),
-        np.full((S, B, T), 1 / B / T, np.float32),
-        phi,
-        batches,
-        rows(9, B),
-        optimizer=OPTIMIZER,
-      )
-
+    run = _bfloat16_case(name, losses)
     if start is None:
       params = proxy_loss.init(proxy, jax.random.key(0))
       start = problem.init_inner(params, OPTIMIZER)
@@ -158,3 +146,17 @@ def test_bfloat16_keeps_its_adjoint_in_float32(name):
   exact, rounded = (np.ravel(one.grad_theta) for one in found.values())
   size = np.linalg.norm(exact) * np.linalg.norm(rounded)
   assert exact @ rounded / size > 0.99
+
+
+def _bfloat16_case(name, losses):
+  return jax.jit(
+    lambda phi, batches: HYPERGRADS[name](
+      lambda params, batch: losses(params, batch).mean(),
+      InnerLoss(losses, lambda theta_SBT, _: theta_SBT),
+      np.full((S, B, T), 1 / B / T, np.float32),
+      phi,
+      batches,
+      rows(9, B),
+      optimizer=OPTIMIZER,
+    )
+  )
