@@ -231,11 +231,12 @@ class _Driver:
     while (young := age < goal).any():
       drawn = []
       for wanted in young:
+        rows = None
         if wanted:
           pool, rows = self._data.pool.draw(
             pool, weight_N, plan.stride * plan.rows
           )
-        drawn.append(rows if wanted else None)
+        drawn.append(rows)
       batches = self._members(drawn)
       phi, _ = self._engine.train(phi, batches, _ones(batches), young)
       age = age + plan.stride * young

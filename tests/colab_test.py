@@ -1,6 +1,7 @@
 """Every notebook runs from its first cell to its last."""
 
 import pathlib
+from typing import Any
 
 import jupytext
 import nbclient
@@ -13,7 +14,7 @@ ROOT = pathlib.Path(__file__).parents[1]
   "path", sorted((ROOT / "colab").glob("*.md")), ids=lambda path: path.stem
 )
 def test_the_notebook_runs(path):
-  notebook = jupytext.read(path)
+  notebook: Any = jupytext.read(path)
   client = nbclient.NotebookClient(
     notebook, timeout=300, resources={"metadata": {"path": str(ROOT)}}
   )

@@ -6,8 +6,11 @@ inner_loss, theta, phi, inner_batches, outer_batch, *, optimizer, mesh=None, ...
 returns a `problem.Hypergradient`.
 """
 
+from collections.abc import Callable
+
 from cmtree_jax.bilevel.implicit import cg, neumann
 from cmtree_jax.bilevel.one_step import one_step
+from cmtree_jax.bilevel.problem import Hypergradient
 from cmtree_jax.bilevel.unrolled import (
   difference,
   first_order,
@@ -15,7 +18,7 @@ from cmtree_jax.bilevel.unrolled import (
   unrolled,
 )
 
-HYPERGRADS = {
+HYPERGRADS: dict[str, Callable[..., Hypergradient]] = {
   "unrolled": unrolled,
   "difference": difference,
   "first_order": first_order,

@@ -6,7 +6,7 @@ to the weights, which is what distinguishes estimators.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -129,7 +129,8 @@ def check_optimizer(optimizer: optax.GradientTransformation) -> None:
     gradients = {"unseen": gradient, "used": jnp.ones(())}
     # Twice, since a schedule may start at zero.
     _, after = optimizer.update(gradients, state, params)
-    return optimizer.update(gradients, after, params)[0]["unseen"]
+    update: Any = optimizer.update(gradients, after, params)[0]
+    return update["unseen"]
 
   slope = jax.grad(updated)(jnp.zeros(()))
   if not jnp.isfinite(slope):

@@ -46,7 +46,7 @@ def train(
     return steps(weight_S, phi, inner_batches, None)
   whole, documents = PartitionSpec(), PartitionSpec(None, sharding.DATA)
   return sharding.shard_map(
-    lambda *args: steps(*args, sharding.DATA),
+    lambda weight_S, phi, batches: steps(weight_S, phi, batches, sharding.DATA),
     mesh,
     axis=sharding.DATA,
     in_specs=(documents, whole, documents),

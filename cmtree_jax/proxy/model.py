@@ -116,9 +116,12 @@ class _Block(nn.Module):
   @nn.compact
   def __call__(self, x_BTD, mask_BTT):
     config = self.config
-    dense = lambda features, name, axis=-1: nn.DenseGeneral(  # noqa: E731
-      features, axis=axis, use_bias=False, dtype=config.dtype, name=name
-    )
+
+    def dense(features, name: str, axis: int | tuple[int, ...] = -1):
+      return nn.DenseGeneral(
+        features, axis=axis, use_bias=False, dtype=config.dtype, name=name
+      )
+
     h_BTD = nn.RMSNorm(dtype=config.dtype, name="norm_attention")(x_BTD)
     # Heads have an axis of their own, so that they can be divided among devices.
     qkv = dense((3, config.heads, config.width // config.heads), "qkv")(h_BTD)

@@ -1,5 +1,7 @@
 """The cheaper estimators: each where it is exact, and how far off elsewhere."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -45,7 +47,9 @@ def test_a_difference_is_off_by_about_its_step(toy):
 
 def test_a_difference_along_nothing_is_zero(toy):
   # The target reads no parameter, so every cotangent is zero.
-  class Blind(type(toy)):
+  kind: Any = type(toy)
+
+  class Blind(kind):
     @staticmethod
     def outer_loss(params, batch):
       del params

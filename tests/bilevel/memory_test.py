@@ -1,5 +1,7 @@
 """What policies store: the formulas, and what the compiler makes of them."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +19,7 @@ def phi():
   return problem.init_inner(jnp.zeros(SIZE), ADAMW)
 
 
-def temporary_bytes(policy: str, num_steps: int) -> int:
+def temporary_bytes(policy: Any, num_steps: int) -> int:
   batches = jnp.ones((num_steps, 2))
 
   def run(phi, batches):
@@ -35,7 +37,7 @@ def temporary_bytes(policy: str, num_steps: int) -> int:
       policy=policy,
     ).grad_theta
 
-  compiled = jax.jit(run).lower(phi(), batches).compile()
+  compiled: Any = jax.jit(run).lower(phi(), batches).compile()
   return compiled.memory_analysis().temp_size_in_bytes
 
 
