@@ -535,7 +535,7 @@ def draw(rows: list[Row], path: Path) -> None:
         color=color,
         label=f"K = {steps}, approximate",
       )
-    _name_points(panel, [row for row in mine if row.K == mine[-1].K])
+    _name_points(panel, [row for row in mine if row.K == mine[0].K])
     panel.set_xscale("log")
     panel.set_title(optimizer)
     panel.set_xlabel("compiled temporary memory, MB")
