@@ -5,9 +5,6 @@ from typing import NamedTuple
 # Matmul FLOPs per token in units of one forward pass.
 FORWARD = 1
 GRADIENT = 3  # forward, and backward twice as dear
-HYPERGRADIENT = (
-  11  # gradient, then a jvp of it less its dead weight gradient: 3+8
-)
 PROBE = 3  # forward, and its tangent: two products for each of its own
 
 

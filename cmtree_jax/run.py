@@ -16,6 +16,7 @@ from cmtree_jax import engine, export, loops, optim, prepare, search, sharding
 from cmtree_jax import recipe as recipes
 from cmtree_jax.batch import stack_rows
 from cmtree_jax.bilevel import HYPERGRADS, UNROLLING, memory, problem
+from cmtree_jax.bilevel import cost as hypergradient_cost
 from cmtree_jax.checkpoint import (
   Checkpointer,
   Interrupted,
@@ -190,6 +191,10 @@ def check(config: Any) -> None:
       f"{', '.join(HYPERGRADS)}."
     )
   try:
+    search_plan(config)
+  except ValueError as error:
+    raise UserError(f"config.search.window: {error}") from error
+  try:
     problem.check_optimizer(optimizer_of(config, total_steps=None))
   except ValueError as error:
     raise UserError(f"config.optimizer: {error}") from error
@@ -304,21 +309,21 @@ def learn(
 ) -> Found:
   """Learns weights with proxies in training."""
   config = job.config
-  plan = search_plan(config)
   proxy = proxy_of(config.proxy.preset, config, data.vocab_size)
   optimizer = optimizer_of(config, total_steps=None)
+  options = estimator_options(config, proxy, optimizer, job.reporter.say)
   checkpointer = job.checkpointer("search")
   result = search.train_proxy(
     method,
     facts,
     search_data(config, data),
-    plan,
+    search_plan(config, **options),
     engine.make(
       proxy,
       optimizer,
       mesh=sharding.make_mesh(**config.mesh),
       estimator=config.hypergradient.estimator,
-      options=estimator_options(config, proxy, optimizer, job.reporter.say),
+      options=options,
     ),
     seed=config.seed,
     flops_per_token=proxy.flops_per_token(config.batch.row_tokens),
@@ -371,11 +376,14 @@ def estimator_options(
   return {"policy": policy}
 
 
-def search_plan(config: Any) -> search.SearchPlan:
-  """The config's search block, with the batch's rows."""
-  fields = set(search.SearchPlan._fields) - {"rows"}
+def search_plan(config: Any, **options: Any) -> search.SearchPlan:
+  """The config's search block, with the batch's rows and the estimator's cost."""
+  fields = set(search.SearchPlan._fields) - {"rows", "cost"}
   chosen = {name: config.search[name] for name in fields}
-  return search.SearchPlan(rows=config.batch.rows, **chosen)
+  cost = hypergradient_cost.window(
+    config.hypergradient.estimator, num_steps=config.search.window, **options
+  )
+  return search.SearchPlan(rows=config.batch.rows, cost=cost, **chosen)
 
 
 def search_data(config: Any, data: prepare.Prepared) -> search.SearchData:

@@ -13,10 +13,11 @@ import numpy as np
 
 from cmtree_jax.batch import Batch, stack_rows
 from cmtree_jax.bilevel import population
+from cmtree_jax.bilevel.cost import WindowCost
 from cmtree_jax.checkpoint import Checkpointer, StopFlag
 from cmtree_jax.data.sampler import Sampler, SamplerState
 from cmtree_jax.engine import Engine
-from cmtree_jax.ledger import FORWARD, GRADIENT, HYPERGRADIENT, PROBE, Cost
+from cmtree_jax.ledger import FORWARD, GRADIENT, PROBE, Cost
 from cmtree_jax.loops import Advance
 from cmtree_jax.methods.base import Facts, Method, Signals, Weights
 from cmtree_jax.types import Fault
@@ -44,6 +45,7 @@ class SearchPlan(NamedTuple):
   infancy: int  # steps that a newborn proxy trains before it is asked
   window: int  # steps that are differentiated through
   rows: int  # per step
+  cost: WindowCost  # of the hypergradient through a window
   outer_rows: int  # of targets per window
   probe_rows: int  # of documents valued per window
   stride: int  # steps that proxies train on between rounds
@@ -146,8 +148,9 @@ def search_work(plan: SearchPlan) -> float:
 
 def window_work(plan: SearchPlan) -> float:
   """Work of valuing with one proxy, in plain training rows."""
-  inner = plan.window * plan.rows * HYPERGRADIENT
-  other = plan.outer_rows * GRADIENT + plan.probe_rows * PROBE
+  inner = plan.window * plan.rows * plan.cost.inner_passes
+  outer = plan.outer_rows * plan.cost.outer_gradients * GRADIENT
+  other = outer + plan.probe_rows * PROBE
   return (inner + other) / GRADIENT
 
 
@@ -286,8 +289,8 @@ class _Driver:
       found.append((*pieces, np.log(proposal_N[pieces[0]])))
     search = search._replace(pool=pool, targets=targets)
     for rows, passes in (
-      (plan.window * plan.rows, HYPERGRADIENT),
-      (plan.outer_rows, GRADIENT),
+      (plan.window * plan.rows, plan.cost.inner_passes),
+      (plan.outer_rows * plan.cost.outer_gradients, GRADIENT),
       (plan.probe_rows, PROBE),
     ):
       search = self._charge(search, plan.population * rows, passes)

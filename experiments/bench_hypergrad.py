@@ -7,7 +7,7 @@ as multiples of the plain inner steps (interleaved in one process, median of the
 ratios), compiled temporary memory and peak resident memory; for approximations the
 cosine and relative error against the exact derivative with respect to every
 document's weight, from a fresh and from a warm proxy. A variant that needs more than
-`--memory-limit` is compiled and counted, not run. About an hour on two CPU cores;
+`--memory-limit` is compiled and counted, not run. An hour or two on two CPU cores;
 `--quick`, K = 4 and one optimizer, takes some minutes. On a GPU:
 `--preset 125m --dtype bfloat16 --rows 64 --row-tokens 1024`.
 """

@@ -174,6 +174,7 @@ def test_a_killed_job_ends_with_the_same_bytes(finished, corpus, tmp_path):
     ("tree.mode=forzen", ["tree", "'forzen'", "joint"]),
     ("optimizer.eps_root=0.0", ["eps_root", "above 0"]),
     ("hypergradient.estimator=magic", ["'magic'", "unrolled", "cg"]),
+    (("hypergradient.estimator=truncated", "search.window=6"), ["multiple of"]),
     ("hypergradient.memory_bytes=10.0", ["memory_bytes", "at the least"]),
     ("mesh.model=16", ["config.mesh", "16 devices, there are 8"]),
     ("mesh.model=8", ["heads of 0.3m = 4", "8 devices"]),
@@ -183,7 +184,8 @@ def test_a_killed_job_ends_with_the_same_bytes(finished, corpus, tmp_path):
 def test_wrong_settings_end_with_one_line(
   corpus, tmp_path, capsys, override, words
 ):
-  status = main.main(_arguments(corpus, tmp_path / "run", override))
+  overrides = [override] if isinstance(override, str) else override
+  status = main.main(_arguments(corpus, tmp_path / "run", *overrides))
   _assert_one_line(status, 2, words, capsys)
 
 

@@ -181,10 +181,7 @@ def truncated(
     Calian et al., `DataRater <https://arxiv.org/abs/2505.17895>`_, 2025 (m = 2).
   """
   num_steps = jax.tree.leaves(inner_batches)[0].shape[0]
-  if num_steps % window:
-    raise ValueError(
-      f"The {num_steps} inner steps must be a multiple of window = {window}."
-    )
+  check_window(num_steps, window)
 
   def trajectory(weight_S, phi, inner_batches, outer_batch, axis):
     def one(phi, xs):
@@ -209,6 +206,14 @@ def truncated(
   return differentiate(
     trajectory, inner_loss, theta, phi, inner_batches, outer_batch, mesh=mesh
   )
+
+
+def check_window(num_steps: int, window: int) -> None:
+  """Refuses windows that do not fill the steps, with a ValueError."""
+  if num_steps % window:
+    raise ValueError(
+      f"The {num_steps} inner steps must be a multiple of window = {window}."
+    )
 
 
 def _trajectory(

@@ -1,0 +1,72 @@
+"""The formulas of cost, against the products in the compiled programs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cmtree_jax.bilevel import HYPERGRADS, cost, problem
+from cmtree_jax.bilevel.problem import InnerLoss
+from experiments import hlo
+
+S, B, D, LAYERS = 4, 8, 32, 12
+OPTIMIZER = optax.adamw(0.01, eps_root=1e-6)
+
+
+def losses(params, x_BD):
+  """Square layers behind a scale.
+
+  The scale gives the first layer's input a gradient too, as within a large model;
+  only that of the primal is not needed in a product with the Hessian.
+  """
+  x_BD = x_BD * params["scale"]
+  for layer in range(LAYERS):
+    x_BD = jnp.tanh(x_BD @ params["w"][layer])
+  return jnp.sum(x_BD**2, axis=1)
+
+
+@pytest.mark.parametrize(
+  ("name", "options"),
+  [
+    ("unrolled", {}),
+    ("unrolled", {"policy": "sqrt"}),
+    ("difference", {}),
+    ("first_order", {}),
+    ("truncated", {"window": 2}),
+    ("one_step", {}),
+    ("neumann", {"terms": 3}),
+  ],
+)
+def test_the_formula_counts_the_products(name, options):
+  phi = problem.init_inner(
+    {"w": jnp.ones((LAYERS, D, D)), "scale": jnp.ones(D)}, OPTIMIZER
+  )
+  batches, outer = jnp.ones((S, B, D)), jnp.ones((B, D))
+
+  def run(phi, batches, outer):
+    return HYPERGRADS[name](
+      lambda params, batch: jnp.sum(losses(params, batch)),
+      InnerLoss(losses, lambda theta, _: theta),
+      jnp.ones((S, B)),
+      phi,
+      batches,
+      outer,
+      optimizer=OPTIMIZER,
+      **options,
+    )
+
+  compiled = jax.jit(run).lower(phi, batches, outer).compile()
+  one_pass = LAYERS * 2 * B * D * D
+  told = cost.window(name, num_steps=S, **options)
+  expected = S * told.inner_passes + 3 * told.outer_gradients
+  np.testing.assert_allclose(
+    hlo.count(compiled).flops / one_pass, expected, rtol=0.02
+  )
+
+
+def test_conjugate_gradients_cost_a_product_an_iteration():
+  less, more = (
+    cost.window("cg", num_steps=S, iterations=n).inner_passes for n in (3, 4)
+  )
+  assert more - less == 8
