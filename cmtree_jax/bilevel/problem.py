@@ -5,6 +5,7 @@ back, done once here for all inner steps together, and the derivative with respe
 to the weights, which is what distinguishes estimators.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -86,22 +87,20 @@ def differentiate(
   weight_S, pullback = jax.vjp(
     lambda theta: inner_loss.weights(theta, inner_batches), theta
   )
-  if mesh is not None:
-    trajectory = _over_documents(trajectory, mesh)
-    loss, grad_weight_S, phi_next, adjoint = trajectory(
-      weight_S, phi, inner_batches, outer_batch
-    )
+  if mesh is None:
+    run = functools.partial(trajectory, axis=None)
   else:
-    loss, grad_weight_S, phi_next, adjoint = trajectory(
-      weight_S, phi, inner_batches, outer_batch, None
-    )
+    run = _over_documents(trajectory, mesh)
+  loss, grad_weight_S, phi_next, adjoint = run(
+    weight_S, phi, inner_batches, outer_batch
+  )
   return Hypergradient(loss, pullback(grad_weight_S)[0], phi_next, adjoint)
 
 
 def _over_documents(trajectory, mesh):
   whole, steps = PartitionSpec(), PartitionSpec(None, sharding.DATA)
   return sharding.shard_map(
-    lambda *args: trajectory(*args, sharding.DATA),
+    functools.partial(trajectory, axis=sharding.DATA),
     mesh,
     axis=sharding.DATA,
     in_specs=(steps, whole, steps, PartitionSpec(sharding.DATA)),
