@@ -184,7 +184,8 @@ def truncated(
   check_window(num_steps, window)
 
   def trajectory(weight_S, phi, inner_batches, outer_batch, axis):
-    def one(phi, xs):
+    def one(carry, xs):
+      phi, total = carry
       loss, grad_weight, phi, adjoint = _trajectory(
         outer_loss,
         inner_loss,
@@ -196,12 +197,12 @@ def truncated(
         optimizer=optimizer,
         policy=policy,
       )
-      return phi, (loss, grad_weight, adjoint)
+      return (phi, jax.tree.map(jnp.add, total, adjoint)), (loss, grad_weight)
 
     xs = _divide((weight_S, inner_batches), num_steps // window)
-    phi, (loss, grad_weight, adjoint) = jax.lax.scan(one, phi, xs)
-    total = jax.tree.map(lambda x: jnp.sum(x, axis=0), adjoint)
-    return loss[-1], grad_weight.reshape(weight_S.shape), phi, total
+    zeros = jax.tree.map(jnp.zeros_like, phi.params)
+    (phi, adjoint), (loss, grad_weight) = jax.lax.scan(one, (phi, zeros), xs)
+    return loss[-1], grad_weight.reshape(weight_S.shape), phi, adjoint
 
   return differentiate(
     trajectory, inner_loss, theta, phi, inner_batches, outer_batch, mesh=mesh
