@@ -21,7 +21,9 @@ def _version() -> str:
 # release may break an interface. What the tests ran with is pinned in
 # .ci/constraints.txt.
 _CORE = [
+  "etils[epath]>=1.10",
   "flax>=0.12.8,<0.13",
+  "grain>=0.2.17,<0.3",
   "jax>=0.10.1,<0.13",  # Python 3.11 ends at 0.10.2
   "jaxtyping>=0.3",
   "ml-collections>=1.1,<2",
@@ -33,12 +35,17 @@ _CORE = [
   "scikit-learn>=1.5",
   "scipy>=1.14",
   "sentencepiece>=0.2,<0.2.3",  # 0.2.3 breaks seqio beside protobuf 6
+  "tensorflow-datasets>=4.9.10,<5",  # reads and writes without TensorFlow
   "threadpoolctl>=3",
+  "zstandard>=0.22",
 ]
+_SEQIO = ["seqio>=0.0.20,<0.1"]  # brings TensorFlow
+_BEAM = ["apache-beam>=2.77,<3"]
+_HUGGING_FACE = ["datasets>=3"]
 _MINILM = ["safetensors>=0.5", "tokenizers>=0.21"]
 _REPORT = ["matplotlib>=3.9"]
 _NOTEBOOK = ["ipykernel>=6.29", "jupytext>=1.16", "nbclient>=0.10", *_REPORT]
-_ALL = [*_MINILM, *_NOTEBOOK]
+_ALL = [*_MINILM, *_NOTEBOOK, *_SEQIO, *_BEAM, *_HUGGING_FACE]
 _TESTS = ["beartype>=0.22", "pyrefly>=1,<2", "pytest>=8", "ruff>=0.14"]
 
 setuptools.setup(
@@ -54,9 +61,12 @@ setuptools.setup(
   python_requires=">=3.11,<3.14",
   install_requires=_CORE,
   extras_require={
+    "beam": _BEAM,
+    "hf": _HUGGING_FACE,
     "minilm": _MINILM,
     "notebook": _NOTEBOOK,
     "report": _REPORT,
+    "seqio": _SEQIO,
     "all": _ALL,
     "cuda": ["jax[cuda12]"],
     "tpu": ["jax[tpu]"],

@@ -121,9 +121,12 @@ def _parse(name: str, text: str, default: Any) -> Any:
     if kind is float:
       return float(text)
     if kind is tuple:
-      items = [t for t in re.split(r"[,\s]+", text.strip("()[] ,")) if t]
       element = type(default[0]) if default else str
-      return tuple(element(item.strip("'\"")) for item in items)
+      if element is str:  # paths may hold spaces and brackets
+        items = [item.strip() for item in text.split(",")]
+        return tuple(item for item in items if item)
+      items = [t for t in re.split(r"[,\s]+", text.strip("()[] ,")) if t]
+      return tuple(element(item) for item in items)
     return text
   except (ValueError, KeyError):
     shown = list(default) if kind is tuple else default

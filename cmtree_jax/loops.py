@@ -6,11 +6,10 @@ seed.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from cmtree_jax.batch import stack_rows
@@ -25,33 +24,40 @@ Advance = Callable[[float, str], None]  # (work done, what is being done)
 
 
 def pass_over_corpus(
-  method: Method, facts: Facts, signals: Signals, *, batch: int
+  method: Method, facts: Facts, chunks: Iterable[Signals], *, batch: int
 ) -> Weights:
   """One pass over documents in batches, for methods that need no proxy.
 
   Args:
     method: reads `signals` of pool and target documents.
     facts: what is known beforehand.
-    signals: of all documents; only the declared fields are passed on.
-    batch: documents per step; the last batch is filled up with mass zero.
+    chunks: signals of some documents after others; only the declared fields are
+      passed on.
+    batch: documents per step; the last batch of a chunk is filled up with mass
+      zero.
   """
-  size = len(signals.mass_B)
+  scan = jax.jit(lambda state, xs: jax.lax.scan(method.step, state, xs)[0])
+  state = method.init(jax.random.key(0), facts)
+  for chunk in chunks:
+    size = min(batch, len(chunk.mass_B))
+    state = scan(state, _stack(chunk, method.signals, size))
+  return method.finalize(state)
+
+
+def _stack(chunk: Signals, wanted: frozenset[str], batch: int) -> Signals:
+  """The wanted fields as batches [steps, B, ...]."""
+  size = len(chunk.mass_B)
   steps = -(-size // batch)
 
   def batches(name, value):
-    if value is None or name not in method.signals:
+    if value is None or name not in wanted:
       return None
     pad = [(0, steps * batch - size)] + [(0, 0)] * (value.ndim - 1)
-    padded = np.pad(value, pad)
-    return jnp.asarray(padded.reshape(steps, batch, *value.shape[1:]))
+    return np.pad(value, pad).reshape(steps, batch, *value.shape[1:])
 
-  stacked = Signals(
-    *(batches(n, v) for n, v in zip(Signals._fields, signals, strict=True))
+  return Signals(
+    *(batches(n, v) for n, v in zip(Signals._fields, chunk, strict=True))
   )
-  state, _ = jax.jit(lambda s, x: jax.lax.scan(method.step, s, x))(
-    method.init(jax.random.key(0), facts), stacked
-  )
-  return method.finalize(state)
 
 
 class RunPlan(NamedTuple):

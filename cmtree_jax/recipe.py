@@ -16,7 +16,6 @@ from cmtree_jax.tree import mixture, model
 from cmtree_jax.types import UserError
 
 FILE = "recipe.json"
-EMBEDDER_FILE = "embedder.npz"
 
 
 class Partition(Protocol):
@@ -200,6 +199,6 @@ def load(folder: Path | str) -> Recipe:
     )
   data = json.loads(file.read_text())
   embed = prepare.load_embedder(
-    folder / EMBEDDER_FILE, cache_dir=Path(data["config"]["cache_dir"])
+    folder / prepare.EMBEDDER_FILE, cache_dir=Path(data["config"]["cache_dir"])
   )
   return Recipe(data, partition_from_json(data["partition"]), embed)

@@ -3,7 +3,7 @@
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,8 +11,17 @@ import jax
 import numpy as np
 import optax
 
+from cmtree_jax import (
+  assign,
+  engine,
+  loops,
+  optim,
+  prepare,
+  search,
+  sharding,
+  workers,
+)
 from cmtree_jax import config as configs
-from cmtree_jax import engine, loops, optim, prepare, search, sharding
 from cmtree_jax import recipe as recipes
 from cmtree_jax import workdir as workdirs
 from cmtree_jax.batch import stack_rows
@@ -37,7 +46,29 @@ from cmtree_jax.report import text as report
 from cmtree_jax.report.progress import Reporter
 from cmtree_jax.types import UserError
 
+_CHUNK = 65_536  # documents
 INTERRUPTED = 143  # 128 + SIGTERM: not finished, may be continued
+
+
+class Job(NamedTuple):
+  """What every stage needs beside its data."""
+
+  config: Any
+  workdir: Path
+  reporter: Reporter
+  stop: StopFlag
+
+  @property
+  def workers(self) -> workers.Engine:
+    """Where work on documents is done."""
+    engine = self.config.engine
+    return workers.Engine(
+      engine.name, tuple(engine.flags), self.stop.check, self.reporter.advance
+    )
+
+  def checkpointer(self, stage: str) -> Checkpointer:
+    """The checkpoints of one stage."""
+    return Checkpointer(self.workdir / "checkpoints" / stage)
 
 
 def run(config: Any, workdir: Path, *, overwrite: bool = False) -> int:
@@ -51,39 +82,39 @@ def run(config: Any, workdir: Path, *, overwrite: bool = False) -> int:
     UserError: a setting or the data is wrong; nothing is lost.
     Fault: a loss is not finite, after saving.
   """
-  begin = time.monotonic()
   check(config)
   workdirs.claim_workdir(workdir, config, overwrite=overwrite)
   if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     compiled = str(cache_dir(config) / "xla")
     jax.config.update("jax_compilation_cache_dir", compiled)
+  job = apply if config.recipe.apply else learn_recipe
   with Reporter(total_work(config)) as reporter, stop_on_signal() as stop:
-    job = Job(config, workdir, reporter, stop)
     try:
-      data = prepare.prepare(
-        config.data,
-        config.tokenizer,
-        config.embedding,
-        cache_dir=cache_dir(config),
-        progress=reporter.say,
-      )
-      for note in data.corpus.notes:
-        reporter.say(note)
-      facts = facts_of(config, data)
-      partition = kmeans.fit(
-        facts.sample_NE,
-        num_clusters=facts.num_clusters,
-        seed=config.seed,
-        mass_N=facts.sample_mass_N,
-      )
-      found = {
-        name: weigh(name, job, data, facts, partition.center_LE)
-        for name in recipe_names(config)
-      }
-      bpb = train_and_score(found, job, data)
+      done = job(Job(config, workdir, reporter, stop))
     except Interrupted:
       reporter.say("Interrupted and saved. Run the same command to go on.")
       return INTERRUPTED
+  done()
+  return 0
+
+
+def learn_recipe(job: Job) -> Callable[[], None]:
+  """Makes a recipe and compares it with others; returns what shows the end."""
+  begin = time.monotonic()
+  config, workdir = job.config, job.workdir
+  data = prepared(job)
+  facts = facts_of(config, data)
+  partition = kmeans.fit(
+    facts.sample_NE,
+    num_clusters=facts.num_clusters,
+    seed=config.seed,
+    mass_N=facts.sample_mass_N,
+  )
+  found = {
+    name: weigh(name, job, data, facts, partition.center_LE)
+    for name in recipe_names(config)
+  }
+  bpb = train_and_score(found, job, data)
   comparison = results.compare(
     bpb,
     recipes=list(found),
@@ -97,12 +128,10 @@ def run(config: Any, workdir: Path, *, overwrite: bool = False) -> int:
   )
   chosen = found[config.method]
   leaves = recipes.partition_of(chosen.weights, partition.center_LE)
+  rows = sample_rows(config, len(data.pool))
+  texts = data.documents.rows(rows, "id", "text")
   nodes = describe.nodes(
-    leaves,
-    data.pool.embedding_NE,
-    data.pool.tokens.mass_N,
-    [document.text for document in data.corpus.documents],
-    data.pool.ids,
+    leaves, facts.sample_NE, facts.sample_mass_N, texts["text"], texts["id"]
   )
   files = workdirs.write_results(
     workdir,
@@ -112,26 +141,90 @@ def run(config: Any, workdir: Path, *, overwrite: bool = False) -> int:
     nodes=nodes,
     comparison=comparison,
     history=chosen.history,
-    value_N=chosen.value_N,
     cost=chosen.cost,
   )
+  files += hand_over(leaves, nodes, job, data, chosen.value_N)
   summary = summarize(config, data, leaves, partition.center_LE, begin)
   files.append(workdirs.write_summary(workdir, summary))
-  report.show(nodes, comparison, summary, files)
-  return 0
+  return lambda: report.show(nodes, comparison, summary, files)
 
 
-class Job(NamedTuple):
-  """What every stage needs beside its data."""
+def apply(job: Job) -> Callable[[], None]:
+  """Applies a recipe to a corpus that may outgrow the one it was learned on."""
+  config, folder = job.config, Path(job.config.recipe.apply)
+  recipe = recipes.load(folder)
+  for block, field in (("tokenizer", "kind"), ("embedding", "kind")):
+    wanted, came = recipe.data["config"][block][field], config[block][field]
+    if came != wanted:
+      raise UserError(
+        f"config.{block}.{field} must be {wanted!r} as in the recipe of "
+        f"{folder}, came {came!r}."
+      )
+  data = prepared(job, learned=folder)
+  nodes = [describe.Node(**node) for node in recipe.data["nodes"]]
+  value_N = np.full(len(data.pool), np.nan, np.float32)
+  files = hand_over(recipe.partition, nodes, job, data, value_N)
+  return lambda: report.show_files(files)
 
-  config: Any
-  workdir: Path
-  reporter: Reporter
-  stop: StopFlag
 
-  def checkpointer(self, stage: str) -> Checkpointer:
-    """The checkpoints of one stage."""
-    return Checkpointer(self.workdir / "checkpoints" / stage)
+def prepared(job: Job, *, learned: Path | None = None) -> prepare.Prepared:
+  """The corpus of the config, with everything told that a person must know."""
+  config = job.config
+  data = prepare.prepare(
+    config.data,
+    config.tokenizer,
+    config.embedding,
+    cache_dir=cache_dir(config),
+    engine=job.workers,
+    progress=job.reporter.say,
+    learned=learned,
+  )
+  for note in data.notes:
+    job.reporter.say(note)
+  workdirs.claim_corpus(job.workdir, data.digest)
+  return data
+
+
+def hand_over(
+  leaves: recipes.Partition,
+  nodes: Sequence[describe.Node],
+  job: Job,
+  data: prepare.Prepared,
+  value_N: np.ndarray,
+) -> list[Path]:
+  """Writes documents.parquet and the exports that the config asks for."""
+  config, workdir = job.config, job.workdir
+  assigned = assign.assign(
+    leaves,
+    data,
+    workdir / "assigned",
+    job.workers,
+    harden=config.recipe.harden,
+    value_N=value_N,
+  )
+  documents = workdir / assign.DOCUMENTS_FILE
+  assign.join(assigned, documents)
+  files = [documents]
+  if config.export.formats:
+    names = describe.leaf_names(nodes, leaves.branching)
+    files += export.write(
+      workdir / "export",
+      config.export.formats,
+      assign.corpus(assigned, data, names),
+      export.Options(
+        token_budget=config.export.tokens
+        or int(data.pool.tokens.pairs_N.sum()),
+        seed=config.seed,
+        tokenizer=config.export.tokenizer
+        or str(workdir / prepare.TOKENIZER_FILE),
+        root=config.export.root,
+      ),
+      facts={
+        "config_digest": configs.digest(config),
+        "corpus_digest": data.digest,
+      },
+    )
+  return files
 
 
 class Found(NamedTuple):
@@ -233,23 +326,35 @@ def check_mesh(config: Any) -> None:
 
 def facts_of(config: Any, data: prepare.Prepared) -> Facts:
   """What methods may know beforehand."""
-  pool, rng = data.pool, np.random.default_rng([config.seed, 0])
-  size = min(config.partition.sample_documents, len(pool.ids))
-  chosen = np.sort(rng.choice(len(pool.ids), size, replace=False))
+  pool, chosen = data.pool, sample_rows(config, len(data.pool))
   mass_N = pool.tokens.mass_N[chosen]
-  train = [splits["train"] for splits in data.targets.values()]
+  train = driving(data, "train")
   target_mass = np.concatenate([one.tokens.mass_N for one in train])
   budget = config.final.steps * config.batch.rows * config.batch.row_tokens
   epochs = budget / int(pool.tokens.pairs_N.sum())
   return Facts(
     max_weight=max(1.0, config.mixture.max_epochs / epochs),
-    num_clusters=min(config.partition.num_clusters, size),
+    num_clusters=min(config.partition.num_clusters, len(chosen)),
     horizon=config.final.steps / config.search.window,
     sample_NE=pool.embedding_NE[chosen],
     sample_mass_N=(mass_N / mass_N.sum()).astype(np.float32),
     target_NE=np.concatenate([one.embedding_NE for one in train]),
     target_mass_N=(target_mass / len(train)).astype(np.float32),
   )
+
+
+def driving(data: prepare.Prepared, split: str) -> list[prepare.DocumentSet]:
+  """A split of the targets that drive the search; others have test texts only."""
+  return [
+    splits[split] for splits in data.targets.values() if len(splits["train"])
+  ]
+
+
+def sample_rows(config: Any, num_documents: int) -> np.ndarray:
+  """Documents that stand for the corpus where not all can be held."""
+  rng = np.random.default_rng([config.seed, 0])
+  size = min(config.partition.sample_documents, num_documents)
+  return np.sort(rng.choice(num_documents, size, replace=False))
 
 
 def weigh(
@@ -262,25 +367,24 @@ def weigh(
   """Runs one method by the loop that it declares."""
   method = make_method(name, job.config)
   if method.loop == "train":
-    return learn(method, job, data, facts)
-  pool = all_signals(data.pool, center_LE)
-  targets = [
-    all_signals(splits["train"], center_LE)._replace(
-      mass_B=np.zeros(len(splits["train"].ids), np.float32),
-      target_mass_B=splits["train"].tokens.mass_N / len(data.targets),
-    )
-    for splits in data.targets.values()
-  ]
-  joined = Signals(
-    *(
-      None if column[0] is None else np.concatenate(column)
-      for column in zip(pool, *targets, strict=True)
-    )
-  )
+    return learn(method, job, data, facts, center_LE)
+
+  def everything():
+    yield from signals_of(data.pool, center_LE)
+    targets = driving(data, "train")
+    for train in targets:
+      mass_N = (train.tokens.mass_N / len(targets)).astype(np.float32)
+      for part, rows in zip(
+        signals_of(train, center_LE), chunks(len(train)), strict=True
+      ):
+        yield part._replace(
+          mass_B=np.zeros_like(part.mass_B), target_mass_B=mass_N[rows]
+        )
+
   weights = loops.pass_over_corpus(
-    method, facts, joined, batch=job.config.search.sample_documents
+    method, facts, everything(), batch=job.config.search.sample_documents
   )
-  log_w_N = np.asarray(weights.log_w(pool), np.float64)
+  log_w_N = log_w_of(weights, data.pool, center_LE)
   return Found(weights, log_w_N, np.full(len(log_w_N), np.nan), Cost(), [])
 
 
@@ -294,19 +398,46 @@ def make_method(name: str, config: Any) -> Method:
     raise UserError(f"config.{block}: {error}") from error
 
 
-def all_signals(documents: prepare.DocumentSet, center_LE) -> Signals:
-  """What a pass shows of pool documents."""
-  mass_N = documents.tokens.mass_N.astype(np.float32)
-  return Signals(
-    mass_B=mass_N,
-    target_mass_B=np.zeros_like(mass_N),
-    cluster_B=kmeans.assign(documents.embedding_NE, center_LE),
-    embedding_BE=documents.embedding_NE,
+def chunks(num_documents: int) -> Iterator[slice]:
+  """Documents that are looked at together; bounds memory."""
+  for start in range(0, num_documents, _CHUNK):
+    yield slice(start, min(start + _CHUNK, num_documents))
+
+
+def signals_of(
+  documents: prepare.DocumentSet, center_LE: np.ndarray
+) -> Iterator[Signals]:
+  """What a pass shows of pool documents, chunk by chunk."""
+  mass_N = documents.tokens.mass_N
+  for rows in chunks(len(documents)):
+    embedding_BE = np.asarray(documents.embedding_NE[rows])
+    mass_B = mass_N[rows].astype(np.float32)
+    yield Signals(
+      mass_B=mass_B,
+      target_mass_B=np.zeros_like(mass_B),
+      cluster_B=kmeans.assign(embedding_BE, center_LE),
+      embedding_BE=embedding_BE,
+    )
+
+
+def log_w_of(
+  weights: Weights, documents: prepare.DocumentSet, center_LE: np.ndarray
+) -> np.ndarray:
+  """Log-weights of all documents, float64."""
+  return np.concatenate(
+    [
+      np.asarray(weights.log_w(signals), np.float64)
+      for signals in signals_of(documents, center_LE)
+    ]
   )
 
 
 def learn(
-  method: Method, job: Job, data: prepare.Prepared, facts: Facts
+  method: Method,
+  job: Job,
+  data: prepare.Prepared,
+  facts: Facts,
+  center_LE: np.ndarray,
 ) -> Found:
   """Learns weights with proxies in training."""
   config = job.config
@@ -333,11 +464,7 @@ def learn(
     advance=job.reporter.advance,
   )
   checkpointer.close()
-  signals = Signals(
-    mass_B=data.pool.tokens.mass_N.astype(np.float32),
-    embedding_BE=data.pool.embedding_NE,
-  )
-  log_w_N = np.asarray(result.weights.log_w(signals), np.float64)
+  log_w_N = log_w_of(result.weights, data.pool, center_LE)
   return Found(
     result.weights, log_w_N, result.value_N, result.cost, result.history
   )
@@ -391,7 +518,7 @@ def search_data(config: Any, data: prepare.Prepared) -> search.SearchData:
   """Samplers and frozen sets of a search."""
   row_tokens, seed = config.batch.row_tokens, config.seed
   pool = sampler.make(
-    data.pool.tokens, data.pool.ids, row_tokens=row_tokens, seed=seed
+    data.pool.tokens, data.pool.key_N, row_tokens=row_tokens, seed=seed
   )
   train, train_weight_N, train_scale_N = _targets(data, "train", config)
   held, held_weight_N, held_scale_N = _targets(data, "validation", config)
@@ -416,9 +543,9 @@ def _targets(data, split, config):
   Every target gives the same number of tokens, so the mean of a token's nats
   times its bits per byte is the mean of the targets' bits per byte.
   """
-  parts = [splits[split] for splits in data.targets.values()]
+  parts = driving(data, split)
   tokens = packing.join([part.tokens for part in parts])
-  sizes = [len(part.ids) for part in parts]
+  sizes = [len(part) for part in parts]
   pairs = [part.tokens.pairs_N.sum() for part in parts]
   num_bytes = [part.tokens.bytes_N.sum() for part in parts]
   weight_N = np.repeat([1.0 / p for p in pairs], sizes)
@@ -428,7 +555,7 @@ def _targets(data, split, config):
   )
   made = sampler.make(
     tokens,
-    [i for part in parts for i in part.ids],
+    np.concatenate([part.key_N for part in parts]),
     row_tokens=config.batch.row_tokens,
     seed=config.seed,
   )
@@ -444,7 +571,7 @@ def train_and_score(
   eval_sets = [
     perplexity.eval_set(
       splits["test"].tokens,
-      splits["test"].ids,
+      splits["test"].key_N,
       max_tokens=config.evaluate.max_tokens,
       rows=config.evaluate.rows,
       row_tokens=batch.row_tokens,
@@ -454,7 +581,7 @@ def train_and_score(
   samplers = [
     sampler.make(
       data.pool.tokens,
-      data.pool.ids,
+      data.pool.key_N,
       row_tokens=batch.row_tokens,
       seed=1000 + seed,
     )
@@ -540,25 +667,27 @@ def summarize(
     "config_digest": configs.digest(config),
     "corpus_digest": data.digest,
     "git_commit": workdirs.git_commit(),
-    "documents": len(data.pool.ids),
+    "documents": len(data.pool),
     "tokens": int(data.pool.tokens.pairs_N.sum()),
-    "overlap": data.overlap,
+    "overlap": data.manifest["overlap"],
     "device": str(jax.devices()[0].device_kind),
   }
-  if data.corpus.labels is not None:
-    sources = [label.source for label in data.corpus.labels]
-    leaf_N = np.argmax(leaves.log_p_leaf(data.pool.embedding_NE), axis=1)
-    cluster_N = kmeans.assign(data.pool.embedding_NE, center_LE)
+  source_N = data.documents.codes("source")
+  if source_N.any():
+    kept = sample_rows(config, len(data.pool))
+    embedding_NE = np.asarray(data.pool.embedding_NE[kept])
+    leaf_N = np.argmax(leaves.log_p_leaf(embedding_NE), axis=1)
     same = kmeans.fit(
-      data.pool.embedding_NE,
+      embedding_NE,
       num_clusters=math.prod(leaves.branching),
       seed=config.seed,
     )
     summary["nmi_source"] = {
-      config.method: results.nmi(leaf_N, sources),
-      "kmeans": results.nmi(cluster_N, sources),
-      "kmeans_same_leaves": results.nmi(
-        kmeans.assign(data.pool.embedding_NE, same.center_LE), sources
-      ),
+      name: results.nmi(found_N, source_N[kept])
+      for name, found_N in (
+        (config.method, leaf_N),
+        ("kmeans", kmeans.assign(embedding_NE, center_LE)),
+        ("kmeans_same_leaves", kmeans.assign(embedding_NE, same.center_LE)),
+      )
     }
   return summary

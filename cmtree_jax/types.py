@@ -36,6 +36,26 @@ class Label(NamedTuple):
   language: str  # ISO 639-1 where known, else ""
 
 
+class Record(NamedTuple):
+  """One document as a source hands it over; the labels are "" if unknown."""
+
+  id: str
+  text: str
+  original: str
+  source: str  # hidden label, as the next two
+  domain: str
+  language: str
+  where: str  # file and line or row, for messages
+
+
+class Skip(NamedTuple):
+  """A document that is not used, and why."""
+
+  kind: str  # what is counted, such as "invalid JSON"
+  where: str  # "pool.jsonl.gz, line 7"
+  message: str  # what was wanted, what came, what to do
+
+
 class Target(NamedTuple):
   """A task that the corpus should serve, as frozen splits of texts."""
 

@@ -1,6 +1,5 @@
 """What a job writes: every file appears whole or not at all."""
 
-import io
 import json
 import resource
 import shutil
@@ -10,10 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import cmtree_jax
 from cmtree_jax import config as configs
+from cmtree_jax import prepare
 from cmtree_jax import recipe as recipes
 from cmtree_jax.data import store
 from cmtree_jax.ledger import Cost
@@ -21,6 +19,7 @@ from cmtree_jax.report import describe
 from cmtree_jax.types import UserError
 
 CONFIG_FILE = "config.json"
+CORPUS_FILE = "corpus_digest.txt"
 
 
 def claim_workdir(workdir: Path, config: Any, *, overwrite: bool) -> None:
@@ -51,6 +50,22 @@ def claim_workdir(workdir: Path, config: Any, *, overwrite: bool) -> None:
     ) from error
 
 
+def claim_corpus(workdir: Path, digest: str) -> None:
+  """Makes the workdir this corpus's.
+
+  Raises:
+    UserError: the run began with another corpus.
+  """
+  file = workdir / CORPUS_FILE
+  if file.exists() and (came := file.read_text().strip()) != digest:
+    raise UserError(
+      f"{workdir} holds a run on another corpus: its hash was {came}, now "
+      f"{digest}. Bring the old files back to continue it, choose another "
+      "--workdir, or add --overwrite to start anew."
+    )
+  store.write_atomically(file, digest + "\n")
+
+
 def write_results(
   workdir: Path,
   *,
@@ -60,13 +75,9 @@ def write_results(
   nodes: Sequence[describe.Node],
   comparison: list[dict[str, Any]],
   history: list[dict[str, float]],
-  value_N: np.ndarray,
   cost: Cost,
 ) -> list[Path]:
-  """Writes comparison, recipe, embedder and documents; returns their paths."""
-  applied = recipes.apply_partition(
-    partition, data.pool.embedding_NE, harden=config.recipe.harden
-  )
+  """Writes comparison, recipe, embedder and tokenizer; returns their paths."""
   recipe = {
     "format": 1,
     "cmtree_jax": cmtree_jax.__version__,
@@ -75,8 +86,10 @@ def write_results(
     "config": json.loads(_config_json(config)),
     "config_digest": configs.digest(config),
     "corpus_digest": data.digest,
-    "overlap": data.overlap,
-    "notes": list(data.corpus.notes),
+    "overlap": data.manifest["overlap"],
+    "skipped": data.manifest["skipped"],
+    "repeated_texts": data.manifest["repeated_texts"],
+    "notes": list(data.notes),
     "partition": partition.to_json(),
     "nodes": [node._asdict() for node in nodes],
     "mixtures": describe.children(nodes),
@@ -84,11 +97,12 @@ def write_results(
     "history": history,
     "comparison": comparison,
   }
-  embedder = (data.folder / recipes.EMBEDDER_FILE).read_bytes()
   files = {
     "comparison.json": store.to_json(comparison),
-    recipes.EMBEDDER_FILE: embedder,
-    "documents.parquet": _documents(data, applied, value_N),
+    **{
+      name: (data.folder / name).read_bytes()
+      for name in (prepare.EMBEDDER_FILE, prepare.TOKENIZER_FILE)
+    },
     recipes.FILE: store.to_json(recipe),
   }
   for name, content in files.items():
@@ -160,25 +174,3 @@ def _differences(old: Any, new: Any, name: str):
       yield from _differences(old.get(key), new.get(key), inner)
   elif old != new:
     yield name, old, new
-
-
-def _documents(data: Any, applied: recipes.Applied, value_N) -> bytes:
-  """documents.parquet: what a trainer needs to draw every document."""
-  import pyarrow as pa
-  import pyarrow.parquet as pq
-
-  table = pa.table(
-    {
-      "document_id": pa.array(data.pool.ids, pa.string()),
-      "weight": pa.array(applied.weight_N, pa.float64()),
-      "leaf": pa.array(applied.leaf_N, pa.int32()),
-      "path": pa.array(applied.path_N, pa.string()),
-      "confidence": pa.array(applied.confidence_N, pa.float32()),
-      # NaN, never measured, is null.
-      "value": pa.array(value_N, pa.float64(), from_pandas=True),
-      "tokens": pa.array(data.pool.tokens.pairs_N, pa.int64()),
-    }
-  )
-  buffer = io.BytesIO()
-  pq.write_table(table, buffer)
-  return buffer.getvalue()

@@ -23,15 +23,24 @@ def get_config() -> ConfigDict:
   config.baselines = ("natural", "uniform_clusters", "crisp")
 
   config.data = ConfigDict()
-  config.data.source = "default"  # default, stdlib, or jsonl:FILE
-  config.data.target_files = ("",)[:0]  # one JSON-lines file per target
+  # default, stdlib, or KIND:ADDRESS; kinds: jsonl, parquet, text, tfds, seqio, hf.
+  config.data.source = ("default",)
+  config.data.target_files = ("",)[:0]  # one file per target
   config.data.targets = ("film_reviews", "humaneval", "news")  # none: all
   config.data.third_party = True  # texts of others: news, reviews, quotations
   config.data.text_field = "text"
   config.data.id_field = "id"
+  config.data.source_field = "source"  # hidden label, used to score partitions
   config.data.max_document_bytes = 5_000_000  # larger documents are refused
-  config.data.strict = True  # stop at the first bad line; else skip and count
+  config.data.strict = False  # stop at the first bad document
+  config.data.max_skipped = 1000  # bad documents; more stop the job
+  config.data.drop_repeated_texts = False  # keep the first of equal texts only
+  config.data.shard_documents = 8192  # of a shard, the unit of parallel work
   config.data.max_overlap = 0.01  # share of a target's 13-word runs in the pool
+
+  config.engine = ConfigDict()  # where work on documents is done
+  config.engine.name = "local"  # local (all cores) or beam
+  config.engine.flags = ("",)[:0]  # of Beam's pipeline, --runner=FlinkRunner
 
   config.tokenizer = ConfigDict()
   config.tokenizer.kind = "bpe"  # bpe or bytes
@@ -94,6 +103,14 @@ def get_config() -> ConfigDict:
   config.recipe = ConfigDict()
   # documents.parquet: the weight of the likeliest leaf, not the mean over leaves.
   config.recipe.harden = False
+  # Workdir of a recipe to apply to `data.source`, instead of learning one.
+  config.recipe.apply = ""
+
+  config.export = ConfigDict()  # a recipe for other trainers, WORKDIR/export
+  config.export.formats = ("",)[:0]  # names in cmtree_jax.export.EXPORTERS
+  config.export.tokens = 0  # of resampled text; 0: as many as the corpus has
+  config.export.tokenizer = ""  # path or name for trainers; "": the recipe's
+  config.export.root = ""  # where trainers find WORKDIR/export, gs://...
 
   config.final = ConfigDict()  # the training that every recipe gets
   config.final.preset = "0.3m"

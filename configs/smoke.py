@@ -9,7 +9,7 @@ from configs import default
 def get_config():
   """The standard library's text, a small tree, short runs of two seeds."""
   config = default.get_config()
-  config.data.source = "stdlib"
+  config.data.source = ("stdlib",)
   config.data.targets = ()
   config.final.steps = 25
   config.tree.solver_steps = 20

@@ -4,15 +4,19 @@ A model that has read a target's answers is not tested by it. The measure is the
 usual one of benchmark decontamination: shared runs of thirteen words.
 """
 
+import functools
 import itertools
+import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from cmtree_jax.types import RawCorpus, UserError
+from cmtree_jax.data import store
+from cmtree_jax.types import Target, UserError
 
 WORDS = 13  # of a run; common phrases are shorter, quotations longer
 
@@ -36,18 +40,18 @@ def shared_runs(
   Returns:
     Between 0 and 1; 0 where no target text has as many words.
   """
-  ids = _new_ids()
-  pool = np.sort(_runs(pool_texts, ids, words).hashes)
-  return _mean(_found(_runs(target_texts, ids, words).hashes, pool))
+  number = _new_numbers()
+  pool = np.sort(_runs(pool_texts, number, words).hashes)
+  return _mean(_found(_runs(target_texts, number, words).hashes, pool))
 
 
 def repeated(
   texts: Iterable[str], known_texts: Iterable[str], *, words: int = WORDS
 ) -> np.ndarray:
   """For each of `texts`, the share of its runs that `known_texts` have."""
-  ids = _new_ids()
-  known = np.sort(_runs(known_texts, ids, words).hashes)
-  runs = _runs(texts, ids, words)
+  number = _new_numbers()
+  known = np.sort(_runs(known_texts, number, words).hashes)
+  runs = _runs(texts, number, words)
   found = np.bincount(
     runs.text, _found(runs.hashes, known), minlength=runs.num_texts
   )
@@ -55,27 +59,89 @@ def repeated(
   return found / np.maximum(total, 1)
 
 
-def check(corpus: RawCorpus, *, limit: float) -> dict[str, float]:
-  """`shared_runs` of every target with the pool, by the target's name.
+class TargetRuns(NamedTuple):
+  """The runs of words of all targets, to be looked for in a pool."""
+
+  words: dict[str, int]  # every word of a target -> its number, from 1
+  hash_R: np.ndarray  # uint64, of every run
+  target_R: np.ndarray  # int64, number of the target that it is in
+  names: tuple[str, ...]  # of the targets
+
+
+def target_runs(targets: Mapping[str, Target]) -> TargetRuns:
+  """The runs of the targets' texts, whatever their split."""
+  words = defaultdict(itertools.count(1).__next__)
+  hashes, numbers = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
+  for number, target in enumerate(targets.values()):
+    texts = target.train + target.validation + target.test
+    runs = _runs(texts, words.__getitem__, WORDS)
+    hashes.append(runs.hashes)
+    numbers.append(np.full(len(runs.hashes), number))
+  return TargetRuns(
+    dict(words), np.concatenate(hashes), np.concatenate(numbers), tuple(targets)
+  )
+
+
+def found(texts: Iterable[str], runs: TargetRuns) -> np.ndarray:
+  """Which runs of the targets occur in some documents of the pool, bool [R].
+
+  Words that no target has share one number: a run with one of them is in none.
+  """
+  numbered = _runs(texts, lambda word: runs.words.get(word, 0), WORDS)
+  return _found(runs.hash_R, np.sort(numbered.hashes))
+
+
+def shares(found_R: np.ndarray, runs: TargetRuns) -> dict[str, float]:
+  """The share of every target's runs that was found, by the target's name."""
+  return {
+    name: _mean(found_R[runs.target_R == number])
+    for number, name in enumerate(runs.names)
+  }
+
+
+def check(share_of: Mapping[str, float], *, limit: float) -> None:
+  """Refuses targets that repeat the pool.
 
   Raises:
     UserError: the share of a target is above `limit`.
   """
-  ids = _new_ids()
-  texts = (document.text for document in corpus.documents)
-  pool = np.sort(_runs(texts, ids, WORDS).hashes)
-  shares = {}
-  for name, target in corpus.targets.items():
-    texts = target.train + target.validation + target.test
-    shares[name] = _mean(_found(_runs(texts, ids, WORDS).hashes, pool))
-    if shares[name] > limit:
+  for name, share in share_of.items():
+    if share > limit:
       raise UserError(
-        f"Target {name!r} shares {shares[name]:.1%} of its {WORDS}-word runs"
+        f"Target {name!r} shares {share:.1%} of its {WORDS}-word runs"
         f" with the pool, but at most {limit:.1%} is allowed: take the"
         " documents that repeat it out of the pool, or the target's texts that"
         " stand in the pool out of the target."
       )
-  return shares
+
+
+def save(path: Path, runs: TargetRuns) -> None:
+  """Keeps the runs for other processes."""
+  arrays = {
+    "words": _bytes("\n".join(runs.words)),  # a word holds no end of line
+    "hash_R": runs.hash_R,
+    "target_R": runs.target_R,
+    "names": _bytes("\n".join(map(json.dumps, runs.names))),
+  }
+  store.save_arrays(path, arrays)
+
+
+@functools.lru_cache(maxsize=1)
+def load(path: Path) -> TargetRuns:
+  """What `save` kept."""
+  with np.load(path) as file:
+    words = file["words"].tobytes().decode().split("\n")
+    names = file["names"].tobytes().decode().split("\n")
+    return TargetRuns(
+      {word: number for number, word in enumerate(words, 1)},
+      file["hash_R"],
+      file["target_R"],
+      tuple(map(json.loads, names)),
+    )
+
+
+def _bytes(text: str) -> np.ndarray:
+  return np.frombuffer(text.encode(), np.uint8)
 
 
 class _Runs(NamedTuple):
@@ -84,17 +150,17 @@ class _Runs(NamedTuple):
   num_texts: int
 
 
-def _new_ids() -> defaultdict[str, int]:
+def _new_numbers() -> Callable[[str], int]:
   """Numbers words in the order in which they are first asked for."""
-  return defaultdict(itertools.count().__next__)
+  return defaultdict(itertools.count().__next__).__getitem__
 
 
 def _runs(
-  texts: Iterable[str], ids: defaultdict[str, int], words: int
+  texts: Iterable[str], number: Callable[[str], int], words: int
 ) -> _Runs:
-  found = [_WORD.findall(text.lower()) for text in texts]
-  lengths = [len(words_of_text) for words_of_text in found]
-  flat = map(ids.__getitem__, itertools.chain.from_iterable(found))
+  split = [_WORD.findall(text.lower()) for text in texts]
+  lengths = [len(words_of_text) for words_of_text in split]
+  flat = map(number, itertools.chain.from_iterable(split))
   word = _scatter(np.fromiter(flat, np.uint64, sum(lengths)))
   text = np.repeat(np.arange(len(lengths)), lengths)
   count = max(len(word) - words + 1, 0)

@@ -4,19 +4,19 @@ A folder appears under its final name only when it is complete, and its name is 
 hash of everything that it was made from.
 """
 
+import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cmtree_jax.data.packing import TokenStore
-from cmtree_jax.types import Document, Label, RawCorpus, Target, UserError
+from cmtree_jax.types import UserError
 
 SPLITS = ("train", "validation", "test")
 
@@ -27,17 +27,12 @@ def key_of(*parts: Any) -> str:
   return blake2b(text.encode(), digest_size=12).hexdigest()
 
 
-def corpus_digest(corpus: RawCorpus) -> str:
-  """A hash of every id and text of the pool and the targets."""
-  digest = blake2b(digest_size=16)
-  for document in corpus.documents:
-    digest.update(f"{document.id}\0{document.text}\0".encode())
-  for name, target in sorted(corpus.targets.items()):
-    for split in SPLITS:
-      digest.update(f"{name}\0{split}\0".encode())
-      for text in getattr(target, split):
-        digest.update(f"{text}\0".encode())
-  return digest.hexdigest()
+def file_digest(path: Path) -> str:
+  """A hash of a file's bytes."""
+  with path.open("rb") as file:
+    return hashlib.file_digest(
+      file, lambda: blake2b(digest_size=16)
+    ).hexdigest()
 
 
 def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
@@ -52,13 +47,13 @@ def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
   except OSError as error:
-    raise UserError(_unwritable(folder, error)) from error
+    raise UserError(unwritable(folder, error)) from error
   try:
     build(temporary)
     if not folder.is_dir():  # another process may have been faster
       os.replace(temporary, folder)
   except OSError as error:
-    raise UserError(_unwritable(folder, error)) from error
+    raise UserError(unwritable(folder, error)) from error
   finally:
     shutil.rmtree(temporary, ignore_errors=True)
   return folder
@@ -68,12 +63,14 @@ def write_atomically(path: Path, data: bytes | str) -> None:
   """Writes a file that is either the old one or the whole new one."""
   if isinstance(data, str):
     data = data.encode()
-  temporary = path.with_name(f".{path.name}.{os.getpid()}")
-  with temporary.open("wb") as file:
-    file.write(data)
+  content = data
+
+  def write(file):
+    file.write(content)
     file.flush()
     os.fsync(file.fileno())
-  os.replace(temporary, path)
+
+  _replace(path, write)
 
 
 def to_json(value: Any) -> str:
@@ -81,74 +78,110 @@ def to_json(value: Any) -> str:
   return json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
 
-def write_corpus(folder: Path, corpus: RawCorpus) -> None:
-  """Saves a corpus as Parquet; hidden labels go to a file of their own."""
-  _write_table(folder / "documents.parquet", Document._fields, corpus.documents)
-  if corpus.labels is not None:
-    _write_table(folder / "labels.parquet", Label._fields, corpus.labels)
-  rows = [
-    (name, split, text)
-    for name, target in corpus.targets.items()
-    for split in SPLITS
-    for text in getattr(target, split)
-  ]
-  _write_table(folder / "targets.parquet", ("target", "split", "text"), rows)
-  (folder / "notes.json").write_text(json.dumps(corpus.notes))
+def save_array(path: Path, array: np.ndarray) -> None:
+  """One .npy file, whole or not at all."""
+  _replace(path, lambda file: np.save(file, array))
 
 
-def read_corpus(folder: Path) -> RawCorpus:
-  """The corpus that `write_corpus` saved."""
-  documents = tuple(
-    Document(*row) for row in _read_rows(folder / "documents.parquet")
-  )
-  labels_path = folder / "labels.parquet"
-  labels = None
-  if labels_path.exists():
-    labels = tuple(Label(*row) for row in _read_rows(labels_path))
-  texts: dict[str, dict[str, list[str]]] = {}
-  for name, split, text in _read_rows(folder / "targets.parquet"):
-    texts.setdefault(name, {s: [] for s in SPLITS})[split].append(text)
-  targets = {
-    name: Target(name, *(tuple(splits[s]) for s in SPLITS))
-    for name, splits in texts.items()
-  }
-  notes = tuple(json.loads((folder / "notes.json").read_text()))
-  return RawCorpus(documents, targets, labels, notes)
+def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+  """One .npz file, whole or not at all."""
+  _replace(path, lambda file: np.savez(file, **arrays))
 
 
-def write_tokens(folder: Path, name: str, tokens: TokenStore) -> None:
-  """Saves a token store as three .npy files."""
-  for field in TokenStore._fields:
-    np.save(folder / f"{name}.{field}.npy", getattr(tokens, field))
+def write_arrays(
+  folder: Path, prefix: str, arrays: Mapping[str, np.ndarray]
+) -> None:
+  """Every array as a file of its own, `prefix.name.npy`."""
+  for name, array in arrays.items():
+    save_array(folder / f"{prefix}.{name}.npy", array)
 
 
-def read_tokens(folder: Path, name: str) -> TokenStore:
-  """Reads a token store; the tokens themselves stay on disk (memory-mapped)."""
-  return TokenStore(
-    flat=np.load(folder / f"{name}.flat.npy", mmap_mode="r"),
-    start_N1=np.load(folder / f"{name}.start_N1.npy"),
-    bytes_N=np.load(folder / f"{name}.bytes_N.npy"),
-  )
+def create_array(path: Path, dtype: Any, shape: tuple[int, ...]) -> Any:
+  """A .npy file to be filled through memory mapping."""
+  return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
 
 
-def _write_table(path: Path, names: Iterable[str], rows: Iterable[tuple]):
+def write_table(
+  path: Path, names: Iterable[str], rows: Iterable[tuple[str, ...]]
+) -> None:
+  """Rows of strings as Parquet, whole or not at all."""
   import pyarrow as pa
-  import pyarrow.parquet as pq
 
   names = tuple(names)
   columns = list(zip(*rows, strict=True)) or [()] * len(names)
   arrays = [pa.array(column, pa.string()) for column in columns]
-  pq.write_table(pa.table(dict(zip(names, arrays, strict=True))), path)
+  write_parquet(path, pa.table(dict(zip(names, arrays, strict=True))))
 
 
-def _read_rows(path: Path) -> Iterable[tuple]:
+def write_parquet(path: Path, table: Any) -> None:
+  """An Arrow table, whole or not at all."""
+  write_row_groups(path, [table])
+
+
+def write_row_groups(path: Path, tables: Iterable[Any]) -> None:
+  """Arrow tables of one schema, each a row group of one Parquet file."""
   import pyarrow.parquet as pq
 
-  table = pq.read_table(path)
-  return zip(*(column.to_pylist() for column in table.columns), strict=True)
+  def write(file):
+    writer = None
+    for table in tables:
+      if writer is None:
+        writer = pq.ParquetWriter(file, table.schema, compression="zstd")
+      writer.write_table(table)
+    if writer is not None:
+      writer.close()
+
+  _replace(path, write)
 
 
-def _unwritable(folder: Path, error: OSError) -> str:
+def read_table(path: Path, *names: str) -> dict[str, list[str]]:
+  """Columns of a Parquet file as lists, in the order of the names."""
+  import pyarrow.parquet as pq
+
+  table = pq.read_table(path, columns=list(names))
+  return {name: table[name].to_pylist() for name in names}
+
+
+def remove(folder: Path) -> None:
+  """Removes a folder and what is in it, if it is there."""
+  shutil.rmtree(folder, ignore_errors=True)
+
+
+def sizes(folder: Path, *patterns: str) -> dict[str, int]:
+  """Bytes of every file of a folder that a pattern names."""
+  paths = sorted(p for pattern in patterns for p in folder.glob(pattern))
+  return {str(p.relative_to(folder)): p.stat().st_size for p in paths}
+
+
+def check_sizes(folder: Path, wanted: Mapping[str, int]) -> None:
+  """Refuses a folder whose files are not those that were written.
+
+  Raises:
+    UserError: naming the first file that is missing or has another size.
+  """
+  for name, size in wanted.items():
+    path = folder / name
+    came = path.stat().st_size if path.exists() else None
+    if came != size:
+      came = "no file" if came is None else f"{came:,}"
+      raise UserError(
+        f"{path}: wanted {size:,} bytes, came {came}; delete the folder "
+        f"{folder}, and it is made again."
+      )
+
+
+def _replace(path: Path, write: Callable[[Any], None]) -> None:
+  temporary = path.with_name(f".{path.name}.{os.getpid()}")
+  try:
+    with temporary.open("wb") as file:
+      write(file)
+    os.replace(temporary, path)
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+def unwritable(folder: Path, error: OSError) -> str:
+  """What to tell of a place that cannot be written to or is full."""
   return (
     f"Cannot write {folder}: {error.strerror or error}. Choose another place "
     "with --config.cache_dir or --workdir, or free some space."

@@ -1,6 +1,7 @@
 """Names for the nodes of a tree: top terms and a typical document of each."""
 
 import itertools
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -71,6 +72,20 @@ def nodes(
         )
       )
   return found
+
+
+def leaf_names(
+  found: Sequence[Node], branching: Sequence[int]
+) -> dict[str, str]:
+  """Path -> name of every leaf, safe as a file name: "leaf_2.0_film-plot"."""
+  terms = {node.path: node.terms for node in found}
+  names = {}
+  for digits in itertools.product(*map(range, branching)):
+    path = ".".join(map(str, digits))
+    words = [re.sub(r"[^a-z0-9]+", "", t) for t in terms.get(path, ())]
+    name = "-".join(word for word in words[:3] if word)
+    names[path] = f"leaf_{path}_{name}".rstrip("_")
+  return names
 
 
 def children(found: Sequence[Node]) -> dict[str, dict[str, float]]:

@@ -29,6 +29,12 @@ def show(
     console.print(f"NMI with the hidden sources, {name}: {value:.3f}")
   peak = summary["peak_rss_bytes"] / 2**30
   console.print(f"{summary['wall_seconds']:.0f} s, {peak:.2f} GiB at the peak")
+  show_files(files)
+
+
+def show_files(files: Sequence[Path]) -> None:
+  """Prints what was written."""
+  console = Console(highlight=False)
   for file in files:
     console.print(f"wrote {file}", markup=False, soft_wrap=True)
 

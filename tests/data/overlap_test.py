@@ -4,7 +4,7 @@ import re
 import pytest
 
 from cmtree_jax.data import overlap
-from cmtree_jax.types import Document, RawCorpus, Target, UserError
+from cmtree_jax.types import Target, UserError
 
 
 def _texts(rng: random.Random, count: int) -> list[str]:
@@ -53,19 +53,48 @@ def test_nothing_to_compare_is_no_overlap():
   assert overlap.repeated(["", "a " * 13], []).tolist() == [0, 0]
 
 
-def _corpus(text: str) -> RawCorpus:
-  pool = " ".join(f"w{number}" for number in range(50))
-  target = Target("goal", ("other words",), (), (text,))
-  return RawCorpus((Document("1", pool, "a"),), {"goal": target}, None, ())
+_POOL = [" ".join(f"w{number}" for number in range(50))]
 
 
-def test_check_returns_the_share_of_every_target():
-  # Runs that start at w38..w40 stand in the pool: 3 of 5 runs of 17 words.
-  text = " ".join(f"w{number}" for number in range(35, 52))
-  assert overlap.check(_corpus(text), limit=0.6) == {"goal": 0.6}
+def _runs(*texts: str) -> overlap.TargetRuns:
+  targets = {
+    f"goal_{i}": Target(f"goal_{i}", ("other words",), (), (text,))
+    for i, text in enumerate(texts)
+  }
+  return overlap.target_runs(targets)
+
+
+def _words(begin: int, end: int) -> str:
+  return " ".join(f"w{number}" for number in range(begin, end))
+
+
+def test_every_target_has_its_share():
+  # Runs that start at w35..w37 stand in the pool: 3 of 5 runs of 17 words.
+  runs = _runs(_words(35, 52), "none of this " * 9, _words(0, 20))
+  found = overlap.found(_POOL, runs)
+  expected = {"goal_0": 0.6, "goal_1": 0.0, "goal_2": 1.0}
+  assert overlap.shares(found, runs) == expected
+
+
+def test_shards_of_a_pool_find_together_what_the_pool_has():
+  runs = _runs(_words(0, 50))
+  halves = [_words(0, 30), _words(20, 50)]
+  found = [overlap.found([half], runs) for half in halves]
+  shared = overlap.shares(found[0] | found[1], runs)["goal_0"]
+  # Of 38 runs those that start at w18 and w19 are cut apart.
+  assert shared == pytest.approx(36 / 38)
+
+
+def test_kept_runs_are_read_back(tmp_path):
+  runs = _runs(_words(0, 20), "größer als " * 10)
+  overlap.save(tmp_path / "runs.npz", runs)
+  back = overlap.load(tmp_path / "runs.npz")
+  assert back.words == runs.words and back.names == runs.names
+  assert back.hash_R.tolist() == runs.hash_R.tolist()
+  assert back.target_R.tolist() == runs.target_R.tolist()
 
 
 def test_check_names_target_share_and_cure():
-  text = " ".join(f"w{number}" for number in range(20))
   with pytest.raises(UserError, match=r"'goal' shares 100.0%.*1.0% is.*pool"):
-    overlap.check(_corpus(text), limit=0.01)
+    overlap.check({"other": 0.0, "goal": 1.0}, limit=0.01)
+  overlap.check({"goal": 0.01}, limit=0.01)

@@ -1,0 +1,167 @@
+"""Documents on disk: Parquet shards that any tool reads, and what is known of rows.
+
+A shard holds some thousand documents, so that one fits in memory and many make
+work for all cores. Their order is the corpus's order. Beside each lies a small
+array of digests, from which repeated ids and texts are found without the texts.
+"""
+
+from collections.abc import Iterator, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from cmtree_jax.data import store
+from cmtree_jax.types import Record
+
+MAX_BYTES = 32_000_000  # of a shard's texts, unless it holds a single document
+
+# Columns of a shard's array of digests, uint64 [documents, 5].
+ID, TEXT, NUM_BYTES = (0, 1), (2, 3), 4
+
+
+def digest(text: str) -> bytes:
+  """Sixteen bytes that name a text."""
+  return blake2b(text.encode(), digest_size=16).digest()
+
+
+def write(path: Path, records: Sequence[Record]) -> None:
+  """A shard; its digests go to `digests_path(path)`, written first."""
+  rows = [
+    digest(one.id)
+    + digest(one.text)
+    + len(one.text.encode()).to_bytes(8, "little")
+    for one in records
+  ]
+  digests = np.frombuffer(b"".join(rows), "<u8").reshape(len(rows), 5)
+  store.save_array(digests_path(path), digests)
+  store.write_table(path, Record._fields, records)
+
+
+def digests_path(path: Path) -> Path:
+  """Where a shard's digests lie."""
+  return path.with_suffix(".digests.npy")
+
+
+class Documents(NamedTuple):
+  """The documents of a prepared corpus; texts stay on disk."""
+
+  paths: tuple[Path, ...]  # shards
+  start_S1: (
+    np.ndarray
+  )  # int64, number of the first document of each, and the end
+
+  def __len__(self) -> int:
+    return int(self.start_S1[-1])
+
+  def column(self, name: str) -> Iterator[list[str]]:
+    """A column shard by shard."""
+    for path in self.paths:
+      yield store.read_table(path, name)[name]
+
+  def codes(self, name: str) -> np.ndarray:
+    """A column of labels as numbers, int32 [N]; "" is 0 and all others above."""
+    numbers = {"": 0}
+    return np.concatenate(
+      [
+        np.array([numbers.setdefault(v, len(numbers)) for v in one], np.int32)
+        for one in self.column(name)
+      ]
+    )
+
+  def rows(self, numbers: np.ndarray, *names: str) -> dict[str, list[str]]:
+    """Columns of some documents, in their given order."""
+    numbers = np.asarray(numbers, np.int64)
+    found: dict[str, list[str]] = {name: [""] * len(numbers) for name in names}
+    shard_of = np.searchsorted(self.start_S1, numbers, side="right") - 1
+    for shard in np.unique(shard_of):
+      columns = store.read_table(self.paths[shard], *names)
+      for place in np.flatnonzero(shard_of == shard):
+        row = int(numbers[place] - self.start_S1[shard])
+        for name in names:
+          found[name][place] = columns[name][row]
+    return found
+
+
+def keep(source: Path, path: Path, rows: np.ndarray) -> dict[str, list[str]]:
+  """Writes the given rows of a shard as another shard; returns id and text."""
+  columns = store.read_table(source, *Record._fields)
+  records = [
+    Record(*(columns[name][row] for name in Record._fields))
+    for row in rows.tolist()
+  ]
+  store.write_table(path, Record._fields, records)
+  return {
+    "id": [one.id for one in records],
+    "text": [one.text for one in records],
+  }
+
+
+class BucketItem(NamedTuple):
+  """Repeated digests of one range of values; see `find_repeated`."""
+
+  done: Path  # uint64 [found, 4]: shard, row, shard and row of the first
+  digests: tuple[Path, ...]  # of all shards
+  columns: tuple[int, int]  # ID or TEXT
+  bucket: int
+  num_buckets: int
+
+
+def find_repeated(item: BucketItem) -> None:
+  """Finds the documents of a bucket whose id or text came before."""
+  found = [np.zeros((0, 4), np.uint64)]
+  for shard, path in enumerate(item.digests):
+    digests = np.load(path, mmap_mode="r")
+    high, low = (np.asarray(digests[:, c]) for c in item.columns)
+    row = np.flatnonzero(high % np.uint64(item.num_buckets) == item.bucket)
+    place = np.full(len(row), shard)
+    found.append(
+      np.stack([high[row], low[row], place, row], axis=1).astype(np.uint64)
+    )
+  table = np.concatenate(found)
+  # Shard and row ascend already, and lexsort is stable.
+  table = table[np.lexsort((table[:, 1], table[:, 0]))]
+  is_first = np.ones(len(table), bool)
+  is_first[1:] = np.any(table[1:, :2] != table[:-1, :2], axis=1)
+  first = np.flatnonzero(is_first)[np.cumsum(is_first) - 1]
+  repeated = np.flatnonzero(~is_first)
+  pairs = np.concatenate([table[repeated, 2:], table[first[repeated], 2:]], 1)
+  store.save_array(item.done, pairs)
+
+
+def num_buckets(num_documents: int) -> int:
+  """So many that a bucket's table stays small."""
+  return min(256, 1 + num_documents // 1_000_000)
+
+
+def smallest(
+  digests: Sequence[Path], *, max_bytes: int, max_documents: int | None = None
+) -> list[tuple[int, int]]:
+  """Documents (shard, row) with the smallest text digests, in that order.
+
+  A sample that depends neither on order nor on shards. It ends with the document
+  that reaches `max_bytes` of text.
+  """
+  tables = [np.load(path, mmap_mode="r") for path in digests]
+  total = sum(int(table[:, NUM_BYTES].sum()) for table in tables)
+  share = 2.0 * max_bytes / max(total, 1)  # of all digests, to be looked at
+  while True:
+    rows = _below(tables, share)
+    before = np.cumsum(rows[:, 2]) - rows[:, 2]
+    if share >= 1 or int(rows[:, 2].sum()) >= max_bytes:
+      rows = rows[before < max_bytes][:max_documents]
+      return [(int(shard), int(row)) for shard, row in rows[:, 3:]]
+    share *= 2
+
+
+def _below(tables: Sequence[np.ndarray], share: float) -> np.ndarray:
+  """(text digest, bytes, shard, row) of the smallest digests, ascending."""
+  limit = np.uint64(min(share, 1 - 2**-52) * 2.0**64)
+  found = []
+  for shard, table in enumerate(tables):
+    row = np.flatnonzero((table[:, TEXT[0]] <= limit) | (share >= 1))
+    place = np.full(len(row), shard, np.uint64)
+    found.append(np.column_stack([table[row][:, 2:], place, row.astype("u8")]))
+  rows = np.concatenate(found)
+  return rows[np.lexsort((rows[:, 4], rows[:, 3], rows[:, 1], rows[:, 0]))]

@@ -1,0 +1,146 @@
+"""One function over many items: on this machine's cores, or on Apache Beam.
+
+An item names the file that its function writes last. A finished item is not done
+again, so stopping anywhere loses at most the items in flight, and both engines
+leave the same bytes: they share every function, and no item sees another.
+"""
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Sequence
+from concurrent import futures
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from cmtree_jax.data import store
+from cmtree_jax.types import Fault, UserError
+
+
+class Item(Protocol):
+  """What a function is told; picklable."""
+
+  @property
+  def done(self) -> Path:
+    """The file that the function writes last, whole or not at all."""
+    ...
+
+
+Function = Callable[[Any], None]
+
+
+class Engine(NamedTuple):
+  """Where items are worked on."""
+
+  name: str  # a key of ENGINES
+  flags: tuple[str, ...] = ()  # of Beam's pipeline
+  check: Callable[[], None] = lambda: None  # raises when the job is to stop
+  advance: Callable[[float, str], None] = lambda work, text: None
+
+
+def run(
+  function: Function, items: Sequence[Item], engine: Engine, *, text: str = ""
+) -> None:
+  """Calls `function(item)` for every item whose file is not there yet.
+
+  Args:
+    function: of a module's top level; writes `item.done`.
+    items: independent of each other.
+    engine: where.
+    text: what is being done, for the progress bar.
+  Raises:
+    UserError: the first one, in the order of the items, that a function raised.
+    Fault: a worker process was killed.
+  """
+  if engine.name not in ENGINES:
+    raise UserError(
+      f"Unknown config.engine.name {engine.name!r}. Known: "
+      f"{', '.join(sorted(ENGINES))}."
+    )
+  pending = [item for item in items if not item.done.exists()]
+  if pending:
+    engine.advance(0.0, text)
+    try:
+      ENGINES[engine.name](_Guarded(function), pending, engine)
+    except OSError as error:  # not even its message could be written
+      folder = pending[0].done.parent
+      raise UserError(store.unwritable(folder, error)) from error
+  for item in pending:
+    file = _error_file(item)
+    if file.exists():
+      message = file.read_text()
+      file.unlink()
+      raise UserError(message)
+
+
+class _Guarded(NamedTuple):
+  """Leaves a caller's mistake in a file, since engines wrap exceptions."""
+
+  function: Function
+
+  def __call__(self, item: Item) -> None:
+    try:
+      self.function(item)
+    except UserError as error:
+      store.write_atomically(_error_file(item), str(error))
+    except OSError as error:
+      message = store.unwritable(item.done.parent, error)
+      store.write_atomically(_error_file(item), message)
+
+
+def _error_file(item: Item) -> Path:
+  return item.done.with_name(f"{item.done.name}.error")
+
+
+def _on_cores(function: Function, items: Sequence[Item], engine: Engine):
+  count = min(os.cpu_count() or 1, len(items))
+  if count == 1:  # a process takes longer to start than a small item
+    for item in items:
+      function(item)
+      engine.check()
+    return
+  with futures.ProcessPoolExecutor(
+    count,
+    mp_context=multiprocessing.get_context("spawn"),  # jax has threads
+    initializer=_start_worker,
+  ) as pool:
+    submitted = [pool.submit(function, item) for item in items]
+    try:
+      for one in futures.as_completed(submitted):
+        one.result()
+        engine.check()
+    except futures.process.BrokenProcessPool as error:
+      raise Fault(
+        "A worker process was killed, probably for lack of memory; run the "
+        "same command again to go on, with config.data.max_document_bytes "
+        "lower if documents are large."
+      ) from error
+    finally:
+      pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+  """Signals are the parent's business, and so are accelerators."""
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
+  os.environ["JAX_PLATFORMS"] = "cpu"
+
+
+def _on_beam(function: Function, items: Sequence[Item], engine: Engine):
+  try:
+    import apache_beam as beam
+    from apache_beam.options.pipeline_options import PipelineOptions
+  except ImportError as error:
+    raise UserError(
+      "config.engine.name=beam needs Apache Beam: pip install "
+      "'cmtree_jax[beam]', or take the engine `local`."
+    ) from error
+  with beam.Pipeline(options=PipelineOptions(list(engine.flags))) as pipeline:
+    made = pipeline | beam.Create(items).with_output_types(Any)
+    _ = made | beam.Reshuffle() | beam.Map(function)
+  engine.check()
+
+
+ENGINES: dict[str, Callable[[Function, Sequence[Any], Engine], None]] = {
+  "beam": _on_beam,
+  "local": _on_cores,
+}
