@@ -390,11 +390,15 @@ def search_data(config: Any, data: prepare.Prepared) -> search.SearchData:
   """Samplers and frozen sets of a search."""
   row_tokens, seed = config.batch.row_tokens, config.seed
   pool = sampler.make(
-    data.pool.tokens, data.pool.ids, row_tokens=row_tokens, seed=seed
+    data.pool.tokens,
+    sampler.document_keys(data.pool.ids),
+    row_tokens=row_tokens,
+    seed=seed,
   )
   train, train_weight_N, train_scale_N = _targets(data, "train", config)
   held, held_weight_N, held_scale_N = _targets(data, "validation", config)
-  _, rows = held.draw(held.init(), held_weight_N, config.search.validation_rows)
+  begin = held.start(held.init(), held_weight_N)
+  _, rows = held.draw(begin, config.search.validation_rows)
   batches = stack_rows(rows, config.batch.rows)
   scale = held_scale_N[batches.document_BT] / batches.document_BT.size
   return search.SearchData(
@@ -427,7 +431,7 @@ def _targets(data, split, config):
   )
   made = sampler.make(
     tokens,
-    [i for part in parts for i in part.ids],
+    sampler.document_keys([i for part in parts for i in part.ids]),
     row_tokens=config.batch.row_tokens,
     seed=config.seed,
   )
@@ -450,10 +454,11 @@ def train_and_score(
     )
     for splits in data.targets.values()
   ]
+  key_N = sampler.document_keys(data.pool.ids)
   samplers = [
     sampler.make(
       data.pool.tokens,
-      data.pool.ids,
+      key_N,
       row_tokens=batch.row_tokens,
       seed=1000 + seed,
     )

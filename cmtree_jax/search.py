@@ -230,15 +230,14 @@ class _Driver:
         plan.population, life=plan.life, infancy=plan.infancy
       )
       goal = np.maximum(ages, plan.stride)
-    pool = search.pool
+    sampler = self._data.pool
+    pool = sampler.start(search.pool, weight_N)
     while (young := age < goal).any():
       drawn = []
       for wanted in young:
         rows = None
         if wanted:
-          pool, rows = self._data.pool.draw(
-            pool, weight_N, plan.stride * plan.rows
-          )
+          pool, rows = sampler.draw(pool, plan.stride * plan.rows)
         drawn.append(rows)
       batches = self._members(drawn)
       phi, _ = self._engine.train(phi, batches, _ones(batches), young)
@@ -246,23 +245,22 @@ class _Driver:
       rows = int(young.sum()) * plan.stride * plan.rows
       search = self._charge(search, rows, GRADIENT)
       advance(rows, "raising proxies")
-    return search._replace(phi=phi, age=age, pool=pool)
+    return search._replace(phi=phi, age=age, pool=pool.state())
 
   def _value(self, search, weight_N):
     """One window of every proxy: (search, values of pieces of each, outer losses)."""
     plan, data = self._plan, self._data
     share = plan.natural_share
     proposal_N = (1 - share) * weight_N + share
-    pool, targets = search.pool, search.targets
+    pool = data.pool.start(search.pool, proposal_N)
+    targets = data.targets.start(search.targets, data.target_weight_N)
     inner, probes, outer = [], [], []
     for _ in range(plan.population):
-      pool, rows = data.pool.draw(pool, proposal_N, plan.window * plan.rows)
+      pool, rows = data.pool.draw(pool, plan.window * plan.rows)
       inner.append(rows)
-      pool, rows = data.pool.draw(pool, proposal_N, plan.probe_rows)
+      pool, rows = data.pool.draw(pool, plan.probe_rows)
       probes.append(rows)
-      targets, rows = data.targets.draw(
-        targets, data.target_weight_N, plan.outer_rows
-      )
+      targets, rows = data.targets.draw(targets, plan.outer_rows)
       outer.append(rows)
     batches, probes, outer = map(self._members, (inner, probes, outer))
     ratio = (weight_N / proposal_N)[batches.document_BT]
@@ -287,7 +285,7 @@ class _Driver:
         )
       ]
       found.append((*pieces, np.log(proposal_N[pieces[0]])))
-    search = search._replace(pool=pool, targets=targets)
+    search = search._replace(pool=pool.state(), targets=targets.state())
     for rows, passes in (
       (plan.window * plan.rows, plan.cost.inner_passes),
       (plan.outer_rows * plan.cost.outer_gradients, GRADIENT),
@@ -308,8 +306,10 @@ class _Driver:
     pool, drawn = search.pool, ([], [])
     for _ in range(plan.population):
       for weight_N, mine in zip(weights, drawn, strict=True):
-        pool, rows = data.pool.draw(pool, weight_N, plan.lookahead * plan.rows)
+        cursor = data.pool.start(pool, weight_N)
+        cursor, rows = data.pool.draw(cursor, plan.lookahead * plan.rows)
         mine.append(rows)
+        pool = cursor.state()
     losses = []
     for mine in drawn:
       batches = self._members(mine)

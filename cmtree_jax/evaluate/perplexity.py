@@ -49,9 +49,7 @@ def eval_set(
   num_tokens = int(tokens.pairs_N[chosen].sum())
   num_rows = -(-num_tokens // row_tokens)
   chunks = -(-num_rows // rows)
-  batch = packing.pack(
-    tokens, pieces, order, num_rows=chunks * rows, row_tokens=row_tokens
-  )
+  batch = packing.pack(tokens, pieces, order, num_rows=chunks * rows)
   batches = Batch(*(x.reshape(chunks, rows, row_tokens) for x in batch))
   weight = (batches.document_BT >= 0).astype(np.float32)
   num_bytes = int(tokens.bytes_N[chosen].sum())
