@@ -5,6 +5,7 @@ from proxies in training, `mixture_runs` trains and scores one model per recipe 
 seed.
 """
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -111,6 +112,8 @@ def mixture_runs(
     Fault: a loss is not finite.
     Interrupted: after saving.
   """
+  from cmtree_jax.data import pipeline
+
   names = list(log_w)
   runs = Runs(
     bpb=np.full((len(names), len(samplers), len(eval_sets)), np.nan),
@@ -122,51 +125,57 @@ def mixture_runs(
   runs = checkpointer.restore(runs) or runs
   while runs.cell < len(names) * len(samplers):
     seed, recipe = divmod(int(runs.cell), len(names))
+    name, sampler = names[recipe], samplers[seed]
     if runs.step == 0:
       runs = runs._replace(
-        phi=engine.init(_run_keys(seed)), pool=samplers[seed].init()
+        phi=engine.init(_run_keys(seed)), pool=sampler.init()
       )
-    advance(0, f"final training, seed {seed}, {names[recipe]}")
-    runs, loss = _train_call(
-      runs, samplers[seed], np.exp(log_w[names[recipe]]), plan, engine
+    advance(0, f"final training, seed {seed}, {name}")
+    draws = pipeline.batches(
+      sampler,
+      sampler.start(runs.pool, np.exp(log_w[name])),
+      rows=plan.steps_per_call * plan.rows,
     )
-    finished = runs.step == plan.steps
-    if finished:
-      bpb = runs.bpb.copy()
-      bpb[recipe, seed] = [
-        _score(engine, runs.phi.params, one) for one in eval_sets
-      ]
-      runs = runs._replace(bpb=bpb, cell=runs.cell + 1, step=np.array(0))
-    calls = int(runs.step) // plan.steps_per_call
-    if (
-      not math.isfinite(loss)
-      or finished
-      or stop.raised
-      or (calls % plan.calls_per_save == 0)
-    ):
-      done = int(runs.cell) * plan.steps + int(runs.step)
-      checkpointer.save(done, runs)
-    if not math.isfinite(loss):
-      raise Fault(
-        f"The loss of {names[recipe]}, seed {seed}, is not finite at step "
-        f"{int(runs.step)} (saved). Lower config.optimizer.learning_rate and "
-        "start anew with --overwrite."
-      )
-    advance(plan.steps_per_call * plan.rows, "")
-    stop.check()
+    with contextlib.closing(iter(draws)) as iterator:
+      for batch in iterator:
+        runs, loss = _train_call(runs, batch, plan, engine)
+        finished = runs.step == plan.steps
+        if finished:
+          bpb = runs.bpb.copy()
+          bpb[recipe, seed] = [
+            _score(engine, runs.phi.params, one) for one in eval_sets
+          ]
+          runs = runs._replace(bpb=bpb, cell=runs.cell + 1, step=np.array(0))
+        calls = int(runs.step) // plan.steps_per_call
+        if (
+          not math.isfinite(loss)
+          or finished
+          or stop.raised
+          or (calls % plan.calls_per_save == 0)
+        ):
+          runs = runs._replace(pool=pipeline.state(iterator))
+          done = int(runs.cell) * plan.steps + int(runs.step)
+          checkpointer.save(done, runs)
+        if not math.isfinite(loss):
+          raise Fault(
+            f"The loss of {name}, seed {seed}, is not finite at step "
+            f"{int(runs.step)} (saved). Lower config.optimizer.learning_rate "
+            "and start anew with --overwrite."
+          )
+        advance(plan.steps_per_call * plan.rows, "")
+        stop.check()
+        if finished:
+          break
   return runs.bpb
 
 
-def _train_call(runs, sampler, weight_N, plan, engine):
-  pool, batch = sampler.draw(
-    runs.pool, weight_N, plan.steps_per_call * plan.rows
-  )
+def _train_call(runs, batch, plan, engine):
   # One member; the weights of what was drawn by the weights themselves are equal.
   batches = jax.tree.map(lambda x: x[None], stack_rows(batch, plan.rows))
   ones = np.ones(batches.tokens_BT.shape, np.float32)
   phi, loss_PS = engine.train(runs.phi, batches, ones, np.array([True]))
   step = runs.step + plan.steps_per_call
-  return runs._replace(phi=phi, pool=pool, step=step), float(loss_PS[0, -1])
+  return runs._replace(phi=phi, step=step), float(loss_PS[0, -1])
 
 
 def _score(engine, params, one: perplexity.EvalSet) -> float:

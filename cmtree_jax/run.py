@@ -14,6 +14,7 @@ import optax
 from cmtree_jax import (
   assign,
   engine,
+  export,
   loops,
   optim,
   prepare,
@@ -46,7 +47,6 @@ from cmtree_jax.report import text as report
 from cmtree_jax.report.progress import Reporter
 from cmtree_jax.types import UserError
 
-_CHUNK = 65_536  # documents
 INTERRUPTED = 143  # 128 + SIGTERM: not finished, may be continued
 
 
@@ -375,7 +375,9 @@ def weigh(
     for train in targets:
       mass_N = (train.tokens.mass_N / len(targets)).astype(np.float32)
       for part, rows in zip(
-        signals_of(train, center_LE), chunks(len(train)), strict=True
+        signals_of(train, center_LE),
+        packing.chunks(len(train), search.CHUNK),
+        strict=True,
       ):
         yield part._replace(
           mass_B=np.zeros_like(part.mass_B), target_mass_B=mass_N[rows]
@@ -398,18 +400,12 @@ def make_method(name: str, config: Any) -> Method:
     raise UserError(f"config.{block}: {error}") from error
 
 
-def chunks(num_documents: int) -> Iterator[slice]:
-  """Documents that are looked at together; bounds memory."""
-  for start in range(0, num_documents, _CHUNK):
-    yield slice(start, min(start + _CHUNK, num_documents))
-
-
 def signals_of(
   documents: prepare.DocumentSet, center_LE: np.ndarray
 ) -> Iterator[Signals]:
   """What a pass shows of pool documents, chunk by chunk."""
   mass_N = documents.tokens.mass_N
-  for rows in chunks(len(documents)):
+  for rows in packing.chunks(len(documents), search.CHUNK):
     embedding_BE = np.asarray(documents.embedding_NE[rows])
     mass_B = mass_N[rows].astype(np.float32)
     yield Signals(
@@ -522,7 +518,8 @@ def search_data(config: Any, data: prepare.Prepared) -> search.SearchData:
   )
   train, train_weight_N, train_scale_N = _targets(data, "train", config)
   held, held_weight_N, held_scale_N = _targets(data, "validation", config)
-  _, rows = held.draw(held.init(), held_weight_N, config.search.validation_rows)
+  begin = held.start(held.init(), held_weight_N)
+  _, rows = held.draw(begin, config.search.validation_rows)
   batches = stack_rows(rows, config.batch.rows)
   scale = held_scale_N[batches.document_BT] / batches.document_BT.size
   return search.SearchData(

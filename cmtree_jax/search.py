@@ -15,12 +15,15 @@ from cmtree_jax.batch import Batch, stack_rows
 from cmtree_jax.bilevel import population
 from cmtree_jax.bilevel.cost import WindowCost
 from cmtree_jax.checkpoint import Checkpointer, StopFlag
+from cmtree_jax.data import packing
 from cmtree_jax.data.sampler import Sampler, SamplerState
 from cmtree_jax.engine import Engine
 from cmtree_jax.ledger import FORWARD, GRADIENT, PROBE, Cost
 from cmtree_jax.loops import Advance
 from cmtree_jax.methods.base import Facts, Method, Signals, Weights
 from cmtree_jax.types import Fault
+
+CHUNK = 65_536  # documents that are weighed at a time; bounds memory
 
 
 class SearchData(NamedTuple):
@@ -167,10 +170,22 @@ class _Driver:
     self._engine, self._flops = engine, flops_per_token
     self._seed, self._key = seed, jax.random.key(seed)
     self._step = jax.jit(method.step)
-    embedding_NE = jnp.asarray(data.embedding_NE)
-    mass_N = jnp.asarray(data.mass_N, jnp.float32)
-    signals = Signals(mass_B=mass_N, embedding_BE=embedding_NE)
-    self._log_w_N = jax.jit(lambda state: method.finalize(state).log_w(signals))
+    self._log_w_B = jax.jit(lambda state, x: method.finalize(state).log_w(x))
+
+  def _log_w_N(self, state) -> np.ndarray:
+    """Log-weights of all documents, some at a time; float64."""
+    data = self._data
+    found = [
+      self._log_w_B(
+        state,
+        Signals(
+          mass_B=data.mass_N[rows].astype(np.float32),
+          embedding_BE=np.asarray(data.embedding_NE[rows]),
+        ),
+      )
+      for rows in packing.chunks(len(data.mass_N), CHUNK)
+    ]
+    return np.concatenate([np.asarray(x, np.float64) for x in found])
 
   def start(self, facts: Facts) -> Search:
     """Newborn proxies, staggered so that they never grow old together."""
@@ -196,7 +211,7 @@ class _Driver:
   def play_round(self, search: Search, advance: Advance) -> Search:
     """Values from every proxy, one step of the method, and its measured gain."""
     plan = self._plan
-    log_w_N = np.asarray(self._log_w_N(search.method), np.float64)
+    log_w_N = self._log_w_N(search.method)
     number = int(search.round) + 1
     search = self._grow(search, np.exp(log_w_N), advance)
     search, found, outer = self._value(search, np.exp(log_w_N))
@@ -230,15 +245,14 @@ class _Driver:
         plan.population, life=plan.life, infancy=plan.infancy
       )
       goal = np.maximum(ages, plan.stride)
-    pool = search.pool
+    sampler = self._data.pool
+    pool = sampler.start(search.pool, weight_N)
     while (young := age < goal).any():
       drawn = []
       for wanted in young:
         rows = None
         if wanted:
-          pool, rows = self._data.pool.draw(
-            pool, weight_N, plan.stride * plan.rows
-          )
+          pool, rows = sampler.draw(pool, plan.stride * plan.rows)
         drawn.append(rows)
       batches = self._members(drawn)
       phi, _ = self._engine.train(phi, batches, _ones(batches), young)
@@ -246,23 +260,22 @@ class _Driver:
       rows = int(young.sum()) * plan.stride * plan.rows
       search = self._charge(search, rows, GRADIENT)
       advance(rows, "raising proxies")
-    return search._replace(phi=phi, age=age, pool=pool)
+    return search._replace(phi=phi, age=age, pool=pool.state())
 
   def _value(self, search, weight_N):
     """One window of every proxy: (search, values of pieces of each, outer losses)."""
     plan, data = self._plan, self._data
     share = plan.natural_share
     proposal_N = (1 - share) * weight_N + share
-    pool, targets = search.pool, search.targets
+    pool = data.pool.start(search.pool, proposal_N)
+    targets = data.targets.start(search.targets, data.target_weight_N)
     inner, probes, outer = [], [], []
     for _ in range(plan.population):
-      pool, rows = data.pool.draw(pool, proposal_N, plan.window * plan.rows)
+      pool, rows = data.pool.draw(pool, plan.window * plan.rows)
       inner.append(rows)
-      pool, rows = data.pool.draw(pool, proposal_N, plan.probe_rows)
+      pool, rows = data.pool.draw(pool, plan.probe_rows)
       probes.append(rows)
-      targets, rows = data.targets.draw(
-        targets, data.target_weight_N, plan.outer_rows
-      )
+      targets, rows = data.targets.draw(targets, plan.outer_rows)
       outer.append(rows)
     batches, probes, outer = map(self._members, (inner, probes, outer))
     ratio = (weight_N / proposal_N)[batches.document_BT]
@@ -287,7 +300,7 @@ class _Driver:
         )
       ]
       found.append((*pieces, np.log(proposal_N[pieces[0]])))
-    search = search._replace(pool=pool, targets=targets)
+    search = search._replace(pool=pool.state(), targets=targets.state())
     for rows, passes in (
       (plan.window * plan.rows, plan.cost.inner_passes),
       (plan.outer_rows * plan.cost.outer_gradients, GRADIENT),
@@ -303,13 +316,15 @@ class _Driver:
     draws; it goes on from where it was.
     """
     plan, data = self._plan, self._data
-    log_w_N = np.asarray(self._log_w_N(search.method), np.float64)
+    log_w_N = self._log_w_N(search.method)
     weights = np.exp(old_log_w_N), np.exp(log_w_N)
     pool, drawn = search.pool, ([], [])
     for _ in range(plan.population):
       for weight_N, mine in zip(weights, drawn, strict=True):
-        pool, rows = data.pool.draw(pool, weight_N, plan.lookahead * plan.rows)
+        cursor = data.pool.start(pool, weight_N)
+        cursor, rows = data.pool.draw(cursor, plan.lookahead * plan.rows)
         mine.append(rows)
+        pool = cursor.state()
     losses = []
     for mine in drawn:
       batches = self._members(mine)

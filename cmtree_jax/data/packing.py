@@ -33,11 +33,14 @@ class TokenStore(NamedTuple):
 
 
 class Pieces(NamedTuple):
-  """Documents cut into pieces of at most T pairs; what the sampler draws."""
+  """Documents cut into pieces of at most T pairs; what the sampler draws.
 
-  document: np.ndarray  # int64, index of the document
-  start: np.ndarray  # int64, position of the first input in `flat`
-  length: np.ndarray  # int64, pairs
+  Eight bytes a piece; where it stands in the store, `span` tells.
+  """
+
+  document: np.ndarray  # int32, index of the document
+  number: np.ndarray  # int32, of the document's pieces those before it
+  row_tokens: int  # T
 
 
 def store(
@@ -69,12 +72,46 @@ def join(stores: Sequence[TokenStore]) -> TokenStore:
 
 def pieces(tokens: TokenStore, row_tokens: int) -> Pieces:
   """Cuts every document into consecutive pieces of at most `row_tokens` pairs."""
-  count_N = -(-tokens.pairs_N // row_tokens)
-  document = np.repeat(np.arange(len(count_N)), count_N)
-  first = np.repeat(np.cumsum(count_N) - count_N, count_N)
-  offset = (np.arange(len(document)) - first) * row_tokens
-  length = np.minimum(tokens.pairs_N[document] - offset, row_tokens)
-  return Pieces(document, tokens.start_N1[document] + offset, length)
+  parts = chunks(len(tokens.start_N1) - 1)
+  total = sum(int(_counts(tokens, part, row_tokens).sum()) for part in parts)
+  if max(total, len(tokens.start_N1)) >= 2**31:
+    raise ValueError(
+      f"Wanted less than 2**31 pieces, came {total:,}: raise row_tokens = "
+      f"{row_tokens} or divide the corpus."
+    )
+  document, number = np.empty(total, np.int32), np.empty(total, np.int32)
+  at = 0
+  for part in parts:
+    count = _counts(tokens, part, row_tokens)
+    here = slice(at, at + int(count.sum()))
+    first = np.repeat(np.cumsum(count) - count, count)
+    document[here] = np.repeat(np.arange(part.start, part.stop), count)
+    number[here] = np.arange(len(first)) - first
+    at = here.stop
+  return Pieces(document, number, row_tokens)
+
+
+def chunks(size: int, length: int = 2**15) -> list[slice]:
+  """Consecutive slices of an array, so that temporaries fit into a cache."""
+  return [slice(a, min(a + length, size)) for a in range(0, size, length)]
+
+
+def _counts(tokens: TokenStore, part: slice, row_tokens: int) -> np.ndarray:
+  """How many pieces the documents of a slice give."""
+  pairs = np.diff(tokens.start_N1[part.start : part.stop + 1]) - 1
+  return -(-pairs // row_tokens)
+
+
+def span(
+  tokens: TokenStore, all_pieces: Pieces, order: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """(position of the first input in `flat`, pairs) of the pieces in `order`."""
+  document = all_pieces.document[order]
+  start = tokens.start_N1[document] + (
+    all_pieces.number[order].astype(np.int64) * all_pieces.row_tokens
+  )
+  left = tokens.start_N1[document + 1] - 1 - start
+  return start, np.minimum(left, all_pieces.row_tokens)
 
 
 def pack(
@@ -83,7 +120,7 @@ def pack(
   order: np.ndarray,
   *,
   num_rows: int,
-  row_tokens: int,
+  rows: np.ndarray | None = None,
 ) -> Batch:
   """Rows made of the pieces in `order`: full pieces first, then the tails.
 
@@ -95,28 +132,37 @@ def pack(
     all_pieces: the pieces of that store.
     order: indices of pieces; may repeat. What exceeds the rows is cut off the
       last one, which is kept at the end.
-    num_rows: B.
-    row_tokens: T.
+    num_rows: of all that is packed.
+    rows: which of them to give, in this order; all as they are if None.
   Returns:
     A Batch [B, T]; padding (document -1) only after the last piece.
   """
-  is_full = all_pieces.length[order] == row_tokens
+  start, length = span(tokens, all_pieces, order)
+  is_full = length == all_pieces.row_tokens
   is_full[-1:] = False
-  order = np.concatenate([order[is_full], order[~is_full]])
-  length = all_pieces.length[order]
-  slots = num_rows * row_tokens
-  draw = np.repeat(np.arange(len(order)), length)[:slots]
-  first = np.repeat(np.cumsum(length) - length, length)[:slots]
-  index = all_pieces.start[order][draw] + np.arange(len(draw)) - first
-  pad = (0, slots - len(draw))
+  full_first = np.argsort(~is_full, kind="stable")
+  start, length = start[full_first], length[full_first]
+  slot = np.arange(num_rows * all_pieces.row_tokens)
+  draw = np.full(len(slot), -1, np.int32)
+  spelled = np.repeat(np.arange(len(order), dtype=np.int32), length)
+  draw[: len(spelled)] = spelled[: len(slot)]
 
-  def rows(values: np.ndarray, fill: int) -> np.ndarray:
-    padded = np.pad(values.astype(np.int32), pad, constant_values=fill)
-    return padded.reshape(num_rows, row_tokens)
+  def chosen(x: np.ndarray) -> np.ndarray:
+    x_BT = x.reshape(num_rows, all_pieces.row_tokens)
+    return x_BT if rows is None else x_BT[rows]
 
-  return Batch(
-    tokens_BT=rows(tokens.flat[index], 0),
-    label_BT=rows(tokens.flat[index + 1], 0),
-    segment_BT=rows(draw, -1),
-    document_BT=rows(all_pieces.document[order][draw], -1),
-  )
+  draw_BT, slot_BT = chosen(draw), chosen(slot)
+  ahead = start - (np.cumsum(length) - length)  # of its slot in the rows
+  index_BT = ahead[draw_BT] + slot_BT
+  document_BT = all_pieces.document[order][full_first][draw_BT]
+  padding = np.nonzero(draw_BT < 0)
+  index_BT[padding] = 0
+
+  def read(flat: np.ndarray) -> np.ndarray:
+    values_BT = flat[index_BT].astype(np.int32)
+    values_BT[padding] = 0
+    return values_BT
+
+  document_BT[padding] = -1
+  flat = np.asarray(tokens.flat)  # a memory map is slower to index
+  return Batch(read(flat), read(flat[1:]), draw_BT, document_BT)

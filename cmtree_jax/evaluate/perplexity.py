@@ -1,7 +1,7 @@
 """Bits per byte on frozen evaluation sets, whatever the tokenizer."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -10,7 +10,7 @@ import numpy as np
 
 from cmtree_jax import shapes
 from cmtree_jax.batch import Batch
-from cmtree_jax.data import packing, sampler
+from cmtree_jax.data import packing
 
 
 class EvalSet(NamedTuple):
@@ -24,7 +24,7 @@ class EvalSet(NamedTuple):
 
 def eval_set(
   tokens: packing.TokenStore,
-  document_ids: Sequence[str],
+  key_N: np.ndarray,
   *,
   max_tokens: int,
   rows: int,
@@ -34,13 +34,12 @@ def eval_set(
 
   Args:
     tokens: the documents.
-    document_ids: their ids.
+    key_N: hashes of their ids.
     max_tokens: limit; at least one document is taken.
     rows: rows per chunk, padded at the end of the last chunk.
     row_tokens: T.
   """
-  keys = sampler.document_keys(document_ids)
-  order_N = np.argsort(keys, kind="stable")
+  order_N = np.argsort(key_N, kind="stable")
   within = np.cumsum(tokens.pairs_N[order_N]) <= max_tokens
   within[0] = True
   chosen = np.sort(order_N[within])
@@ -49,9 +48,7 @@ def eval_set(
   num_tokens = int(tokens.pairs_N[chosen].sum())
   num_rows = -(-num_tokens // row_tokens)
   chunks = -(-num_rows // rows)
-  batch = packing.pack(
-    tokens, pieces, order, num_rows=chunks * rows, row_tokens=row_tokens
-  )
+  batch = packing.pack(tokens, pieces, order, num_rows=chunks * rows)
   batches = Batch(*(x.reshape(chunks, rows, row_tokens) for x in batch))
   weight = (batches.document_BT >= 0).astype(np.float32)
   num_bytes = int(tokens.bytes_N[chosen].sum())

@@ -23,6 +23,11 @@ def tokens(documents):
   return packing.store(documents, [7 * n for n in LENGTHS], end_of_text=END)
 
 
+def spans(tokens, pieces):
+  """(start, length) of every piece."""
+  return packing.span(tokens, pieces, np.arange(len(pieces.document)))
+
+
 def test_a_store_holds_documents_between_ends_of_text(documents, tokens):
   for number, document in enumerate(documents):
     start, stop = tokens.start_N1[number : number + 2]
@@ -46,11 +51,7 @@ def test_big_vocabularies_take_four_bytes(largest, end, dtype):
   assert tokens.flat.dtype == dtype
   assert tokens.flat.tolist() == [end, 1, largest, end]
   batch = packing.pack(
-    tokens,
-    packing.pieces(tokens, 4),
-    np.arange(1),
-    num_rows=1,
-    row_tokens=4,
+    tokens, packing.pieces(tokens, 4), np.arange(1), num_rows=1
   )
   assert batch.label_BT[0].tolist() == [1, largest, end, 0]
   assert batch.document_BT[0].tolist() == [0, 0, 0, -1]
@@ -68,16 +69,23 @@ def test_joined_stores_are_one(documents, tokens):
 @pytest.mark.parametrize("row_tokens", [1, 8, 100])
 def test_pieces_tile_their_documents(tokens, row_tokens):
   pieces = packing.pieces(tokens, row_tokens)
+  start, length = spans(tokens, pieces)
   for number in range(len(LENGTHS)):
     mine = pieces.document == number
-    stop = np.append(
-      tokens.start_N1[number], (pieces.start + pieces.length)[mine]
-    )
-    np.testing.assert_array_equal(pieces.start[mine], stop[:-1])
+    stop = np.append(tokens.start_N1[number], (start + length)[mine])
+    np.testing.assert_array_equal(start[mine], stop[:-1])
     assert stop[-1] == tokens.start_N1[number] + tokens.pairs_N[number]
     # Only the last may be short.
-    assert (pieces.length[mine][:-1] == row_tokens).all()
-    assert 1 <= pieces.length[mine][-1] <= row_tokens
+    assert (length[mine][:-1] == row_tokens).all()
+    assert 1 <= length[mine][-1] <= row_tokens
+
+
+def test_pieces_are_the_same_however_they_are_chunked(tokens, monkeypatch):
+  whole = packing.pieces(tokens, 8)
+  original = packing.chunks
+  monkeypatch.setattr(packing, "chunks", lambda size: original(size, 2))
+  for one, other in zip(packing.pieces(tokens, 8), whole, strict=True):
+    np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("num_rows", [12, 15])
@@ -87,9 +95,8 @@ def test_all_pieces_packed_hold_every_pair_once(documents, tokens, num_rows):
   batch = packing.pack(
     tokens,
     pieces,
-    np.arange(len(pieces.start)),
+    np.arange(len(pieces.document)),
     num_rows=num_rows,
-    row_tokens=8,
   )
   expected = collections.Counter(
     (number, *pair)
@@ -114,8 +121,8 @@ def test_all_pieces_packed_hold_every_pair_once(documents, tokens, num_rows):
 
 def test_a_segment_is_a_piece_in_its_order(tokens):
   pieces = packing.pieces(tokens, 8)
-  order = np.random.default_rng(1).permutation(len(pieces.start))
-  batch = packing.pack(tokens, pieces, order, num_rows=12, row_tokens=8)
+  order = np.random.default_rng(1).permutation(len(pieces.document))
+  batch = packing.pack(tokens, pieces, order, num_rows=12)
   segment = batch.segment_BT.ravel()
   found = []
   for number in range(len(order)):
@@ -128,17 +135,19 @@ def test_a_segment_is_a_piece_in_its_order(tokens):
     found.append((document, *text.tolist(), int(after[-1])))
   expected = [
     (int(document), *tokens.flat[start : start + length + 1].tolist())
-    for document, start, length in zip(*pieces, strict=True)
+    for document, start, length in zip(
+      pieces.document, *spans(tokens, pieces), strict=True
+    )
   ]
   assert sorted(found) == sorted(expected)
 
 
 def test_full_pieces_fill_a_row_each(tokens):
   pieces = packing.pieces(tokens, 8)
-  order = np.random.default_rng(1).permutation(len(pieces.start))
+  order = np.random.default_rng(1).permutation(len(pieces.document))
   order = np.append(order[order != 0], 0)  # the last is a tail
-  batch = packing.pack(tokens, pieces, order, num_rows=12, row_tokens=8)
-  full = int((pieces.length == 8).sum())
+  batch = packing.pack(tokens, pieces, order, num_rows=12)
+  full = int((spans(tokens, pieces)[1] == 8).sum())
   assert full == 9
   for row in batch.segment_BT[:full]:
     assert len(set(row.tolist())) == 1
@@ -149,14 +158,15 @@ def test_full_pieces_fill_a_row_each(tokens):
 @pytest.mark.parametrize("last", [0, 2])
 def test_what_does_not_fit_is_cut_off_the_last_piece(tokens, last):
   pieces = packing.pieces(tokens, 8)
-  assert pieces.length[last] == (4 if last == 0 else 8)  # a tail; a full piece
-  first = int(np.flatnonzero(pieces.length == 2)[0])
-  middle = int(np.flatnonzero(pieces.length == 3)[0])
+  starts, length = spans(tokens, pieces)
+  assert length[last] == (4 if last == 0 else 8)  # a tail; a full piece
+  first = int(np.flatnonzero(length == 2)[0])
+  middle = int(np.flatnonzero(length == 3)[0])
   order = np.array([first, middle, last])
-  batch = packing.pack(tokens, pieces, order, num_rows=1, row_tokens=8)
+  batch = packing.pack(tokens, pieces, order, num_rows=1)
   expected = pieces.document[np.repeat(order, [2, 3, 3])]
   np.testing.assert_array_equal(batch.document_BT[0], expected)
-  start = pieces.start[last]
+  start = starts[last]
   np.testing.assert_array_equal(
     batch.tokens_BT[0, 5:], tokens.flat[start : start + 3]
   )
@@ -164,9 +174,17 @@ def test_what_does_not_fit_is_cut_off_the_last_piece(tokens, last):
 
 def test_a_piece_may_be_drawn_twice(tokens):
   pieces = packing.pieces(tokens, 8)
-  batch = packing.pack(
-    tokens, pieces, np.array([0, 0]), num_rows=1, row_tokens=8
-  )
+  batch = packing.pack(tokens, pieces, np.array([0, 0]), num_rows=1)
   np.testing.assert_array_equal(batch.tokens_BT[0, :4], batch.tokens_BT[0, 4:])
   assert batch.segment_BT[0].tolist() == [0] * 4 + [1] * 4
   assert (batch.document_BT == 0).all()
+
+
+def test_chosen_rows_are_those_of_all(tokens):
+  pieces = packing.pieces(tokens, 8)
+  order = np.random.default_rng(1).permutation(len(pieces.document))
+  whole = packing.pack(tokens, pieces, order, num_rows=15)
+  rows = np.array([14, 3, 3, 0, 11])  # the last three rows have padding
+  part = packing.pack(tokens, pieces, order, num_rows=15, rows=rows)
+  for one, other in zip(part, whole, strict=True):
+    np.testing.assert_array_equal(one, other[rows])

@@ -1,5 +1,7 @@
 """Draws: exact counts, independence of order, resumption, common random numbers."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ from cmtree_jax.data import packing, sampler
 T = 8
 SIZE = 60
 IDS = [f"document-{number}" for number in range(SIZE)]
+KEY_N = sampler.document_keys(IDS)
 
 
 def make_store(order=None):
@@ -20,7 +23,7 @@ def make_store(order=None):
 
 @pytest.fixture
 def pool():
-  return sampler.make(make_store(), IDS, row_tokens=T, seed=0)
+  return sampler.make(make_store(), KEY_N, row_tokens=T, seed=0)
 
 
 @pytest.fixture
@@ -28,17 +31,36 @@ def full_pool():
   """Documents of one full piece each, so that no draw cuts one."""
   documents = [np.full(T - 1, 100 + i) for i in range(SIZE)]
   tokens = packing.store(documents, [1] * SIZE, end_of_text=0)
-  return sampler.make(tokens, IDS, row_tokens=T, seed=0)
+  return sampler.make(tokens, KEY_N, row_tokens=T, seed=0)
 
 
 def draws(pool, weight_N, num_rows, count, state=None):
   """`count` draws: (last state, batches)."""
-  state = pool.init() if state is None else state
+  cursor = pool.start(pool.init() if state is None else state, weight_N)
   batches = []
   for _ in range(count):
-    state, batch = pool.draw(state, weight_N, num_rows)
+    cursor, batch = pool.draw(cursor, num_rows)
     batches.append(batch)
-  return state, batches
+  return cursor.state(), batches
+
+
+def lengths(pool):
+  """Pairs of every piece."""
+  every = np.arange(len(pool.key))
+  return packing.span(pool.tokens, pool.pieces, every)[1]
+
+
+def progress(pool, state):
+  """Expected draws of every piece."""
+  speed = state.weight_N[pool.pieces.document]
+  return state.progress + speed * state.time
+
+
+def assert_same(one, other):
+  """Equal batches or states, bit by bit."""
+  for x, y in zip(one, other, strict=True):
+    assert x.dtype == y.dtype
+    np.testing.assert_array_equal(x, y)
 
 
 def random_weights(seed):
@@ -63,12 +85,13 @@ def test_rows_have_no_padding_and_the_wanted_shape(pool):
 
 
 def test_an_epoch_of_natural_weights_is_every_piece_once(pool):
-  total = int(pool.pieces.length.sum())
+  length = lengths(pool)
+  total = int(length.sum())
   assert total % T  # the last row is shared with the second epoch
   state, (batch,) = draws(pool, np.ones(SIZE), total // T, 1)
   # At most the pieces in what is left over are missing.
   assert state.copies.max() == 1
-  assert pool.pieces.length[state.copies == 0].sum() < T
+  assert length[state.copies == 0].sum() < T
   count_N = np.bincount(batch.document_BT.ravel(), minlength=SIZE)
   short_N = pool.tokens.pairs_N - count_N
   assert (short_N >= 0).all() and short_N.sum() == total % T
@@ -78,7 +101,7 @@ def test_an_epoch_of_natural_weights_is_every_piece_once(pool):
 def test_epochs_in_parts_draw_every_piece_equally_often(full_pool, num_rows):
   state = full_pool.init()
   for number in range(2 * SIZE // num_rows):
-    state, _ = full_pool.draw(state, np.full(SIZE, 0.3), num_rows)
+    state, _ = draws(full_pool, np.full(SIZE, 0.3), num_rows, 1, state)
     whole, rest = divmod((number + 1) * num_rows, SIZE)
     # `rest` pieces are one ahead.
     assert state.copies.sum() == whole * SIZE + rest
@@ -88,18 +111,18 @@ def test_epochs_in_parts_draw_every_piece_equally_often(full_pool, num_rows):
 
 def test_counts_are_within_one_of_the_expectation(pool):
   weight_N = random_weights(1)
-  state = pool.init()
+  state, length = pool.init(), lengths(pool)
   for _ in range(8):
-    state, _ = pool.draw(state, weight_N, 25)
-    speed = weight_N[pool.pieces.document]
-    assert (np.abs(state.copies - state.progress) < 1 + 1e-9).all()
+    state, _ = draws(pool, weight_N, 25, 1, state)
+    speed, expected = weight_N[pool.pieces.document], progress(pool, state)
+    assert (np.abs(state.copies - expected) < 1 + 1e-9).all()
     # The expectation is one and the same multiple of every weight ...
     np.testing.assert_allclose(
-      state.progress * speed.max(), state.progress.max() * speed, rtol=1e-9
+      expected * speed.max(), expected.max() * speed, rtol=1e-9
     )
   # ... and of the tokens drawn, up to the tails that the draws cut off.
-  expected = state.progress @ pool.pieces.length
-  spread = np.sqrt(pool.pieces.length**2 @ (state.progress > 0)) / 2
+  spread = np.sqrt(length**2 @ (expected > 0)) / 2
+  expected = expected @ length
   np.testing.assert_allclose(expected, 8 * 25 * T, atol=4 * spread + 8 * T)
   assert state.copies.max() > 5
 
@@ -108,9 +131,9 @@ def test_counts_follow_weights_that_change(pool):
   state, expected = pool.init(), 0
   for seed in range(6):
     weight_N = random_weights(seed)
-    before = state.progress
-    state, _ = pool.draw(state, weight_N, 25)
-    moved = state.progress - before
+    before = progress(pool, state)
+    state, _ = draws(pool, weight_N, 25, 1, state)
+    moved = progress(pool, state) - before
     speed = weight_N[pool.pieces.document]
     np.testing.assert_allclose(moved * speed.max(), moved.max() * speed)
     expected = expected + moved
@@ -128,8 +151,7 @@ def test_documents_of_weight_zero_never_come(pool):
 
 def test_documents_that_are_due_wait_while_their_weight_is_zero(pool):
   # By rounding, a piece may have passed its point without having been drawn.
-  zeros = np.zeros(len(pool.key))
-  due = sampler.SamplerState(zeros + 1, zeros.astype(np.int64), np.array(0))
+  due = pool.init()._replace(progress=np.ones(len(pool.key)))
   zero_N = np.arange(SIZE) % 3 == 0
   _, (batch,) = draws(pool, np.where(zero_N, 0.0, 1.0), 20, 1, due)
   assert not zero_N[batch.document_BT].any()
@@ -147,7 +169,13 @@ def test_one_document_can_fill_everything(pool):
 @pytest.mark.parametrize("weight", [0.0, np.nan, np.inf])
 def test_weights_that_are_zero_or_not_finite_are_told(pool, weight):
   with pytest.raises(ValueError, match="zero or not finite"):
-    pool.draw(pool.init(), np.full(SIZE, weight), 2)
+    pool.start(pool.init(), np.full(SIZE, weight))
+
+
+@pytest.mark.parametrize("size", [SIZE - 1, SIZE + 1])
+def test_a_weight_too_many_or_too_few_is_told(pool, size):
+  with pytest.raises(ValueError, match=rf"each of 60 documents.*{size}"):
+    pool.start(pool.init(), np.ones(size))
 
 
 def test_the_scale_of_weights_does_not_matter(pool):
@@ -163,7 +191,7 @@ def test_two_halves_are_the_whole_where_no_piece_is_cut(full_pool):
   whole, (batch,) = draws(full_pool, weight_N, 80, 1)
   halves, (one, two) = draws(full_pool, weight_N, 40, 2)
   np.testing.assert_array_equal(halves.copies, whole.copies)
-  np.testing.assert_allclose(halves.progress, whole.progress, rtol=1e-12)
+  np.testing.assert_allclose(halves.time, whole.time, rtol=1e-12)
   both = np.concatenate([one.tokens_BT, two.tokens_BT])
   np.testing.assert_array_equal(
     np.sort(both.ravel()), np.sort(batch.tokens_BT.ravel())
@@ -180,32 +208,132 @@ def test_halves_that_cut_a_piece_go_on_in_the_same_order(pool):
     halves, _ = draws(pool, weight_N, rows, 2)
     ahead = halves.copies - whole.copies
     assert (ahead >= 0).all()
-    assert ahead @ pool.pieces.length < 2 * T
+    assert ahead @ lengths(pool) < 2 * T
 
 
-def test_a_saved_state_goes_on_bit_by_bit(pool):
-  state, _ = draws(pool, random_weights(0), 10, 3)
-  saved = sampler.SamplerState(*(np.array(x.tolist()) for x in state))
-  straight, batches = draws(pool, random_weights(1), 10, 3, state)
-  resumed, again = draws(pool, random_weights(1), 10, 3, saved)
-  for a, b in zip((straight, *batches), (resumed, *again), strict=True):
-    for x, y in zip(a, b, strict=True):
-      np.testing.assert_array_equal(x, y)
+def changing_draws(pool, resume):
+  """States and batches of 24 draws, with other weights after every sixth."""
+  state, states, batches = pool.init(), [], []
+  for seed in range(4):
+    weight_N = random_weights(seed)
+    cursor = pool.start(state, weight_N)
+    for number in range(6):
+      cursor, batch = pool.draw(cursor, 1 + 3 * number)
+      batches.append(batch)
+      state = cursor.state()
+      states.append(state)
+      if resume:  # as from a checkpoint
+        saved = sampler.SamplerState(*(x.copy() for x in state))
+        cursor = pool.start(saved, weight_N.copy())
+  return states, batches
+
+
+def test_a_saved_state_goes_on_bit_by_bit_from_every_draw(pool):
+  straight, resumed = (changing_draws(pool, resume) for resume in (False, True))
+  for one, other in zip(straight, resumed, strict=True):
+    for x, y in zip(one, other, strict=True):
+      assert_same(x, y)
+
+
+@pytest.mark.parametrize("block_share", [1e-9, 0.02, 10.0])
+def test_the_size_of_a_block_does_not_matter(pool, block_share):
+  other = sampler.make(
+    make_store(), KEY_N, row_tokens=T, seed=0, block_share=block_share
+  )
+  for one, two in zip(
+    changing_draws(pool, False), changing_draws(other, False), strict=True
+  ):
+    for x, y in zip(one, two, strict=True):
+      assert_same(x, y)
+
+
+def test_draws_between_changes_of_the_weights_share_passes(monkeypatch):
+  size = 2000
+  tokens = packing.store([np.full(T - 1, 1)] * size, [1] * size, end_of_text=0)
+  keys = sampler.document_keys([str(i) for i in range(size)])
+  pool = sampler.make(tokens, keys, row_tokens=T, seed=0)
+  passes, original = [], sampler.Sampler._arrivals
+
+  def counted(*args):
+    passes.append(1)
+    return original(*args)
+
+  monkeypatch.setattr(sampler.Sampler, "_arrivals", counted)
+  draws(pool, np.ones(size), 4, size // 4)  # an epoch
+  assert 1 / sampler.BLOCK_SHARE <= len(passes) <= 1.2 / sampler.BLOCK_SHARE
+
+
+def test_arrivals_are_those_of_the_definition(full_pool):
+  # All points of two spells of weights, in order of the time they are passed.
+  moved, sequence = np.zeros(SIZE), []
+  weights = [random_weights(seed) for seed in (5, 6)]
+  state, drawn = full_pool.init(), []
+  for weight_N in weights:
+    cursor = full_pool.start(state, weight_N)
+    for _ in range(70):
+      cursor, batch = full_pool.draw(cursor, 1)
+      drawn.append(int(batch.document_BT[0, 0]))
+    state = cursor.state()
+  copy_NC = np.tile(np.arange(200), (SIZE, 1))
+  key_NC = np.tile(full_pool.key[:, None], 200)
+  point_NC = copy_NC + sampler._uniform(
+    key_NC.ravel(), copy_NC.ravel()
+  ).reshape(SIZE, 200)
+  for weight_N in weights:
+    ahead_NC = np.where(point_NC > moved[:, None], point_NC, np.inf)
+    with np.errstate(divide="ignore"):
+      time_NC = (ahead_NC - moved[:, None]) / weight_N[:, None]
+    order = np.argsort(time_NC, axis=None)[:70]
+    sequence += (order // 200).tolist()
+    moved = moved + weight_N * time_NC.ravel()[order[-1]] * (1 + 1e-12)
+  assert drawn == sequence
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_processes_share_the_rows_of_a_draw(pool, count):
+  _, batches = draws(pool, random_weights(0), 12, 5)
+  for index in range(count):
+    cursor = pool.start(pool.init(), random_weights(0))
+    for whole in batches:
+      cursor, part = pool.draw(cursor, 12, share=(index, count))
+      assert_same(part, [x[index::count] for x in whole])
+
+
+def test_memory_of_a_million_pieces():
+  size, length = 1_000_000, 50
+  tokens = packing.TokenStore(
+    flat=np.zeros(size * length, np.uint16),
+    start_N1=np.arange(size + 1) * length,
+    bytes_N=np.zeros(0, np.int64),
+  )
+  rng = np.random.default_rng(0)
+  key_N = rng.integers(0, 2**63, size).astype(np.uint64)
+  tracemalloc.start()
+  pool = sampler.make(tokens, key_N, row_tokens=64, seed=0)
+  state = pool.init()
+  for _ in range(2):
+    weight_N = rng.uniform(size=size)
+    cursor = pool.start(state, weight_N)
+    for _ in range(60):  # more than a block
+      cursor, _ = pool.draw(cursor, 1000)
+    state = cursor.state()
+  _, peak = tracemalloc.get_traced_memory()
+  tracemalloc.stop()
+  assert cursor.base.copies.any()  # a block has ended
+  assert peak < sampler.BYTES_PER_PIECE * size
 
 
 def test_the_state_drawn_from_is_left_alone(pool):
   state, _ = draws(pool, np.ones(SIZE), 10, 1)
   copy = sampler.SamplerState(*(np.array(x) for x in state))
-  draws(pool, random_weights(0), 10, 2, state)
-  for x, y in zip(state, copy, strict=True):
-    np.testing.assert_array_equal(x, y)
+  for weight_N in (np.ones(SIZE), random_weights(0)):
+    draws(pool, weight_N, 10, 2, state)
+    assert_same(state, copy)
 
 
 def test_the_order_of_documents_does_not_matter(pool):
   order = np.random.default_rng(3).permutation(SIZE)
-  permuted = sampler.make(
-    make_store(order), [IDS[i] for i in order], row_tokens=T, seed=0
-  )
+  permuted = sampler.make(make_store(order), KEY_N[order], row_tokens=T, seed=0)
   for seed in range(3):
     weight_N = random_weights(seed)
     _, batches = draws(pool, weight_N, 15, 3)
@@ -218,7 +346,9 @@ def test_the_order_of_documents_does_not_matter(pool):
 
 def test_draws_depend_on_ids_pieces_and_seed(pool):
   renamed, reseeded = (
-    sampler.make(make_store(), ids, row_tokens=T, seed=seed)
+    sampler.make(
+      make_store(), sampler.document_keys(ids), row_tokens=T, seed=seed
+    )
     for ids, seed in (([f"{i}!" for i in IDS], 0), (IDS, 1))
   )
   weight_N = np.ones(SIZE)
@@ -268,12 +398,11 @@ def test_points_are_uniform():
   # Kolmogorov and Smirnov's distance of 6,000 points, at one in 10,000.
   documents = [np.full(1, 1)] * 2000
   tokens = packing.store(documents, [1] * 2000, end_of_text=0)
-  pool = sampler.make(
-    tokens, [str(i) for i in range(2000)], row_tokens=T, seed=3
-  )
+  keys = sampler.document_keys([str(i) for i in range(2000)])
+  pool = sampler.make(tokens, keys, row_tokens=T, seed=3)
   piece = np.tile(np.arange(2000), 3)
   copy = np.repeat(np.arange(3), 2000)
-  point = np.sort(pool._uniform(piece, copy))
+  point = np.sort(sampler._uniform(pool.key[piece], copy))
   assert point[0] >= 0 and point[-1] < 1
   distance = np.abs(point - (np.arange(6000) + 0.5) / 6000).max()
   assert distance < np.sqrt(np.log(2 / 1e-4) / 2 / 6000)

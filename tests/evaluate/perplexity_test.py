@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cmtree_jax.data import packing
+from cmtree_jax.data import packing, sampler
 from cmtree_jax.evaluate import perplexity
 
 T, V = 8, 50
@@ -28,7 +28,7 @@ def make_set(order=None, *, max_tokens=300, rows=4):
   order = np.arange(SIZE) if order is None else order
   return perplexity.eval_set(
     make_store(order),
-    [IDS[i] for i in order],
+    sampler.document_keys([IDS[i] for i in order]),
     max_tokens=max_tokens,
     rows=rows,
     row_tokens=T,
