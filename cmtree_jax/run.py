@@ -12,8 +12,9 @@ import numpy as np
 import optax
 
 from cmtree_jax import config as configs
-from cmtree_jax import engine, export, loops, optim, prepare, search, sharding
+from cmtree_jax import engine, loops, optim, prepare, search, sharding
 from cmtree_jax import recipe as recipes
+from cmtree_jax import workdir as workdirs
 from cmtree_jax.batch import stack_rows
 from cmtree_jax.bilevel import HYPERGRADS, UNROLLING, memory, problem
 from cmtree_jax.bilevel import cost as hypergradient_cost
@@ -52,7 +53,7 @@ def run(config: Any, workdir: Path, *, overwrite: bool = False) -> int:
   """
   begin = time.monotonic()
   check(config)
-  export.claim_workdir(workdir, config, overwrite=overwrite)
+  workdirs.claim_workdir(workdir, config, overwrite=overwrite)
   if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     compiled = str(cache_dir(config) / "xla")
     jax.config.update("jax_compilation_cache_dir", compiled)
@@ -103,7 +104,7 @@ def run(config: Any, workdir: Path, *, overwrite: bool = False) -> int:
     [document.text for document in data.corpus.documents],
     data.pool.ids,
   )
-  files = export.write_results(
+  files = workdirs.write_results(
     workdir,
     config=config,
     data=data,
@@ -115,7 +116,7 @@ def run(config: Any, workdir: Path, *, overwrite: bool = False) -> int:
     cost=chosen.cost,
   )
   summary = summarize(config, data, leaves, partition.center_LE, begin)
-  files.append(export.write_summary(workdir, summary))
+  files.append(workdirs.write_summary(workdir, summary))
   report.show(nodes, comparison, summary, files)
   return 0
 
@@ -534,11 +535,11 @@ def summarize(
   """What is worth knowing of the job as a whole: summary.json."""
   summary = {
     "wall_seconds": round(time.monotonic() - begin, 1),
-    "peak_rss_bytes": export.peak_rss_bytes(),
+    "peak_rss_bytes": workdirs.peak_rss_bytes(),
     "nmi_source": {},
     "config_digest": configs.digest(config),
     "corpus_digest": data.digest,
-    "git_commit": export.git_commit(),
+    "git_commit": workdirs.git_commit(),
     "documents": len(data.pool.ids),
     "tokens": int(data.pool.tokens.pairs_N.sum()),
     "overlap": data.overlap,
