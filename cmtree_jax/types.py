@@ -36,6 +36,33 @@ class Label(NamedTuple):
   language: str  # ISO 639-1 where known, else ""
 
 
+class Record(NamedTuple):
+  """One document as a source hands it over."""
+
+  id: str
+  text: str
+  original: str  # the file that it was cut from
+  source: str  # a hidden label, as the next two: "" if unknown
+  domain: str
+  language: str  # ISO 639-1 where known
+
+
+class Skip(NamedTuple):
+  """A document, or the rest of a file, that is not used, and why."""
+
+  kind: str  # what is counted, such as "invalid JSON"
+  where: str  # "pool.jsonl.gz, line 7" or "a.parquet, row 12"
+  message: str  # what was wanted, what came, what to do
+
+
+class Question(NamedTuple):
+  """Multiple choice; `prompt + choices[answer]` is the whole text."""
+
+  prompt: str
+  choices: tuple[str, ...]  # as they continue the prompt
+  answer: int
+
+
 class Target(NamedTuple):
   """A task that the corpus should serve, as frozen splits of texts."""
 
@@ -43,6 +70,8 @@ class Target(NamedTuple):
   train: tuple[str, ...]  # drives the search
   validation: tuple[str, ...]  # tunes
   test: tuple[str, ...]  # read once, for tables
+  # By split, aligned with its texts; empty for plain text.
+  questions: dict[str, tuple[Question, ...]] = {}
 
 
 class RawCorpus(NamedTuple):

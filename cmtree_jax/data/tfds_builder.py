@@ -1,0 +1,94 @@
+"""Makes a TFDS data set out of any source, so that others can read it.
+
+The files are ArrayRecord: random access, and no TensorFlow to write or to read
+them.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from cmtree_jax.data import fields, sources
+from cmtree_jax.data.fields import Part, Rules
+from cmtree_jax.types import Record, Skip, UserError
+
+VERSION = "1.0.0"
+
+
+def build(
+  addresses: Sequence[str], rules: Rules, *, data_dir: Path | str, name: str
+) -> tuple[Path, Counter[str]]:
+  """The folder of a new data set with one split `train`, and counts of skips.
+
+  Args:
+    addresses: sources, such as "jsonl:pool/*.jsonl.gz".
+    rules: which fields of theirs are read.
+    data_dir: the folder of TFDS data sets to write to.
+    name: what the data set is called; small letters, digits and underscores.
+  Raises:
+    UserError: nothing matches, nothing is left, or it is there already.
+  """
+  tfds = fields.library("tensorflow_datasets", "all")
+  parts = sources.parts(addresses)
+  skipped: Counter[str] = Counter()
+  builder = _builder_class(tfds, name)(
+    parts=parts, rules=rules, skipped=skipped, data_dir=str(data_dir)
+  )
+  if builder.is_prepared():
+    raise UserError(
+      f"{builder.data_dir}: wanted a new data set, came one that is there; give "
+      "another name or folder, or remove it."
+    )
+  try:
+    builder.download_and_prepare(file_format="array_record")
+  except ValueError:
+    # The writer refuses a split without documents.
+    raise
+  return Path(builder.data_dir), skipped
+
+
+def _builder_class(tfds: Any, name: str) -> type:
+  """A builder of that name, which TFDS keeps no register of."""
+
+  class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Documents with the fields of `Record`."""
+
+    def __init__(self, *, parts, rules, skipped, **kwargs):
+      self._parts, self._rules, self._skipped = parts, rules, skipped
+      super().__init__(**kwargs)
+
+    def _info(self):
+      return tfds.core.DatasetInfo(
+        builder=self,
+        description="Documents of a corpus with their hidden labels.",
+        features=tfds.features.FeaturesDict(
+          {field: tfds.features.Text() for field in Record._fields}
+        ),
+        disable_shuffling=True,  # rows stay in the order of the sources
+      )
+
+    def _split_generators(self, dl_manager):
+      del dl_manager  # everything is on disk
+      return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+      yield from _examples(self._parts, self._rules, self._skipped)
+
+  Builder.name = name
+  Builder.VERSION = tfds.core.Version(VERSION)
+  return Builder
+
+
+def _examples(
+  parts: Sequence[Part], rules: Rules, skipped: Counter[str]
+) -> Iterator[tuple[int, dict[str, str]]]:
+  """Numbered documents; the others are counted."""
+  number = 0
+  for part in parts:
+    for found in sources.read(part, rules):
+      if isinstance(found, Skip):
+        skipped[found.kind] += 1
+        continue
+      yield number, found._asdict()
+      number += 1
