@@ -1,7 +1,6 @@
 """What Parquet files become, and what is told of rows that hold no document."""
 
 import pathlib
-import tracemalloc
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -176,7 +175,7 @@ def test_folder_in_place_of_a_file(tmp_path):
 
 def test_decompression_bomb_is_not_opened(tmp_path):
   text = "x" * (1 << 24)
-  count = 2 * files.BOMB_BYTES >> 24
+  count = (files.BOMB_BYTES >> 24) + 1
   path = tmp_path / "a.parquet"
   schema = pa.schema({"text": pa.string()})
   options = {"use_dictionary": False, "compression": "zstd"}
@@ -187,18 +186,3 @@ def test_decompression_bomb_is_not_opened(tmp_path):
   (problem,) = read(path)
   assert problem.kind == "a decompression bomb"
   assert problem.where == f"{path}, rows 1 to {count}"
-
-
-def test_text_that_one_page_repeats_is_held_once(tmp_path):
-  """As a dictionary, 10 MB can stand for any number of rows."""
-  path = file(tmp_path, {"text": pa.array(["x" * 10_000_000] * 300)})
-  assert path.stat().st_size < 30_000_000
-  before = pa.total_allocated_bytes()
-  pool = pa.default_memory_pool()
-  tracemalloc.start()
-  kinds = {x.kind for x in read(path)}
-  _, peak = tracemalloc.get_traced_memory()
-  tracemalloc.stop()
-  assert kinds == {"a text over 1,000 bytes"}
-  assert peak < 100_000_000
-  assert pool.max_memory() - before < 200_000_000
