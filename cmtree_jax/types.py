@@ -71,7 +71,7 @@ class Target(NamedTuple):
   validation: tuple[str, ...]  # tunes
   test: tuple[str, ...]  # read once, for tables
   # By split, aligned with its texts; empty for plain text.
-  questions: dict[str, tuple[Question, ...]] = {}
+  questions: dict[str, tuple[Question, ...]] = {}  # noqa: RUF012
 
 
 class RawCorpus(NamedTuple):

@@ -7,7 +7,7 @@ them.
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from cmtree_jax.data import fields, sources
 from cmtree_jax.data.fields import Part, Rules
@@ -30,11 +30,9 @@ def build(
     UserError: nothing matches, nothing is left, or it is there already.
   """
   tfds = fields.library("tensorflow_datasets", "all")
-  parts = sources.parts(addresses)
   skipped: Counter[str] = Counter()
-  builder = _builder_class(tfds, name)(
-    parts=parts, rules=rules, skipped=skipped, data_dir=str(data_dir)
-  )
+  examples = _examples(sources.parts(addresses), rules, skipped)
+  builder = _builder_class(tfds, name)(examples, data_dir=str(data_dir))
   if builder.is_prepared():
     raise UserError(
       f"{builder.data_dir}: wanted a new data set, came one that is there; give "
@@ -42,9 +40,11 @@ def build(
     )
   try:
     builder.download_and_prepare(file_format="array_record")
-  except ValueError:
-    # The writer refuses a split without documents.
-    raise
+  except OSError as error:
+    raise UserError(
+      f"Cannot write {builder.data_dir}: {error.strerror or error}. Choose "
+      "another folder, or free some space."
+    ) from error
   return Path(builder.data_dir), skipped
 
 
@@ -54,9 +54,13 @@ def _builder_class(tfds: Any, name: str) -> type:
   class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Documents with the fields of `Record`."""
 
-    def __init__(self, *, parts, rules, skipped, **kwargs):
-      self._parts, self._rules, self._skipped = parts, rules, skipped
-      super().__init__(**kwargs)
+    # Nothing is fetched. Looked up in the package instead, it would need
+    # importlib_resources, which TFDS 4.9.10 uses without asking for it.
+    url_infos: ClassVar = {}
+
+    def __init__(self, examples: Iterator[Any], *, data_dir: str):
+      self._examples = examples
+      super().__init__(data_dir=data_dir)
 
     def _info(self):
       return tfds.core.DatasetInfo(
@@ -73,7 +77,7 @@ def _builder_class(tfds: Any, name: str) -> type:
       return {"train": self._generate_examples()}
 
     def _generate_examples(self):
-      yield from _examples(self._parts, self._rules, self._skipped)
+      yield from self._examples
 
   Builder.name = name
   Builder.VERSION = tfds.core.Version(VERSION)
@@ -92,3 +96,9 @@ def _examples(
         continue
       yield number, found._asdict()
       number += 1
+  if not number:
+    why = ", ".join(f"{count} {kind}" for kind, count in skipped.items())
+    raise UserError(
+      f"Wanted documents to write, came none ({why or 'the sources are empty'}); "
+      "check the addresses and the text field."
+    )

@@ -14,9 +14,9 @@ from cmtree_jax.data.fields import Part, Row, Rules, Unusable
 from cmtree_jax.types import Record, Skip, UserError
 
 # A split begins with a letter, which tells it from a version such as 1.0.0.
-_ADDRESS = re.compile(
-  r"(?P<name>.+?)(:(?P<split>[A-Za-z]\w*(\[[^\]]*\])?))?(@(?P<data_dir>.+))?"
-)
+_SPLIT = r"(?P<split>[A-Za-z]\w*(\[[^\]]*\])?)"
+_ADDRESS = re.compile(rf"(?P<name>.+?)(:{_SPLIT})?(@(?P<data_dir>.+))?")
+_PATH = re.compile(rf"(?P<folder>.+?):{_SPLIT}")
 _INFO = "dataset_info.json"
 
 
@@ -54,7 +54,7 @@ def read(part: Part, rules: Rules) -> Iterator[Record | Skip]:
 
 def digest(part: Part) -> str:
   """A hash of the files that the split lies in."""
-  folder, _, split = part.path.rpartition(":")
+  folder, split = _folder_and_split(part.path)
   info = _load(folder, part.path).info
   shards = [x.filename for x in info.splits[split].file_instructions]
   features = posixpath.join(folder, "features.json")
@@ -62,7 +62,7 @@ def digest(part: Part) -> str:
 
 
 def _rows(path: str, rules: Rules) -> Iterator[Row | Skip]:
-  folder, _, split = path.rpartition(":")
+  folder, split = _folder_and_split(path)
   number = 0
   try:
     builder = _load(folder, path)
@@ -71,6 +71,9 @@ def _rows(path: str, rules: Rules) -> Iterator[Row | Skip]:
     documents = builder.as_data_source(split)
     for number in range(1, len(documents) + 1):
       found = documents[number - 1]
+      if all(value is None for value in found.values()):
+        # What the reader makes of a file that ends where a block does.
+        raise EOFError("a record without content")
       values = {name: found[name] for name in wanted if name in found}
       yield Row(number, f"{path}, row {number}", values)
   except UserError as error:
@@ -80,6 +83,12 @@ def _rows(path: str, rules: Rules) -> Iterator[Row | Skip]:
   # The library and its record reader tell damage by errors of many types.
   except Exception as error:
     yield files.damaged(error).at(f"{path}, row {number}" if number else path)
+
+
+def _folder_and_split(path: str) -> tuple[str, str]:
+  match = _PATH.fullmatch(path)
+  assert match is not None, path
+  return match["folder"], match["split"]
 
 
 def _check_features(names: list[str], rules: Rules) -> None:
@@ -106,7 +115,7 @@ def _folder(name: str, data_dir: str | None, address: str) -> str:
 
   try:
     builder = read_only_builder.builder_from_files(name, data_dir=data_dir)
-  except registered.DatasetNotFoundError:
+  except (registered.DatasetNotFoundError, ValueError):
     raise UserError(
       f"tfds:{address}: wanted a data set that is on disk, came no folder and "
       f"none called {name!r} in {data_dir or 'the data folder of TFDS'}; prepare "
