@@ -157,8 +157,8 @@ def damaged(error: Exception) -> Unusable:
   """What is raised when a library cannot make sense of a file."""
   reason = " ".join(str(error).split())[:200]
   return Unusable(
-    DAMAGED, f"wanted a sound file, came damage ({reason}); copy or make it "
-    "again."
+    DAMAGED,
+    f"wanted a sound file, came damage ({reason}); copy or make it again.",
   )
 
 

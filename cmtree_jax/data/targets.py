@@ -112,8 +112,7 @@ def _question(values: Mapping[str, Any]) -> Question:
     )
   texts = _choices(values)
   lettered = [
-    f"({letter}) {text}"
-    for letter, text in zip(_LETTERS, texts, strict=False)
+    f"({letter}) {text}" for letter, text in zip(_LETTERS, texts, strict=False)
   ]
   context = fields.string_of(values, "context")
   lines = [*([context] if context else []), f"Question: {asked}", *lettered]
@@ -197,9 +196,8 @@ def _check_splits(path: str, items: list[_Item], skips: list[Skip]) -> None:
         f'({came}); mark some lines with "split": "{split}".'
       )
       if skips:
-        message += (
-          f" {len(skips)} not used, such as {skips[0].where}: {skips[0].message}"
-        )
+        first = f"{skips[0].where}: {skips[0].message}"
+        message += f" {len(skips)} not used, such as {first}"
       raise UserError(message)
 
 

@@ -1,6 +1,7 @@
 """What `datasets` saved on disk, read as documents."""
 
 import pathlib
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,7 @@ def folder(tmp_path: pathlib.Path) -> pathlib.Path:
   return tmp_path / "saved"
 
 
-def read(part: Part, rules: Rules = RULES):
+def read(part: Part, rules: Rules = RULES) -> list[Any]:
   return list(sources.read(part, rules))
 
 
@@ -49,7 +50,10 @@ def test_split_alone_and_rows_that_were_reordered(tmp_path):
   saved = datasets.Dataset.from_dict({"text": ["x", "y", "z"]})
   saved.select([2, 0]).save_to_disk(tmp_path / "one")
   (part,) = sources.parts([f"hf:{tmp_path}/one"])
-  assert [(x.id, x.text) for x in read(part)] == [("one:1", "z"), ("one:2", "x")]
+  assert [(x.id, x.text) for x in read(part)] == [
+    ("one:1", "z"),
+    ("one:2", "x"),
+  ]
 
 
 def test_columns_that_will_not_do_are_told_once(folder):

@@ -5,6 +5,8 @@ import json
 import os
 import pathlib
 import tracemalloc
+from collections.abc import Callable
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -32,21 +34,26 @@ def zstd(data: bytes) -> bytes:
   return pa.Codec("zstd").compress(data, asbytes=True)
 
 
-PACK = {"": bytes, ".gz": gzip.compress, ".zst": zstd}
+PACK: dict[str, Callable[[bytes], bytes]] = {
+  "": bytes,
+  ".gz": gzip.compress,
+  ".zst": zstd,
+}
 
 
-def read(path: pathlib.Path, rules: Rules = RULES) -> list[Record | Skip]:
-  (part,) = jsonl.parts(str(path))
-  return list(jsonl.read(part, rules))
+def read(source: pathlib.Path | Part, rules: Rules = RULES) -> list[Any]:
+  if isinstance(source, pathlib.Path):
+    (source,) = jsonl.parts(str(source))
+  return list(jsonl.read(source, rules))
 
 
 def file(folder: pathlib.Path, *lines: object, name: str = "pool.jsonl"):
   path = folder / name
-  path.write_bytes(PACK[path.suffix if path.suffix in PACK else ""](raw(*lines)))
+  path.write_bytes(PACK.get(path.suffix, bytes)(raw(*lines)))
   return path
 
 
-def skip(found: list[Record | Skip], at: int = -1) -> Skip:
+def skip(found: list[Any], at: int = -1) -> Skip:
   """A skip whose message is one short line, whatever was in the file."""
   problem = found[at]
   assert isinstance(problem, Skip)
@@ -71,7 +78,7 @@ def test_all_fields_of_a_document(tmp_path):
 def test_absent_ids_are_part_and_line(tmp_path):
   pool = file(tmp_path, {"text": "x"}, " ", {"text": "y", "id": ""})
   part = Part("jsonl", str(pool), "a/pool.jsonl")
-  found = list(jsonl.read(part, RULES))
+  found = read(part)
   assert [x.id for x in found] == ["a/pool.jsonl:1", "a/pool.jsonl:3"]
   assert [x.original for x in found] == ["a/pool.jsonl:1", "a/pool.jsonl:3"]
 
@@ -285,11 +292,11 @@ def test_folder_link_to_nothing_and_pipe_are_told(tmp_path):
   came = ["Is a directory", "absent.jsonl", "a pipe"]
   parts = jsonl.parts(f"{tmp_path}/*.jsonl")
   for part, fact in zip(parts[:3], came, strict=True):
-    problem = skip(list(jsonl.read(part, RULES)))
+    problem = skip(read(part))
     assert problem.kind == "an unreadable file"
     assert problem.where == part.path
     assert fact in problem.message
-  assert [x.text for x in jsonl.read(parts[3], RULES)] == ["x"]
+  assert [x.text for x in read(parts[3])] == ["x"]
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \n"])

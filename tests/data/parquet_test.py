@@ -1,6 +1,7 @@
 """What Parquet files become, and what is told of rows that hold no document."""
 
 import pathlib
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,13 +14,15 @@ from cmtree_jax.types import Record, Skip
 RULES = Rules("text", "id", "source", 1_000)
 
 
-def file(folder: pathlib.Path, columns: dict, **options) -> pathlib.Path:
+def file(
+  folder: pathlib.Path, columns: dict[str, Any], **options: Any
+) -> pathlib.Path:
   path = folder / "a.parquet"
   pq.write_table(pa.table(columns), path, **options)
   return path
 
 
-def read(path: pathlib.Path, rules: Rules = RULES) -> list[Record | Skip]:
+def read(path: pathlib.Path, rules: Rules = RULES) -> list[Any]:
   (part,) = parquet.parts(str(path))
   return list(parquet.read(part, rules))
 
@@ -70,7 +73,11 @@ INVALID = pa.Array.from_buffers(
 UNUSABLE = {
   "empty": (pa.array([""]), "an empty text", "came ''"),
   "blank": (pa.array([" \n"]), "an empty text", "drop"),
-  "null": (pa.array([None], pa.string()), "no text in the field 'text'", "None"),
+  "null": (
+    pa.array([None], pa.string()),
+    "no text in the field 'text'",
+    "None",
+  ),
   "only nulls": (pa.nulls(1), "no text in the field 'text'", "came None"),
   "bytes": (
     pa.array([b"caf\xe9"]),

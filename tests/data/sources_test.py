@@ -2,11 +2,11 @@
 
 import gzip
 import json
-import os
 import pathlib
 import pickle
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -14,7 +14,12 @@ from cmtree_jax.data import sources
 from cmtree_jax.data.sources import Part, Rules
 from cmtree_jax.types import Skip, UserError
 
+ROOT = pathlib.Path(__file__).parents[2]
 RULES = Rules("text", "id", "source", 1_000)
+
+
+def read(part: Part) -> list[Any]:
+  return list(sources.read(part, RULES))
 
 
 @pytest.fixture
@@ -47,7 +52,7 @@ def test_several_sources_side_by_side(folder):
     Part("jsonl", f"{folder}/c.jsonl.gz", "c.jsonl.gz"),
     Part("parquet", f"{folder}/d.parquet", "d.parquet"),
   ]
-  found = [x for part in parts for x in sources.read(part, RULES)]
+  found = [x for part in parts for x in read(part)]
   assert [(x.id, x.text) for x in found] == [
     ("a/pool.jsonl:1", "text of a/pool.jsonl"),
     ("b/pool.jsonl:1", "text of b/pool.jsonl"),
@@ -58,7 +63,7 @@ def test_several_sources_side_by_side(folder):
 
 def test_parts_travel_to_other_processes(folder):
   part = sources.parts([f"jsonl:{folder}/c.*"])[0]
-  assert list(sources.read(pickle.loads(pickle.dumps(part)), RULES))
+  assert read(pickle.loads(pickle.dumps(part)))
 
 
 def test_one_file_read_as_two_kinds_has_two_names(folder):
@@ -111,7 +116,7 @@ def test_digest_of_what_cannot_be_read(tmp_path):
   assert sources.digest(part) != before
 
 
-def test_bucket_without_its_package_or_with_two_stars():
+def test_bucket_has_no_two_stars():
   with pytest.raises(UserError, match=r"'\*\*', which buckets do not have"):
     sources.parts(["jsonl:gs://bucket/**/*.jsonl"])
 
@@ -131,8 +136,12 @@ def test_files_in_a_bucket(monkeypatch):
     def _strip_protocol(cls, path):
       return super()._strip_protocol(path.removeprefix("gs://"))
 
-    def glob(self, path, **kwargs):  # as a bucket, without a leading slash
-      return [x.removeprefix("/") for x in super().glob(path, **kwargs)]
+    def glob(
+      self, path, maxdepth=None, **kwargs
+    ):  # as a bucket, without a leading slash
+      return [
+        x.removeprefix("/") for x in super().glob(path, maxdepth, **kwargs)
+      ]
 
   monkeypatch.setattr(gpath, "_is_tf_installed", lambda: False)
   fsspec.register_implementation("gcs", Bucket, clobber=True)
@@ -142,19 +151,17 @@ def test_files_in_a_bucket(monkeypatch):
   bucket.pipe("gs://corpus/part/b.txt", b"y")
   (part,) = sources.parts(["jsonl:gs://corpus/part/*.gz"])
   assert part.path == "gs://corpus/part/a.jsonl.gz"
-  record, problem = sources.read(part, RULES)
+  record, problem = read(part)
   assert (record.id, record.text) == ("a.jsonl.gz:1", "x")
   assert problem.where == "gs://corpus/part/a.jsonl.gz, line 2"
   before = sources.digest(part)
   (text,) = sources.parts(["text:gs://corpus/part/*.txt"])
-  assert [(x.id, x.source) for x in sources.read(text, RULES)] == [
-    ("b.txt", "part")
-  ]
+  assert [(x.id, x.source) for x in read(text)] == [("b.txt", "part")]
   bucket.pipe("gs://corpus/part/a.jsonl.gz", data[:-9])
-  assert list(sources.read(part, RULES))[-1].kind == "a truncated file"
+  assert read(part)[-1].kind == "a truncated file"
   assert sources.digest(part) != before
   bucket.rm("gs://corpus/part/a.jsonl.gz")
-  (gone,) = sources.read(part, RULES)
+  (gone,) = read(part)
   assert isinstance(gone, Skip)
   assert gone.kind == "an unreadable file"
 
@@ -171,10 +178,7 @@ names = ("tensorflow", "tensorflow_datasets", "seqio", "datasets", "jax")
 print([name for name in names if name in sys.modules])
 """
   done = subprocess.run(
-    [sys.executable, "-c", code],
-    capture_output=True,
-    text=True,
-    env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
   )
   assert done.returncode == 0, done.stderr
   assert done.stdout.strip() == "[]"

@@ -20,7 +20,9 @@ TEXTS = [
 ]
 
 
-def question(split: str, asked: str = "2 + 2?", **fields: object) -> dict:
+def question(
+  split: str, asked: str | None = "2 + 2?", **fields: object
+) -> dict:
   choices = ["three", "four"]
   first = {"split": split, "question": asked, "choices": choices, "answer": 1}
   return {key: x for key, x in {**first, **fields}.items() if x is not None}
@@ -125,7 +127,11 @@ UNUSABLE = {
     "no answer among the choices",
     "no such field",
   ),
-  "index": (question("test", answer=2), "no answer among the choices", "came 2"),
+  "index": (
+    question("test", answer=2),
+    "no answer among the choices",
+    "came 2",
+  ),
   "negative": (
     question("test", answer=-1),
     "no answer among the choices",

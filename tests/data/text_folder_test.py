@@ -2,6 +2,7 @@
 
 import gzip
 import pathlib
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ def folder(tmp_path: pathlib.Path) -> pathlib.Path:
   return tmp_path / "corpus"
 
 
-def read(pattern: object, rules: Rules = RULES):
+def read(pattern: object, rules: Rules = RULES) -> list[Any]:
   return [
     found
     for part in text_folder.parts(str(pattern))
@@ -55,7 +56,9 @@ def test_single_file_and_relative_pattern(folder, monkeypatch):
   monkeypatch.chdir(folder)
   assert read("top.txt") == [document("top.txt", "corpus")]
   assert read("*.txt") == [document("top.txt", "corpus")]
-  assert read("a/*.txt") == [document("x.txt", "a")._replace(text="text of a/x.txt")]
+  assert read("a/*.txt") == [
+    document("x.txt", "a")._replace(text="text of a/x.txt")
+  ]
 
 
 def test_folders_and_files_called_like_patterns(tmp_path):

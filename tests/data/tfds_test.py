@@ -2,8 +2,10 @@
 
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +15,10 @@ tfds = pytest.importorskip(
 )
 
 from cmtree_jax.data import sources, tfds_builder, tfds_reader  # noqa: E402
-from cmtree_jax.data.fields import Rules  # noqa: E402
+from cmtree_jax.data.fields import Part, Rules  # noqa: E402
 from cmtree_jax.types import Record, UserError  # noqa: E402
 
+ROOT = pathlib.Path(__file__).parents[2]
 RULES = Rules("text", "id", "source", 1_000)
 LINES = [
   {"text": "first", "id": "a", "source": "web", "domain": "law", "lang": "en"},
@@ -40,9 +43,10 @@ def made(tmp_path_factory) -> pathlib.Path:
   return path
 
 
-def read(address: object, rules: Rules = RULES):
-  (part,) = sources.parts([f"tfds:{address}"])
-  return list(sources.read(part, rules))
+def read(source: object, rules: Rules = RULES) -> list[Any]:
+  if not isinstance(source, Part):
+    (source,) = sources.parts([f"tfds:{source}"])
+  return list(sources.read(source, rules))
 
 
 def test_records_come_back_in_the_order_of_the_sources(made):
@@ -61,7 +65,7 @@ def test_others_read_it_with_the_library_alone(made):
   assert source[1]["language"] == b"en"
 
 
-def test_every_way_to_name_it(made, monkeypatch):
+def test_every_way_to_name_it(made):
   by_folder = sources.parts([f"tfds:{made}"])
   assert [part.name for part in by_folder] == ["corpus:train"]
   data_dir = made.parents[1]
@@ -94,7 +98,11 @@ def test_other_features_and_bytes_that_are_no_text(tmp_path):
     url_infos: dict = {}  # noqa: RUF012  (see tfds_builder)
 
     def _info(self):
-      features = {"text": tfds.features.Text(), "id": np.int64, "score": np.float32}
+      features = {
+        "text": tfds.features.Text(),
+        "id": np.int64,
+        "score": np.float32,
+      }
       return tfds.core.DatasetInfo(
         builder=self,
         features=tfds.features.FeaturesDict(features),
@@ -113,15 +121,13 @@ def test_other_features_and_bytes_that_are_no_text(tmp_path):
   builder.download_and_prepare(file_format="array_record")
   parts = sources.parts([f"tfds:mixed@{tmp_path}"])
   assert [part.name for part in parts] == ["mixed:test", "mixed:train"]
-  record, *problems = sources.read(parts[0], RULES)
+  record, *problems = read(parts[0])
   assert record == Record("0", "x", "0", "", "", "")
   assert [x.kind for x in problems] == ["invalid UTF-8", "an empty text"]
   assert problems[0].where == f"{parts[0].path}, row 2"
 
 
 def test_damaged_file(tmp_path, made):
-  import shutil
-
   copy = tmp_path / "corpus" / "1.0.0"
   shutil.copytree(made, copy)
   (shard,) = copy.glob("*.array_record*")
@@ -130,12 +136,12 @@ def test_damaged_file(tmp_path, made):
   whole = shard.read_bytes()
   for size in (0, len(whole) // 2):
     shard.write_bytes(whole[:size])
-    *_, problem = sources.read(part, RULES)
+    *_, problem = read(part)
     assert problem.kind == "a damaged file", problem
     assert "\n" not in problem.message
     assert sources.digest(part) != before
   shard.unlink()
-  (problem,) = sources.read(part, RULES)
+  (problem,) = read(part)
   assert problem.where.startswith(str(copy))
 
 
@@ -156,8 +162,6 @@ def test_address_that_leads_to_nothing(made, tmp_path, address, fact):
 
 
 def test_format_without_random_access(tmp_path, made):
-  import shutil
-
   copy = tmp_path / "corpus" / "1.0.0"
   shutil.copytree(made, copy)
   info = copy / "dataset_info.json"
@@ -189,11 +193,12 @@ def test_no_tensorflow_on_the_way(made):
 import sys
 from cmtree_jax.data import sources
 (part,) = sources.parts(["tfds:{made}"])
-assert len(list(sources.read(part, {tuple(RULES)!r} and sources.Rules(*{tuple(RULES)!r})))) == 3
+rules = sources.Rules("text", "id", "source", 1_000)
+assert len(list(sources.read(part, rules))) == 3
 print("tensorflow" in sys.modules)
 """
   done = subprocess.run(
-    [sys.executable, "-c", code], capture_output=True, text=True
+    [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
   )
   assert done.returncode == 0, done.stderr
   assert done.stdout.strip() == "False"
