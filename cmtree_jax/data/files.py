@@ -37,6 +37,7 @@ def find(pattern: str) -> list[str]:
   Raises:
     UserError: nothing matches, or the bucket cannot be reached from here.
   """
+  pattern = os.path.expanduser(pattern)
   if is_remote(pattern):
     found = _find_remote(pattern)
   elif os.path.lexists(pattern):
@@ -85,6 +86,13 @@ def raw(path: str) -> Iterator[IO[bytes]]:
     raise damaged(error) from None
   except OSError as error:
     raise _translated(error) from None
+  except Unusable:
+    raise
+  except Exception as error:
+    if not is_remote(path):
+      raise
+    # The libraries of buckets have errors of their own.
+    raise _unreadable(f"{type(error).__name__} ({error})") from None
 
 
 @contextlib.contextmanager
@@ -203,6 +211,7 @@ def _refuse_what_is_no_file(path: str) -> None:
 
 
 def _unreadable(came: str) -> Unusable:
+  came = " ".join(came.split())[:200]
   return Unusable(
     UNREADABLE,
     f"wanted a readable file, came {came}; check the path and its permissions.",
@@ -238,7 +247,7 @@ def _find_remote(pattern: str) -> list[str]:
     if path.exists():
       return [pattern]
     return [os.fspath(match) for match in path.parent.glob(path.name)]
-  except (ImportError, OSError, NotImplementedError) as error:
+  except Exception as error:  # the libraries of buckets have many
     reason = " ".join(str(error).split())[:200]
     raise UserError(
       f"{pattern}: wanted a bucket that can be read from here, came {reason}; "

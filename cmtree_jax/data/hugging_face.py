@@ -1,5 +1,6 @@
 """Data sets that Hugging Face `datasets` saved on disk; a part is one split."""
 
+import glob
 import json
 from collections.abc import Iterator
 
@@ -12,8 +13,9 @@ def parts(folder: str) -> list[Part]:
   """One part per split of a folder that `save_to_disk` wrote.
 
   Raises:
-    UserError: it wrote none.
+    UserError: it wrote none, or `datasets` is not installed.
   """
+  fields.library("datasets", "hf")
   from etils import epath
 
   path = epath.Path(folder).expanduser()
@@ -39,7 +41,7 @@ def read(part: Part, rules: Rules) -> Iterator[Record | Skip]:
 
 def digest(part: Part) -> str:
   """A hash of all files of the split."""
-  return files.digest_of(files.find(f"{part.path}/*"))
+  return files.digest_of(files.find(f"{glob.escape(part.path)}/*"))
 
 
 def _rows(path: str, rules: Rules) -> Iterator[Row | Skip]:

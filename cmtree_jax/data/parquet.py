@@ -40,8 +40,11 @@ def rows(
 
   try:
     with files.raw(path) as file:
+      # Given a Python file, Arrow's threads may still hold it when the process
+      # ends, and abort it (apache/arrow 33975); its own local files are safe.
+      source = file if files.is_remote(path) else path
       try:
-        table = pq.ParquetFile(file)
+        table = pq.ParquetFile(source)
       except (pa.ArrowException, OSError) as error:
         raise files.damaged(error) from None
       check(table.schema_arrow)

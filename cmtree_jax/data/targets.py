@@ -5,6 +5,7 @@ A line or row holds a `split` and a text, or a multiple-choice question:
 question. A target is small, so it is held whole.
 """
 
+import os
 import posixpath
 import re
 from collections.abc import Iterator, Mapping
@@ -67,6 +68,7 @@ def _open(address: str, rules: Rules) -> tuple[str, Iterator[Row | Skip]]:
   if kind not in ("jsonl", "parquet") or not path:
     path = address
     kind = "parquet" if address.endswith(".parquet") else "jsonl"
+  path = os.path.expanduser(path)
   if kind == "jsonl":
     return path, jsonl.rows(path, rules)
   wanted = (rules.text_field, "split", *_QUESTION)

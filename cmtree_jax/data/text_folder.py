@@ -16,6 +16,7 @@ from cmtree_jax.types import Record, Skip, UserError
 
 def parts(pattern: str) -> list[Part]:
   """One part per folder that holds a match."""
+  pattern = os.path.expanduser(pattern)
   last = posixpath.basename(pattern)
   if last in ("", "**") or os.path.isdir(pattern):
     raise UserError(

@@ -96,6 +96,32 @@ def test_pattern_without_a_match(tmp_path, kind):
     sources.parts([f"{kind}:{tmp_path}/absent/*.x"])
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "text", "hf"])
+def test_home_folder_is_spelled_out(folder, monkeypatch, kind):
+  monkeypatch.setenv("HOME", str(folder))
+  (folder / "hf").mkdir()
+  (folder / "hf" / "state.json").write_text("{}")
+  if kind == "hf":
+    pytest.importorskip("datasets")
+  address = {"hf": "~/hf"}.get(kind, "~/d*")
+  (part,) = sources.parts([f"{kind}:{address}"])
+  assert part.path.startswith(f"{folder}/")
+
+
+@pytest.mark.parametrize(
+  ("address", "package"),
+  [
+    ("hf:x", "datasets"),
+    ("seqio:m#x", "seqio"),
+    ("tfds:x", "tensorflow_datasets"),
+  ],
+)
+def test_optional_package_that_is_absent(monkeypatch, address, package):
+  monkeypatch.setitem(sys.modules, package, None)
+  with pytest.raises(UserError, match=f"wants the package {package}.*pip"):
+    sources.parts([address])
+
+
 def test_digest_is_of_a_files_bytes(folder):
   parts = sources.parts([f"jsonl:{folder}/*/*.jsonl"])
   first, second = map(sources.digest, parts)
