@@ -35,7 +35,8 @@ def find(pattern: str) -> list[str]:
   """Sorted paths that match; a path that exists is itself and no pattern.
 
   Raises:
-    UserError: nothing matches, or the bucket cannot be reached from here.
+    UserError: nothing matches, a name is no UTF-8, or the bucket cannot be
+      reached from here.
   """
   pattern = os.path.expanduser(pattern)
   if is_remote(pattern):
@@ -49,6 +50,8 @@ def find(pattern: str) -> list[str]:
       f"{pattern}: wanted a file or a pattern such as folder/*.jsonl, came one "
       "that matches nothing; no file is there, check the path."
     )
+  for path in found:
+    _refuse_name_without_encoding(path)
   return sorted(found)
 
 
@@ -208,6 +211,17 @@ def _refuse_what_is_no_file(path: str) -> None:
   if os.path.exists(path):  # reading a pipe may wait without end
     raise _unreadable("a device or a pipe")
   raise _unreadable("no file")
+
+
+def _refuse_name_without_encoding(path: str) -> None:
+  """Names become ids and messages, which are UTF-8."""
+  try:
+    path.encode()
+  except UnicodeEncodeError:
+    raise UserError(
+      f"{os.fsencode(path)!r}: wanted a file name in UTF-8, came other bytes; "
+      "rename the file."
+    ) from None
 
 
 def _unreadable(came: str) -> Unusable:

@@ -4,6 +4,7 @@ The files are ArrayRecord: random access, and no TensorFlow to write or to read
 them.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,9 +12,12 @@ from typing import Any, ClassVar
 
 from cmtree_jax.data import fields, sources
 from cmtree_jax.data.fields import Part, Rules
-from cmtree_jax.types import Record, Skip, UserError
+from cmtree_jax.types import Skip, UserError
 
 VERSION = "1.0.0"
+
+# The fields of `Record` as they are called in JSON lines, so that they come back.
+_FEATURES = ("id", "text", "original", "source", "domain", "lang")
 
 
 def build(
@@ -27,8 +31,14 @@ def build(
     data_dir: the folder of TFDS data sets to write to.
     name: what the data set is called; small letters, digits and underscores.
   Raises:
-    UserError: nothing matches, nothing is left, or it is there already.
+    UserError: nothing matches, nothing is left, the name will not do, or the
+      data set is there already.
   """
+  if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+    raise UserError(
+      f"Wanted a name of small letters, digits and underscores, came {name!r}; "
+      "choose another."
+    )
   tfds = fields.library("tensorflow_datasets", "all")
   skipped: Counter[str] = Counter()
   examples = _examples(sources.parts(addresses), rules, skipped)
@@ -52,7 +62,7 @@ def _builder_class(tfds: Any, name: str) -> type:
   """A builder of that name, which TFDS keeps no register of."""
 
   class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Documents with the fields of `Record`."""
+    """Documents of any source."""
 
     # Nothing is fetched. Looked up in the package instead, it would need
     # importlib_resources, which TFDS 4.9.10 uses without asking for it.
@@ -67,7 +77,7 @@ def _builder_class(tfds: Any, name: str) -> type:
         builder=self,
         description="Documents of a corpus with their hidden labels.",
         features=tfds.features.FeaturesDict(
-          {field: tfds.features.Text() for field in Record._fields}
+          {name: tfds.features.Text() for name in _FEATURES}
         ),
         disable_shuffling=True,  # rows stay in the order of the sources
       )
@@ -94,7 +104,7 @@ def _examples(
       if isinstance(found, Skip):
         skipped[found.kind] += 1
         continue
-      yield number, found._asdict()
+      yield number, dict(zip(_FEATURES, found, strict=True))
       number += 1
   if not number:
     why = ", ".join(f"{count} {kind}" for kind, count in skipped.items())

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import pathlib
 import pickle
 import subprocess
@@ -120,6 +121,12 @@ def test_optional_package_that_is_absent(monkeypatch, address, package):
   monkeypatch.setitem(sys.modules, package, None)
   with pytest.raises(UserError, match=f"wants the package {package}.*pip"):
     sources.parts([address])
+
+
+def test_file_name_that_is_no_utf8(tmp_path):
+  (tmp_path / os.fsdecode(b"caf\xe9.jsonl")).write_text("{}")
+  with pytest.raises(UserError, match=r"caf\\xe9.jsonl.*rename the file"):
+    sources.parts([f"jsonl:{tmp_path}/*"])
 
 
 def test_digest_is_of_a_files_bytes(folder):

@@ -53,7 +53,7 @@ def test_records_come_back_in_the_order_of_the_sources(made):
   folder = made.parents[2].name
   assert read(made) == [
     Record("b.txt", "third", "b.txt", folder, "", ""),
-    Record("a", "first", "a", "web", "law", ""),
+    Record("a", "first", "a", "web", "law", "en"),
     Record("pool.jsonl:3", "zweiter ü", "o", "", "", ""),
   ]
 
@@ -62,7 +62,7 @@ def test_others_read_it_with_the_library_alone(made):
   source = tfds.builder_from_directory(made).as_data_source("train")
   assert len(source) == 3
   assert source[1]["text"] == b"first"
-  assert source[1]["language"] == b"en"
+  assert source[1]["lang"] == b"en"
 
 
 def test_every_way_to_name_it(made):
@@ -178,6 +178,12 @@ def test_data_set_is_not_overwritten(made):
     tfds_builder.build(
       [f"text:{folder}/*.txt"], RULES, data_dir=folder / "data", name="corpus"
     )
+
+
+@pytest.mark.parametrize("name", ["My-Set", "1", "", "a/b"])
+def test_name_that_will_not_do(tmp_path, name):
+  with pytest.raises(UserError, match=f"came '{name}'; choose another"):
+    tfds_builder.build([], RULES, data_dir=tmp_path, name=name)
 
 
 def test_nothing_to_write(tmp_path):
