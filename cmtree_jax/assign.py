@@ -73,7 +73,8 @@ def assign(
 
 
 def assign_shard(item: ShardItem) -> None:
-  """Applies the partition to the shard's embeddings."""
+  """Applies the partition to the shard's embeddings, on the host alone."""
+  import jax
   import pyarrow as pa
 
   partition = recipes.partition_from_json(
@@ -81,9 +82,10 @@ def assign_shard(item: ShardItem) -> None:
   )
   rows = slice(*item.rows)
   pool = prepare.load_set(item.prepared, "pool", mmap_mode="r")
-  applied = recipes.apply_partition(
-    partition, np.asarray(pool.embedding_NE[rows]), harden=item.harden
-  )
+  with jax.default_device(jax.local_devices(backend="cpu")[0]):
+    applied = recipes.apply_partition(
+      partition, np.asarray(pool.embedding_NE[rows]), harden=item.harden
+    )
   ids = store.read_table(item.documents, "id")["id"]
   columns = {
     "document_id": pa.array(ids, pa.string()),

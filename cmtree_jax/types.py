@@ -37,23 +37,31 @@ class Label(NamedTuple):
 
 
 class Record(NamedTuple):
-  """One document as a source hands it over; the labels are "" if unknown."""
+  """One document as a source hands it over."""
 
   id: str
   text: str
-  original: str
-  source: str  # hidden label, as the next two
+  original: str  # the file that it was cut from
+  source: str  # a hidden label, as the next two: "" if unknown
   domain: str
-  language: str
-  where: str  # file and line or row, for messages
+  language: str  # ISO 639-1 where known
+  where: str = ""  # "pool.jsonl.gz, line 7", for messages
 
 
 class Skip(NamedTuple):
-  """A document that is not used, and why."""
+  """A document, or the rest of a file, that is not used, and why."""
 
   kind: str  # what is counted, such as "invalid JSON"
-  where: str  # "pool.jsonl.gz, line 7"
+  where: str  # "pool.jsonl.gz, line 7" or "a.parquet, row 12"
   message: str  # what was wanted, what came, what to do
+
+
+class Question(NamedTuple):
+  """Multiple choice; `prompt + choices[answer]` is the whole text."""
+
+  prompt: str
+  choices: tuple[str, ...]  # as they continue the prompt
+  answer: int
 
 
 class Target(NamedTuple):
@@ -63,6 +71,8 @@ class Target(NamedTuple):
   train: tuple[str, ...]  # drives the search
   validation: tuple[str, ...]  # tunes
   test: tuple[str, ...]  # read once, for tables
+  # By split, aligned with its texts; empty for plain text.
+  questions: dict[str, tuple[Question, ...]] = {}  # noqa: RUF012
 
 
 class RawCorpus(NamedTuple):

@@ -8,13 +8,17 @@ leave the same bytes: they share every function, and no item sees another.
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable, Sequence
 from concurrent import futures
+from concurrent.futures import process
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from cmtree_jax.data import store
 from cmtree_jax.types import Fault, UserError
+
+START_SECONDS = 5.0  # that two processes take to import what they need
 
 
 class Item(Protocol):
@@ -93,14 +97,19 @@ def _error_file(item: Item) -> Path:
 
 
 def _on_cores(function: Function, items: Sequence[Item], engine: Engine):
-  count = min(os.cpu_count() or 1, len(items))
-  if count == 1:  # a process takes longer to start than a small item
-    for item in items:
-      function(item)
-      engine.check()
-    return
+  """Here, as long as that takes less time than starting processes."""
+  for number, item in enumerate(items, 1):
+    begin = time.monotonic()
+    function(item)
+    engine.check()
+    left = (time.monotonic() - begin) * (len(items) - number)
+    if left > START_SECONDS:
+      return _on_all_cores(function, items[number:], engine)
+
+
+def _on_all_cores(function, items, engine) -> None:
   with futures.ProcessPoolExecutor(
-    count,
+    min(os.cpu_count() or 1, len(items)),
     mp_context=multiprocessing.get_context("spawn"),  # jax has threads
     initializer=_start_worker,
   ) as pool:
@@ -109,11 +118,10 @@ def _on_cores(function: Function, items: Sequence[Item], engine: Engine):
       for one in futures.as_completed(submitted):
         one.result()
         engine.check()
-    except futures.process.BrokenProcessPool as error:
+    except process.BrokenProcessPool as error:
       raise Fault(
         "A worker process was killed, probably for lack of memory; run the "
-        "same command again to go on, with config.data.max_document_bytes "
-        "lower if documents are large."
+        "same command again to go on, with config.data.shard_documents lower."
       ) from error
     finally:
       pool.shutdown(cancel_futures=True)

@@ -63,8 +63,10 @@ def test_work_stops_when_it_is_asked_to(tmp_path):
   assert items[0].done.exists()  # what was in flight is kept
 
 
-def test_beam_prepares_the_same_bytes(tmp_path):
-  pytest.importorskip("apache_beam")
+@pytest.mark.parametrize("name", ["processes", "beam"])
+def test_other_engines_prepare_the_same_bytes(tmp_path, monkeypatch, name):
+  if name == "beam":
+    pytest.importorskip("apache_beam")
   for name in "ab":
     lines = [
       json.dumps({"id": f"{name}{i}", "text": f"{name} text {i % 29} of many"})
@@ -90,16 +92,18 @@ def test_beam_prepares_the_same_bytes(tmp_path):
     ],
   )
   folders = []
-  for name in ("local", "beam"):
+  for engine in ("local", name):
+    if engine == "processes":
+      monkeypatch.setattr(workers, "START_SECONDS", 0.0)
     prepared = prepare.prepare(
       config.data,
       config.tokenizer,
       config.embedding,
-      cache_dir=tmp_path / name,
-      engine=workers.Engine(name),
+      cache_dir=tmp_path / engine,
+      engine=workers.Engine("beam" if engine == "beam" else "local"),
       progress=lambda line: None,
     )
-    folders.append(tmp_path / name)
+    folders.append(tmp_path / engine)
     assert len(prepared.pool) == 58 < 80
     assert len(prepared.documents.paths) == 6
   files = [

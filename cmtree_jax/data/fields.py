@@ -1,0 +1,214 @@
+"""What every source asks of a document's fields, and how it says what is wrong.
+
+The readers of this folder hand over rows of named values, whatever file they
+come from; here a row becomes a `Record`, or the `Skip` that tells why not.
+"""
+
+import codecs
+import importlib
+import numbers
+import reprlib
+from collections.abc import Iterable, Iterator, Mapping
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from cmtree_jax.types import Record, Skip, UserError
+
+
+class Rules(NamedTuple):
+  """Where a source finds what, and how much of it is taken."""
+
+  text_field: str
+  id_field: str
+  source_field: str
+  max_document_bytes: int  # of UTF-8
+
+
+class Part(NamedTuple):
+  """What one worker reads on its own: a file, a folder or a split."""
+
+  kind: str
+  path: str
+  name: str  # short, and unique among the parts of a corpus
+
+
+class Row(NamedTuple):
+  """Named values as they stand in a file."""
+
+  number: int  # from 1
+  where: str  # "pool.jsonl, line 7"
+  values: Mapping[str, Any]
+
+
+class Unusable(Exception):
+  """Something holds no usable document: `kind` is counted, the message told."""
+
+  def __init__(self, kind: str, message: str):
+    super().__init__(message)
+    self.kind = kind
+
+  def at(self, where: str) -> Skip:
+    """The skip of a row or of a file."""
+    return Skip(self.kind, where, str(self))
+
+
+def record_fields(rules: Rules) -> tuple[str, ...]:
+  """The fields of a row that `records` reads."""
+  return tuple(
+    dict.fromkeys(
+      (rules.text_field, rules.id_field, *_ORIGINAL, *_labels(rules))
+    )
+  )
+
+
+def records(
+  rows: Iterable[Row | Skip], part: Part, rules: Rules
+) -> Iterator[Record | Skip]:
+  """One record, or the reason why there is none, for every row."""
+  for row in rows:
+    if isinstance(row, Skip):
+      yield row
+      continue
+    try:
+      yield _record(row, part, rules)
+    except Unusable as problem:
+      yield problem.at(row.where)
+
+
+def text_of(values: Mapping[str, Any], rules: Rules) -> str:
+  """The text of a row.
+
+  Raises:
+    Unusable: it is none, blank, or over the largest size.
+  """
+  field = rules.text_field
+  text = values.get(field)
+  if isinstance(text, bytes):
+    text = decode(text)
+  if not isinstance(text, str):
+    raise Unusable(
+      f"no text in the field {field!r}",
+      f"wanted a string in the field {field!r}, came {shown(values, field)}; "
+      "name the field that holds the text, or drop the document.",
+    )
+  if not text.strip():
+    raise Unusable(
+      "an empty text",
+      f"wanted a text in the field {field!r}, came {short(text)}; drop the "
+      "document.",
+    )
+  size = len(_encoded(text, field))
+  if size > rules.max_document_bytes:
+    raise too_large(f"{size:,}", rules)
+  return text
+
+
+def string_of(values: Mapping[str, Any], field: str) -> str | None:
+  """A short field; whole numbers are common as ids and are taken as text.
+
+  Raises:
+    Unusable: it is neither.
+  """
+  value = values.get(field)
+  if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+    return str(int(value))
+  if isinstance(value, bytes):
+    value = decode(value)
+  if value is not None and not isinstance(value, str):
+    raise Unusable(
+      f"no string in the field {field!r}",
+      f"wanted a string or nothing in the field {field!r}, came "
+      f"{shown(values, field)}; write it as a string.",
+    )
+  _encoded(value or "", field)
+  return value
+
+
+def decode(data: bytes) -> str:
+  """UTF-8 to text, without the mark that some editors write first.
+
+  Raises:
+    Unusable: the bytes are something else.
+  """
+  data = data.removeprefix(codecs.BOM_UTF8)
+  try:
+    return data.decode()
+  except UnicodeDecodeError as error:
+    before = data[: error.start].decode()[-20:]
+    raise Unusable(
+      "invalid UTF-8",
+      f"wanted UTF-8, came byte 0x{data[error.start]:02x} at position "
+      f"{error.start} after {short(before)}; convert it to UTF-8.",
+    ) from None
+
+
+def too_large(came: str, rules: Rules) -> Unusable:
+  """What is raised for a document over the largest size."""
+  limit = f"{rules.max_document_bytes:,}"
+  return Unusable(
+    f"a text over {limit} bytes",
+    f"wanted a text of at most {limit} bytes, came {came}; cut it into "
+    "documents or raise max_document_bytes.",
+  )
+
+
+def shown(values: Mapping[str, Any], field: str) -> str:
+  """A field's value for a message."""
+  return short(values[field]) if field in values else "no such field"
+
+
+def short(value: Any) -> str:
+  """The beginning and end of anything, in one line of a message."""
+  printer = reprlib.Repr()
+  printer.maxstring = printer.maxother = 60
+  return " ".join(printer.repr(value).split("\n"))
+
+
+def library(name: str, extra: str) -> ModuleType:
+  """An optional package, imported now.
+
+  Raises:
+    UserError: it is not installed.
+  """
+  try:
+    return importlib.import_module(name)
+  except ImportError as error:
+    raise UserError(
+      f"This source wants the package {name}, came {error}; install it with "
+      f'pip install "cmtree_jax[{extra}]".'
+    ) from None
+
+
+_ORIGINAL = ("orig", "original")
+
+
+_LANGUAGE = ("lang", "language")
+
+
+def _labels(rules: Rules) -> tuple[str, str, str, str]:
+  return rules.source_field, "domain", *_LANGUAGE
+
+
+def _record(row: Row, part: Part, rules: Rules) -> Record:
+  values = row.values
+  text = text_of(values, rules)
+  name = string_of(values, rules.id_field) or f"{part.name}:{row.number}"
+  originals = [string_of(values, field) for field in _ORIGINAL]
+  *labels, lang, language = [
+    string_of(values, field) or "" for field in _labels(rules)
+  ]
+  original = originals[0] or originals[1] or name
+  return Record(name, text, original, *labels, lang or language, row.where)
+
+
+def _encoded(value: str, field: str) -> bytes:
+  """UTF-8; JSON can spell half a surrogate pair, which no file can hold."""
+  try:
+    return value.encode()
+  except UnicodeEncodeError as error:
+    raise Unusable(
+      "invalid Unicode",
+      f"wanted Unicode in the field {field!r}, came half a surrogate pair "
+      f"({value[error.start]!r} at position {error.start}); write the document "
+      "again from its source.",
+    ) from None
