@@ -34,7 +34,7 @@ from cmtree_jax.checkpoint import (
   StopFlag,
   stop_on_signal,
 )
-from cmtree_jax.data import packing, sampler
+from cmtree_jax.data import packing, sampler, store
 from cmtree_jax.embed import kmeans
 from cmtree_jax.evaluate import perplexity, results
 from cmtree_jax.ledger import GRADIENT, Cost
@@ -224,6 +224,7 @@ def hand_over(
         "corpus_digest": data.digest,
       },
     )
+  store.remove(workdir / "assigned")
   return files
 
 
@@ -255,6 +256,15 @@ def check(config: Any) -> None:
     raise UserError(
       f"Unknown method {unknown[0]!r}. Known: {', '.join(sorted(METHODS))}."
     )
+  for block, names, known in (
+    ("engine.name", [config.engine.name], workers.ENGINES),
+    ("export.formats", config.export.formats, export.EXPORTERS),
+  ):
+    for name in names:
+      if name not in known:
+        raise UserError(
+          f"Unknown config.{block} {name!r}. Known: {', '.join(sorted(known))}."
+        )
   for preset in (config.proxy.preset, config.final.preset):
     if preset not in proxy_model.PRESETS:
       raise UserError(

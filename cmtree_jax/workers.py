@@ -62,6 +62,7 @@ def run(
       f"{', '.join(sorted(ENGINES))}."
     )
   pending = [item for item in items if not item.done.exists()]
+  _mistakes(pending)  # of an earlier run
   if pending:
     engine.advance(0.0, text)
     try:
@@ -69,12 +70,8 @@ def run(
     except OSError as error:  # not even its message could be written
       folder = pending[0].done.parent
       raise UserError(store.unwritable(folder, error)) from error
-  for item in pending:
-    file = _error_file(item)
-    if file.exists():
-      message = file.read_text()
-      file.unlink()
-      raise UserError(message)
+  for message in _mistakes(pending):
+    raise UserError(message)
 
 
 class _Guarded(NamedTuple):
@@ -90,6 +87,16 @@ class _Guarded(NamedTuple):
     except OSError as error:
       message = store.unwritable(item.done.parent, error)
       store.write_atomically(_error_file(item), message)
+
+
+def _mistakes(items: Sequence[Item]) -> list[str]:
+  """What was left in files, which are removed."""
+  found = []
+  for file in map(_error_file, items):
+    if file.exists():
+      found.append(file.read_text())
+      file.unlink()
+  return found
 
 
 def _error_file(item: Item) -> Path:

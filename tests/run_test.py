@@ -111,6 +111,49 @@ def test_a_loaded_recipe_gives_the_documents_their_weights(finished, corpus):
   assert applied.path_N == table["path"]
 
 
+def test_a_recipe_is_applied_to_another_corpus(
+  finished, corpus, tmp_path, capsys
+):
+  lines = (corpus / "pool.jsonl").read_text().splitlines()
+  other = tmp_path / "other.jsonl"
+  other.write_text("\n".join([*lines[50:], "{", lines[-1]]))
+  tables = []
+  for engine in ("local", "beam"):
+    if engine == "beam":
+      pytest.importorskip("apache_beam")
+    workdir = tmp_path / engine
+    status = main.main(
+      _arguments(
+        corpus,
+        workdir,
+        f"recipe.apply={finished}",
+        f"data.source=jsonl:{other}",
+        "data.shard_documents=20",
+        f"engine.name={engine}",
+        f"cache_dir={tmp_path / 'cache' / engine}",
+        "export.formats=jsonl,parquet,levanter",
+        "export.tokens=20000",
+      )
+    )
+    assert status == 0
+    assert "Skipped 1 documents, invalid JSON" in capsys.readouterr().err
+    tables.append((workdir / "documents.parquet").read_bytes())
+    manifest = json.loads((workdir / "export" / "manifest.json").read_text())
+    assert set(manifest["inputs"]["formats"]) == {
+      "jsonl",
+      "parquet",
+      "levanter",
+    }
+  assert tables[0] == tables[-1]
+  found = pq.read_table(tmp_path / "local" / "documents.parquet").to_pydict()
+  known = pq.read_table(finished / "documents.parquet").to_pydict()
+  weight = dict(zip(known["document_id"], known["weight"], strict=True))
+  assert len(found["document_id"]) == 70
+  np.testing.assert_allclose(
+    found["weight"], [weight[i] for i in found["document_id"]], rtol=1e-4
+  )
+
+
 def test_mixtures_are_keyed_by_name_and_sum_to_one(finished):
   made = json.loads((finished / "recipe.json").read_text())
   paths = {node["path"] for node in made["nodes"]}
@@ -166,7 +209,11 @@ def test_a_killed_job_ends_with_the_same_bytes(finished, corpus, tmp_path):
     ("method=doremy", ["'doremy'", "Known", "crisp"]),
     ("proxy.preset=huge", ["'huge'", "0.3m"]),
     ("final.steps=10", ["final.steps", "multiple of 4", "try 8"]),
-    ("data.source=tape:x", ["'tape:x'", "jsonl:FILE"]),
+    ("data.source=tape:x", ["'tape:x'", "jsonl"]),
+    ("data.source=tape", ["'tape'", "default, stdlib"]),
+    ("engine.name=spark", ["'spark'", "beam, local"]),
+    ("recipe.apply=nowhere", ["recipe.json", "nowhere"]),
+    ("export.formats=paper", ["'paper'", "levanter", "parquet"]),
     ("data.source=jsonl:absent.jsonl", ["absent.jsonl"]),
     ("data.target_files=", ["No target", "target_files"]),
     ("data.targets=moon", ["'moon'", "arithmetic"]),
@@ -209,7 +256,12 @@ def test_a_bad_document_ends_with_one_line(
   first = b'{"text": "one two three", "id": "x"}\n{"text": "four five"}\n'
   pool.write_bytes(first + line + b"\n")
   status = main.main(
-    _arguments(corpus, tmp_path / "run", f"data.source=jsonl:{pool}")
+    _arguments(
+      corpus,
+      tmp_path / "run",
+      f"data.source=jsonl:{pool}",
+      "data.strict=true",
+    )
   )
   _assert_one_line(status, 2, words, capsys)
 

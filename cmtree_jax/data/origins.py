@@ -41,6 +41,11 @@ def find(data, *, cache_dir: Path, progress: Progress) -> Origin:
       parts += built.parts
       found |= built.targets
       notes += built.notes
+    elif ":" not in address:
+      raise UserError(
+        f"Unknown config.data.source {address!r}. Known: {', '.join(_BUILT)}, or "
+        f"KIND:ADDRESS with a kind out of {', '.join(sorted(sources.READERS))}."
+      )
     else:
       parts += sources.parts([address])
   limit = 0 if data.strict else data.max_skipped

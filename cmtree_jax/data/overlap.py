@@ -9,7 +9,7 @@ import itertools
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -118,10 +118,10 @@ def check(share_of: Mapping[str, float], *, limit: float) -> None:
 def save(path: Path, runs: TargetRuns) -> None:
   """Keeps the runs for other processes."""
   arrays = {
-    "words": _bytes("\n".join(runs.words)),  # a word holds no end of line
+    "words": _bytes(list(runs.words)),
     "hash_R": runs.hash_R,
     "target_R": runs.target_R,
-    "names": _bytes("\n".join(map(json.dumps, runs.names))),
+    "names": _bytes(runs.names),
   }
   store.save_arrays(path, arrays)
 
@@ -130,18 +130,17 @@ def save(path: Path, runs: TargetRuns) -> None:
 def load(path: Path) -> TargetRuns:
   """What `save` kept."""
   with np.load(path) as file:
-    words = file["words"].tobytes().decode().split("\n")
-    names = file["names"].tobytes().decode().split("\n")
+    words = json.loads(file["words"].tobytes())
     return TargetRuns(
       {word: number for number, word in enumerate(words, 1)},
       file["hash_R"],
       file["target_R"],
-      tuple(map(json.loads, names)),
+      tuple(json.loads(file["names"].tobytes())),
     )
 
 
-def _bytes(text: str) -> np.ndarray:
-  return np.frombuffer(text.encode(), np.uint8)
+def _bytes(texts: Sequence[str]) -> np.ndarray:
+  return np.frombuffer(json.dumps(texts).encode(), np.uint8)
 
 
 class _Runs(NamedTuple):

@@ -58,7 +58,7 @@ def compare(
   return rows
 
 
-def nmi(leaf_N: np.ndarray, label_N: Sequence[str]) -> float:
+def nmi(leaf_N: np.ndarray, label_N: np.ndarray) -> float:
   """Normalized mutual information of a partition and hidden labels."""
   from sklearn.metrics import normalized_mutual_info_score
 
