@@ -127,7 +127,7 @@ class Sampler(NamedTuple):
         Equal to those of the state, they go on as if nothing had happened.
     Raises:
       ValueError: there is not one weight for each document, all are zero, or
-        one is not finite.
+        one is negative or not finite.
     """
     weight_N = np.asarray(weight_N, np.float64)
     if weight_N.shape != state.weight_N.shape:
@@ -136,8 +136,11 @@ class Sampler(NamedTuple):
         f"{weight_N.shape}."
       )
     flow = self._flow(weight_N)
-    if not 0 < flow < np.inf:
-      raise ValueError(f"All weights are zero or not finite (sum {flow}).")
+    if not 0 < flow < np.inf or weight_N.min() < 0:
+      raise ValueError(
+        "Wanted finite weights of zero or more that are not all zero, came "
+        f"{weight_N.min()} to {weight_N.max()}."
+      )
     if not np.array_equal(weight_N, state.weight_N):
       state = SamplerState(
         progress=self._moved(state),

@@ -153,8 +153,9 @@ def test_documents_that_are_due_wait_while_their_weight_is_zero(pool):
   # By rounding, a piece may have passed its point without having been drawn.
   due = pool.init()._replace(progress=np.ones(len(pool.key)))
   zero_N = np.arange(SIZE) % 3 == 0
-  _, (batch,) = draws(pool, np.where(zero_N, 0.0, 1.0), 20, 1, due)
+  state, (batch,) = draws(pool, np.where(zero_N, 0.0, 1.0), 20, 1, due)
   assert not zero_N[batch.document_BT].any()
+  assert state.time == 0.0  # the others were due at once
 
 
 def test_one_document_can_fill_everything(pool):
@@ -166,10 +167,16 @@ def test_one_document_can_fill_everything(pool):
   assert state.copies[mine].max() - state.copies[mine].min() <= 1
 
 
-@pytest.mark.parametrize("weight", [0.0, np.nan, np.inf])
-def test_weights_that_are_zero_or_not_finite_are_told(pool, weight):
-  with pytest.raises(ValueError, match="zero or not finite"):
-    pool.start(pool.init(), np.full(SIZE, weight))
+@pytest.mark.parametrize(
+  ("one", "others"), [(0.0, 0.0), (np.nan, 1.0), (np.inf, 1.0), (-1.0, 1.0)]
+)
+def test_weights_that_cannot_be_drawn_by_are_told(pool, one, others):
+  weight_N = np.full(SIZE, others)
+  weight_N[SIZE // 2] = one
+  with pytest.raises(
+    ValueError, match="finite weights .* that are not all zero"
+  ):
+    pool.start(pool.init(), weight_N)
 
 
 @pytest.mark.parametrize("size", [SIZE - 1, SIZE + 1])
@@ -259,8 +266,11 @@ def test_draws_between_changes_of_the_weights_share_passes(monkeypatch):
     return original(*args)
 
   monkeypatch.setattr(sampler.Sampler, "_arrivals", counted)
-  draws(pool, np.ones(size), 4, size // 4)  # an epoch
+  state, _ = draws(pool, np.ones(size), 4, size // 4)  # an epoch
   assert 1 / sampler.BLOCK_SHARE <= len(passes) <= 1.2 / sampler.BLOCK_SHARE
+  passes.clear()
+  draws(pool, np.ones(size), 4, 1, state)
+  assert len(passes) == 1  # it looks no further back than the state
 
 
 def test_arrivals_are_those_of_the_definition(full_pool):
