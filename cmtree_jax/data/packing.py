@@ -143,8 +143,9 @@ def pack(
   is_full[-1:] = False
   full_first = np.argsort(~is_full, kind="stable")
   start, length = start[full_first], length[full_first]
-  draw = np.repeat(np.arange(len(order), dtype=np.int32), length)[:slots]
-  draw = np.pad(draw, (0, slots - len(draw)), constant_values=-1)
+  spelled = np.repeat(np.arange(len(order), dtype=np.int32), length)[:slots]
+  draw = np.full(slots, -1, np.int32)
+  draw[: len(spelled)] = spelled
   rows = np.arange(num_rows) if rows is None else rows
   draw_BT = draw.reshape(num_rows, row_tokens)[rows]
   # Faster than indexing; what is clipped is padding, and overwritten.
