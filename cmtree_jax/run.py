@@ -454,15 +454,14 @@ def train_and_score(
     )
     for splits in data.targets.values()
   ]
-  key_N = sampler.document_keys(data.pool.ids)
+  pool = sampler.make(
+    data.pool.tokens,
+    sampler.document_keys(data.pool.ids),
+    row_tokens=batch.row_tokens,
+    seed=0,
+  )
   samplers = [
-    sampler.make(
-      data.pool.tokens,
-      key_N,
-      row_tokens=batch.row_tokens,
-      seed=1000 + seed,
-    )
-    for seed in range(config.final.seeds)
+    pool._replace(seed=1000 + seed) for seed in range(config.final.seeds)
   ]
   final = config.final
   checkpointer = job.checkpointer("final")
