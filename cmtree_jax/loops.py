@@ -95,7 +95,7 @@ def mixture_runs(
 
   A seed fixes the parameters at the start and the arrival points of documents, so
   runs of one seed are paired. Seeds are the outer loop: what is finished early
-  is comparable.
+  is comparable. The next call's rows are drawn while the devices train.
 
   Args:
     log_w: recipe name -> log-weights of the documents.
@@ -141,11 +141,7 @@ def mixture_runs(
         runs, loss = _train_call(runs, batch, plan, engine)
         finished = runs.step == plan.steps
         if finished:
-          bpb = runs.bpb.copy()
-          bpb[recipe, seed] = [
-            _score(engine, runs.phi.params, one) for one in eval_sets
-          ]
-          runs = runs._replace(bpb=bpb, cell=runs.cell + 1, step=np.array(0))
+          runs = _finish(runs, (recipe, seed), eval_sets, engine)
         calls = int(runs.step) // plan.steps_per_call
         if (
           not math.isfinite(loss)
@@ -176,6 +172,13 @@ def _train_call(runs, batch, plan, engine):
   phi, loss_PS = engine.train(runs.phi, batches, ones, np.array([True]))
   step = runs.step + plan.steps_per_call
   return runs._replace(phi=phi, step=step), float(loss_PS[0, -1])
+
+
+def _finish(runs, place, eval_sets, engine):
+  """Scores the run and goes to the next."""
+  bpb = runs.bpb.copy()
+  bpb[place] = [_score(engine, runs.phi.params, one) for one in eval_sets]
+  return runs._replace(bpb=bpb, cell=runs.cell + 1, step=np.array(0))
 
 
 def _score(engine, params, one: perplexity.EvalSet) -> float:

@@ -585,14 +585,14 @@ def train_and_score(
     )
     for splits in data.targets.values()
   ]
+  pool = sampler.make(
+    data.pool.tokens,
+    data.pool.key_N,
+    row_tokens=batch.row_tokens,
+    seed=0,
+  )
   samplers = [
-    sampler.make(
-      data.pool.tokens,
-      data.pool.key_N,
-      row_tokens=batch.row_tokens,
-      seed=1000 + seed,
-    )
-    for seed in range(config.final.seeds)
+    pool._replace(seed=1000 + seed) for seed in range(config.final.seeds)
   ]
   final = config.final
   checkpointer = job.checkpointer("final")

@@ -137,32 +137,33 @@ def pack(
   Returns:
     A Batch [B, T]; padding (document -1) only after the last piece.
   """
+  row_tokens, slots = all_pieces.row_tokens, num_rows * all_pieces.row_tokens
   start, length = span(tokens, all_pieces, order)
-  is_full = length == all_pieces.row_tokens
+  is_full = length == row_tokens
   is_full[-1:] = False
   full_first = np.argsort(~is_full, kind="stable")
   start, length = start[full_first], length[full_first]
-  slot = np.arange(num_rows * all_pieces.row_tokens)
-  draw = np.full(len(slot), -1, np.int32)
-  spelled = np.repeat(np.arange(len(order), dtype=np.int32), length)
-  draw[: len(spelled)] = spelled[: len(slot)]
-
-  def chosen(x: np.ndarray) -> np.ndarray:
-    x_BT = x.reshape(num_rows, all_pieces.row_tokens)
-    return x_BT if rows is None else x_BT[rows]
-
-  draw_BT, slot_BT = chosen(draw), chosen(slot)
+  spelled = np.repeat(np.arange(len(order), dtype=np.int32), length)[:slots]
+  draw = np.full(slots, -1, np.int32)
+  draw[: len(spelled)] = spelled
+  rows = np.arange(num_rows) if rows is None else rows
+  draw_BT = draw.reshape(num_rows, row_tokens)[rows]
+  # Faster than indexing; what is clipped is padding, and overwritten.
   ahead = start - (np.cumsum(length) - length)  # of its slot in the rows
-  index_BT = ahead[draw_BT] + slot_BT
-  document_BT = all_pieces.document[order][full_first][draw_BT]
-  padding = np.nonzero(draw_BT < 0)
-  index_BT[padding] = 0
-
-  def read(flat: np.ndarray) -> np.ndarray:
-    values_BT = flat[index_BT].astype(np.int32)
-    values_BT[padding] = 0
-    return values_BT
-
-  document_BT[padding] = -1
+  index_BT = ahead.take(draw_BT, mode="clip")
+  index_BT += rows[:, None] * row_tokens + np.arange(row_tokens)
+  document_BT = all_pieces.document[order[full_first]].take(
+    draw_BT, mode="clip"
+  )
   flat = np.asarray(tokens.flat)  # a memory map is slower to index
-  return Batch(read(flat), read(flat[1:]), draw_BT, document_BT)
+  batch = Batch(
+    tokens_BT=flat.take(index_BT, mode="clip").astype(np.int32),
+    label_BT=flat[1:].take(index_BT, mode="clip").astype(np.int32),
+    segment_BT=draw_BT,
+    document_BT=document_BT,
+  )
+  if draw[-1] < 0:
+    padding = draw_BT < 0
+    batch.tokens_BT[padding] = batch.label_BT[padding] = 0
+    batch.document_BT[padding] = -1
+  return batch

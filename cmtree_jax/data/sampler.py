@@ -13,7 +13,8 @@ many rows in one pass over all pieces, and a draw costs only its own rows.
 
 Memory: a piece takes 16 bytes here and 12 in a state, its document 8 for its weight
 and nothing else that grows with the corpus. With a block, and the states before and
-after a change of the weights, it is at most `BYTES_PER_PIECE` at any moment.
+after a change of the weights, it is at most `BYTES_PER_PIECE` at any moment, besides
+the rows of a draw. Samplers that differ in the seed, `_replace(seed=...)`, share all.
 """
 
 import dataclasses
@@ -99,7 +100,7 @@ class Sampler(NamedTuple):
 
   tokens: packing.TokenStore
   pieces: packing.Pieces
-  key: np.ndarray  # uint64 per piece
+  key: np.ndarray  # uint64 per piece, of document id and number
   seed: int
   block_pairs: int
 
@@ -127,7 +128,7 @@ class Sampler(NamedTuple):
         Equal to those of the state, they go on as if nothing had happened.
     Raises:
       ValueError: there is not one weight for each document, all are zero, or
-        one is not finite.
+        one is negative or not finite.
     """
     weight_N = np.asarray(weight_N, np.float64)
     if weight_N.shape != state.weight_N.shape:
@@ -136,8 +137,11 @@ class Sampler(NamedTuple):
         f"{weight_N.shape}."
       )
     flow = self._flow(weight_N)
-    if not 0 < flow < np.inf:
-      raise ValueError(f"All weights are zero or not finite (sum {flow}).")
+    if not 0 < flow < np.inf or weight_N.min() < 0:
+      raise ValueError(
+        "Wanted finite weights of zero or more that are not all zero, came "
+        f"{weight_N.min()} to {weight_N.max()}."
+      )
     if not np.array_equal(weight_N, state.weight_N):
       state = SamplerState(
         progress=self._moved(state),
@@ -232,7 +236,8 @@ class Sampler(NamedTuple):
     piece = np.repeat(may, count)
     first = np.repeat(np.cumsum(count) - count, count)
     copy = copies[piece] + np.arange(len(piece)) - first
-    point = copy + _uniform(self.key[part][piece], copy)
+    key = _mix(self.key[part][piece] ^ _mix(np.full(1, self.seed, np.uint64)))
+    point = copy + _uniform(key, copy)
     # A point passed by rounding is due at once.
     time = np.maximum((point - progress[piece]) / speed[piece], 0.0)
     due = time <= horizon
@@ -275,11 +280,9 @@ def make(
   """
   pieces = packing.pieces(tokens, row_tokens)
   key = np.empty(len(pieces.document), np.uint64)
-  key_seed = _mix(np.full(1, seed, np.uint64))
   for part in packing.chunks(len(key)):
     offset = pieces.number[part].astype(np.uint64) * np.uint64(row_tokens)
-    one = _mix(key_N[pieces.document[part]] ^ _mix(offset))
-    key[part] = _mix(one ^ key_seed)
+    key[part] = _mix(key_N[pieces.document[part]] ^ _mix(offset))
   total_pairs = int(tokens.start_N1[-1]) - len(key_N)
   return Sampler(tokens, pieces, key, seed, int(block_share * total_pairs))
 

@@ -153,8 +153,9 @@ def test_documents_that_are_due_wait_while_their_weight_is_zero(pool):
   # By rounding, a piece may have passed its point without having been drawn.
   due = pool.init()._replace(progress=np.ones(len(pool.key)))
   zero_N = np.arange(SIZE) % 3 == 0
-  _, (batch,) = draws(pool, np.where(zero_N, 0.0, 1.0), 20, 1, due)
+  state, (batch,) = draws(pool, np.where(zero_N, 0.0, 1.0), 20, 1, due)
   assert not zero_N[batch.document_BT].any()
+  assert state.time == 0.0  # the others were due at once
 
 
 def test_one_document_can_fill_everything(pool):
@@ -166,10 +167,16 @@ def test_one_document_can_fill_everything(pool):
   assert state.copies[mine].max() - state.copies[mine].min() <= 1
 
 
-@pytest.mark.parametrize("weight", [0.0, np.nan, np.inf])
-def test_weights_that_are_zero_or_not_finite_are_told(pool, weight):
-  with pytest.raises(ValueError, match="zero or not finite"):
-    pool.start(pool.init(), np.full(SIZE, weight))
+@pytest.mark.parametrize(
+  ("one", "others"), [(0.0, 0.0), (np.nan, 1.0), (np.inf, 1.0), (-1.0, 1.0)]
+)
+def test_weights_that_cannot_be_drawn_by_are_told(pool, one, others):
+  weight_N = np.full(SIZE, others)
+  weight_N[SIZE // 2] = one
+  with pytest.raises(
+    ValueError, match="finite weights .* that are not all zero"
+  ):
+    pool.start(pool.init(), weight_N)
 
 
 @pytest.mark.parametrize("size", [SIZE - 1, SIZE + 1])
@@ -259,8 +266,11 @@ def test_draws_between_changes_of_the_weights_share_passes(monkeypatch):
     return original(*args)
 
   monkeypatch.setattr(sampler.Sampler, "_arrivals", counted)
-  draws(pool, np.ones(size), 4, size // 4)  # an epoch
+  state, _ = draws(pool, np.ones(size), 4, size // 4)  # an epoch
   assert 1 / sampler.BLOCK_SHARE <= len(passes) <= 1.2 / sampler.BLOCK_SHARE
+  passes.clear()
+  draws(pool, np.ones(size), 4, 1, state)
+  assert len(passes) == 1  # it looks no further back than the state
 
 
 def test_arrivals_are_those_of_the_definition(full_pool):
@@ -275,10 +285,8 @@ def test_arrivals_are_those_of_the_definition(full_pool):
       drawn.append(int(batch.document_BT[0, 0]))
     state = cursor.state()
   copy_NC = np.tile(np.arange(200), (SIZE, 1))
-  key_NC = np.tile(full_pool.key[:, None], 200)
-  point_NC = copy_NC + sampler._uniform(
-    key_NC.ravel(), copy_NC.ravel()
-  ).reshape(SIZE, 200)
+  seeded = full_pool.key ^ sampler._mix(np.zeros(1, np.uint64))  # seed 0
+  point_NC = copy_NC + sampler._uniform(sampler._mix(seeded)[:, None], copy_NC)
   for weight_N in weights:
     ahead_NC = np.where(point_NC > moved[:, None], point_NC, np.inf)
     with np.errstate(divide="ignore"):
@@ -345,18 +353,17 @@ def test_the_order_of_documents_does_not_matter(pool):
 
 
 def test_draws_depend_on_ids_pieces_and_seed(pool):
-  renamed, reseeded = (
-    sampler.make(
-      make_store(), sampler.document_keys(ids), row_tokens=T, seed=seed
-    )
-    for ids, seed in (([f"{i}!" for i in IDS], 0), (IDS, 1))
+  renamed = sampler.make(
+    make_store(),
+    sampler.document_keys([f"{i}!" for i in IDS]),
+    row_tokens=T,
+    seed=0,
   )
-  weight_N = np.ones(SIZE)
-  state, _ = draws(pool, weight_N, 30, 1)
-  for other in (renamed, reseeded):
-    assert len(np.unique(other.key)) == len(other.key)
-    assert not np.isin(other.key, pool.key).any()
-    assert (draws(other, weight_N, 30, 1)[0].copies != state.copies).any()
+  assert len(np.unique(pool.key)) == len(pool.key)
+  assert not np.isin(renamed.key, pool.key).any()
+  state, _ = draws(pool, np.ones(SIZE), 30, 1)
+  for other in (renamed, pool._replace(seed=1)):
+    assert (draws(other, np.ones(SIZE), 30, 1)[0].copies != state.copies).any()
 
 
 def test_recipes_of_one_seed_share_what_they_weigh_alike(full_pool):
