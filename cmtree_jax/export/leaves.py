@@ -85,7 +85,7 @@ def gather(
   index = folder / name / _INDEX
   if index.exists():
     return [
-      Leaf(**{**leaf, "files": tuple(leaf["files"])})
+      Leaf(**leaf)._replace(files=tuple(leaf["files"]))
       for leaf in json.loads(index.read_text())
     ]
   size = len(corpus.leaf_names)

@@ -3,7 +3,7 @@
 import io
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -99,3 +99,13 @@ def documents_by_leaf(merged) -> dict[str, list[tuple[str, str]]]:
   for row, leaf in enumerate(merged.leaf_N):
     by_leaf[NAMES[leaf]].append((merged.id[row], merged.text[row]))
   return by_leaf
+
+
+@pytest.fixture
+def parse_example() -> Callable[[bytes], Mapping[str, Any]]:
+  """Reads a serialized tf.train.Example by its protocol buffer."""
+  from tensorflow_datasets.proto import tf_example_pb2
+
+  # Made while it is imported, so unknown to type checkers.
+  Example = vars(tf_example_pb2)["Example"]
+  return lambda record: Example.FromString(record).features.feature
