@@ -132,6 +132,8 @@ def test_damaged_manifest(corpus, options, tmp_path):
   text = path.read_text()
   path.write_text(text[: len(text) // 2])
   assert f"{path}: wanted the manifest of an export" in refusal(*args)
+  path.write_text('{"format": 1, "inputs": {}, "files": []}')
+  assert f"{path}: wanted the manifest of an export" in refusal(*args)
   path.write_text(text.replace('"format": 1', '"format": 2'))
   assert f"{path}: wanted format 1, came 2" in refusal(*args)
 
