@@ -1,6 +1,5 @@
 """A small corpus in four shards, with leaves that need quoting, and two to omit."""
 
-import io
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -81,13 +80,16 @@ def merged(corpus) -> Shard:
 
 @pytest.fixture
 def read_lines() -> Callable[[Path], list[dict[str, Any]]]:
-  """Reads JSON lines as a reader does that stops after one zstd frame."""
+  """Reads JSON lines of one whole zstd frame, after which some readers stop."""
 
   def read(path: Path) -> list[dict[str, Any]]:
-    with path.open("rb") as file:
-      unpacked = zstandard.ZstdDecompressor().stream_reader(file)
-      text = io.TextIOWrapper(unpacked, encoding="utf-8", newline="\n")
-      return [json.loads(line) for line in text]
+    frame = zstandard.ZstdDecompressor().decompressobj()
+    text = frame.decompress(path.read_bytes()).decode()
+    assert frame.eof
+    assert frame.unused_data == b""
+    *lines, end = text.split("\n")
+    assert end == ""
+    return [json.loads(line) for line in lines]
 
   return read
 
