@@ -164,6 +164,7 @@ def test_grain_reads_each_leaf_in_any_order(
   corpus, options, tmp_path, documents_by_leaf, parse_example
 ):
   import grain
+  from array_record.python import array_record_module
 
   array_record.export(corpus, tmp_path, options)
   for leaf in array_record.write(corpus, tmp_path):
@@ -178,6 +179,10 @@ def test_grain_reads_each_leaf_in_any_order(
         tuple(feature[x].bytes_list.value[0].decode() for x in ("id", "text"))
       )
     assert sorted(found) == sorted(documents_by_leaf[leaf.name])
+    # One record is read without its neighbors.
+    reader = array_record_module.ArrayRecordReader(paths[0])
+    assert "group_size:1," in reader.writer_options_string()
+    reader.close()
     # The files are found by the pattern that mixtures name.
     pattern = array_record.pattern(leaf)
     assert sorted(tmp_path.glob(pattern)) == sorted(
