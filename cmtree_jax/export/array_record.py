@@ -105,10 +105,11 @@ def _write_records(data_dir: Path, group: Group) -> Path:
 
 def _write_metadata(data_dir: Path, features, sizes) -> None:
   import tensorflow_datasets as tfds
+  from etils import epath
   from tensorflow_datasets.core import naming
 
   template = naming.ShardedFileTemplate(
-    data_dir=data_dir,
+    data_dir=epath.Path(data_dir),
     # Without the usual "-of-N": N is not known until the corpus ends.
     template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_INDEX}",
     dataset_name=_DATASET,

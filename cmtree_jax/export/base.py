@@ -107,7 +107,7 @@ def served_mixture(
       "Wanted a leaf with documents and a share of the mixture, came none. "
       "Export the recipe with the corpus that it was made for."
     )
-  return {name: share / total for name, share in kept.items()}
+  return {name: float(share / total) for name, share in kept.items()}
 
 
 def location(folder: Path, options: Options) -> str:

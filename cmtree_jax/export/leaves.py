@@ -85,7 +85,7 @@ def gather(
   index = folder / name / _INDEX
   if index.exists():
     return [
-      Leaf(**{**leaf, "files": tuple(leaf["files"])})
+      Leaf(**leaf)._replace(files=tuple(leaf["files"]))
       for leaf in json.loads(index.read_text())
     ]
   size = len(corpus.leaf_names)
@@ -149,12 +149,14 @@ def _groups(records: Iterable[tuple[str, bytes]]) -> Iterator[Group]:
   held: dict[str, list[bytes]] = {}
   num_bytes: dict[str, int] = {}
   number: dict[str, int] = {}
+  total = 0
   for leaf, record in records:
     held.setdefault(leaf, []).append(record)
     num_bytes[leaf] = num_bytes.get(leaf, 0) + len(record)
-    if sum(num_bytes.values()) >= BUFFER_BYTES:
+    total += len(record)
+    if total >= BUFFER_BYTES:
       largest = max(num_bytes, key=num_bytes.__getitem__)
-      del num_bytes[largest]
+      total -= num_bytes.pop(largest)
       yield Group(largest, number.get(largest, 0), held.pop(largest))
       number[largest] = number.get(largest, 0) + 1
   for leaf in sorted(held):

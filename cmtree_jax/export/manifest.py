@@ -35,7 +35,7 @@ def inputs_of(
     "facts": dict(facts),
     "formats": sorted(formats),
     "options": options._asdict(),
-    "mixture": dict(corpus.mixture),
+    "mixture": {name: float(x) for name, x in corpus.mixture.items()},
     "paths": dict(zip(corpus.leaf_names, corpus.leaf_paths, strict=True)),
     "documents": corpus.num_documents,
     "tokens": corpus.total_tokens,
@@ -57,8 +57,8 @@ def find(folder: Path, inputs: Mapping[str, Any]) -> list[Path] | None:
   if changed:
     key = changed[0]
     raise UserError(
-      f"{folder} holds another export: its {key} {_short(old.get(key))}, wanted "
-      f"{_short(inputs[key])}. Choose another folder or remove this one."
+      f"{folder} holds another export: its {key} was {_short(old.get(key))}, "
+      f"wanted {_short(inputs[key])}. Choose another folder or remove this one."
     )
   faults = verify(folder)
   if faults:
@@ -161,7 +161,8 @@ def read(folder: Path) -> dict[str, Any]:
   try:
     manifest = json.loads(path.read_text())
     version = manifest["format"]
-  except (OSError, ValueError, KeyError, TypeError) as error:
+    manifest["inputs"].items(), manifest["files"].items()
+  except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
     raise UserError(
       f"{path}: wanted the manifest of an export, came {error!r}. Remove the "
       "folder and export again."
@@ -204,5 +205,5 @@ def _facts(path: Path) -> dict[str, Any]:
 
 
 def _short(value: Any) -> str:
-  text = f"was {json.dumps(value, sort_keys=True)}"
+  text = json.dumps(value, sort_keys=True)
   return text if len(text) < 200 else f"{text[:200]}..."

@@ -106,7 +106,7 @@ def nest(
     else:
       key = "", leaf.name
     groups.setdefault(key, []).append(leaf)
-  nodes = []
+  nodes: list[dict[str, Any]] = []
   for (name, _), inside in groups.items():
     weight = math.fsum(x.share for x in inside) / total
     if len(inside) == 1:  # also a node with a single leaf left

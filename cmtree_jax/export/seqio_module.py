@@ -16,11 +16,9 @@ from cmtree_jax.export.base import Corpus, Options, location
 
 FILE = "seqio_mixture.py"
 
-_MODULE = '''"""A recipe's mixture for seqio, registered when this module is imported:
+_MODULE = '''"""A recipe's mixture for seqio, registered when this module is imported.
 
-  import seqio, seqio_mixture
-  mixture = seqio.get_mixture_or_task(seqio_mixture.MIXTURE)
-  mixture.get_dataset({{"targets": 1024}}, split="train")
+Drawn by `seqio.get_mixture_or_task(seqio_mixture.MIXTURE).get_dataset(...)`.
 """
 
 import functools
@@ -141,5 +139,5 @@ def _task_names(parts: Sequence[leaves.Leaf], mixture: str) -> list[str]:
 
 
 def _quote(text: str) -> str:
-  """A Python literal in double quotes."""
-  return json.dumps(text, ensure_ascii=False)
+  """A Python literal, in double quotes where they need no escape."""
+  return repr(text) if '"' in text else json.dumps(text, ensure_ascii=False)

@@ -1,9 +1,8 @@
 """A small corpus in four shards, with leaves that need quoting, and two to omit."""
 
-import io
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,13 +80,16 @@ def merged(corpus) -> Shard:
 
 @pytest.fixture
 def read_lines() -> Callable[[Path], list[dict[str, Any]]]:
-  """Reads JSON lines as a reader does that stops after one zstd frame."""
+  """Reads JSON lines of one whole zstd frame, after which some readers stop."""
 
   def read(path: Path) -> list[dict[str, Any]]:
-    with path.open("rb") as file:
-      unpacked = zstandard.ZstdDecompressor().stream_reader(file)
-      text = io.TextIOWrapper(unpacked, encoding="utf-8", newline="\n")
-      return [json.loads(line) for line in text]
+    frame = zstandard.ZstdDecompressor().decompressobj()
+    text = frame.decompress(path.read_bytes()).decode()
+    assert frame.eof
+    assert frame.unused_data == b""
+    *lines, end = text.split("\n")
+    assert end == ""
+    return [json.loads(line) for line in lines]
 
   return read
 
@@ -99,3 +101,13 @@ def documents_by_leaf(merged) -> dict[str, list[tuple[str, str]]]:
   for row, leaf in enumerate(merged.leaf_N):
     by_leaf[NAMES[leaf]].append((merged.id[row], merged.text[row]))
   return by_leaf
+
+
+@pytest.fixture
+def parse_example() -> Callable[[bytes], Mapping[str, Any]]:
+  """Reads a serialized tf.train.Example by its protocol buffer."""
+  from tensorflow_datasets.proto import tf_example_pb2
+
+  # Made while it is imported, so unknown to type checkers.
+  Example = vars(tf_example_pb2)["Example"]
+  return lambda record: Example.FromString(record).features.feature

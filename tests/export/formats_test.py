@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,12 @@ from cmtree_jax.export import (
   leaves,
   parquet,
 )
+
+
+def tfds_rows(builder) -> list[dict[str, Any]]:
+  """What TFDS reads at every index of the only split."""
+  source = builder.as_data_source(split="train")
+  return [source[i] for i in range(len(source))]
 
 
 def test_parquet_has_weights_and_repeats_in_order(
@@ -142,8 +149,7 @@ def test_tfds_reads_each_leaf(
   array_record.export(corpus, tmp_path, options)
   for leaf in array_record.write(corpus, tmp_path):
     folder = tmp_path / "array_record" / leaf.name / "1.0.0"
-    source = tfds.builder_from_directory(folder).as_data_source("train")
-    rows = [source[i] for i in range(len(source))]
+    rows = tfds_rows(tfds.builder_from_directory(folder))
     assert [
       (x["id"].decode(), x["text"].decode()) for x in rows
     ] == documents_by_leaf[leaf.name]
@@ -155,10 +161,10 @@ def test_tfds_reads_each_leaf(
 
 
 def test_grain_reads_each_leaf_in_any_order(
-  corpus, options, tmp_path, documents_by_leaf
+  corpus, options, tmp_path, documents_by_leaf, parse_example
 ):
   import grain
-  from tensorflow_datasets.proto import tf_example_pb2
+  from array_record.python import array_record_module
 
   array_record.export(corpus, tmp_path, options)
   for leaf in array_record.write(corpus, tmp_path):
@@ -167,12 +173,16 @@ def test_grain_reads_each_leaf_in_any_order(
     data = grain.MapDataset.source(source).shuffle(seed=0)
     found = []
     for record in data:
-      feature = tf_example_pb2.Example.FromString(record).features.feature
+      feature = parse_example(record)
       assert set(feature) == {"id", "text", "tokens", "weight"}
       found.append(
         tuple(feature[x].bytes_list.value[0].decode() for x in ("id", "text"))
       )
     assert sorted(found) == sorted(documents_by_leaf[leaf.name])
+    # One record is read without its neighbors.
+    reader = array_record_module.ArrayRecordReader(paths[0])
+    assert "group_size:1," in reader.writer_options_string()
+    reader.close()
     # The files are found by the pattern that mixtures name.
     pattern = array_record.pattern(leaf)
     assert sorted(tmp_path.glob(pattern)) == sorted(
@@ -192,9 +202,8 @@ def test_array_record_is_split_into_files_that_tfds_counts(
   folder = tmp_path / "array_record" / leaf.name / "1.0.0"
   builder = tfds.builder_from_directory(folder)
   assert builder.info.splits["train"].num_examples == leaf.num_documents
-  source = builder.as_data_source("train")
-  ids = [source[i]["id"] for i in range(len(source))]
-  assert len(set(ids)) == leaf.num_documents
+  ids = {row["id"] for row in tfds_rows(builder)}
+  assert len(ids) == leaf.num_documents
 
 
 def test_nothing_but_seqio_users_needs_tensorflow(tmp_path):
