@@ -59,7 +59,8 @@ def read(part: Part, rules: Rules) -> Iterator[Record | Skip]:
   """The documents of a Task's split in the order of its source.
 
   A document is the feature that `text_field` names: its text where the Task
-  keeps one, or else its tokens, decoded by the Task's vocabulary.
+  keeps one, or else its tokens, decoded by the Task's vocabulary. While it
+  tokenizes, seqio itself reads some hundred documents ahead.
   """
   return fields.records(_rows(part.path, rules), part, rules)
 
@@ -67,12 +68,15 @@ def read(part: Part, rules: Rules) -> Iterator[Record | Skip]:
 def digest(part: Part) -> str:
   """A hash of all examples as the Task makes them; they need not be files."""
   total = hashlib.blake2b(digest_size=16)
-  _, examples = _examples(part.path)
-  for example in examples:
-    for name in sorted(example):
-      value = example[name]
-      data = value if isinstance(value, bytes) else _bytes_of_array(value)
-      total.update(f"{name}\0{len(data)}\0".encode() + data)
+  try:
+    _, examples = _examples(part.path)
+    for example in examples:
+      for name in sorted(example):
+        value = example[name]
+        data = value if isinstance(value, bytes) else _bytes_of_array(value)
+        total.update(f"{name}\0{len(data)}\0".encode() + data)
+  except Exception as error:  # `read` tells it
+    total.update(type(error).__name__.encode())
   return total.hexdigest()
 
 
@@ -115,9 +119,10 @@ def _provider(module: str | None, name: str) -> Any:
     try:
       importlib.import_module(module)
     except Exception as error:  # whatever the module's own code raises
+      reason = " ".join(str(error).split())[:200]
       raise UserError(
         f"seqio:{module}#{name}: wanted a module that registers {name!r}, came "
-        f"{type(error).__name__} ({error}); check its name and PYTHONPATH."
+        f"{type(error).__name__} ({reason}); check its name and PYTHONPATH."
       ) from None
   try:
     return seqio.get_mixture_or_task(name)

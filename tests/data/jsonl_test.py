@@ -248,16 +248,17 @@ def test_decompression_bomb_stops_early(tmp_path, suffix, end):
   assert peak < 10_000_000
 
 
-@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+# What a block of zstd is of this file, and the little that gzip holds back.
+@pytest.mark.parametrize(("suffix", "lost"), [(".gz", 0.05), (".zst", 0.2)])
 @pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.9999])
-def test_truncated_file_yields_what_is_whole(tmp_path, suffix, share):
+def test_truncated_file_yields_what_is_whole(tmp_path, suffix, lost, share):
   lines = [{"text": f"{i} {i * i * 7919}"} for i in range(40_000)]
   whole = PACK[suffix](raw(*lines))
   pool = tmp_path / f"cut.jsonl{suffix}"
   pool.write_bytes(whole[: int(share * len(whole))])
   *found, problem = read(pool)
   assert [x.text for x in found] == [x["text"] for x in lines[: len(found)]]
-  assert len(found) >= (share - 0.2) * len(lines)
+  assert len(found) >= (share - lost) * len(lines)
   assert problem.kind == "a truncated file"
   after = f", after line {len(found)}" if found else ""
   assert problem.where == f"{pool}{after}"

@@ -43,10 +43,10 @@ def bytes_that_are_no_text(split, shuffle_files, seed=None):
   return tf.data.Dataset.from_tensors({"targets": b"caf\\xe9"})
 
 
-def add(name, function, splits, steps):
+def add(name, function, splits, steps, features=FEATURES):
   source = seqio.FunctionDataSource(function, splits=splits)
   seqio.TaskRegistry.add(
-    name, source=source, preprocessors=steps, output_features=FEATURES
+    name, source=source, preprocessors=steps, output_features=features
   )
 
 
@@ -56,7 +56,10 @@ strip = seqio.map_over_dataset(
 tokens = seqio.preprocessors.tokenize
 add("pool_tokenized", examples, ("train", "test"), [tokens])
 add("pool_of_tokens", examples, ("train",), [tokens, strip])
-add("pool_of_text", examples, ("train",), [])
+text = seqio.Feature(
+  seqio.PassThroughVocabulary(1), add_eos=False, dtype=tf.string, rank=0
+)
+add("pool_of_text", examples, ("train",), [], {"targets": text})
 add("pool_failing", failing, ("train",), [tokens])
 add("pool_of_bytes", bytes_that_are_no_text, ("train",), [tokens])
 seqio.MixtureRegistry.add(

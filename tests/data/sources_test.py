@@ -35,7 +35,7 @@ def folder(tmp_path: pathlib.Path) -> pathlib.Path:
     data = json.dumps({"text": f"text of {name}"}).encode()
     path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
   table = pa.table({"text": ["in parquet"]})
-  pq.write_table(table, tmp_path / "d.parquet")
+  pq.write_table(table, tmp_path / "aa.parquet")
   return tmp_path
 
 
@@ -49,16 +49,16 @@ def test_several_sources_side_by_side(folder):
   )
   assert parts == [
     Part("jsonl", f"{folder}/a/pool.jsonl", "a/pool.jsonl"),
+    Part("parquet", f"{folder}/aa.parquet", "aa.parquet"),
     Part("jsonl", f"{folder}/b/pool.jsonl", "b/pool.jsonl"),
     Part("jsonl", f"{folder}/c.jsonl.gz", "c.jsonl.gz"),
-    Part("parquet", f"{folder}/d.parquet", "d.parquet"),
   ]
   found = [x for part in parts for x in read(part)]
   assert [(x.id, x.text) for x in found] == [
     ("a/pool.jsonl:1", "text of a/pool.jsonl"),
+    ("aa.parquet:1", "in parquet"),
     ("b/pool.jsonl:1", "text of b/pool.jsonl"),
     ("c.jsonl.gz:1", "text of c.jsonl.gz"),
-    ("d.parquet:1", "in parquet"),
   ]
 
 
@@ -104,7 +104,7 @@ def test_home_folder_is_spelled_out(folder, monkeypatch, kind):
   (folder / "hf" / "state.json").write_text("{}")
   if kind == "hf":
     pytest.importorskip("datasets")
-  address = {"hf": "~/hf"}.get(kind, "~/d*")
+  address = {"hf": "~/hf"}.get(kind, "~/aa*")
   (part,) = sources.parts([f"{kind}:{address}"])
   assert part.path.startswith(f"{folder}/")
 

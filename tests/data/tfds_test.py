@@ -82,6 +82,17 @@ def test_every_way_to_name_it(made):
     assert sources.parts([f"tfds:{address}"]) == by_folder
 
 
+def test_highest_version_of_a_folder(made, tmp_path):
+  for version in ("1.9.0", "1.10.0"):
+    copy = tmp_path / "corpus" / version
+    shutil.copytree(made, copy)
+    info = copy / "dataset_info.json"
+    info.write_text(info.read_text().replace('"1.0.0"', f'"{version}"'))
+  (part,) = sources.parts([f"tfds:{tmp_path}/corpus"])
+  assert part.path == f"{tmp_path}/corpus/1.10.0:train"
+  assert len(read(part)) == 3
+
+
 def test_part_of_a_split(made):
   assert [x.text for x in read(f"{made}:train[1:2]")] == ["first"]
   assert [x.text for x in read(f"{made}:train[:34%]")] == ["third"]
