@@ -4,6 +4,7 @@ The same function runs here, on all cores and on Beam; what it writes becomes
 documents.parquet and feeds the exporters.
 """
 
+import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -111,6 +112,7 @@ def corpus(
   assigned: Sequence[Path],
   data: prepare.Prepared,
   leaf_names: Mapping[str, str],
+  engine: workers.Engine,
 ) -> base.Corpus:
   """What exporters read.
 
@@ -118,26 +120,32 @@ def corpus(
     assigned: files of `assign`.
     data: the corpus that they are about.
     leaf_names: path -> name of every leaf, in the leaves' order.
+    engine: where exporters work on shards.
   """
   sums = totals(assigned, len(leaf_names))
   share_L = sums.weighted_L / sums.weighted_L.sum()
   names = tuple(leaf_names.values())
 
-  def read():
-    numbers = columns_of(assigned, "tokens", "weight", "leaf")
-    for path, one in zip(data.documents.paths, numbers, strict=True):
-      texts = store.read_table(path, "id", "text")
-      yield base.Shard(
-        texts["id"], texts["text"], one["tokens"], one["weight"], one["leaf"]
-      )
-
   return base.Corpus(
-    shards=read,
+    parts=tuple(
+      functools.partial(load_shard, path, numbers)
+      for path, numbers in zip(data.documents.paths, assigned, strict=True)
+    ),
     leaf_names=names,
     leaf_paths=tuple(leaf_names),
     mixture=dict(zip(names, share_L.tolist(), strict=True)),
     num_documents=int(sums.documents_L.sum()),
     total_tokens=int(sums.tokens_L.sum()),
+    engine=engine,
+  )
+
+
+def load_shard(documents: Path, assigned: Path) -> base.Shard:
+  """A shard's texts and what was assigned to them."""
+  texts = store.read_table(documents, "id", "text")
+  (one,) = columns_of([assigned], "tokens", "weight", "leaf")
+  return base.Shard(
+    texts["id"], texts["text"], one["tokens"], one["weight"], one["leaf"]
   )
 
 

@@ -210,7 +210,7 @@ def hand_over(
     files += export.write(
       workdir / "export",
       config.export.formats,
-      assign.corpus(assigned, data, names),
+      assign.corpus(assigned, data, names, job.workers),
       export.Options(
         token_budget=config.export.tokens
         or int(data.pool.tokens.pairs_N.sum()),

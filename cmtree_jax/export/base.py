@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cmtree_jax import workers
 from cmtree_jax.types import UserError
 
 
@@ -28,12 +29,18 @@ class Shard(NamedTuple):
 class Corpus(NamedTuple):
   """A corpus that can be read several times, and the mixture of its leaves."""
 
-  shards: Callable[[], Iterator[Shard]]  # the same documents at every call
+  parts: tuple[Callable[[], Shard], ...]  # the same documents at every call
   leaf_names: tuple[str, ...]  # unique, safe as file names
   leaf_paths: tuple[str, ...]  # child numbers from the root, "2.0"
   mixture: Mapping[str, float]  # leaf name -> share of the training tokens
   num_documents: int
   total_tokens: int
+  engine: workers.Engine = workers.Engine("local")  # calls pickled parts
+
+  def shards(self) -> Iterator[Shard]:
+    """The documents, part after part."""
+    for part in self.parts:
+      yield part()
 
 
 class Options(NamedTuple):

@@ -62,12 +62,16 @@ def repeat(expected_N: np.ndarray, start: int) -> tuple[np.ndarray, int]:
   return count_N.astype(np.int64), end
 
 
+def rate(corpus: Corpus, options: Options) -> float:
+  """Expected copies of a document of weight one."""
+  return options.token_budget / corpus.total_tokens
+
+
 def counted(
   corpus: Corpus, options: Options
 ) -> Iterator[tuple[Shard, np.ndarray]]:
   """Every shard with the counts of its documents."""
-  rate = options.token_budget / corpus.total_tokens
   place = offset(options.seed)
   for shard in corpus.shards():
-    count_N, place = repeat(shard.weight_N * rate, place)
+    count_N, place = repeat(shard.weight_N * rate(corpus, options), place)
     yield shard, count_N

@@ -6,37 +6,71 @@ shuffle.
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from cmtree_jax import workers
 from cmtree_jax.export import counts, files
-from cmtree_jax.export.base import Corpus, Options
+from cmtree_jax.export.base import Corpus, Options, Shard
 
 FOLDER = "jsonl"
 
 
 def export(corpus: Corpus, folder: Path, options: Options) -> list[Path]:
-  """Writes zstd-compressed lines of id, text and leaf, resampled to the budget."""
-  written = []
-  for number, (shard, count_N) in enumerate(counts.counted(corpus, options)):
-    order = _order(count_N, options.seed, number)
-    lines = (
-      json.dumps(
-        {
-          "id": shard.id[row],
-          "text": shard.text[row],
-          "leaf": corpus.leaf_names[shard.leaf_N[row]],
-        },
-        ensure_ascii=False,
-      ).encode()
-      + b"\n"
-      for row in order
-    )
-    if len(order):
+  """Writes zstd-compressed lines of id, text and leaf, resampled to the budget.
+
+  Shards are resampled side by side on the corpus's engine.
+  """
+  rate, place = counts.rate(corpus, options), counts.offset(options.seed)
+  items = []
+  for number, part in enumerate(corpus.parts):
+    begin = place
+    count_N, place = counts.repeat(part().weight_N * rate, begin)
+    if count_N.any():
       path = folder / FOLDER / f"part-{number:05d}.jsonl.zst"
-      written.append(files.write_zst(path, lines))
-  return written
+      items.append(
+        PartItem(
+          path, part, corpus.leaf_names, rate, begin, options.seed, number
+        )
+      )
+  if items:
+    (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+  workers.run(resample, items, corpus.engine, text="resampling")
+  return [item.done for item in items]
+
+
+class PartItem(NamedTuple):
+  """A shard to resample; see `resample`."""
+
+  done: Path
+  part: Callable[[], Shard]
+  leaf_names: tuple[str, ...]
+  rate: float  # expected copies of a document of weight one
+  place: int  # of `counts.repeat`
+  seed: int
+  number: int  # of the shard
+
+
+def resample(item: PartItem) -> None:
+  """Writes the lines of one shard."""
+  shard = item.part()
+  count_N, _ = counts.repeat(shard.weight_N * item.rate, item.place)
+  lines = (
+    json.dumps(
+      {
+        "id": shard.id[row],
+        "text": shard.text[row],
+        "leaf": item.leaf_names[shard.leaf_N[row]],
+      },
+      ensure_ascii=False,
+    ).encode()
+    + b"\n"
+    for row in _order(count_N, item.seed, item.number)
+  )
+  files.write_zst(item.done, lines)
 
 
 def _order(count_N: np.ndarray, seed: int, number: int) -> list[int]:

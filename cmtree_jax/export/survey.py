@@ -1,5 +1,6 @@
 """One pass over a corpus before anything is written: is it sound, and what is in it?"""
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -53,12 +54,13 @@ def survey(corpus: Corpus, options: Options) -> Survey:
 def _sound(corpus: Corpus, rate: float) -> Corpus:
   """The same corpus, which stops at a document that cannot be used."""
 
-  def shards():
-    for shard in corpus.shards():
-      _check_shard(shard, len(corpus.leaf_names), rate)
-      yield shard
+  def checked(part):
+    shard = part()
+    _check_shard(shard, len(corpus.leaf_names), rate)
+    return shard
 
-  return corpus._replace(shards=shards)
+  parts = (functools.partial(checked, part) for part in corpus.parts)
+  return corpus._replace(parts=tuple(parts))
 
 
 def _check_shard(shard: Shard, num_leaves: int, rate: float) -> None:

@@ -1,8 +1,9 @@
 """A small corpus in four shards, with leaves that need quoting, and two to omit."""
 
+import functools
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,18 +47,19 @@ def corpus() -> Corpus:
   share_L[5] = share_L.sum() / 10  # a share that nothing can serve
   mixture = dict(zip(NAMES, (share_L / share_L.sum()).tolist(), strict=True))
 
-  def shards() -> Iterator[Shard]:
-    for begin, end in ((0, 17), (17, 17), (17, 45), (45, 60)):
-      rows = range(begin, end)
-      yield Shard(
-        id=[f"doc/{i} ж" for i in rows],
-        text=[f"{TEXTS[i % len(TEXTS)]} {i}" for i in rows],
-        num_tokens_N=num_tokens_N[begin:end],
-        weight_N=weight_N[begin:end],
-        leaf_N=leaf_N[begin:end],
-      )
+  def part(begin: int, end: int) -> Shard:
+    rows = range(begin, end)
+    return Shard(
+      id=[f"doc/{i} ж" for i in rows],
+      text=[f"{TEXTS[i % len(TEXTS)]} {i}" for i in rows],
+      num_tokens_N=num_tokens_N[begin:end],
+      weight_N=weight_N[begin:end],
+      leaf_N=leaf_N[begin:end],
+    )
 
-  return Corpus(shards, NAMES, PATHS, mixture, 60, int(num_tokens_N.sum()))
+  cuts = ((0, 17), (17, 17), (17, 45), (45, 60))
+  parts = tuple(functools.partial(part, *cut) for cut in cuts)
+  return Corpus(parts, NAMES, PATHS, mixture, 60, int(num_tokens_N.sum()))
 
 
 @pytest.fixture

@@ -213,7 +213,7 @@ import pathlib, sys
 import numpy as np
 from cmtree_jax import export
 shard = export.Shard(["a"], ["b"], np.array([3]), np.array([1.0]), np.array([0]))
-corpus = export.Corpus(lambda: iter([shard]), ("x",), ("0",), {"x": 1.0}, 1, 3)
+corpus = export.Corpus((lambda: shard,), ("x",), ("0",), {"x": 1.0}, 1, 3)
 options = export.Options(9, 0, "gpt2", "")
 export.write(pathlib.Path(sys.argv[1]), list(export.EXPORTERS), corpus, options, {})
 print(any(name.split(".")[0] in ("tensorflow", "seqio") for name in sys.modules))

@@ -1,5 +1,6 @@
 """A whole export: complete with its manifest, done once, and honest about damage."""
 
+import functools
 import json
 import os
 import subprocess
@@ -83,7 +84,7 @@ def test_second_run_does_nothing(corpus, options, tmp_path):
   def unreadable():
     raise AssertionError("the corpus is read again")
 
-  corpus = corpus._replace(shards=unreadable)
+  corpus = corpus._replace(parts=(unreadable,))
   # The order of formats is no difference.
   second = export.write(folder, LIGHT[::-1], corpus, options, FACTS)
   assert sorted(second) == sorted(first)
@@ -205,13 +206,13 @@ ids = [str(i) for i in range(2_000)]
 one = np.ones(2_000)
 shard = export.Shard(ids, ids, one.astype(np.int64), one, np.zeros(2_000, int))
 seen = 0
-def shards():
+def last():
   global seen
   seen += 1
-  yield shard
   if seen == int(sys.argv[2]):
     os.kill(os.getpid(), signal.SIGKILL)
-corpus = export.Corpus(shards, ("x",), ("0",), {"x": 1.0}, 2_000, 2_000)
+  return export.Shard([], [], *(x[:0] for x in shard[2:]))
+corpus = export.Corpus((lambda: shard, last), ("x",), ("0",), {"x": 1.0}, 2_000, 2_000)
 options = export.Options(4_000, 0, "gpt2", "")
 formats = ["jsonl", "leaves", "parquet"]
 export.write(pathlib.Path(sys.argv[1]), formats, corpus, options, {})
@@ -281,14 +282,14 @@ UNSOUND = {
 def test_a_document_that_cannot_be_exported(corpus, options, tmp_path, name):
   field, value, facts = UNSOUND[name]
 
-  def shards():
-    for number, shard in enumerate(corpus.shards()):
-      column = shard._asdict()[field].copy()
-      if number == 2:
-        column[5] = value
-      yield shard._replace(**{field: column})
+  def spoiled():
+    shard = corpus.parts[2]()
+    column = shard._asdict()[field].copy()
+    column[5] = value
+    return shard._replace(**{field: column})
 
-  broken = corpus._replace(shards=shards)
+  parts = (*corpus.parts[:2], spoiled, *corpus.parts[3:])
+  broken = corpus._replace(parts=parts)
   message = refusal(tmp_path / "out", ["jsonl"], broken, options, FACTS)
   identity = "x\udfff" if name == "id" else "doc/22 ж"
   for fact in [f"Document {identity!r}: wanted", *facts]:
@@ -336,15 +337,17 @@ def test_full_disk_is_told_and_leaves_no_manifest(
   random = np.random.default_rng(0).integers(0x4E00, 0x9FA5, 300_000)
   text = "".join(map(chr, random))  # hardly compressible
 
-  def shards():
-    for shard in corpus.shards():
-      yield shard._replace(text=[*shard.text[:-1], text][: len(shard.id)])
+  def large(part):
+    shard = part()
+    return shard._replace(text=[*shard.text[:-1], text][: len(shard.id)])
 
   signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
   soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
   resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
   try:
-    broken = corpus._replace(shards=shards)
+    broken = corpus._replace(
+      parts=tuple(functools.partial(large, part) for part in corpus.parts)
+    )
     message = refusal(tmp_path / "out", ["leaves"], broken, options, FACTS)
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
