@@ -127,9 +127,10 @@ class _Shelf:
       if not all(splits.values()):
         self._too_small.append(name)
         continue
-      targets[name] = Target(
-        name, *(self._unique(splits[split], reserved) for split in _SPLITS)
+      train, validation, test = (
+        self._unique(splits[split], reserved) for split in _SPLITS
       )
+      targets[name] = Target(name, train, validation, test)
     rows = self._without_repeats(self._distinct_rows(), sorted(reserved))
     return RawCorpus(
       documents=tuple(row.document for row in rows),

@@ -194,11 +194,13 @@ def _record(row: Row, part: Part, rules: Rules) -> Record:
   text = text_of(values, rules)
   name = string_of(values, rules.id_field) or f"{part.name}:{row.number}"
   originals = [string_of(values, field) for field in _ORIGINAL]
-  *labels, lang, language = [
+  source, domain, lang, language = (
     string_of(values, field) or "" for field in _labels(rules)
-  ]
+  )
   original = originals[0] or originals[1] or name
-  return Record(name, text, original, *labels, lang or language, row.where)
+  return Record(
+    name, text, original, source, domain, lang or language, row.where
+  )
 
 
 def _encoded(value: str, field: str) -> bytes:

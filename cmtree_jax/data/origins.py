@@ -175,8 +175,10 @@ def _read(folder: Path) -> Origin:
   for name, split, text in zip(*columns.values(), strict=True):
     texts.setdefault(name, {s: [] for s in store.SPLITS})[split].append(text)
   found = {
-    name: Target(name, *(tuple(of_split[s]) for s in store.SPLITS))
-    for name, of_split in texts.items()
+    name: Target(
+      name, tuple(one["train"]), tuple(one["validation"]), tuple(one["test"])
+    )
+    for name, one in texts.items()
   }
   notes = tuple(json.loads((folder / "notes.json").read_text()))
   parts = sources.parts([f"parquet:{folder / 'documents.parquet'}"])

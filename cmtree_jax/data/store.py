@@ -85,7 +85,7 @@ def save_array(path: Path, array: np.ndarray) -> None:
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
   """One .npz file, whole or not at all."""
-  _replace(path, lambda file: np.savez(file, **arrays))
+  _replace(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
 
 
 def write_arrays(
