@@ -253,6 +253,8 @@ class Sampler(NamedTuple):
 
   def _moved(self, state: SamplerState) -> np.ndarray:
     """Progress of all pieces by now."""
+    if state.time == 0:
+      return state.progress
     progress = np.empty_like(state.progress)
     for part in packing.chunks(len(progress)):
       speed = state.weight_N[self.pieces.document[part]]
