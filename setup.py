@@ -21,6 +21,7 @@ def _version() -> str:
 # release may break an interface. What the tests ran with is pinned in
 # .ci/constraints.txt.
 _CORE = [
+  "array-record>=0.8",
   "etils[epath]>=1.10",
   "flax>=0.12.8,<0.13",
   "grain>=0.2.17,<0.3",
@@ -31,6 +32,7 @@ _CORE = [
   "optax>=0.2.7,<0.3",
   "orbax-checkpoint>=0.12,<0.13",
   "pyarrow>=18",
+  "pyyaml>=6",
   "rich>=13",
   "scikit-learn>=1.5",
   "scipy>=1.14",
