@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from cmtree_jax import prepare, workers
+from cmtree_jax.checkpoint import Interrupted
 from cmtree_jax.config import load
 from cmtree_jax.data import sampler
 from cmtree_jax.data.tokenizer import EOS_ID, ByteTokenizer
 from cmtree_jax.types import UserError
 
 _SPLITS = ("train", "validation", "test")
+_LOCAL = workers.Engine("local")
 
 
 @pytest.fixture
@@ -41,7 +43,9 @@ def _write(path: pathlib.Path, rows) -> None:
   path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def _prepare(corpus, *overrides, cache="cache", told=None) -> prepare.Prepared:
+def _prepare(
+  corpus, *overrides, cache="cache", engine=_LOCAL
+) -> prepare.Prepared:
   config = load(
     "configs/smoke.py",
     [
@@ -58,8 +62,8 @@ def _prepare(corpus, *overrides, cache="cache", told=None) -> prepare.Prepared:
     config.tokenizer,
     config.embedding,
     cache_dir=corpus / cache,
-    engine=workers.Engine("local"),
-    progress=(told if told is not None else []).append,
+    engine=engine,
+    progress=lambda line: None,
   )
 
 
@@ -111,13 +115,24 @@ def test_a_second_run_reads_what_the_first_made(corpus):
   assert made.stat().st_mtime_ns == before
 
 
-def test_a_stopped_run_goes_on_with_its_finished_shards(corpus):
+@pytest.mark.parametrize("stop_after", [1, 4, 6, 10])
+def test_a_stopped_run_goes_on_with_what_is_finished(corpus, stop_after):
+  """Two files to read, two comparisons, six shards: ten items."""
   whole = _prepare(corpus, "data.shard_documents=10", cache="whole")
-  half = _prepare(corpus, "data.shard_documents=10")
-  # As if it had been stopped before the arrays were joined.
-  (half.folder / "manifest.json").unlink()
-  again = _prepare(corpus, "data.shard_documents=10")
-  assert again.folder == half.folder
+  calls = []
+
+  def check():
+    calls.append(1)
+    if len(calls) == stop_after:
+      raise Interrupted
+
+  stopping = workers.Engine("local", check=check)
+  with pytest.raises(Interrupted):
+    _prepare(corpus, "data.shard_documents=10", engine=stopping)
+  calls.clear()
+  counting = workers.Engine("local", check=lambda: calls.append(1))
+  again = _prepare(corpus, "data.shard_documents=10", engine=counting)
+  assert len(calls) == 10 - stop_after  # nothing is done twice
   for file in ("manifest.json", "pool.flat.npy", "pool.embedding_NE.npy"):
     made = (again.folder / file).read_bytes()
     assert made == (whole.folder / file).read_bytes()

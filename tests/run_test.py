@@ -287,6 +287,19 @@ def test_a_workdir_of_another_run_is_refused(finished, corpus, capsys):
   assert (finished / "recipe.json").exists()
 
 
+def test_a_run_does_not_go_on_with_another_corpus(finished, corpus, capsys):
+  pool = corpus / "pool.jsonl"
+  before, times = pool.read_bytes(), pool.stat()
+  try:
+    pool.write_bytes(before + b'{"text": "one more"}\n')
+    status = main.main(_arguments(corpus, finished))
+  finally:
+    pool.write_bytes(before)
+    os.utime(pool, ns=(times.st_atime_ns, times.st_mtime_ns))
+  words = ["another corpus", "hash", "--overwrite", "another --workdir"]
+  _assert_one_line(status, 2, words, capsys)
+
+
 def test_a_folder_that_is_no_run_is_neither_used_nor_cleared(
   corpus, tmp_path, capsys
 ):
