@@ -1,0 +1,54 @@
+"""Configs: every one loads, and values keep what stands in them."""
+
+import pathlib
+
+import pytest
+
+from cmtree_jax import config
+from cmtree_jax.types import UserError
+
+ROOT = pathlib.Path(config.__file__).parents[1]
+NAMES = sorted(p.stem for p in (ROOT / "configs").glob("[!_]*.py"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_config_loads(tmp_path, name):
+  (tmp_path / "tasks").mkdir()
+  (tmp_path / "tasks" / "exam.jsonl.gz").touch()
+  argument = f":{tmp_path}" if name == "bench" else ""
+  loaded = config.load(f"configs/{name}.py{argument}", ["seed=7"])
+  assert loaded.seed == 7
+  assert loaded.is_locked
+
+
+def test_the_real_corpus_is_the_argument(tmp_path):
+  with pytest.raises(UserError, match=r"bench\.py:FOLDER"):
+    config.load("configs/bench.py", [])
+  (tmp_path / "tasks").mkdir()
+  for name in "ab":
+    (tmp_path / "tasks" / f"{name}.jsonl.gz").touch()
+  loaded = config.load(f"configs/bench.py:{tmp_path}", [])
+  assert loaded.data.source == (f"jsonl:{tmp_path}/pool.jsonl.gz",)
+  assert [pathlib.Path(f).name for f in loaded.data.target_files] == [
+    "a.jsonl.gz",
+    "b.jsonl.gz",
+  ]
+
+
+@pytest.mark.parametrize(
+  ("text", "value"),
+  [
+    ("jsonl:a b/[cd].jsonl", ("jsonl:a b/[cd].jsonl",)),
+    ("jsonl:a, parquet:b", ("jsonl:a", "parquet:b")),
+    ("", ()),
+  ],
+)
+def test_addresses_may_hold_spaces_and_brackets(text, value):
+  assert config.load("configs/default.py", [f"data.source={text}"]).data[
+    "source"
+  ] == (value)
+
+
+def test_numbers_may_stand_in_brackets():
+  loaded = config.load("configs/default.py", ["tree.branching=(4, 4)"])
+  assert loaded.tree.branching == (4, 4)
