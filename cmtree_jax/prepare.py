@@ -8,7 +8,7 @@ place, not its text.
 import functools
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -106,7 +106,15 @@ def prepare(
     if not (folder / "manifest.json").exists():
       folder.mkdir(parents=True, exist_ok=True)
       plan = _Plan(
-        folder, taken, targets, data, tokenizer, embedding, cache_dir, learned
+        folder,
+        taken,
+        targets,
+        data,
+        tokenizer,
+        embedding,
+        cache_dir,
+        learned,
+        found.skipped,
       )
       _build(plan, digest, engine, progress)
     return _load(folder, targets, notes=(*found.notes, *taken.notes))
@@ -152,6 +160,7 @@ class _Plan(NamedTuple):
   embedding: Any
   cache_dir: Path
   learned: Path | None
+  skipped: Mapping[str, Mapping[str, int]]  # lines of targets' files, by kind
 
 
 class ShardItem(NamedTuple):
@@ -211,6 +220,7 @@ def _build(plan: _Plan, digest: str, engine, progress: Progress) -> None:
       for name, target in plan.targets.items()
     },
     "files": store.sizes(folder, "*.npy", "documents/*.parquet"),
+    "targets_skipped": {k: dict(v) for k, v in plan.skipped.items()},
     **taken.report,
   }
   store.write_atomically(folder / "manifest.json", store.to_json(manifest))

@@ -93,6 +93,20 @@ def test_arrays_hold_what_the_files_hold(corpus):
   assert texts["text"] == [lines[31]["text"], lines[2]["text"]]
 
 
+def test_what_is_not_used_stands_in_the_manifest(corpus):
+  with (corpus / "a.jsonl").open("a") as file:
+    file.write('{"text": ""}\n{"id": "a1", "text": "again"}\n{\n')
+  with (corpus / "goal.jsonl").open("a") as file:
+    file.write('{"text": " ", "split": "test"}\n')
+  manifest = _prepare(corpus).manifest
+  counts = {k: one["documents"] for k, one in manifest["skipped"].items()}
+  assert counts == {"an empty text": 1, "invalid JSON": 1, "a repeated id": 1}
+  assert "a.jsonl, line 32" in manifest["skipped"]["a repeated id"]["where"][0]
+  target = {f"{corpus}/goal.jsonl": {"an empty text": 1}}
+  assert manifest["targets_skipped"] == target
+  assert sum(manifest["shards"]) == 60
+
+
 def test_arrays_do_not_depend_on_how_the_work_is_cut(corpus):
   whole = _prepare(corpus)
   cut = _prepare(corpus, "data.shard_documents=7", cache="other")

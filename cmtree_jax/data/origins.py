@@ -1,7 +1,9 @@
 """What a config's `data` block names: parts to read, and the targets beside them."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from cmtree_jax.data import sources, store, targets
@@ -20,6 +22,8 @@ class Origin(NamedTuple):
   parts: list[sources.Part]
   targets: dict[str, Target]
   notes: tuple[str, ...]  # what a person must be told
+  # Of targets' files: kind -> number of lines that are not used.
+  skipped: Mapping[str, Mapping[str, int]] = MappingProxyType({})
 
 
 def find(data, *, cache_dir: Path, progress: Progress) -> Origin:
@@ -35,6 +39,7 @@ def find(data, *, cache_dir: Path, progress: Progress) -> Origin:
   parts: list[sources.Part] = []
   found: dict[str, Target] = {}
   notes: list[str] = []
+  skipped: dict[str, dict[str, int]] = {}
   for address in data.source:
     if address in _BUILT:
       built = _BUILT[address](data, cache_dir, progress)
@@ -60,7 +65,9 @@ def find(data, *, cache_dir: Path, progress: Progress) -> Origin:
       raise UserError(f"{skips[0].where}: {skips[0].message}")
     found[target.name] = target
     notes += _told(file, skips)
-  return Origin(parts, found, tuple(notes))
+    if skips:
+      skipped[file] = dict(Counter(skip.kind for skip in skips))
+  return Origin(parts, found, tuple(notes), skipped)
 
 
 def fields(data) -> sources.Rules:

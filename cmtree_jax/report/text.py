@@ -50,8 +50,9 @@ def table(comparison: Sequence[dict[str, Any]]) -> Table:
   )
   made.add_column("target", no_wrap=True)
   made.add_column("recipe", no_wrap=True)
-  for name in ("BPB", "change", "interval", "ESS"):
-    made.add_column(name, justify="right", no_wrap=True)
+  # Where there is no room for all, names are cut, not numbers.
+  for name, width in (("BPB", 6), ("change", 7), ("interval", 15), ("ESS", 4)):
+    made.add_column(name, justify="right", no_wrap=True, min_width=width)
   rows = sorted(comparison, key=lambda row: row["target"] == "mean")
   targets = list(dict.fromkeys(row["target"] for row in rows))
   for target in targets:
