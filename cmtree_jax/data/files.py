@@ -164,7 +164,7 @@ def refuse_bomb(size: int, taken: int) -> None:
     )
 
 
-def damaged(error: Exception) -> Unusable:
+def damaged(error: Exception | str) -> Unusable:
   """What is raised when a library cannot make sense of a file."""
   reason = " ".join(str(error).split())[:200]
   return Unusable(

@@ -95,7 +95,14 @@ def _rows(path: str, rules: Rules) -> Iterator[Row | Skip]:
     yield problem.at(path)
   # A Task runs its author's code, which may raise anything.
   except Exception as error:
-    yield files.damaged(error).at(f"{path}, after example {number}")
+    told = _innermost(error)
+    yield files.damaged(told).at(f"{path}, after example {number}")
+
+
+def _innermost(error: Exception) -> Exception | str:
+  """What a Task's own code raised, out of all that TensorFlow says around it."""
+  found = re.findall(r"\b\w*(?:Error|Exception): [^\n]+", str(error))
+  return found[-1] if found else error
 
 
 def _examples(path: str) -> tuple[Any, Iterator[dict[str, Any]]]:

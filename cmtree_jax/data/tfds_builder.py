@@ -104,7 +104,8 @@ def _examples(
       if isinstance(found, Skip):
         skipped[found.kind] += 1
         continue
-      yield number, dict(zip(_FEATURES, found, strict=True))
+      *features, _ = found  # `where` is of the source, not of the document
+      yield number, dict(zip(_FEATURES, features, strict=True))
       number += 1
   if not number:
     why = ", ".join(f"{count} {kind}" for kind, count in skipped.items())
