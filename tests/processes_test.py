@@ -79,7 +79,14 @@ def test_two_processes_find_the_same():
     subprocess.Popen(
       [sys.executable, __file__, str(number), str(port)],
       cwd=ROOT,
-      env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
+      env={
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "JAX_PLATFORMS": "cpu",
+        # Only the first process would find its programs there; the other compiles
+        # for longer than the first waits for it.
+        "JAX_ENABLE_COMPILATION_CACHE": "false",
+      },
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
       text=True,
