@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from cmtree_jax.data import overlap
+from cmtree_jax.data import overlap, store
 from cmtree_jax.data.cutting import SHORTEST, cut
 from cmtree_jax.types import Document, Label, RawCorpus, Target
 
@@ -128,7 +128,7 @@ class _Shelf:
         self._too_small.append(name)
         continue
       train, validation, test = (
-        self._unique(splits[split], reserved) for split in _SPLITS
+        self._unique(splits[split], reserved) for split in store.SPLITS
       )
       targets[name] = Target(name, train, validation, test)
     rows = self._without_repeats(self._distinct_rows(), sorted(reserved))
@@ -174,7 +174,9 @@ class _Shelf:
     return sum(len(text.encode()) for text in pieces)
 
   def _hold_out(self, target: str, original: str, pieces: list[str]) -> None:
-    splits = self._targets.setdefault(target, {name: [] for name in _SPLITS})
+    splits = self._targets.setdefault(
+      target, {name: [] for name in store.SPLITS}
+    )
     splits[split_of(original)] += pieces
 
   def _unique(self, texts: list[str], reserved: set[str]) -> tuple[str, ...]:
@@ -198,9 +200,6 @@ class _Shelf:
         for name in self._too_small
       ),
     )
-
-
-_SPLITS = ("train", "validation", "test")
 
 
 def _position(salt: str, name: str) -> float:

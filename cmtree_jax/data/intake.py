@@ -110,14 +110,12 @@ def read_part(item: PartItem) -> None:
   """Writes the raw shards of one part, then its report."""
   writer = _Writer(item.done.with_suffix(""), item.rules.shard_documents)
   skips: dict[str, dict[str, Any]] = {}
-  limit = 0 if item.rules.strict else item.rules.max_skipped
   for found in sources.read(item.part, item.rules.fields):
     if isinstance(found, Record):
       writer.add(found)
       continue
     _count(skips, found)
-    if sum(skip["documents"] for skip in skips.values()) > limit:
-      raise UserError(_too_many(skips, item.rules))
+    _check_limit(skips, item.rules)
   writer.flush()
   report = {
     "documents": sum(count for _, count in writer.shards),

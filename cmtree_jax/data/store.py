@@ -18,6 +18,7 @@ import numpy as np
 
 from cmtree_jax.types import UserError
 
+# Of a target; a text that two of them have is kept in the later one.
 SPLITS = ("train", "validation", "test")
 
 

@@ -12,13 +12,11 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from cmtree_jax.data import fields, files, jsonl, parquet
+from cmtree_jax.data import fields, files, jsonl, parquet, store
 from cmtree_jax.data.fields import Row, Rules, Unusable
 from cmtree_jax.types import Question, Skip, Target, UserError
 
-SPLITS = ("train", "validation", "test")  # the last keeps a text that two have
-
-_SPELLINGS = {**{split: split for split in SPLITS}, "valid": "validation"}
+_SPELLINGS = {**{split: split for split in store.SPLITS}, "valid": "validation"}
 _QUESTION = ("context", "question", "choices", "answer")
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -163,7 +161,7 @@ def _without_leaks(items: list[_Item]) -> tuple[list[_Item], list[Skip]]:
   last: dict[str, _Item] = {}
   for item in items:
     known = last.setdefault(item.text, item)
-    if SPLITS.index(item.split) > SPLITS.index(known.split):
+    if store.SPLITS.index(item.split) > store.SPLITS.index(known.split):
       last[item.text] = item
   kept = [item for item in items if item.split == last[item.text].split]
   leaks = [
@@ -190,12 +188,12 @@ def _check_questions(items: list[_Item]) -> None:
 
 
 def _check_splits(path: str, items: list[_Item], skips: list[Skip]) -> None:
-  counts = {x: sum(item.split == x for item in items) for x in SPLITS}
+  counts = {x: sum(item.split == x for item in items) for x in store.SPLITS}
   if counts["test"] == len(items) > 0:
     return
   for split, count in counts.items():
     if not count:
-      came = ", ".join(f"{counts[x]} {x}" for x in SPLITS)
+      came = ", ".join(f"{counts[x]} {x}" for x in store.SPLITS)
       message = (
         f"{path}: wanted documents in every split, came none for {split!r} "
         f'({came}); mark some lines with "split": "{split}".'
@@ -209,12 +207,14 @@ def _check_splits(path: str, items: list[_Item], skips: list[Skip]) -> None:
 def _target(path: str, items: list[_Item]) -> Target:
   name = posixpath.basename(path)
   name = re.sub(r"(\.(jsonl|ndjson|json|gz|zst|parquet))+$", "", name)
-  of_split = {x: [item for item in items if item.split == x] for x in SPLITS}
+  of_split = {
+    x: [item for item in items if item.split == x] for x in store.SPLITS
+  }
   questions = {
     split: tuple(item.question for item in found if item.question is not None)
     for split, found in of_split.items()
   }
-  texts = {x: tuple(item.text for item in of_split[x]) for x in SPLITS}
+  texts = {x: tuple(item.text for item in of_split[x]) for x in store.SPLITS}
   return Target(
     name, **texts, questions=questions if any(questions.values()) else {}
   )

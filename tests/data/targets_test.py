@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cmtree_jax.data import targets
+from cmtree_jax.data import store, targets
 from cmtree_jax.data.fields import Rules
 from cmtree_jax.types import Question, Target, UserError
 
@@ -217,8 +217,8 @@ def test_text_in_two_splits_stays_in_the_later(tmp_path, first, second, kept):
     {"text": "twice", "split": second},
   )
   target, (problem,) = targets.read(str(path), RULES)
-  found = {x: getattr(target, x).count("twice") for x in targets.SPLITS}
-  assert found == {**dict.fromkeys(targets.SPLITS, 0), kept: 1}
+  found = {x: getattr(target, x).count("twice") for x in store.SPLITS}
+  assert found == {**dict.fromkeys(store.SPLITS, 0), kept: 1}
   assert problem.kind == "a text in two splits"
   assert {f"{path}, line 1", f"{path}, line 5"} == {
     problem.where,
