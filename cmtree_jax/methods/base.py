@@ -1,32 +1,55 @@
-"""The one interface of all methods: three pure functions, and what they read.
+"""The one interface of all methods: pure functions, and what they read.
 
-`step` is a `lax.scan` body: it gets the signals of one batch of documents (or, in
-the `train` loop, of one round) and never touches data, proxy or ledger; the loops
-in `loops.py` do, and they are the same for every method.
+`step` gets the signals of one batch of documents, one round, one observation or one
+whole run, and never touches data, proxy or ledger; the loops do, and they are the
+same for every method. It is a `lax.scan` body, except in the loop `runs`, whose
+steps are far between and may use any library on the host.
 """
 
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Protocol
 
 import jax.numpy as jnp
+import numpy as np
 
 from cmtree_jax import shapes
+from cmtree_jax.tree import mixture
 
 
 class Signals(NamedTuple):
   """What a loop computes for a method; only the declared fields are filled.
 
-  B documents; N documents of a sample that stands for the whole corpus.
+  B documents; N documents of a sample that stands for the whole corpus; K domains
+  of the partition; T targets; C points of a learning curve; M documents of the
+  targets. Losses of domains are nats per token, those of targets bits per byte.
   """
 
+  # Of documents (loops pass and train).
   mass_B: Any = None  # share of the corpus's tokens; 0 for a target's document
   target_mass_B: Any = None  # share of the target's tokens; 0 in the pool
-  cluster_B: Any = None  # cluster of a frozen partition
+  domain_B: Any = None  # of the partition that is given
+  key_B: Any = None  # a number in [0, 1) that depends on the id alone
   embedding_BE: Any = None  # document features
   value_B: Any = None  # fall of the outer loss per unit of weight
   log_proposal_B: Any = None  # log density that the documents were drawn with
   sample_NE: Any = None  # features of a corpus sample
   sample_mass_N: Any = None  # its masses; sum to one
+
+  # Of domains, at a proxy in training (loop domains); every domain is observed on
+  # equally many fresh rows of it. A domain's gradient is that of its mean loss.
+  loss_K: Any = None  # (also of a run, at its end)
+  excess_K: Any = None  # mean over tokens of max(loss - reference's loss, 0)
+  raw_excess_K: Any = None  # the same without max
+  gram_KK: Any = None  # inner products of the domains' gradients
+  head_gram_KK: Any = None  # the same of the gradients of the last layer
+  target_dot_K: Any = None  # products with the gradient of the mean target's loss
+  target_loss_T: Any = None  # of each target (also of a run, at its end)
+
+  # Of one whole run (loop runs).
+  mixture_K: Any = None  # that it was trained on
+  size: Any = None  # index into `Facts.sizes` of the proxy
+  curve_CT: Any = None  # losses of targets at `Facts.curve_steps`
+  document_nats_M: Any = None  # of each of the targets' documents, summed
 
 
 class Weights(Protocol):
@@ -41,12 +64,41 @@ class Facts(NamedTuple):
   """What is known of corpus and target before the first step."""
 
   max_weight: float  # R: no document may be repeated more often than allowed
-  num_clusters: int  # of the frozen partition
   horizon: float  # final training steps per step that a value was measured over
   sample_NE: shapes.Array  # features of a corpus sample
   sample_mass_N: shapes.Array
   target_NE: shapes.Array  # features of the targets' training documents
   target_mass_N: shapes.Array  # every target weighs the same; sums to one
+  domain_mass_K: shapes.Array  # q: the domains' shares of the corpus; sums to one
+  target_domain_TK: shapes.Array  # shares of each target's tokens in the domains
+  # Of loops domains and runs.
+  steps: int = 0  # of a proxy that is steered, or of one run
+  final_steps: int = 0  # of the training that the recipe is for
+  sizes: tuple[int, ...] = ()  # parameters of the proxies that runs may have
+  final_size: int = 0  # parameters of the model that the recipe is for
+  curve_steps: tuple[int, ...] = ()  # steps at which a run is measured, its end last
+  document_tokens_M: shapes.Array = ()  # of the targets' documents
+  document_target_M: shapes.Array = ()  # which target each belongs to
+
+  @property
+  def num_domains(self) -> int:
+    """K."""
+    return len(self.domain_mass_K)
+
+  @property
+  def num_targets(self) -> int:
+    """T."""
+    return len(self.target_domain_TK)
+
+
+class Ask(NamedTuple):
+  """What the proxy of the loop `domains` trains on until the next observation."""
+
+  mixture_K: shapes.Array  # sums to one
+  target_share: shapes.Array = 0.0  # of the rows, drawn from the targets instead
+  # Before these steps: keep the proxy as it is ("mark"), or return to the one kept.
+  mark: shapes.Array = False
+  back: shapes.Array = False
 
 
 def _no_judgement(state: Any, gain: shapes.Scalar) -> Any:
@@ -61,10 +113,25 @@ class Method(NamedTuple):
   step: Callable[[Any, Signals], tuple[Any, Any]]  # -> (state, info)
   finalize: Callable[[Any], Weights]  # legal after any step
   signals: frozenset[str]  # fields of Signals that it reads
-  loop: Literal["pass", "train"]  # the driver in loops.py that runs it
+  # The driver that runs it: none, where `init` knows all; one pass over documents;
+  # values of documents from proxies in training; one proxy on a mixture of domains
+  # that the method steers; whole runs of proxies on mixtures that it asks for.
+  loop: Literal["facts", "pass", "train", "domains", "runs"]
   # (state, measured fall of the validation loss by the last step) -> state; the
   # train loop calls it after every step, so a method may take a step back.
   judge: Callable[[Any, shapes.Scalar], Any] = _no_judgement
+  # Loop domains: state -> Ask. Loop runs: state -> Trials still to run, see
+  # `Trials.pending`; none are left when the search is over.
+  ask: Callable[[Any], Any] = lambda state: None
+  # Loop domains: training steps between observations; and whether the observed
+  # rows themselves are trained on (weighted, once each) or rows drawn from the
+  # mixture. The first needs `every` = 1.
+  every: int = 1
+  train_on_observed: bool = False
+  # The partition: the one that is given, or the labelled sources whatever is given.
+  partition: Literal["given", "sources"] = "given"
+  # Whether the weights depend on the targets.
+  targeted: bool = True
 
 
 class EqualWeights(NamedTuple):
@@ -76,10 +143,97 @@ class EqualWeights(NamedTuple):
 
 
 class DomainWeights(NamedTuple):
-  """One weight per cluster."""
+  """One weight per domain."""
 
   log_w_K: shapes.FloatK  # corpus mean of the weights is one
 
   def log_w(self, signals: Signals) -> shapes.FloatB:
-    """The weight of each document's cluster."""
-    return self.log_w_K[signals.cluster_B]
+    """The weight of each document's domain."""
+    return self.log_w_K[signals.domain_B]
+
+
+def domain_weights(
+  mixture_K: shapes.FloatK,
+  domain_mass_K: shapes.FloatK,
+  *,
+  max_weight: float | shapes.Scalar,
+) -> DomainWeights:
+  """The weights p / q of a mixture p, none above `max_weight`.
+
+  What the cap takes from a domain goes to the others in proportion.
+
+  Args:
+    mixture_K: p, of any scale; a domain of share zero keeps 1e-6 of its mass.
+    domain_mass_K: q.
+    max_weight: R.
+  """
+  q_K = jnp.maximum(domain_mass_K, 1e-9)
+  q_K = q_K / jnp.sum(q_K)
+  ratio_K = jnp.maximum(mixture_K / jnp.sum(mixture_K) / q_K, 1e-6)
+  return DomainWeights(
+    mixture.leaf_log_w(jnp.log(ratio_K), jnp.log(q_K), max_weight=max_weight)
+  )
+
+
+def from_facts(
+  weigh: Callable[[Facts], DomainWeights],
+  *,
+  partition: Literal["given", "sources"] = "given",
+  targeted: bool = False,
+) -> Method:
+  """A method that needs no more than the facts.
+
+  Args:
+    weigh: its whole work.
+    partition: as in `Method`.
+    targeted: as in `Method`.
+  """
+  return Method(
+    init=lambda key, facts: weigh(facts),
+    step=lambda state, signals: (state, None),
+    finalize=lambda state: state,
+    signals=frozenset({"domain_B"}),
+    loop="facts",
+    partition=partition,
+    targeted=targeted,
+  )
+
+
+class Trials(NamedTuple):
+  """Runs that a method of the loop `runs` has asked for, and what they showed."""
+
+  mixture_RK: np.ndarray  # rows from `count` on have not run
+  size_R: np.ndarray  # int, index into `Facts.sizes`
+  loss_RT: np.ndarray  # bits per byte of each target; NaN before the run
+  count: np.ndarray  # int scalar, runs done
+
+  @classmethod
+  def plan(
+    cls, mixture_RK: np.ndarray, *, num_targets: int, size: int = 0
+  ) -> "Trials":
+    """Trials none of which has run yet."""
+    runs = len(mixture_RK)
+    return cls(
+      np.asarray(mixture_RK, np.float64),
+      np.full(runs, size),
+      np.full((runs, num_targets), np.nan),
+      np.array(0),
+    )
+
+  def pending(self, stop: int | None = None) -> "Trials":
+    """Those still to run, up to number `stop`."""
+    rows = slice(int(self.count), stop)
+    return Trials(
+      self.mixture_RK[rows], self.size_R[rows], self.loss_RT[rows], np.array(0)
+    )
+
+  def add(self, signals: Signals) -> "Trials":
+    """With the result of the next run."""
+    loss_RT = self.loss_RT.copy()
+    loss_RT[self.count] = signals.target_loss_T
+    return self._replace(loss_RT=loss_RT, count=self.count + 1)
+
+  @property
+  def mean_loss_R(self) -> np.ndarray:
+    """Mean over targets of the runs done."""
+    return self.loss_RT[: int(self.count)].mean(axis=1)

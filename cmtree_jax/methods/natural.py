@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from cmtree_jax.methods.base import EqualWeights, Facts, Method, Signals
+from cmtree_jax.methods.base import EqualWeights, Method
 
 
 class State(NamedTuple):
@@ -18,21 +18,17 @@ def make() -> Method:
     A Method that reads nothing but the documents' masses.
 
   >>> import jax.numpy as jnp
+  >>> from cmtree_jax.methods.base import Signals
   >>> method = make()
   >>> method.finalize(State()).log_w(Signals(mass_B=jnp.ones(2))).tolist()
   [0.0, 0.0]
   """
 
-  def init(key, facts: Facts) -> State:
-    del key, facts
-    return State()
-
-  def step(state: State, signals: Signals):
-    del signals
-    return state, None
-
-  def finalize(state: State) -> EqualWeights:
-    del state
-    return EqualWeights()
-
-  return Method(init, step, finalize, frozenset({"mass_B"}), "pass")
+  return Method(
+    init=lambda key, facts: State(),
+    step=lambda state, signals: (state, None),
+    finalize=lambda state: EqualWeights(),
+    signals=frozenset({"mass_B"}),
+    loop="facts",
+    targeted=False,
+  )
