@@ -55,6 +55,8 @@ class Engine(NamedTuple):
   probe: Callable[..., shapes.Array]
   # (params, (batches [C, B, T], weights alike)) -> weighted sum of losses [P]
   weighted_nats: Callable[..., shapes.Array]
+  # (params, batches [C, B, T]) -> losses [P, C, B, T]
+  losses: Callable[..., shapes.Array]
 
 
 _STEPS = PartitionSpec(
@@ -173,6 +175,15 @@ def make(
       out=PartitionSpec(),
     )(params, weighted)
 
+  def losses_one(params, batches):
+    return on_documents(
+      lambda params, batches: jax.lax.map(
+        lambda batch: losses(params, batch), batches
+      ),
+      num_whole=1,
+      out=PartitionSpec(None, sharding.DATA),
+    )(params, batches)
+
   jit_init = jax.jit(each(born), out_shardings=place.phi)
   jit_reset = jax.jit(
     each(
@@ -191,6 +202,11 @@ def make(
   jit_probe = jax.jit(each(probe_one))
   jit_nats = jax.jit(
     lambda params, weighted: each(lambda params: nats_one(params, weighted))(
+      params
+    )
+  )
+  jit_losses = jax.jit(
+    lambda params, batches: each(lambda params: losses_one(params, batches))(
       params
     )
   )
@@ -215,6 +231,9 @@ def make(
     ),
     weighted_nats=lambda params, weighted: jit_nats(
       params, place.put(weighted, PartitionSpec(None, sharding.DATA))
+    ),
+    losses=lambda params, batches: jit_losses(
+      params, place.put(batches, PartitionSpec(None, sharding.DATA))
     ),
   )
 
