@@ -83,18 +83,20 @@ def look(
     charge(2 * batch.tokens_BT[..., 0].size, FORWARD)
   if "head_gram_KK" in wanted:
     found["head_gram_KK"] = np.asarray(
-      engine.head_gram(params, batch, _token_weights(batch))
-    )
+      engine.head_gram(params, (batch, _token_weights(batch)))
+    )[0]
     charge(batch.tokens_BT[..., 0].size, FORWARD)
   if wanted & GRADIENTS:
     targets = view.targets.rows(1 + number, view.target_rows)
     weight = _token_weights(targets)
     per_target = np.maximum(weight.sum(axis=(1, 2), keepdims=True), 1.0)
     weight = weight / per_target * view.bits_T[:, None, None] / len(weight)
-    products = engine.domain_gradients(
-      params, (batch, _token_weights(batch)), (targets, np.float32(weight))
+    found["gram_KK"], found["target_dot_K"] = (
+      np.asarray(products)[0]
+      for products in engine.gradient_products(
+        params, (batch, _token_weights(batch)), (targets, np.float32(weight))
+      )
     )
-    found["gram_KK"], found["target_dot_K"] = map(np.asarray, products)
     rows = batch.tokens_BT[..., 0].size + targets.tokens_BT[..., 0].size
     charge(rows, GRADIENT)
   if "target_loss_T" in wanted:
