@@ -146,26 +146,22 @@ def make(
 
     is_learned = fits & (now == learn)
     smooth_KK = smoothed_one_hots(course.present_K, phi)
-    new_TK = normalize(
-      desmooth(smooth_KK, drop_TK / state.sweeps),
-      _known(course.present_K, len(loss_T), evaluate),
+    graph_TK = desmooth(smooth_KK, drop_TK / state.sweeps)
+    known_T = (
+      course.present_K if evaluate == "domains" else jnp.ones_like(loss_T, bool)
     )
-    old_TK = jnp.where(state.rounds > 0, state.graph_TK, new_TK)
-    average_TK = (1 - (ema or 0.0)) * new_TK + (ema or 0.0) * old_TK
-    graph_TK = jnp.where(is_learned, average_TK, state.graph_TK)
-    prior_K = jnp.ones_like(course.mixture_K)
-    prior_K = prior_K if ema is not None else course.mixture_K
-    mixture_K = jnp.where(
-      is_learned,
-      proportions(graph_TK, prior_K, eta=eta, present_K=course.present_K),
-      course.mixture_K,
-    )
+    graph_TK = normalize(graph_TK, known_T[:, None] & course.present_K)
+    if ema is not None:
+      old_TK = jnp.where(state.rounds > 0, state.graph_TK, graph_TK)
+      graph_TK = (1 - ema) * graph_TK + ema * old_TK
+    prior_K = course.uniform_K if ema is not None else course.mixture_K
+    new_K = proportions(graph_TK, prior_K, eta=eta, present_K=course.present_K)
+    mixture_K = jnp.where(is_learned, new_K, course.mixture_K)
 
     is_probed = fits & (now < learn)
     probe = now // lp_steps
     sweep = number * state.sweeps + probe // course.num_present
-    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), sweep)
-    order_K = _random_order(key, course.present_K)
+    order_K = _random_order(state.key, sweep, course.present_K)
     domain = jnp.where(is_probed, order_K[probe % course.num_present], -1)
     rounds = state.rounds + is_learned
     return State(
@@ -176,7 +172,7 @@ def make(
       domain=domain.astype(jnp.int32),
       before_T=jnp.where(is_edge, loss_T, state.before_T),
       drop_TK=drop_TK,
-      graph_TK=graph_TK,
+      graph_TK=jnp.where(is_learned, graph_TK, state.graph_TK),
       rounds=rounds,
     ), Info(mixture_K, domain, jnp.mean(loss_T))
 
@@ -237,18 +233,6 @@ def normalize(graph_TK: shapes.Array, known_TK: shapes.Array) -> shapes.Array:
   return graph_TK / jnp.where(total > 0, total, 1.0)
 
 
-def _random_order(key: shapes.Key, present_K: shapes.Array) -> shapes.Array:
-  """A permutation of the domains; those that are there come first."""
-  order_K = jax.random.permutation(key, len(present_K))
-  return order_K[jnp.argsort(~present_K[order_K], stable=True)]
-
-
-def _known(present_K: shapes.Array, losses: int, evaluate: str) -> shapes.Array:
-  """Entries of A that are not of a domain without documents."""
-  known_T = jnp.ones(losses, bool) if evaluate == "targets" else present_K
-  return known_T[:, None] & present_K
-
-
 def proportions(
   graph_TK: shapes.Array,
   prior_K: shapes.FloatK,
@@ -262,3 +246,12 @@ def proportions(
   return steering.softmax(
     log_prior_K + eta * jnp.sum(graph_TK, axis=0), present_K
   )
+
+
+def _random_order(
+  key_data: shapes.Array, sweep: shapes.Array, present_K: shapes.Array
+) -> shapes.Array:
+  """A sweep's permutation of the domains; those that are there come first."""
+  key = jax.random.fold_in(jax.random.wrap_key_data(key_data), sweep)
+  order_K = jax.random.permutation(key, len(present_K))
+  return order_K[jnp.argsort(~present_K[order_K], stable=True)]

@@ -49,7 +49,9 @@ def run(proxy, length, domains, **settings):
 def test_published_graphs_are_learned_and_followed(x64, skills, seed):
   name = f"slimpj_arxiv{skills}_stackexchange_normalized_seed_{seed}.npy"
   folder = reference.folder("published", "aioli", "skillit_graphs")
-  graph_TK = np.load(folder / name).T  # rows of a file are the domains trained on
+  graph_TK = np.load(
+    folder / name
+  ).T  # rows of a file are the domains trained on
   domains = len(graph_TK)
   length = 2 * domains + 2
   _, states, infos, _ = run(
@@ -181,10 +183,12 @@ def test_sweeps_shrink_to_the_run_and_too_short_a_run_stays_uniform():
 @pytest.mark.parametrize("output", ["mean", "last"])
 def test_the_recipe_is_the_mean_or_the_last_p_trained_on(output):
   graphs = [np.eye(3)[:1], np.eye(3)[1:2]]
-  method, states, infos, asks = run(
+  method, states, _, asks = run(
     LinearProxy(graphs, 12), 24, 3, delta=0.5, output=output
   )
-  trained = np.stack([asks[t].mixture_K for t in (*range(6, 12), *range(18, 24))])
+  trained = np.stack(
+    [asks[t].mixture_K for t in (*range(6, 12), *range(18, 24))]
+  )
   expected_K = trained.mean(axis=0) if output == "mean" else trained[-1]
   p_K = steered.recipe(method, states[-1], np.full(3, 1 / 3))
   np.testing.assert_allclose(p_K, expected_K, rtol=1e-4)

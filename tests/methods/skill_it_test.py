@@ -48,9 +48,7 @@ def run(graph_KT, losses=(), **settings):
   settings = dict(every=1, warmup=2, update=1, **settings)
   method = skill_it.make(**settings)
   length = 2 * (domains + 2) + len(losses)
-  facts = steered.facts(
-    length, np.full(domains, 1 / domains), targets=targets
-  )
+  facts = steered.facts(length, np.full(domains, 1 / domains), targets=targets)
   proxy = Scripted(graph_KT, losses)
   states, infos, _ = steered.drive(method, facts, proxy)
   mixtures = [np.asarray(info.mixture_K) for info in infos[2 + domains :]]
@@ -154,9 +152,7 @@ def test_phases_shrink_to_the_run_and_too_short_a_run_stays_natural():
   method = skill_it.make(every=1, warmup=10, horizon=9)
   state = method.init(jax.random.key(0), steered.facts(32))
   assert (int(state.warmup), int(state.horizon)) == (8, 4)
-  states, _, _ = steered.drive(
-    method, steered.facts(3), steered.PlantedProxy()
-  )
+  states, _, _ = steered.drive(method, steered.facts(3), steered.PlantedProxy())
   np.testing.assert_allclose(
     steered.recipe(method, states[-1]), steered.Q_K, rtol=1e-5
   )
