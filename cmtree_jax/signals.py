@@ -81,6 +81,8 @@ def look(
     found["excess_K"] = mean_by_part(np.maximum(excess, 0.0), batch)
     found["raw_excess_K"] = mean_by_part(excess, batch)
     charge(2 * batch.tokens_BT[..., 0].size, FORWARD)
+  if "tokens_K" in wanted:
+    found["tokens_K"] = _token_weights(batch).sum(axis=(1, 2))
   if "head_gram_KK" in wanted:
     found["head_gram_KK"] = np.asarray(
       engine.head_gram(params, (batch, _token_weights(batch)))

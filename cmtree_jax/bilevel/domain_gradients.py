@@ -119,7 +119,7 @@ def head_gram(
     rows, label_BT, share_BT = domain
     hidden_BTD, logits_BTV = hidden_and_logits(params, rows)
     error_BTV = jax.nn.softmax(_wide(logits_BTV))
-    error_BTV -= jax.nn.one_hot(label_BT, logits_BTV.shape[-1])
+    error_BTV -= label_BT[..., None] == jnp.arange(logits_BTV.shape[-1])
     return jnp.einsum(
       "btd,btv->dv",
       share_BT[..., None] * _wide(hidden_BTD),
