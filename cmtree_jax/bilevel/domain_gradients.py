@@ -112,7 +112,7 @@ def head_gram(
     weight_KBT: 1 for a token, 0 for padding.
     axis: as in `gradient_products`.
   References:
-    Ge et al., `R&B <https://arxiv.org/abs/2505.00358>`_, 2025, section 4.
+    Ge et al., `R&B <https://arxiv.org/abs/2505.00358>`_, 2025.
   """
 
   def gradient(domain):
