@@ -1,5 +1,6 @@
 """Reads `--config` and its overrides, and says in one line what is wrong with them."""
 
+import ast
 import difflib
 import importlib.util
 import json
@@ -114,6 +115,8 @@ def _parse(name: str, text: str, default: Any) -> Any:
   """The text as a value of the default's type."""
   kind = type(default)
   try:
+    if default is None:  # "as the method sees fit", or a number
+      return None if text == "None" else ast.literal_eval(text)
     if kind is bool:
       return {"true": True, "false": False}[text.lower()]
     if kind is int:
@@ -128,11 +131,15 @@ def _parse(name: str, text: str, default: Any) -> Any:
       items = [t for t in re.split(r"[,\s]+", text.strip("()[] ,")) if t]
       return tuple(element(item) for item in items)
     return text
-  except (ValueError, KeyError):
+  except (ValueError, KeyError, SyntaxError):
     shown = list(default) if kind is tuple else default
+    wanted = (
+      "None or a number"
+      if default is None
+      else (f"a {kind.__name__} like {shown!r}")
+    )
     raise UserError(
-      f"config.{name} must be a {kind.__name__} like {shown!r}, "
-      f"but {text!r} came."
+      f"config.{name} must be {wanted}, but {text!r} came."
     ) from None
 
 

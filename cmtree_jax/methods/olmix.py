@@ -32,7 +32,7 @@ class Info(NamedTuple):
 
 def make(
   *,
-  num_runs: int | None = None,
+  runs: int | None = None,
   strengths: tuple[float, float] = (0.1, 5.0),
   min_weight: float = 0.002,
   kl: float = 0.05,
@@ -49,7 +49,7 @@ def make(
   change, `mixtures.optimum.collapse` and `expand` keep what was learned.
 
   Args:
-    num_runs: default 3 (m + 1) for m domains.
+    runs: default 3 (m + 1) for m domains.
     strengths: least and largest total concentration of the Dirichlet
       distributions; 15 values with equal ratios between them.
     min_weight: smaller shares of a run's mixture become zero.
@@ -63,8 +63,8 @@ def make(
   References:
     Olmix, `2602.12237 <https://arxiv.org/abs/2602.12237>`_, 2026, OlmixBase.
   """
-  if num_runs is not None and num_runs < 1:
-    raise ValueError(f"num_runs {num_runs} must be at least 1, or None.")
+  if runs is not None and runs < 1:
+    raise ValueError(f"runs {runs} must be at least 1, or None.")
   if not 0 < strengths[0] <= strengths[1]:
     raise ValueError(f"strengths {strengths} must be positive and increasing.")
   if not 0 <= min_weight < 1:
@@ -83,7 +83,7 @@ def make(
     mixture_RK = _swarm(
       np.random.default_rng(seed),
       q_K,
-      count=num_runs or 3 * (int((q_K > 0).sum()) + 1),
+      count=runs or 3 * (int((q_K > 0).sum()) + 1),
       strengths=strengths,
       min_weight=min_weight,
     )

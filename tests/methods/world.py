@@ -20,8 +20,6 @@ SMALL = {  # what a method needs to be small, and free of noise
   ),
   "regmix": dict(runs=4, candidates=200, best=8),
   "climb": dict(rounds=(3, 2, 1), candidates=200),
-  "olmix": dict(runs=4),
-  "mixing_laws": dict(runs=4),
   "skill_it": dict(every=1, warmup=1, update=1),
   "aioli": dict(every=1),
   "ado": dict(every=1),
