@@ -1,5 +1,7 @@
 """TANDEM: an episode by hand, its phases, and a planted world."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -113,12 +115,13 @@ def test_the_interface():
 
 
 def test_nonsense_is_refused():
-  for settings, match in [
+  cases: list[tuple[dict[str, Any], str]] = [
     (dict(output="first"), "Known: last, mean"),
     (dict(start="crisp"), "Known: natural, uniform"),
     (dict(probe=0), "probe 0 must be at least 1"),
     (dict(free=-1), "free -1 must be at least 0"),
     (dict(gamma=0.0), "gamma 0.0 and eta 1.0 must be above 0"),
-  ]:
+  ]
+  for settings, match in cases:
     with pytest.raises(ValueError, match=match):
       tandem.make(**settings)
