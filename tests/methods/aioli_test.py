@@ -212,11 +212,13 @@ def test_a_planted_target_and_its_duplicate_come_first():
 def test_in_the_domains_setting_the_noise_comes_last():
   method = aioli.make(evaluate="domains", every=5, eta=8.0)
   assert not method.targeted
-  states, _, _ = steered.drive(
+  states, infos, _ = steered.drive(
     method, steered.facts(400), steered.PlantedProxy()
   )
   p_K = steered.recipe(method, states[-1])
   assert np.isfinite(p_K).all()
+  # Nor has the loss of a domain without documents a part in the mean.
+  assert np.isfinite([info.mean_loss for info in infos]).all()
   assert min(p_K[0], p_K[2], p_K[3]) > p_K[1]
   # A loss without documents has no row.
   assert not np.asarray(states[-1].graph_TK)[4].any()

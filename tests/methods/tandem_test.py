@@ -25,6 +25,15 @@ def test_the_projection_by_hand():
   )
 
 
+def test_a_domain_that_is_not_there_gets_nothing_whatever_the_others_have():
+  present_K = np.array([True, True, False])
+  np.testing.assert_allclose(
+    tandem.projected(np.array([-1.0, -1.2, 0.0]), present_K),
+    [0.6, 0.4, 0],
+    atol=1e-6,
+  )
+
+
 def test_an_episode_by_hand():
   gamma, eta, rate = 3.0, 0.5, 0.1
   method = tandem.make(every=1, gamma=gamma, eta=eta)
