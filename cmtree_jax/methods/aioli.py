@@ -25,7 +25,7 @@ class State(NamedTuple):
   sweeps: shapes.Array  # int, of a round, as many as fit
   domain: shapes.Array  # int, that is probed; -1 for none
   before_T: shapes.Array  # losses before that
-  drop_TK: shapes.Array  # B, summed over the sweeps of this round
+  drop_TK: shapes.Array  # B times the sweeps; normalization takes that out
   graph_TK: shapes.Array  # A, normalized, averaged over rounds
   rounds: shapes.Array  # int, that have learned a graph
 
@@ -146,7 +146,7 @@ def make(
 
     is_learned = fits & (now == learn)
     smooth_KK = smoothed_one_hots(course.present_K, phi)
-    graph_TK = desmooth(smooth_KK, drop_TK / state.sweeps)
+    graph_TK = desmooth(smooth_KK, drop_TK)
     known_T = (
       course.present_K if evaluate == "domains" else jnp.ones_like(loss_T, bool)
     )

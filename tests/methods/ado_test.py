@@ -1,6 +1,7 @@
 """ADO: planted scaling laws, the smoothing against scipy, and the policy by hand."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from cmtree_jax.methods import ado
 from cmtree_jax.methods.base import Signals
 from tests.methods import steered
 
-SMALL = dict(every=10, thin=4, num_steps=60)  # 8 starts
+SMALL: dict[str, Any] = dict(every=10, thin=4, num_steps=60)  # 8 starts
 STEPS = 400
 LAWS = ado.Law(
   a=np.array([1.5, -2.0, 1.5, 0.5, 0.0]),
@@ -93,13 +94,15 @@ def test_a_fit_sees_smoothed_losses_after_those_ignored(monkeypatch):
   rng = np.random.default_rng(0)
   loss_NK = rng.normal(3, 1, (40, 5)).astype(np.float32)
   method = ado.make(every=10, window=7, num_steps=9, least_e=0.1)
-  step = steered.compiled(method)
+  step = steered.Compiled(method)
   state = method.init(jax.random.key(0), steered.facts(STEPS))
   first = 4 + 7 - 1
   for loss_K in loss_NK[: first + 1]:
     state, *_ = step(state, Signals(loss_K=loss_K))
   assert seen == dict(count=512, num_steps=9, least_e=0.1)
-  smooth_NK = signal.savgol_filter(loss_NK[: first + 1], 7, 3, axis=0)
+  smooth_NK = np.asarray(
+    signal.savgol_filter(loss_NK[: first + 1], 7, 3, axis=0)
+  )
   np.testing.assert_allclose(
     state.law.a[:4], smooth_NK[4:, :4].sum(axis=0), rtol=1e-5
   )
@@ -173,7 +176,7 @@ def test_the_policy_by_hand_for_given_laws(quick):
     sampled_K=jnp.array([0.1, 0.2, 0.3, 0.4, 0]),
   )
   before_K = np.asarray(state.course.mixture_K)
-  step = steered.compiled(method)
+  step = steered.Compiled(method)
   state, info, ask = step(state, LawProxy().observe())
   keep = 0.9**10  # ten steps between observations
   sampled_K = keep * np.array([0.1, 0.2, 0.3, 0.4, 0]) + (1 - keep) * before_K
@@ -192,7 +195,7 @@ def test_the_policy_by_hand_for_given_laws(quick):
 def test_a_fit_that_is_not_finite_leaves_the_last_good_one(quick):
   method, states, _, _ = quick_run()
   time = 4 + 11 - 1 + 4  # of the second fit
-  step = steered.compiled(method)
+  step = steered.Compiled(method)
   signals = LawProxy().observe()
   state, _, ask = step(
     states[time], signals._replace(loss_K=np.full(5, np.nan))
@@ -210,7 +213,7 @@ def test_a_fit_that_is_not_finite_leaves_the_last_good_one(quick):
 def test_the_smoothing_is_that_of_scipy(x64, count):
   loss_NK = np.random.default_rng(0).normal(3, 1, (40, 2))
   found_NK = ado.smooth(loss_NK, count, width=11)
-  expected_NK = signal.savgol_filter(loss_NK[:count], 11, 3, axis=0)
+  expected_NK = np.asarray(signal.savgol_filter(loss_NK[:count], 11, 3, axis=0))
   np.testing.assert_allclose(found_NK[:count], expected_NK, rtol=1e-9)
 
 
@@ -269,11 +272,12 @@ def test_a_run_too_short_for_a_fit_stays_natural():
 
 
 def test_nonsense_is_refused():
-  for settings, match in [
+  cases: list[tuple[dict[str, Any], str]] = [
     (dict(credit="none"), "Known: root, root_of_variance"),
     (dict(window=10), "window 10 must be odd"),
     (dict(refit=0), "refit 0 must be at least 1"),
     (dict(floor=1.0), "floor 1.0 must be at least 0"),
-  ]:
+  ]
+  for settings, match in cases:
     with pytest.raises(ValueError, match=match):
       ado.make(**settings)

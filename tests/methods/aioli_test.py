@@ -1,5 +1,7 @@
 """Aioli on the mixing law that it assumes, published graphs and a planted world."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -210,11 +212,13 @@ def test_a_planted_target_and_its_duplicate_come_first():
 def test_in_the_domains_setting_the_noise_comes_last():
   method = aioli.make(evaluate="domains", every=5, eta=8.0)
   assert not method.targeted
-  states, _, _ = steered.drive(
+  states, infos, _ = steered.drive(
     method, steered.facts(400), steered.PlantedProxy()
   )
   p_K = steered.recipe(method, states[-1])
   assert np.isfinite(p_K).all()
+  # Nor has the loss of a domain without documents a part in the mean.
+  assert np.isfinite([info.mean_loss for info in infos]).all()
   assert min(p_K[0], p_K[2], p_K[3]) > p_K[1]
   # A loss without documents has no row.
   assert not np.asarray(states[-1].graph_TK)[4].any()
@@ -226,13 +230,14 @@ def test_the_interface(evaluate):
 
 
 def test_nonsense_is_refused():
-  for settings, match in [
+  cases: list[tuple[dict[str, Any], str]] = [
     (dict(evaluate="target"), "Known: domains, targets"),
     (dict(lp_rounds=0), "lp_rounds 0 must be at least 1"),
     (dict(delta=0.0), "delta 0.0 must be above 0"),
     (dict(phi=0.5), "phi 0.5 must be above 0.5"),
     (dict(ema=1.0), "ema 1.0 must be at least 0 and below 1"),
     (dict(eta=0.0), "eta 0.0 must be above 0"),
-  ]:
+  ]
+  for settings, match in cases:
     with pytest.raises(ValueError, match=match):
       aioli.make(**settings)

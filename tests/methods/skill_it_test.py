@@ -1,6 +1,7 @@
 """Skill-It against the authors' weights, published graphs and a planted world."""
 
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,8 +46,7 @@ class Scripted:
 def run(graph_KT, losses=(), **settings):
   """(mixtures from the first that the graph gives, proxy, last state)."""
   domains, targets = graph_KT.shape
-  settings = dict(every=1, warmup=2, update=1, **settings)
-  method = skill_it.make(**settings)
+  method = skill_it.make(every=1, warmup=2, update=1, **settings)
   length = 2 * (domains + 2) + len(losses)
   facts = steered.facts(length, np.full(domains, 1 / domains), targets=targets)
   proxy = Scripted(graph_KT, losses)
@@ -180,13 +180,14 @@ def test_the_interface(evaluate):
 
 
 def test_nonsense_is_refused():
-  for settings, match in [
+  cases: list[tuple[dict[str, Any], str]] = [
     (dict(evaluate="target"), "Known: domains, targets"),
     (dict(output="first"), "Known: last, mean"),
     (dict(update=0), "update 0 must be at least 1"),
     (dict(warmup=-1), "warmup -1 must be at least 0"),
     (dict(eta=0.0), "eta 0.0 must be above 0"),
-  ]:
+  ]
+  for settings, match in cases:
     with pytest.raises(ValueError, match=match):
       skill_it.make(**settings)
 

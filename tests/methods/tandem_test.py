@@ -1,5 +1,7 @@
 """TANDEM: an episode by hand, its phases, and a planted world."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -19,6 +21,15 @@ def test_the_projection_by_hand():
   np.testing.assert_allclose(
     tandem.projected(np.array([0.9, 0.5, -5.0, np.nan]), present_K),
     [0.7, 0.3, 0, 0],
+    atol=1e-6,
+  )
+
+
+def test_a_domain_that_is_not_there_gets_nothing_whatever_the_others_have():
+  present_K = np.array([True, True, False])
+  np.testing.assert_allclose(
+    tandem.projected(np.array([-1.0, -1.2, 0.0]), present_K),
+    [0.6, 0.4, 0],
     atol=1e-6,
   )
 
@@ -113,12 +124,13 @@ def test_the_interface():
 
 
 def test_nonsense_is_refused():
-  for settings, match in [
+  cases: list[tuple[dict[str, Any], str]] = [
     (dict(output="first"), "Known: last, mean"),
     (dict(start="crisp"), "Known: natural, uniform"),
     (dict(probe=0), "probe 0 must be at least 1"),
     (dict(free=-1), "free -1 must be at least 0"),
     (dict(gamma=0.0), "gamma 0.0 and eta 1.0 must be above 0"),
-  ]:
+  ]
+  for settings, match in cases:
     with pytest.raises(ValueError, match=match):
       tandem.make(**settings)
