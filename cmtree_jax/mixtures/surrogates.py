@@ -41,18 +41,13 @@ def named(name: str) -> Settings:
 class Surrogate(NamedTuple):
   """One regressor per target."""
 
-  boosters: tuple[Any, ...]  # None where there were too few runs to learn from
+  boosters: tuple[Any, ...]  # lightgbm.Booster
   mean_T: np.ndarray
   scale_T: np.ndarray
 
   def predict(self, mixture_CK: np.ndarray) -> np.ndarray:
     """Losses [C, T]."""
-    scaled_TC = [
-      np.zeros(len(mixture_CK))
-      if booster is None
-      else booster.predict(mixture_CK)
-      for booster in self.boosters
-    ]
+    scaled_TC = [booster.predict(mixture_CK) for booster in self.boosters]
     return np.stack(scaled_TC, axis=1) * self.scale_T + self.mean_T
 
 
@@ -134,8 +129,6 @@ def _boost(
 ) -> Any:
   import lightgbm
 
-  if len(train[0]) < 2 * settings.min_leaf:
-    return None  # no tree could have two leaves
   parameters = {
     "objective": "regression",
     "metric": ["l2", "l1"],  # the first of them to stall ends it, as published

@@ -77,15 +77,30 @@ def test_equal_masses_give_scipys_linkage():
     assert agree(regroup.merge(center_FE, distance=distance), expected_F)
 
 
+def test_groups_are_numbered_by_mass():
+  center_FE = np.array([[0.0, 1.0], [1.0, 0.0], [1.0, 0.1]])
+  mass_F = np.array([5.0, 3.0, 3.0])
+  group_F = regroup.merge(center_FE, mass_F, num_groups=2)
+  np.testing.assert_array_equal(group_F, [1, 0, 0])
+
+
+def test_two_centers_are_as_far_as_their_masses_say():
+  # d^2 = 2 (3/2) (1/2) / (3/2 + 1/2) |c - c'|^2 with masses of mean one.
+  center_FE, mass_F = np.array([[0.0], [2.0]]), np.array([3.0, 1.0])
+  for distance, groups in ((np.sqrt(3) - 1e-6, 2), (np.sqrt(3) + 1e-6, 1)):
+    group_F = regroup.merge(center_FE, mass_F, distance=distance)
+    assert group_F.max() + 1 == groups
+
+
 def test_mass_counts_as_repetition():
   # Copies merge first, at no distance; then the rest follows as with masses.
   rng = np.random.default_rng(2)
-  center_FE = rng.normal(size=(12, 3))
-  mass_F = rng.integers(1, 9, 12)
-  copy_F = np.repeat(np.arange(12), mass_F)
+  center_FE = rng.normal(size=(30, 3))
+  mass_F = rng.integers(1, 9, 30)
+  copy_F = np.repeat(np.arange(30), mass_F)
   linkage = scipy.cluster.hierarchy.linkage(center_FE[copy_F], method="ward")
   differs = 0
-  for num_groups in (2, 3, 5, 8):
+  for num_groups in (2, 5, 11, 20):
     expected_C = scipy.cluster.hierarchy.cut_tree(linkage, num_groups)[:, 0]
     found_F = regroup.merge(
       center_FE, mass_F.astype(float), num_groups=num_groups

@@ -54,7 +54,8 @@ def test_the_next_round_is_drawn_from_the_pool_that_looks_best():
   # With as many candidates as the pool, the draw is blind; with few of many it
   # is not. M of the 64 are not simply the M best.
   def second_round(**options):
-    method = climb.make(**{**SMALL, "rounds": (40, 8), **options})
+    settings: dict[str, Any] = {**SMALL, "rounds": (40, 8), **options}
+    method = climb.make(**settings)
     state = swarm.drive(method, start(method), 40)[0]
     return [swarm.loss(p).mean() for p in method.ask(state).mixture_RK]
 
@@ -72,7 +73,7 @@ def test_planted_domains_come_in_order(searched):
 
 def end_with(method, last, others=lambda run: 2.0):
   """(the last mixture that ran, the answer) where the last run has this loss."""
-  state, run, mixture_K = start(method), 0, None
+  state, run, mixture_K = start(method), 0, np.zeros(5)
   while len(method.ask(state).mixture_RK):
     mixture_K = method.ask(state).mixture_RK[0]
     final = int(state.trials.count) == len(state.trials.loss_RT) - 1

@@ -52,6 +52,16 @@ def test_all_runs_and_the_answer_obey_the_cap():
   np.testing.assert_allclose(p_K[[0, 2]], [0.2, 0.4], atol=0.05)
 
 
+def test_the_search_knows_the_cap():
+  # What target and duplicate may not have goes to the neutral domain. Capping an
+  # answer found without caps would divide it as what is left there is divided.
+  method = regmix.make(**SMALL)
+  start = method.init(jax.random.key(0), swarm.facts(max_weight=2.0))
+  p_K = swarm.mixture(method, swarm.drive(method, start)[0])
+  np.testing.assert_allclose(p_K[[0, 2]], [0.2, 0.4], atol=0.01)
+  assert p_K[swarm.NEUTRAL] > 2.5 * p_K[swarm.NOISE]  # 1.9 if capped afterwards
+
+
 def test_it_is_natural_before_the_first_run_and_legal_after_any():
   method = regmix.make(runs=12, candidates=4000, best=32)
   state = method.init(jax.random.key(0), swarm.facts())
