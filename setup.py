@@ -27,6 +27,7 @@ _CORE = [
   "grain>=0.2.17,<0.3",
   "jax>=0.10.1,<0.13",  # Python 3.11 ends at 0.10.2
   "jaxtyping>=0.3",
+  "lightgbm>=4.5,<5",
   "ml-collections>=1.1,<2",
   "numpy>=2.2",
   "optax>=0.2.7,<0.3",

@@ -30,6 +30,7 @@ jaxtyping.install_import_hook(
     "cmtree_jax.engine",
     "cmtree_jax.evaluate",
     "cmtree_jax.methods",
+    "cmtree_jax.mixtures",
     "cmtree_jax.optim",
     "cmtree_jax.proxy",
     "cmtree_jax.sharding",

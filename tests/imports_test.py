@@ -34,6 +34,7 @@ FORBIDDEN = {
   "bilevel": PEERS | {"methods"} | TOP,
   "methods": {"data"} | TOP,
   "evaluate": {"methods", "report"} | TOP,
+  "mixtures": PEERS | {"methods", "bilevel"} | TOP,
 }
 # An encoder's parameters come from a pinned wheel, which data/ knows to fetch.
 ALLOWED = {("embed", "cmtree_jax.data.wheels")}

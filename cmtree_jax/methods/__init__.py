@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from cmtree_jax.methods import (
+  ado,
   aioli,
   climb,
   cmtree,
@@ -43,6 +44,7 @@ METHODS: dict[str, Callable[..., Method]] = {
   "rnb": rnb.make,
   "skill_it": skill_it.make,
   "aioli": aioli.make,
+  "ado": ado.make,
   "tandem": tandem.make,
   # Whole runs on mixtures that the method asks for.
   "climb": climb.make,

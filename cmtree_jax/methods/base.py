@@ -241,7 +241,7 @@ class Trials(NamedTuple):
     """With the result of the next run."""
     loss_RT = self.loss_RT.copy()
     loss_RT[self.count] = signals.target_loss_T
-    return self._replace(loss_RT=loss_RT, count=self.count + 1)
+    return self._replace(loss_RT=loss_RT, count=np.asarray(self.count + 1))
 
   @property
   def mean_loss_R(self) -> np.ndarray:

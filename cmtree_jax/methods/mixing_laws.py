@@ -38,9 +38,10 @@ class State(NamedTuple):
 
 
 class Info(NamedTuple):
-  """Of the last run."""
+  """What a person may want to see of a run; means over targets, bits per byte."""
 
-  mean_loss: np.ndarray  # over targets, bits per byte
+  loss: np.ndarray
+  best_loss: np.ndarray  # so far
 
 
 def make(
@@ -145,7 +146,7 @@ def make(
       loss_RK[row] = signals.loss_K
     trials = state.trials.add(signals)
     state = state._replace(trials=trials, curve_RCT=curve_RCT, loss_RK=loss_RK)
-    return state, Info(trials.mean_loss_R[-1])
+    return state, Info(trials.mean_loss_R[-1], np.nanmin(trials.mean_loss_R))
 
   def finalize(state: State) -> DomainWeights:
     q_K = state.q_K

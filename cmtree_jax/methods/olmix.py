@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from cmtree_jax import shapes
@@ -25,9 +26,10 @@ class State(NamedTuple):
 
 
 class Info(NamedTuple):
-  """Of the last run."""
+  """What a person may want to see of a run; means over targets, bits per byte."""
 
-  mean_loss: np.ndarray  # over targets, bits per byte
+  loss: np.ndarray
+  best_loss: np.ndarray  # so far
 
 
 def make(
@@ -75,8 +77,6 @@ def make(
     )
 
   def init(key: shapes.Key, facts: Facts) -> State:
-    import jax
-
     q_K = np.asarray(facts.domain_mass_K, np.float64)
     q_K = q_K / q_K.sum()
     seed = int(jax.random.randint(key, (), 0, np.iinfo(np.int32).max))
@@ -92,9 +92,8 @@ def make(
 
   def step(state: State, signals: Signals) -> tuple[State, Info]:
     trials = state.trials.add(signals)
-    return State(trials, state.q_K, state.max_weight), Info(
-      trials.mean_loss_R[-1]
-    )
+    info = Info(trials.mean_loss_R[-1], np.nanmin(trials.mean_loss_R))
+    return State(trials, state.q_K, state.max_weight), info
 
   def finalize(state: State) -> DomainWeights:
     trials, q_K = state.trials, state.q_K

@@ -21,8 +21,7 @@ def design(
     rng: of the draws.
     cap_K: :math:`r^{max}`, the largest share that the data allows; sums to one or
       more.
-    num_mixtures: rows; different ones, as far as a hundred times as many draws
-      hold them.
+    num_mixtures: rows; different ones, as long as new ones are drawn.
     grid: the step that shares are rounded down to; default 1/16, or the power of
       two below 1/(2K) where that is finer, so that small domains are seen.
   References:
@@ -38,22 +37,27 @@ def design(
   # Rounded down after a hair up, so that a cap of 3/16 stays.
   share_KS = np.floor(share_KS / grid + 1e-9) * grid
   share_KS = np.hstack([share_KS, np.zeros((len(cap_K), 1))])
-  rows: dict[bytes, np.ndarray] = {}
+  found_RK = np.zeros((0, len(cap_K)))
   for _ in range(100):
-    for mixture_K in _draw(rng, cap_K, share_KS, num_mixtures):
-      rows.setdefault(np.round(mixture_K, 9).tobytes(), mixture_K)
-      if len(rows) == num_mixtures:
-        return np.stack(list(rows.values()))
-  found = np.stack(list(rows.values()))
-  return found[np.arange(num_mixtures) % len(found)]
+    before = len(found_RK)
+    drawn_RK = _draw(rng, cap_K, share_KS, num_mixtures)
+    found_RK = np.vstack([found_RK, drawn_RK])
+    _, first_R = np.unique(found_RK.round(9), axis=0, return_index=True)
+    found_RK = found_RK[np.sort(first_R)]
+    if not before < len(found_RK) < num_mixtures:
+      break
+  return found_RK[np.arange(num_mixtures) % len(found_RK)]
 
 
 def _draw(rng, cap_K, share_KS, count):
   """Mixtures [count, K]; they may repeat."""
   order_RK = rng.permuted(np.tile(np.arange(len(cap_K)), (count, 1)), axis=1)
-  # What the domains after each place can still take.
   cap_RK = cap_K[order_RK]
-  later_RK = cap_RK[:, ::-1].cumsum(axis=1)[:, ::-1] - cap_RK
+  # What the domains after each place can still take, all but the last one on the
+  # grid.
+  most_RK = share_KS[order_RK, 0]
+  most_RK[:, -1] = cap_RK[:, -1]
+  later_RK = most_RK[:, ::-1].cumsum(axis=1)[:, ::-1] - most_RK
   rows, left_R = np.arange(count), np.ones(count)
   mixture_RK = np.zeros(order_RK.shape)
   # A share that comes twice (zero, mostly) is drawn once.
@@ -69,7 +73,8 @@ def _draw(rng, cap_K, share_KS, count):
       fits_RS & new_KS[domain_R], rng.random(fits_RS.shape), -1
     )
     pick_R = chance_RS.argmax(axis=1)
-    # The last takes the rest; so does one without a share that fits.
+    # The last takes the rest; so does one without a share that fits, which is
+    # seldom unless the caps leave little freedom.
     rest_R = np.minimum(left_R, cap_RK[:, place])
     drawn_R = np.where(fits_RS.any(axis=1), share_RS[rows, pick_R], rest_R)
     if place == len(cap_K) - 1:

@@ -71,12 +71,17 @@ def fit_log_linear(
   """
   z_RK, center_K, spread_K = _standardize(mixture_RK)
   starts = _linear_starts(z_RK, loss_RT, num_starts)
-  log_c_T, k_T, u_TK = jax.tree.map(
-    np.asarray,
-    _descend_log_linear(z_RK, loss_RT, starts, huber_delta, num_steps),
+  log_c_T, k_T, u_TK = _in_float64(
+    _descend_log_linear, z_RK, loss_RT, starts, huber_delta, num_steps
   )
   slope_TK = u_TK / spread_K
   return LogLinear(log_c_T, slope_TK + (k_T - slope_TK @ center_K)[:, None])
+
+
+def _in_float64(descend, *args):
+  # In float32 descents end where rounding hides that the loss still falls.
+  with jax.enable_x64(True):
+    return jax.tree.map(np.asarray, descend(*args))
 
 
 def _standardize(mixture_RK):
@@ -155,8 +160,8 @@ def fit_implicit(
     k[:, None] + rng.normal(0, 0.1, size),
     u[:, None] + rng.normal(0, 0.1, (*size, domains)),
   )
-  log_c_S, v_SM, b_SM, u_SMK = jax.tree.map(
-    np.asarray, _descend_implicit(z_RK, loss_R, weight_SR, starts, huber_delta)
+  log_c_S, v_SM, b_SM, u_SMK = _in_float64(
+    _descend_implicit, z_RK, loss_R, weight_SR, starts, huber_delta
   )
   slope_SMK = u_SMK / spread_K
   slope_SMK += (b_SM - slope_SMK @ center_K)[..., None]
@@ -230,8 +235,8 @@ def fit_power(
     np.log(rest_GST / shape_S[:, None]),
     np.broadcast_to(np.log(alpha_S), log_c_GST.shape[:2]),
   )
-  log_c_GT, log_b_GT, log_alpha_G = jax.tree.map(
-    np.asarray, _descend_power(log_x_C, loss_GTC, starts, huber_delta)
+  log_c_GT, log_b_GT, log_alpha_G = _in_float64(
+    _descend_power, log_x_C, loss_GTC, starts, huber_delta
   )
   alpha_G = np.exp(log_alpha_G)
   return PowerLaw(log_c_GT, log_last + log_b_GT / alpha_G[:, None], alpha_G)
@@ -245,8 +250,7 @@ def _descend_power(log_x_C, loss_GTC, starts, huber_delta):
       # b = (d0 / last amount)^alpha
       log_rest_TC = log_b_T[:, None] - jnp.exp(log_alpha) * log_x_C
       error_TC = jnp.exp(log_c_T)[:, None] + jnp.exp(log_rest_TC) - loss_TC
-      # In units of delta, where the line search has room in float32.
-      return jnp.sum(optax.losses.huber_loss(error_TC / huber_delta, delta=1.0))
+      return jnp.sum(optax.losses.huber_loss(error_TC, delta=huber_delta))
 
     return fit(objective, starts, num_steps=200).params
 

@@ -1,0 +1,108 @@
+"""Data Mixing Laws: aggregation, nested extrapolation, and the planted order."""
+
+import jax
+import numpy as np
+import pytest
+
+from cmtree_jax.methods import mixing_laws
+from tests.methods import planted_runs as world
+
+
+def ended(method, losses=None, stop=10_000, **facts):
+  start = method.init(jax.random.key(0), world.facts(**facts))
+  return start, *world.drive(method, start, losses, stop)
+
+
+@pytest.mark.parametrize("aggregation", ["targets", "explicit", "implicit"])
+@pytest.mark.parametrize("search", ["grid", "solver"])
+def test_planted_domains_come_in_order(aggregation, search):
+  # The law of the sum of target and copy does not tell how to divide it.
+  method = mixing_laws.make(
+    num_mixtures=40, aggregation=aggregation, search=search, extrapolate=False
+  )
+  start, state, infos = ended(method)
+  assert len(infos) == 40
+  world.assert_same_structure(start, state)
+  p_K = world.mixture(method, state)
+  assert p_K[world.TARGET] + p_K[world.COPY] > 0.8
+  assert p_K[world.NOISE] <= p_K[world.NEUTRAL] + 1e-6
+  assert p_K[world.EMPTY] < 1e-6
+
+
+def test_the_cap_is_obeyed_by_runs_and_optimum():
+  method = mixing_laws.make(extrapolate=False)
+  start, state, _ = ended(method, max_weight=2.0)
+  assert len(start.trials.mixture_RK) == 3 * 4  # one domain is empty
+  assert (start.trials.mixture_RK <= 2 * world.Q + 1e-9).all()
+  p_K = world.mixture(method, state)
+  assert (p_K <= 2 * world.Q * (1 + 1e-5)).all()
+  assert p_K[world.TARGET] + p_K[world.COPY] > 0.5
+
+
+def crossing(mixture_K, size):
+  """Noise is ahead for as long as runs and models are short and small."""
+  steps, final = np.array(world.CURVE_STEPS), world.loss_T(mixture_K)
+  early_C = 2 * (1 - mixture_K[world.NOISE]) * (10 / steps) ** 0.7
+  small = 2 * (1 - mixture_K[world.NOISE]) * (100 / world.SIZES[size]) ** 0.6
+  return final + early_C[:, None] + small
+
+
+def test_runs_are_extrapolated_to_the_final_steps_and_size():
+  # By the end of a run noise still wins; at the end of training it loses.
+  sizes = dict(sizes=world.SIZES, final_size=world.FINAL_SIZE)
+  method = mixing_laws.make(num_mixtures=20, search="solver")
+  start, state, infos = ended(method, crossing, **sizes)
+  assert len(infos) == 20 * len(world.SIZES)
+  np.testing.assert_array_equal(start.trials.size_R[:5], [0, 1, 2, 3, 0])
+  blind = mixing_laws.make(num_mixtures=20, search="solver", extrapolate=False)
+  _, unaware, infos = ended(blind, crossing, **sizes)
+  assert len(infos) == 20
+  p_K, q_K = world.mixture(method, state), world.mixture(blind, unaware)
+  assert q_K[world.NOISE] > 0.9
+  assert p_K[world.TARGET] + p_K[world.COPY] > 0.9
+
+
+def test_a_curve_of_three_points_is_not_extrapolated():
+  # From fit_from on: steps 60, 80 and 100.
+  answers = [
+    world.mixture(method, ended(method, crossing)[1])
+    for method in (
+      mixing_laws.make(num_mixtures=20, search="solver", fit_from=0.6),
+      mixing_laws.make(num_mixtures=20, search="solver", extrapolate=False),
+    )
+  ]
+  np.testing.assert_allclose(answers[0], answers[1], atol=1e-6)
+
+
+def test_it_is_natural_before_the_first_run_and_legal_after_any():
+  method = mixing_laws.make(num_mixtures=12)
+  for stop in (0, 1, 2):
+    _, state, _ = ended(method, stop=stop)
+    p_K = world.mixture(method, state)
+    if stop == 0:
+      np.testing.assert_allclose(p_K, world.Q, atol=1e-5)
+    np.testing.assert_allclose(p_K.sum(), 1, rtol=1e-5)
+
+
+def test_what_is_read_depends_on_the_options():
+  reads = mixing_laws.make().signals
+  assert "curve_CT" in reads and "loss_K" not in reads
+  assert "curve_CT" not in mixing_laws.make(extrapolate=False).signals
+  explicit = mixing_laws.make(aggregation="explicit").signals
+  assert "loss_K" in explicit and "curve_CT" not in explicit
+
+
+@pytest.mark.parametrize(
+  "options",
+  [
+    dict(num_mixtures=0),
+    dict(aggregation="sum"),
+    dict(search="best"),
+    dict(fit_from=1.0),
+    dict(grid=0.0),
+    dict(huber_delta=0.0),
+  ],
+)
+def test_nonsense_is_refused(options):
+  with pytest.raises(ValueError, match=next(iter(options))):
+    mixing_laws.make(**options)
