@@ -6,10 +6,11 @@ extrapolated. F counts the budgets of a curve.
 """
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+
+from cmtree_jax.evaluate.comparison import Values
 
 # Budgets that agree to this share are the same: they come from sums of floats.
 _SAME = 1e-9
@@ -22,9 +23,7 @@ class Reach(NamedTuple):
   at_most: bool  # the smallest budget of the curve is already enough
 
 
-def reach(
-  goal: float, budget_F: Sequence[float], bpb_F: Sequence[float]
-) -> Reach:
+def reach(goal: float, budget_F: Values, bpb_F: Values) -> Reach:
   """The least budget that brings the bits per byte down to the goal.
 
   Args:
@@ -47,9 +46,7 @@ def reach(
   return Reach(float(np.exp(log_budget)), False)
 
 
-def at_budget(
-  budget: float, budget_F: Sequence[float], bpb_F: Sequence[float]
-) -> float:
+def at_budget(budget: float, budget_F: Values, bpb_F: Values) -> float:
   """Bits per byte of a curve at a budget; NaN outside of what was trained.
 
   >>> at_budget(200, [100, 400], [2.0, 1.0])

@@ -27,7 +27,10 @@ class Standing(NamedTuple):
   target_set: str
   target: str  # or "mean" over a set of several
   method: str
+  seeds: int
+  tokens: int  # of one final training
   bpb: float  # mean over seeds, of the test split
+  validation_bpb: float
   to_natural: Interval  # paired by seed; less is better
   verdict: str  # of that difference, see `comparison.verdict`
   best_other: (
@@ -96,14 +99,15 @@ def _of_target(
   repeats = [row["bpb"] for row in test[NATURAL][FULL].values()]
   floor = comparison.noise_floor(repeats, seeds=seeds)
   score = {
-    method: (np.mean(_bpb(curve, FULL, seeds)), method)
+    method: float(np.mean(_bpb(curve, FULL, seeds)))
     for method, curve in validation.items()
   }
   found = []
   for method in test:
-    others = [other for other in test if other != method]
-    best = min(others, key=lambda other: score[other]) if others else ""
-    found.append(_standing(method, best, test, floor=floor, seeds=seeds))
+    others = [(score[other], other) for other in test if other != method]
+    best = min(others)[1] if others else ""
+    one = _standing(method, best, test, floor=floor, seeds=seeds)
+    found.append(one._replace(validation_bpb=score[method]))
   return sorted(found, key=lambda one: (one.bpb, one.method))
 
 
@@ -130,7 +134,10 @@ def _standing(
     target_set=rows[0]["target_set"],
     target=rows[0]["target"],
     method=method,
+    seeds=seeds,
+    tokens=rows[0]["tokens"],
     bpb=float(np.mean(bpb_S)),
+    validation_bpb=math.nan,  # filled in by the caller
     to_natural=to_natural,
     verdict="" if method == NATURAL else comparison.verdict(to_natural, floor),
     best_other=best,

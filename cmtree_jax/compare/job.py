@@ -1,0 +1,360 @@
+"""The story of a comparison: prepare once, search, train, score, table."""
+
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from cmtree_jax import config as configs
+from cmtree_jax import engine, loops, prepare, run, search
+from cmtree_jax import workdir as workdirs
+from cmtree_jax.checkpoint import Checkpointer, Interrupted, stop_on_signal
+from cmtree_jax.compare import cells
+from cmtree_jax.data import sampler, store
+from cmtree_jax.embed import kmeans
+from cmtree_jax.evaluate import perplexity
+from cmtree_jax.evaluate.standings import FULL, NATURAL, standings
+from cmtree_jax.ledger import GRADIENT, Cost
+from cmtree_jax.methods import METHODS
+from cmtree_jax.report import standings as report
+from cmtree_jax.report import standings_figure
+from cmtree_jax.report.progress import Reporter
+from cmtree_jax.types import UserError
+
+RESULTS_FILE = "results.parquet"
+TABLE_FILE = "table.md"
+FIGURE_FILE = "comparison.svg"
+_SCORED = ("validation", "test")  # splits
+
+
+def run_comparison(
+  config: Any, workdir: Path, *, overwrite: bool = False
+) -> int:
+  """Runs one comparison to its end, or continues it; returns the exit status.
+
+  Args:
+    config: locked; see configs/compare.py.
+    workdir: gets config.json, the cells and all results.
+    overwrite: throws away what another job left in `workdir`.
+  Raises:
+    UserError: a setting or the data is wrong; nothing is lost.
+    Fault: a loss is not finite, after saving.
+  """
+  check(config)
+  workdirs.claim_workdir(workdir, config, overwrite=overwrite)
+  if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    compiled = str(run.cache_dir(config) / "xla")
+    jax.config.update("jax_compilation_cache_dir", compiled)
+  folder = cells.Folder(workdir / "cells").make()
+  total = work_left(config, plan_of(config), folder)
+  with Reporter(total) as reporter, stop_on_signal() as stop:
+    try:
+      done = compare(run.Job(config, workdir, reporter, stop), folder)
+    except Interrupted:
+      reporter.say("Interrupted and saved. Run the same command to go on.")
+      return run.INTERRUPTED
+  done()
+  return 0
+
+
+def compare(job: run.Job, folder: cells.Folder) -> Callable[[], None]:
+  """Does all cells that are not done yet; returns what shows the end."""
+  plan = plan_of(job.config)
+  data = prepared(job, plan)
+  for cell in plan.searches():
+    if folder.found(cell) is None:
+      job.stop.check()
+      search_cell(
+        cell, job, data._replace(targets=_of(cell, plan, data)), folder
+      )
+  training = Training.make(job, data)
+  for cell in plan.finals():
+    if folder.scored(cell) is None:
+      targets = plan.targets_of(cell.search)
+      folder.save_scored(cell, training.scores(cell, targets, folder))
+  same = {
+    "config_digest": configs.digest(job.config),
+    "corpus_digest": data.digest,
+  }
+  return write(cells.rows(plan, folder, same), plan, job)
+
+
+def plan_of(config: Any) -> cells.Plan:
+  """What the config's block `compare` asks for."""
+  chosen = config.compare
+  methods = tuple(dict.fromkeys((NATURAL, *chosen.methods)))
+  return cells.Plan(
+    methods=methods,
+    target_sets={name: tuple(name.split("+")) for name in chosen.targets},
+    untargeted=frozenset(
+      name for name in methods if not run.make_method(name, config).targeted
+    ),
+    seeds=chosen.seeds,
+    search_seeds=chosen.search_seeds,
+    fractions=tuple(chosen.fractions),
+    natural_multiples=tuple(chosen.natural_multiples),
+    noise_repeats=chosen.noise_repeats,
+  )
+
+
+def check(config: Any) -> None:
+  """Settings that contradict each other are refused before any work."""
+  if "compare" not in config:
+    raise UserError(
+      "The config has no block `compare`; start from configs/compare.py."
+    )
+  run.check(config)
+  chosen = config.compare
+  for name in chosen.methods:
+    if name not in METHODS:
+      raise UserError(
+        f"Unknown method {name!r} in config.compare.methods. Known: "
+        f"{', '.join(sorted(METHODS))}."
+      )
+  _check_targets(chosen.targets)
+  for field, least in (("seeds", 1), ("search_seeds", 1), ("noise_repeats", 0)):
+    if chosen[field] < least:
+      raise UserError(
+        f"config.compare.{field} must be at least {least}, came {chosen[field]}."
+      )
+  if FULL not in chosen.fractions or not all(
+    0 < one <= FULL for one in chosen.fractions
+  ):
+    raise UserError(
+      "config.compare.fractions must be above 0 and at most 1, with 1.0 among "
+      f"them, came {list(chosen.fractions)}."
+    )
+  if not all(one > FULL for one in chosen.natural_multiples):
+    raise UserError(
+      "config.compare.natural_multiples must be above 1, came "
+      f"{list(chosen.natural_multiples)}."
+    )
+  for one in (*chosen.fractions, *chosen.natural_multiples):
+    _check_steps(one, config)
+  plan_of(config)  # refuses options of methods
+
+
+def _check_targets(targets: tuple[str, ...]) -> None:
+  if not targets:
+    raise UserError("config.compare.targets must name at least one target.")
+  for target_set in targets:
+    names = target_set.split("+")
+    if not all(names) or len(set(names)) < len(names):
+      raise UserError(
+        f"config.compare.targets: wanted a target or several different ones "
+        f"joined by +, came {target_set!r}."
+      )
+    if target_set == cells.ANY:
+      raise UserError(
+        f"config.compare.targets: no target may be called {cells.ANY!r} here."
+      )
+
+
+def _check_steps(fraction: float, config: Any) -> None:
+  final = config.final
+  steps = final.steps * fraction
+  if steps % final.steps_per_call or steps <= config.optimizer.warmup_steps:
+    raise UserError(
+      f"config.compare: {fraction:g} of config.final.steps = {final.steps} are "
+      f"{steps:g} steps; wanted a multiple of config.final.steps_per_call = "
+      f"{final.steps_per_call} above config.optimizer.warmup_steps = "
+      f"{config.optimizer.warmup_steps}."
+    )
+
+
+def prepared(job: run.Job, plan: cells.Plan) -> prepare.Prepared:
+  """The corpus with the targets that are compared."""
+  config = job.config.copy_and_resolve_references()
+  config.data.targets = plan.targets
+  data = run.prepared(job._replace(config=config))
+  for target in plan.targets:
+    for split, documents in data.targets[target].items():
+      if not len(documents):
+        raise UserError(
+          f"Target {target!r} has no {split} texts; a comparison needs "
+          f"{', '.join(store.SPLITS)} of each. Leave it out of "
+          "config.compare.targets."
+        )
+  return data
+
+
+def search_cell(
+  cell: cells.Search,
+  job: run.Job,
+  data: prepare.Prepared,
+  folder: cells.Folder,
+) -> None:
+  """One search, saved at its end.
+
+  Args:
+    cell: says which.
+    job: of the comparison.
+    data: with the targets of the cell alone.
+    folder: gets the result; a search in progress keeps its checkpoints there.
+  """
+  config = job.config.copy_and_resolve_references()
+  config.seed = job.config.seed + cell.seed
+  job.reporter.advance(0, f"search, {cell.method}, {cell.target_set}")
+  own = run.Job(config, folder.work(cell), job.reporter, job.stop)
+  found = _search(cell.method, own, data)
+  log_w_N = found.log_w_N.astype(np.float32)
+  share = run.effective_sample_size(
+    log_w_N.astype(np.float64), data.pool.tokens.mass_N
+  )
+  folder.save_found(cell, cells.Found(found.cost, share), log_w_N)
+
+
+def _search(name: str, job: run.Job, data: prepare.Prepared) -> run.Found:
+  """What a method finds for the targets of `data`, under the job's seed."""
+  facts = run.facts_of(job.config, data)
+  partition = kmeans.fit(
+    facts.sample_NE,
+    num_clusters=facts.num_clusters,
+    seed=job.config.seed,
+    mass_N=facts.sample_mass_N,
+  )
+  return run.weigh(name, job, data, facts, partition.center_LE)
+
+
+def _search_work(name: str, config: Any) -> float:
+  """Work of a search in training rows, for the estimate of time left."""
+  if METHODS[name]().loop == "train":
+    return search.search_work(run.search_plan(config))
+  return 0.0
+
+
+class Training(NamedTuple):
+  """What all final trainings share."""
+
+  job: run.Job
+  pool: sampler.Sampler
+  eval_sets: dict[tuple[str, str], perplexity.EvalSet]  # (target, split)
+  engine_of: Callable[[int], engine.Engine]  # of so many steps
+  flops_per_token: float  # of a forward pass
+  commit: str | None
+
+  @classmethod
+  def make(cls, job: run.Job, data: prepare.Prepared) -> "Training":
+    """Samples, frozen evaluation and compiled functions of a corpus."""
+    config = job.config
+    model = run.proxy_of(config.final.preset, config, data.vocab_size)
+    mesh = run.final_mesh(config)
+    row_tokens = config.batch.row_tokens
+    return cls(
+      job=job,
+      pool=sampler.make(
+        data.pool.tokens, data.pool.key_N, row_tokens=row_tokens, seed=0
+      ),
+      eval_sets={
+        (target, split): perplexity.eval_set(
+          splits[split].tokens,
+          splits[split].key_N,
+          max_tokens=config.evaluate.max_tokens,
+          rows=config.evaluate.rows,
+          row_tokens=row_tokens,
+        )
+        for target, splits in data.targets.items()
+        for split in _SCORED
+      },
+      engine_of=functools.cache(
+        lambda steps: engine.make(
+          model, run.optimizer_of(config, total_steps=steps), mesh=mesh
+        )
+      ),
+      flops_per_token=model.flops_per_token(row_tokens),
+      commit=workdirs.git_commit(),
+    )
+
+  def scores(
+    self, cell: cells.Final, targets: tuple[str, ...], folder: cells.Folder
+  ) -> dict[str, Any]:
+    """Trains on what the cell's search found and scores the model."""
+    config, batch = self.job.config, self.job.config.batch
+    steps = steps_of(config, cell.fraction)
+    places = [(target, split) for target in targets for split in _SCORED]
+    checkpointer = Checkpointer(folder.work(cell))
+    text = f"final training, {cell.name}"
+    try:
+      bpb = loops.mixture_runs(
+        {cell.name: folder.log_w_N(cell.search).astype(np.float64)},
+        [self.pool._replace(seed=1000 + cell.seed)],
+        [self.eval_sets[place] for place in places],
+        loops.RunPlan(
+          steps,
+          batch.rows,
+          config.final.steps_per_call,
+          config.final.calls_per_save,
+        ),
+        _born_of(self.engine_of(steps), cell.seed),
+        checkpointer=checkpointer,
+        stop=self.job.stop,
+        advance=lambda work, said: self.job.reporter.advance(
+          work, text if said else ""
+        ),
+      )
+    finally:
+      checkpointer.close()
+    tokens = steps * batch.rows * batch.row_tokens
+    cost = Cost().plus(tokens, GRADIENT, self.flops_per_token)
+    scores: dict[str, dict[str, float]] = {target: {} for target in targets}
+    for (target, split), value in zip(places, bpb[0, 0], strict=True):
+      scores[target][split] = float(value)
+    return {
+      "bpb": scores,
+      "tokens": tokens,
+      "final_flops": cost.flops,
+      "commit": self.commit,
+    }
+
+
+def _born_of(one: engine.Engine, seed: int) -> engine.Engine:
+  """With initial parameters of the cell's seed; a cell's run is its loop's first."""
+  each = jax.vmap(lambda key: jax.random.fold_in(key, seed))
+  return one._replace(init=lambda keys: one.init(each(keys)))
+
+
+def steps_of(config: Any, fraction: float) -> int:
+  """Training steps at a share of the token budget."""
+  return round(config.final.steps * fraction)
+
+
+def work_left(config: Any, plan: cells.Plan, folder: cells.Folder) -> float:
+  """Work of the cells that are not done, in training rows."""
+  searches = (
+    _search_work(cell.method, config)
+    for cell in plan.searches()
+    if folder.found(cell) is None
+  )
+  finals = (
+    float(steps_of(config, cell.fraction) * config.batch.rows)
+    for cell in plan.finals()
+    if folder.scored(cell) is None
+  )
+  return sum(searches) + sum(finals)
+
+
+def write(
+  rows: list[dict[str, Any]], plan: cells.Plan, job: run.Job
+) -> Callable[[], None]:
+  """Writes results, table and figure; returns what prints them."""
+  cells.write_rows(job.workdir / RESULTS_FILE, rows)
+  found = standings(rows, seeds=plan.seeds)
+  store.write_atomically(job.workdir / TABLE_FILE, report.markdown(found))
+  files = [job.workdir / RESULTS_FILE, job.workdir / TABLE_FILE]
+  try:
+    standings_figure.draw(found, job.workdir / FIGURE_FILE)
+    files.append(job.workdir / FIGURE_FILE)
+  except ImportError:
+    job.reporter.say(
+      f"No {FIGURE_FILE}: it needs matplotlib, pip install cmtree_jax[report]."
+    )
+  return lambda: report.show(found, files)
+
+
+def _of(cell: cells.Search, plan: cells.Plan, data: prepare.Prepared):
+  """The targets that a search sees."""
+  return {name: data.targets[name] for name in plan.targets_of(cell)}
