@@ -83,13 +83,16 @@ def assign_shard(item: ShardItem) -> None:
   )
   rows = slice(*item.rows)
   pool = prepare.load_set(item.prepared, "pool", mmap_mode="r")
+  texts = store.read_table(item.documents, "id", "source")
   with jax.default_device(jax.local_devices(backend="cpu")[0]):
     applied = recipes.apply_partition(
-      partition, np.asarray(pool.embedding_NE[rows]), harden=item.harden
+      partition,
+      np.asarray(pool.embedding_NE[rows]),
+      texts["source"],
+      harden=item.harden,
     )
-  ids = store.read_table(item.documents, "id")["id"]
   columns = {
-    "document_id": pa.array(ids, pa.string()),
+    "document_id": pa.array(texts["id"], pa.string()),
     "weight": pa.array(applied.weight_N, pa.float64()),
     "leaf": pa.array(applied.leaf_N, pa.int32()),
     "path": pa.array(applied.path_N, pa.string()),

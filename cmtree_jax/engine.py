@@ -16,7 +16,14 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cmtree_jax import optim, shapes, sharding
-from cmtree_jax.bilevel import HYPERGRADS, population, problem, training, values
+from cmtree_jax.bilevel import (
+  HYPERGRADS,
+  domain_gradients,
+  population,
+  problem,
+  training,
+  values,
+)
 from cmtree_jax.bilevel.problem import Inner, InnerLoss
 from cmtree_jax.evaluate.perplexity import sum_over_chunks
 from cmtree_jax.proxy import loss as proxy_loss
@@ -55,6 +62,13 @@ class Engine(NamedTuple):
   probe: Callable[..., shapes.Array]
   # (params, (batches [C, B, T], weights alike)) -> weighted sum of losses [P]
   weighted_nats: Callable[..., shapes.Array]
+  # (params, batches [C, B, T]) -> losses [P, C, B, T]
+  losses: Callable[..., shapes.Array]
+  # (params, (batches [K, B, T], 1 for a token), (target batches [C, B, T], weights))
+  # -> products of gradients [P, K, K] and with the target's [P, K]
+  gradient_products: Callable[..., tuple[shapes.Array, shapes.Array]]
+  # (params, (batches [K, B, T], 1 for a token)) -> [P, K, K], of the last layer
+  head_gram: Callable[..., shapes.Array]
 
 
 _STEPS = PartitionSpec(
@@ -173,6 +187,41 @@ def make(
       out=PartitionSpec(),
     )(params, weighted)
 
+  def losses_one(params, batches):
+    return on_documents(
+      lambda params, batches: jax.lax.map(
+        lambda batch: losses(params, batch), batches
+      ),
+      num_whole=1,
+      out=PartitionSpec(None, sharding.DATA),
+    )(params, batches)
+
+  # A few rows of each domain do not divide among devices: each computes them all.
+  def products_one(params, domains, targets):
+    found = domain_gradients.gradient_products(
+      losses, params, *domains, target=targets
+    )
+    return found.gram_KK, found.target_dot_K
+
+  def head_gram_one(params, domains):
+    return domain_gradients.head_gram(
+      proxy_loss.hidden_and_logits(proxy),
+      params,
+      domains[0],
+      domains[0].label_BT,
+      domains[1],
+    )
+
+  jit_products = jax.jit(
+    lambda params, domains, targets: each(
+      lambda params: products_one(params, domains, targets)
+    )(params)
+  )
+  jit_head_gram = jax.jit(
+    lambda params, domains: each(lambda params: head_gram_one(params, domains))(
+      params
+    )
+  )
   jit_init = jax.jit(each(born), out_shardings=place.phi)
   jit_reset = jax.jit(
     each(
@@ -191,6 +240,11 @@ def make(
   jit_probe = jax.jit(each(probe_one))
   jit_nats = jax.jit(
     lambda params, weighted: each(lambda params: nats_one(params, weighted))(
+      params
+    )
+  )
+  jit_losses = jax.jit(
+    lambda params, batches: each(lambda params: losses_one(params, batches))(
       params
     )
   )
@@ -215,6 +269,15 @@ def make(
     ),
     weighted_nats=lambda params, weighted: jit_nats(
       params, place.put(weighted, PartitionSpec(None, sharding.DATA))
+    ),
+    losses=lambda params, batches: jit_losses(
+      params, place.put(batches, PartitionSpec(None, sharding.DATA))
+    ),
+    gradient_products=lambda params, *weighted: jit_products(
+      params, *place.put(weighted, PartitionSpec())
+    ),
+    head_gram=lambda params, domains: jit_head_gram(
+      params, place.put(domains, PartitionSpec())
     ),
   )
 

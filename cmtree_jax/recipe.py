@@ -31,8 +31,19 @@ class Partition(Protocol):
     """Log-weight of every leaf."""
     ...
 
-  def log_p_leaf(self, embedding_NE: np.ndarray) -> np.ndarray:
-    """Log-probability of every leaf for every document."""
+  def log_p_leaf(
+    self, embedding_NE: np.ndarray, source_N: Sequence[str] | None = None
+  ) -> np.ndarray:
+    """Log-probability of every leaf for every document.
+
+    Args:
+      embedding_NE: document features.
+      source_N: labels, read where the leaves are labelled sources.
+    """
+    ...
+
+  def with_weights(self, log_w_L: np.ndarray) -> "Partition":
+    """The same leaves with other weights."""
     ...
 
   def to_json(self) -> dict[str, Any]:
@@ -44,6 +55,7 @@ class TreePartition(NamedTuple):
   """The leaves of a cluster-mixture tree."""
 
   weights: TreeWeights
+  hard: bool = False  # a document belongs to its most probable leaf alone
 
   @property
   def branching(self) -> tuple[int, ...]:
@@ -55,14 +67,26 @@ class TreePartition(NamedTuple):
     """Log-weight of every leaf."""
     return np.asarray(self.weights.log_w_L)
 
-  def log_p_leaf(self, embedding_NE: np.ndarray) -> np.ndarray:
-    """Soft leaves, without noise."""
-    return np.asarray(self.weights.log_p_leaf(jnp.asarray(embedding_NE)))
+  def log_p_leaf(
+    self, embedding_NE: np.ndarray, source_N: Sequence[str] | None = None
+  ) -> np.ndarray:
+    """Leaves without noise; soft unless `hard`."""
+    del source_N
+    log_p_NL = np.asarray(self.weights.log_p_leaf(jnp.asarray(embedding_NE)))
+    if not self.hard:
+      return log_p_NL
+    return _one_leaf(np.argmax(log_p_NL, axis=1), log_p_NL.shape[1])
+
+  def with_weights(self, log_w_L: np.ndarray) -> "TreePartition":
+    """The same tree with other leaf weights."""
+    theta = self.weights.theta
+    return self._replace(weights=TreeWeights(theta, jnp.asarray(log_w_L)))
 
   def to_json(self) -> dict[str, Any]:
     """All parameters as nested lists of numbers."""
     return {
       "kind": "tree",
+      "hard": self.hard,
       "log_w_leaf": self.log_w_L.tolist(),
       "levels": [
         {k: np.asarray(v).tolist() for k, v in level._asdict().items()}
@@ -72,58 +96,93 @@ class TreePartition(NamedTuple):
 
 
 class ClusterPartition(NamedTuple):
-  """Frozen clusters, each document in the one of its nearest center."""
+  """Frozen parts: groups of clusters, or labelled sources.
 
-  center_LE: np.ndarray
+  A document is in the part of its nearest center, unless its source is known and
+  the parts are sources.
+  """
+
+  center_FE: np.ndarray
   log_w_L: np.ndarray
+  group_F: np.ndarray  # the part that each center belongs to
+  sources: tuple[str, ...] = ()  # labels of the parts, where they are sources
 
   @property
   def branching(self) -> tuple[int, ...]:
     """One level."""
     return (len(self.log_w_L),)
 
-  def log_p_leaf(self, embedding_NE: np.ndarray) -> np.ndarray:
-    """0 for a document's own cluster, minus infinity for the others."""
-    cluster_N = kmeans.assign(embedding_NE, self.center_LE)
-    hard_NL = np.full((len(cluster_N), len(self.log_w_L)), -np.inf, np.float32)
-    hard_NL[np.arange(len(cluster_N)), cluster_N] = 0.0
-    return hard_NL
+  def log_p_leaf(
+    self, embedding_NE: np.ndarray, source_N: Sequence[str] | None = None
+  ) -> np.ndarray:
+    """0 for a document's own part, minus infinity for the others."""
+    part_N = self.group_F[kmeans.assign(embedding_NE, self.center_FE)]
+    if self.sources and source_N is not None:
+      number = {source: i for i, source in enumerate(self.sources)}
+      known = [number.get(source, -1) for source in source_N]
+      part_N = np.where(np.array(known) < 0, part_N, known)
+    return _one_leaf(part_N, len(self.log_w_L))
+
+  def with_weights(self, log_w_L: np.ndarray) -> "ClusterPartition":
+    """The same parts with other weights."""
+    return self._replace(log_w_L=np.asarray(log_w_L))
 
   def to_json(self) -> dict[str, Any]:
-    """Centers and weights as nested lists of numbers."""
+    """Centers, their parts and weights as nested lists of numbers."""
     return {
       "kind": "clusters",
       "log_w_leaf": np.asarray(self.log_w_L).tolist(),
-      "centers": np.asarray(self.center_LE).tolist(),
+      "centers": np.asarray(self.center_FE).tolist(),
+      "groups": np.asarray(self.group_F).tolist(),
+      "sources": list(self.sources),
     }
 
 
-def partition_of(weights: Weights, center_LE: np.ndarray) -> Partition:
+def _one_leaf(leaf_N: np.ndarray, num_leaves: int) -> np.ndarray:
+  """Log-probabilities of documents that are in one leaf each."""
+  hard_NL = np.full((len(leaf_N), num_leaves), -np.inf, np.float32)
+  hard_NL[np.arange(len(leaf_N)), leaf_N] = 0.0
+  return hard_NL
+
+
+def clusters(center_LE: np.ndarray) -> ClusterPartition:
+  """Every cluster a part of its own, of weight one."""
+  size = len(center_LE)
+  return ClusterPartition(
+    center_LE, np.zeros(size, np.float32), np.arange(size)
+  )
+
+
+def partition_of(weights: Weights, domains: Partition) -> Partition:
   """The partition that a method's weights stand on.
 
   Args:
     weights: what `Method.finalize` returned.
-    center_LE: the frozen clusters, for weights per cluster.
+    domains: the frozen partition, for weights per domain.
   """
   if isinstance(weights, TreeWeights):
     return TreePartition(weights)
   if isinstance(weights, DomainWeights):
-    return ClusterPartition(center_LE, np.asarray(weights.log_w_K))
+    return domains.with_weights(np.asarray(weights.log_w_K))
   assert isinstance(weights, EqualWeights)
-  mean_1E = center_LE.mean(axis=0, keepdims=True)
-  return ClusterPartition(mean_1E, np.zeros(1, np.float32))
+  return domains.with_weights(np.zeros(len(domains.log_w_L), np.float32))
 
 
 def partition_from_json(data: dict[str, Any]) -> Partition:
   """Reads back what `Partition.to_json` wrote."""
   log_w_L = np.array(data["log_w_leaf"], np.float32)
   if data["kind"] == "clusters":
-    return ClusterPartition(np.array(data["centers"], np.float32), log_w_L)
+    return ClusterPartition(
+      np.array(data["centers"], np.float32),
+      log_w_L,
+      np.array(data["groups"], np.int64),
+      tuple(data["sources"]),
+    )
   theta = tuple(
     model.Level(**{k: jnp.asarray(v, jnp.float32) for k, v in level.items()})
     for level in data["levels"]
   )
-  return TreePartition(TreeWeights(theta, jnp.asarray(log_w_L)))
+  return TreePartition(TreeWeights(theta, jnp.asarray(log_w_L)), data["hard"])
 
 
 class Applied(NamedTuple):
@@ -136,17 +195,22 @@ class Applied(NamedTuple):
 
 
 def apply_partition(
-  partition: Partition, embedding_NE: np.ndarray, *, harden: bool = False
+  partition: Partition,
+  embedding_NE: np.ndarray,
+  source_N: Sequence[str] | None = None,
+  *,
+  harden: bool = False,
 ) -> Applied:
   """Weights and paths of embedded documents.
 
   Args:
     partition: leaves and weights.
     embedding_NE: document features.
+    source_N: labels, where they are known.
     harden: give each document the weight of its most probable leaf instead of
       the mean over its leaves.
   """
-  log_p_NL = partition.log_p_leaf(embedding_NE)
+  log_p_NL = partition.log_p_leaf(embedding_NE, source_N)
   leaf_N = np.argmax(log_p_NL, axis=1)
   if harden:
     weight_N = np.exp(partition.log_w_L[leaf_N])

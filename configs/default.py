@@ -10,6 +10,7 @@ import os
 from ml_collections import ConfigDict
 
 from cmtree_jax.config import factory_defaults
+from cmtree_jax.methods import METHODS
 
 
 def get_config() -> ConfigDict:
@@ -52,8 +53,13 @@ def get_config() -> ConfigDict:
   config.embedding.max_features = 20_000  # commonest 3-grams looked at
   config.embedding.sample = 5_000  # documents that tfidf is fitted on
 
-  config.partition = ConfigDict()  # k-means, for methods on frozen clusters
+  config.partition = ConfigDict()  # frozen domains, for methods that weigh them
+  # kmeans, ward (k-means merged), silhouette (k-means, the best number of
+  # candidates), sources (the labels), tree:WORKDIR (the leaves of a recipe).
+  config.partition.kind = "kmeans"
   config.partition.num_clusters = 64
+  config.partition.fine_clusters = 1000  # of ward, before merging
+  config.partition.candidates = (4, 8, 16, 32, 64)  # of silhouette
   # Documents that clusters and the start of a tree are fitted on.
   config.partition.sample_documents = 50_000
 
@@ -86,6 +92,25 @@ def get_config() -> ConfigDict:
   config.search.lookahead = 20  # cooldown steps by which a change is measured
   config.search.natural_share = 0.25  # of the draws that are valued
   config.search.sample_documents = 32_768  # that stand for the corpus's mass
+
+  config.steer = ConfigDict()  # one proxy on a mixture that a method steers
+  config.steer.steps = 150
+  config.steer.saves = 3  # checkpoints on the way
+
+  config.swarm = (
+    ConfigDict()
+  )  # runs of proxies on mixtures that a method asks for
+  config.swarm.presets = ("0.3m",)  # sizes; all but mixing_laws use the first
+  config.swarm.steps = 60
+  config.swarm.decay = True  # the learning rate falls to zero within a run
+  config.swarm.curve_points = 3  # at which a run is scored; divides the steps
+  config.swarm.population = 1  # runs that are trained together
+
+  config.observe = ConfigDict()  # what steering and swarm look at
+  config.observe.rows = 1  # fresh rows of each domain
+  config.observe.target_rows = 16  # fresh rows of each target
+  config.observe.frozen_rows = 4  # rows of each domain that stay the same
+  config.observe.max_tokens = 10_000  # of each target's train split, frozen
 
   config.hypergradient = ConfigDict()
   config.hypergradient.estimator = "unrolled"  # a name in bilevel.HYPERGRADS
@@ -123,6 +148,7 @@ def get_config() -> ConfigDict:
   config.evaluate.max_tokens = 40_000  # of each target's test split
   config.evaluate.rows = 32  # per chunk
 
-  config.tree = factory_defaults("cmtree")
-  config.crisp = factory_defaults("crisp")
+  for method in METHODS:  # their options
+    if options := factory_defaults(method):
+      config["tree" if method == "cmtree" else method] = options
   return config

@@ -22,5 +22,7 @@ def get_config():
   config.search.outer_rows = 64
   config.search.probe_rows = 64
   config.search.validation_rows = 64
+  config.swarm.steps = 21
+  config.steer.steps = 30
   config.evaluate.max_tokens = 10_000
   return config

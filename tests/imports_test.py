@@ -13,7 +13,22 @@ SOURCES = sorted((ROOT / "cmtree_jax").rglob("*.py"))
 
 # Parts of the package that a part must not import.
 PEERS = {"data", "embed", "tree", "proxy"}
-TOP = {"config", "engine", "loops", "main", "prepare", "run", "search"}
+TOP = {
+  "compare",
+  "config",
+  "domains",
+  "engine",
+  "learn",
+  "loops",
+  "main",
+  "prepare",
+  "run",
+  "search",
+  "settings",
+  "signals",
+  "steer",
+  "swarm",
+}
 FORBIDDEN = {
   **{peer: (PEERS - {peer}) | {"bilevel", "methods"} | TOP for peer in PEERS},
   "bilevel": PEERS | {"methods"} | TOP,
@@ -23,7 +38,7 @@ FORBIDDEN = {
 # An encoder's parameters come from a pinned wheel, which data/ knows to fetch.
 ALLOWED = {("embed", "cmtree_jax.data.wheels")}
 
-READ_THE_CONFIG = {"config", "main", "run"}
+READ_THE_CONFIG = {"compare", "config", "learn", "main", "run", "settings"}
 HEAVY = (
   "jax",
   "flax",

@@ -297,6 +297,11 @@ def document_keys(document_ids: Sequence[str]) -> np.ndarray:
   )
 
 
+def unit_keys(key_N: np.ndarray) -> np.ndarray:
+  """A number in [0, 1) for every key, float32: as good as random."""
+  return (_mix(key_N) >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
+
+
 def _uniform(key: np.ndarray, copy: np.ndarray) -> np.ndarray:
   """Where in its unit interval a copy arrives: a hash of key and copy."""
   bits = _mix(key + np.uint64(_GOLDEN) * copy.astype(np.uint64))

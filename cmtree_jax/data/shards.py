@@ -60,15 +60,20 @@ class Documents(NamedTuple):
     for path in self.paths:
       yield store.read_table(path, name)[name]
 
-  def codes(self, name: str) -> np.ndarray:
-    """A column of labels as numbers, int32 [N]; "" is 0 and all others above."""
-    numbers = {"": 0}
-    return np.concatenate(
-      [
-        np.array([numbers.setdefault(v, len(numbers)) for v in one], np.int32)
-        for one in self.column(name)
-      ]
-    )
+  def labels(self, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """A column of labels: (number of each document's, int32 [N]; all labels).
+
+    In the order of the alphabet, so that the order of documents does not matter.
+    """
+    numbers: dict[str, int] = {}
+    parts = [
+      np.array([numbers.setdefault(v, len(numbers)) for v in one], np.int32)
+      for one in self.column(name)
+    ]
+    names = sorted(numbers)
+    rank = np.empty(len(names), np.int32)
+    rank[[numbers[one] for one in names]] = np.arange(len(names))
+    return rank[np.concatenate(parts)], tuple(names)
 
   def rows(self, numbers: np.ndarray, *names: str) -> dict[str, list[str]]:
     """Columns of some documents, in their given order."""

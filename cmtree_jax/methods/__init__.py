@@ -3,10 +3,16 @@
 from collections.abc import Callable
 
 from cmtree_jax.methods import (
+  aioli,
+  climb,
   cmtree,
   crisp,
+  mixmin,
   natural,
   random_documents,
+  regmix,
+  skill_it,
+  tandem,
   temperature,
   uniform_clusters,
   uniform_sources,
@@ -24,4 +30,12 @@ METHODS: dict[str, Callable[..., Method]] = {
   "crisp": crisp.make,
   "random_documents": random_documents.make,
   "worst_mixture": worst_mixture.make,
+  # One proxy on a mixture that the method steers.
+  "skill_it": skill_it.make,
+  "aioli": aioli.make,
+  "tandem": tandem.make,
+  # Whole runs on mixtures that the method asks for.
+  "climb": climb.make,
+  "regmix": regmix.make,
+  "mixmin": mixmin.make,
 }

@@ -27,6 +27,29 @@ def token_losses(
   return losses
 
 
+def hidden_and_logits(
+  proxy: model.Proxy,
+) -> Callable[[shapes.Tree, Batch], tuple[shapes.Array, shapes.FloatBTV]]:
+  """A function (params, batch) -> (hidden_BTD, logits_BTV) of the output layer.
+
+  The hidden states are those that the embedding is multiplied with to give the
+  logits: what the last norm hands over.
+  """
+
+  def outputs(params: shapes.Tree, batch: Batch):
+    logits_BTV, captured = proxy.apply(
+      {"params": params},
+      batch.tokens_BT,
+      batch.segment_BT,
+      capture_intermediates=lambda module, _: module.path == ("norm",),
+      mutable=["intermediates"],
+    )
+    (hidden_BTD,) = captured["intermediates"]["norm"]["__call__"]
+    return hidden_BTD, logits_BTV
+
+  return outputs
+
+
 def init(proxy: model.Proxy, key: shapes.Key) -> shapes.Tree:
   """Fresh parameters (float32)."""
   tokens_BT = jnp.zeros((1, 2), jnp.int32)

@@ -1,0 +1,157 @@
+r"""How the gradients of domains agree with each other and with a target's.
+
+Methods that steer a mixture by gradients need no gradient, only inner products: of
+a domain's mean loss with another's, and with the target loss. Both are computed
+here from functions and arrays, at one moment of a proxy's training.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from cmtree_jax import shapes
+from cmtree_jax.bilevel.weighted_gradient import sum_over
+
+Losses = Callable[[shapes.Tree, shapes.Tree], shapes.Array]
+
+
+class Products(NamedTuple):
+  """Of K domains, in float32; zeros for a domain without tokens."""
+
+  loss_K: shapes.Array  # mean over the domain's tokens, nats
+  gram_KK: shapes.Array  # <grad loss_i, grad loss_j>
+  target_dot_K: Any  # <grad loss_i, grad target loss>; None without a target
+
+
+def gradient_products(
+  losses: Losses,
+  params: shapes.Tree,
+  batch: shapes.Tree,
+  weight_KBT: shapes.Array,
+  *,
+  target: tuple[shapes.Tree, shapes.Array] | None = None,
+  axis: str | None = None,
+) -> Products:
+  r"""Mean losses of the domains and the inner products of their gradients.
+
+  .. math:: L_k = \frac{\sum_{bt} w_{kbt}\, \ell_{kbt}(\phi)}{\sum_{bt} w_{kbt}},
+            \quad G_{ij} = \langle \nabla L_i, \nabla L_j \rangle, \quad
+            a_i = \langle \nabla L_i, \nabla L_\mathrm{target} \rangle
+
+  The domains take turns, so activations are those of one; but all K gradients are
+  kept, as rows of every parameter: memory is K + 2 times the parameters.
+
+  Args:
+    losses: (params, batch) -> losses of every token, [B, T].
+    params: phi.
+    batch: rows of every domain, leading axes [K, B].
+    weight_KBT: 1 for a token, 0 for padding.
+    target: (batches, weights), leading axes [C, B]; the target loss is the sum
+      of the weighted losses.
+    axis: manual mesh axis that divides the rows of each domain and of each of
+      the target's batches; the products are then those of all rows, with one sum
+      of the K gradients and one of the target's over the devices. None: one
+      device.
+  References:
+    Fan et al., `DoGE <https://arxiv.org/abs/2310.15393>`_, 2023; Fan et al.,
+    `Dynamic Gradient Alignment <https://arxiv.org/abs/2410.02498>`_, 2024.
+  """
+
+  def weighted_sum(params, weighted):
+    rows, weight_BT = weighted
+    return jnp.sum(weight_BT * losses(params, rows))
+
+  slope = jax.value_and_grad(weighted_sum)
+  shares = batch, _shares(weight_KBT, axis)
+  loss_K, gradient_K = sum_over(
+    jax.lax.map(lambda weighted: slope(params, weighted), shares), axis
+  )
+  gram_KK = _products(gradient_K, gradient_K)
+  if target is None:
+    return Products(loss_K, gram_KK, None)
+
+  def add(total, weighted):
+    return jax.tree.map(jnp.add, total, slope(params, weighted)[1]), None
+
+  zeros = jax.tree.map(jnp.zeros_like, params)
+  gradient = sum_over(jax.lax.scan(add, zeros, target)[0], axis)
+  row = jax.tree.map(lambda x: x[None], gradient)
+  return Products(loss_K, gram_KK, _products(gradient_K, row)[:, 0])
+
+
+def head_gram(
+  hidden_and_logits: Callable[
+    [shapes.Tree, shapes.Tree], tuple[shapes.Array, shapes.Array]
+  ],
+  params: shapes.Tree,
+  batch: shapes.Tree,
+  label_KBT: shapes.Array,
+  weight_KBT: shapes.Array,
+  *,
+  axis: str | None = None,
+) -> shapes.Array:
+  r"""Inner products of the domains' gradients of the output layer, [K, K].
+
+  .. math:: g_k = \frac{1}{n_k} \sum_t
+            h_t \big(\mathrm{softmax}(z_t) - e_{y_t}\big)^\top, \quad
+            G_{ij} = \langle g_i, g_j \rangle
+
+  with the hidden state h, the logits z and the label y of every token: the
+  gradient of a linear layer is its input times the derivative by its output, and
+  that of a cross-entropy is known. So there is no backward pass. Memory is K times
+  the output layer. Where its matrix is also the input embedding, this is the part
+  of the gradient that comes through the output.
+
+  Args:
+    hidden_and_logits: (params, batch) -> (h_BTD, z_BTV), without derivative.
+    params: phi.
+    batch: rows of every domain, leading axes [K, B].
+    label_KBT: y.
+    weight_KBT: 1 for a token, 0 for padding.
+    axis: as in `gradient_products`.
+  References:
+    Ge et al., `R&B <https://arxiv.org/abs/2505.00358>`_, 2025, section 4.
+  """
+
+  def gradient(domain):
+    rows, label_BT, share_BT = domain
+    hidden_BTD, logits_BTV = hidden_and_logits(params, rows)
+    error_BTV = jax.nn.softmax(_wide(logits_BTV))
+    error_BTV -= jax.nn.one_hot(label_BT, logits_BTV.shape[-1])
+    return jnp.einsum(
+      "btd,btv->dv",
+      share_BT[..., None] * _wide(hidden_BTD),
+      error_BTV,
+      precision="highest",
+    )
+
+  share_KBT = _shares(weight_KBT, axis)
+  gradient_KDV = jax.lax.map(gradient, (batch, label_KBT, share_KBT))
+  gradient_KDV = sum_over(gradient_KDV, axis)
+  return _products(gradient_KDV, gradient_KDV)
+
+
+def _shares(weight_KBT, axis):
+  """Weights that sum to one in every domain that has tokens."""
+  total_K = sum_over(jnp.sum(weight_KBT, axis=(1, 2)), axis)
+  return weight_KBT / jnp.where(total_K > 0, total_K, 1.0)[:, None, None]
+
+
+def _products(rows_K, rows_J):
+  """Inner products [K, J] of trees with a leading axis."""
+
+  def one(a, b):
+    rest = tuple(range(1, a.ndim))
+    # Accelerators else multiply float32 in fewer bits.
+    return jnp.tensordot(
+      _wide(a), _wide(b), axes=(rest, rest), precision="highest"
+    )
+
+  return sum(jax.tree.leaves(jax.tree.map(one, rows_K, rows_J)))
+
+
+def _wide(x):
+  """At least float32."""
+  return x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -1,0 +1,263 @@
+"""Aioli: what training on each domain does to the losses, measured while it trains."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from cmtree_jax import shapes
+from cmtree_jax.methods import steering
+from cmtree_jax.methods.base import (
+  Ask,
+  DomainWeights,
+  Facts,
+  Method,
+  Signals,
+)
+
+
+class State(NamedTuple):
+  """What the next observation needs."""
+
+  course: steering.Course
+  ask: Ask
+  key: shapes.Array  # key data
+  sweeps: shapes.Array  # int, of a round, as many as fit
+  before_T: shapes.Array  # losses before the probe that is under way
+  drop_TK: shapes.Array  # B, summed over the sweeps of this round
+  graph_TK: shapes.Array  # A, normalized, averaged over rounds
+  rounds: shapes.Array  # int, that have learned a graph
+
+
+class Info(NamedTuple):
+  """What a person reads after an observation."""
+
+  mixture_K: shapes.FloatK  # that is recommended
+  domain: shapes.Array  # that is probed next; -1 for none
+  mean_loss: shapes.Scalar  # of the evaluation
+
+
+def make(
+  *,
+  evaluate: str = "targets",
+  every: int = 10,
+  lp_rounds: int = 2,
+  lp_steps: int = 1,
+  delta: float = 0.7,
+  phi: float = 0.75,
+  eta: float = 1.0,
+  ema: float | None = 0.1,
+  output: str = "mean",
+) -> Method:
+  r"""Learns the parameters of a linear mixing law in every round, and follows them.
+
+  .. math:: L_i^{t+1} = L_i^t - \sum_j A_{ij}^t p_j^t, \qquad
+            p_j \propto \exp\Big(\eta \sum_i \bar A_{ij}\Big), \qquad
+            \bar A = (1 - \beta) A + \beta \bar A
+
+  A round begins with LearnParams: in sweeps over the domains in random order the
+  proxy trains for a while on the smoothed one-hot mixture :math:`p^{(j)}` (weight
+  :math:`\phi` on j, the others alike), and the falls of all losses make up row by
+  row the matrix B. Then :math:`P A_i = B_i` is solved for each loss, with P the
+  matrix of the :math:`p^{(j)}`; A is shifted up by its minimum where that is
+  negative, and divided by its sum. The rest of the round trains on p.
+
+  Before the first A, p is uniform over the domains that hold documents. There are
+  fewer sweeps where not even one round would fit, and a round that would not end
+  within the run is trained on p as a whole.
+
+  Args:
+    evaluate: the losses i: "targets" (a row per target) or "domains" (the paper's
+      training domains, whatever the targets are).
+    every: training steps per observation.
+    lp_rounds: sweeps of a round.
+    lp_steps: observations per probe; the paper's number of steps is this times
+      `every`.
+    delta: :math:`\delta`, share of a round that LearnParams takes (SlimPajama's
+      seven domains: 2 x 7 x 10 of 200 steps).
+    phi: :math:`\phi`, above one half so that P can be inverted.
+    eta: :math:`\eta`.
+    ema: :math:`\beta`; None for :math:`p_j \propto p_j' \exp(\eta \sum_i A_{ij})`
+      with p' that of the round before.
+    output: the recipe is the "mean" of the p trained on, or the "last" p.
+  Returns:
+    A Method that steers a proxy.
+  Raises:
+    ValueError: for unknown words, lengths that are not positive, a phi, delta or
+      ema out of its range, or an eta that is not above zero.
+  References:
+    Chen et al., `Aioli <https://arxiv.org/abs/2411.05735>`_, 2024, Algorithms 1
+    and 2. Not here: the start from another method's weights.
+    The authors' code subtracts the steps of LearnParams from the *rows* of a round,
+    so its rounds are longer than its `update_steps`; here as in the paper a round
+    has LearnParams within it.
+  """
+  steering.check_choice("evaluate", evaluate, steering.EVALUATE)
+  steering.check_choice("output", output, steering.OUTPUT)
+  steering.check_at_least(
+    1, every=every, lp_rounds=lp_rounds, lp_steps=lp_steps
+  )
+  if not 0 < delta <= 1:
+    raise ValueError(f"delta {delta} must be above 0 and at most 1.")
+  if not 0.5 < phi <= 1:
+    raise ValueError(f"phi {phi} must be above 0.5 and at most 1.")
+  if not eta > 0:
+    raise ValueError(f"eta {eta} must be above 0.")
+  if ema is not None and not 0 <= ema < 1:
+    raise ValueError(f"ema {ema} must be at least 0 and below 1, or None.")
+
+  def init(key: shapes.Key, facts: Facts) -> State:
+    course = steering.start(facts, every)
+    uniform_K = course.present_K / course.num_present
+    course = course._replace(mixture_K=uniform_K)
+    losses = facts.num_targets if evaluate == "targets" else facts.num_domains
+    sweep = course.num_present * lp_steps
+    zero_TK = jnp.zeros((losses, facts.num_domains))
+    return State(
+      course=course,
+      ask=steering.asking(uniform_K),
+      key=jax.random.key_data(key),
+      sweeps=jnp.clip((course.length - 1) // sweep, 1, lp_rounds),
+      before_T=jnp.zeros(losses),
+      drop_TK=zero_TK,
+      graph_TK=zero_TK,
+      rounds=jnp.int32(0),
+    )
+
+  def step(state: State, signals: Signals) -> tuple[State, Info]:
+    course = state.course
+    loss_T = steering.evaluation(signals, course, evaluate)
+    # The round: `learn` observations of LearnParams, then at least one of rest.
+    learn = state.sweeps * course.num_present * lp_steps
+    length = jnp.maximum(
+      learn + 1, jnp.round(learn / delta).astype(learn.dtype)
+    )
+    number, now = course.time // length, course.time % length
+    fits = course.time - now + learn < course.length
+
+    def domain_of(probe):
+      """Domain of a probe, numbered within this round."""
+      sweep = number * state.sweeps + probe // course.num_present
+      key = jax.random.fold_in(jax.random.wrap_key_data(state.key), sweep)
+      order_K = jax.random.permutation(key, len(course.present_K))
+      # Domains that are there come first.
+      order_K = order_K[jnp.argsort(~course.present_K[order_K], stable=True)]
+      return order_K[probe % course.num_present]
+
+    is_edge = fits & (now <= learn) & (now % lp_steps == 0)
+    drop_TK = jnp.where(now == 0, jnp.zeros_like(state.drop_TK), state.drop_TK)
+    drop_TK = jnp.where(
+      is_edge & (now > 0),
+      drop_TK.at[:, domain_of(now // lp_steps - 1)].add(
+        state.before_T - loss_T
+      ),
+      drop_TK,
+    )
+
+    is_learned = fits & (now == learn)
+    smooth_KK = smoothed_one_hots(course.present_K, phi)
+    new_TK = normalize(
+      desmooth(smooth_KK, drop_TK / state.sweeps),
+      _known(course.present_K, len(loss_T), evaluate),
+    )
+    old_TK = jnp.where(state.rounds > 0, state.graph_TK, new_TK)
+    average_TK = (1 - (ema or 0.0)) * new_TK + (ema or 0.0) * old_TK
+    graph_TK = jnp.where(is_learned, average_TK, state.graph_TK)
+    prior_K = jnp.ones_like(course.mixture_K)
+    prior_K = prior_K if ema is not None else course.mixture_K
+    mixture_K = jnp.where(
+      is_learned,
+      proportions(graph_TK, prior_K, eta=eta, present_K=course.present_K),
+      course.mixture_K,
+    )
+
+    is_probed = fits & (now < learn)
+    domain = jnp.where(is_probed, domain_of(now // lp_steps), -1)
+    rounds = state.rounds + is_learned
+    return State(
+      course=course.then(mixture_K, ~is_probed & (rounds > 0)),
+      ask=steering.asking(jnp.where(is_probed, smooth_KK[domain], mixture_K)),
+      key=state.key,
+      sweeps=state.sweeps,
+      before_T=jnp.where(is_edge, loss_T, state.before_T),
+      drop_TK=drop_TK,
+      graph_TK=graph_TK,
+      rounds=rounds,
+    ), Info(mixture_K, domain, jnp.mean(loss_T))
+
+  def finalize(state: State) -> DomainWeights:
+    return state.course.recipe(output)
+
+  return Method(
+    init,
+    step,
+    finalize,
+    steering.evaluation_signals(evaluate),
+    "domains",
+    ask=lambda state: state.ask,
+    every=every,
+    targeted=evaluate == "targets",
+  )
+
+
+def smoothed_one_hots(present_K: shapes.Array, phi: float) -> shapes.Array:
+  """P: row j has weight phi on domain j, and the rest on the others alike.
+
+  Rows of domains without documents are one-hot: they are never trained on, and so
+  P can be inverted.
+  """
+  count = jnp.sum(present_K)
+  other = (1 - phi) / jnp.maximum(count - 1, 1)
+  eye_KK = jnp.eye(len(present_K))
+  smooth_KK = other + (1 - other * count) * eye_KK
+  smooth_KK = jnp.where(present_K[None, :], smooth_KK, 0.0)
+  return jnp.where(present_K[:, None], smooth_KK, eye_KK)
+
+
+def desmooth(smooth_KK: shapes.Array, drop_TK: shapes.Array) -> shapes.Array:
+  """A: what one-hot mixtures would have done, from what the mixtures P did.
+
+  Args:
+    smooth_KK: P, a mixture per row.
+    drop_TK: B, column j the falls of the losses under row j of P.
+  Returns:
+    A, with P A_i = B_i for every row i.
+
+  >>> smooth_KK = jnp.array([[0.75, 0.25], [0.25, 0.75]])
+  >>> desmooth(smooth_KK, jnp.array([[0.75, 0.25]])).round(3).tolist()
+  [[1.0, 0.0]]
+  """
+  return jnp.linalg.solve(smooth_KK, drop_TK.T).T
+
+
+def normalize(graph_TK: shapes.Array, known_TK: shapes.Array) -> shapes.Array:
+  """A without negative entries, of sum one; zero where it is not known.
+
+  >>> normalize(jnp.array([[2.0, -1.0]]), jnp.ones((1, 2), bool)).tolist()
+  [[1.0, 0.0]]
+  """
+  least = jnp.min(jnp.where(known_TK, graph_TK, jnp.inf))
+  graph_TK = jnp.where(known_TK, graph_TK - jnp.minimum(least, 0), 0.0)
+  total = jnp.sum(graph_TK)
+  return graph_TK / jnp.where(total > 0, total, 1.0)
+
+
+def _known(present_K: shapes.Array, losses: int, evaluate: str) -> shapes.Array:
+  """Entries of A that are not of a domain without documents."""
+  known_T = jnp.ones(losses, bool) if evaluate == "targets" else present_K
+  return known_T[:, None] & present_K
+
+
+def proportions(
+  graph_TK: shapes.Array,
+  prior_K: shapes.FloatK,
+  *,
+  eta: float,
+  present_K: shapes.Array,
+) -> shapes.FloatK:
+  """p, proportional to the prior times exp(eta times the column sums of A)."""
+  # A domain that is not there has no logarithm.
+  log_prior_K = jnp.log(jnp.where(present_K, prior_K, 1.0))
+  return steering.softmax(
+    log_prior_K + eta * jnp.sum(graph_TK, axis=0), present_K
+  )

@@ -1,0 +1,133 @@
+"""What methods share that steer one proxy by the losses it shows.
+
+They are phase machines on a clock of observations: a run has so many of them, a
+phase lasts a number of them, and what is recommended meanwhile is averaged.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from cmtree_jax import shapes
+from cmtree_jax.methods.base import (
+  Ask,
+  DomainWeights,
+  Facts,
+  Signals,
+  domain_weights,
+)
+
+EVALUATE = ("targets", "domains")
+OUTPUT = ("mean", "last")
+
+
+class Course(NamedTuple):
+  """The clock of a run, its domains, and the mixtures recommended so far."""
+
+  time: shapes.Array  # int, observations before this one
+  length: shapes.Array  # int, observations of the whole run
+  domain_mass_K: shapes.FloatK  # q
+  max_weight: shapes.Scalar  # R
+  mixture_K: shapes.FloatK  # the recommended one
+  total_K: shapes.FloatK  # sum of those that count
+  count: shapes.Array  # int, how many those are
+
+  @property
+  def present_K(self) -> shapes.Array:
+    """Which domains hold documents; the others are never asked for."""
+    return self.domain_mass_K > 0
+
+  @property
+  def num_present(self) -> shapes.Array:
+    """How many do."""
+    return jnp.sum(self.present_K, dtype=jnp.int32)
+
+  def then(
+    self, mixture_K: shapes.FloatK, counts: shapes.Array | bool
+  ) -> "Course":
+    """One observation later, with the mixture that is recommended now."""
+    return self._replace(
+      time=self.time + 1,
+      mixture_K=mixture_K,
+      total_K=jnp.where(counts, self.total_K + mixture_K, self.total_K),
+      count=self.count + counts,
+    )
+
+  def recipe(self, output: str) -> DomainWeights:
+    """Weights of the mean of the mixtures that count, or of the last mixture."""
+    mixture_K = self.mixture_K
+    if output == "mean":
+      mean_K = self.total_K / jnp.maximum(self.count, 1)
+      mixture_K = jnp.where(self.count > 0, mean_K, mixture_K)
+    return domain_weights(
+      mixture_K, self.domain_mass_K, max_weight=self.max_weight
+    )
+
+
+def start(facts: Facts, every: int) -> Course:
+  """The course before the first observation; recommends the natural mixture."""
+  q_K = jnp.asarray(facts.domain_mass_K, float)
+  q_K = q_K / jnp.sum(q_K)
+  return Course(
+    time=jnp.int32(0),
+    length=jnp.int32(facts.steps // every),
+    domain_mass_K=q_K,
+    max_weight=jnp.asarray(facts.max_weight, float),
+    mixture_K=q_K,
+    total_K=jnp.zeros_like(q_K),
+    count=jnp.int32(0),
+  )
+
+
+def asking(
+  mixture_K: shapes.FloatK,
+  *,
+  target_share: shapes.Array | float = 0.0,
+  mark: shapes.Array | bool = False,
+  back: shapes.Array | bool = False,
+) -> Ask:
+  """An Ask of arrays, so that it can be kept in a state."""
+  return Ask(
+    mixture_K,
+    jnp.asarray(target_share, float),
+    jnp.asarray(mark),
+    jnp.asarray(back),
+  )
+
+
+def softmax(logit_K: shapes.FloatK, present_K: shapes.Array) -> shapes.FloatK:
+  """Proportional to exp(logit) over the domains that are there; 0 elsewhere."""
+  return jax.nn.softmax(jnp.where(present_K, logit_K, -jnp.inf))
+
+
+def evaluation(signals: Signals, course: Course, evaluate: str) -> shapes.Array:
+  """Losses of the targets (bits per byte) or of the domains (nats per token).
+
+  That of a domain without documents means nothing, and is one.
+  """
+  if evaluate == "targets":
+    return jnp.asarray(signals.target_loss_T, float)
+  loss_K = jnp.asarray(signals.loss_K, float)
+  return jnp.where(course.present_K, loss_K, 1.0)
+
+
+def evaluation_signals(evaluate: str) -> frozenset[str]:
+  """What a method declares that reads them."""
+  loss = "target_loss_T" if evaluate == "targets" else "loss_K"
+  return frozenset({loss, "domain_B"})
+
+
+def check_choice(name: str, value: str, known: Sequence[str]) -> None:
+  """Raises ValueError for a word that is none of those known."""
+  if value not in known:
+    known_words = ", ".join(sorted(known))
+    raise ValueError(f"Unknown {name} {value!r}. Known: {known_words}.")
+
+
+def check_at_least(least: int, **counts: int) -> None:
+  """Raises ValueError for a count below `least`."""
+  for name, count in counts.items():
+    if count < least:
+      raise ValueError(f"{name} {count} must be at least {least}.")

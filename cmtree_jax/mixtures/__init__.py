@@ -1,0 +1,1 @@
+"""The mathematics that mixture methods share: designs, laws, surrogates, optima."""
