@@ -8,6 +8,7 @@ Data, search and final training are those of default.py; `method`, `baselines` a
 
 from ml_collections import ConfigDict
 
+from cmtree_jax.methods import METHODS
 from configs import default
 
 
@@ -16,21 +17,12 @@ def get_config():
   config = default.get_config()
   config.compare = ConfigDict()
   # Names in METHODS; natural is compared in any case.
-  config.compare.methods = (
-    "natural",
-    "uniform_sources",
-    "temperature",
-    "uniform_clusters",
-    "crisp",
-    "random_documents",
-    "worst_mixture",
-    "cmtree",
-  )
+  config.compare.methods = tuple(METHODS)
   # Names of targets; "a+b" is one recipe for the mean of both.
   config.compare.targets = ("film_reviews", "humaneval")
   config.compare.seeds = 3  # final trainings, paired by seed
-  # Searches per method and target; the final training of seed s uses search s
-  # modulo this.
+  # Searches per method and target, on one partition; the final training of seed s
+  # uses search s modulo this.
   config.compare.search_seeds = 1
   # Final trainings at these shares of the token budget, each with a decay of its
   # own: how many tokens reach natural's final loss? 1.0 must be among them.

@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,12 +10,12 @@ import jax
 import numpy as np
 
 from cmtree_jax import config as configs
-from cmtree_jax import engine, loops, prepare, run, search
+from cmtree_jax import engine, learn, loops, prepare, run, settings
 from cmtree_jax import workdir as workdirs
 from cmtree_jax.checkpoint import Checkpointer, Interrupted, stop_on_signal
 from cmtree_jax.compare import cells
 from cmtree_jax.data import sampler, store
-from cmtree_jax.embed import kmeans
+from cmtree_jax.domains import Domains
 from cmtree_jax.evaluate import perplexity
 from cmtree_jax.evaluate.standings import FULL, NATURAL, standings
 from cmtree_jax.ledger import GRADIENT, Cost
@@ -47,13 +47,13 @@ def run_comparison(
   check(config)
   workdirs.claim_workdir(workdir, config, overwrite=overwrite)
   if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    compiled = str(run.cache_dir(config) / "xla")
+    compiled = str(settings.cache_dir(config) / "xla")
     jax.config.update("jax_compilation_cache_dir", compiled)
   folder = cells.Folder(workdir / "cells").make()
   total = work_left(config, plan_of(config), folder)
   with Reporter(total) as reporter, stop_on_signal() as stop:
     try:
-      done = compare(run.Job(config, workdir, reporter, stop), folder)
+      done = compare(learn.Job(config, workdir, reporter, stop), folder)
     except Interrupted:
       reporter.say("Interrupted and saved. Run the same command to go on.")
       return run.INTERRUPTED
@@ -61,16 +61,17 @@ def run_comparison(
   return 0
 
 
-def compare(job: run.Job, folder: cells.Folder) -> Callable[[], None]:
+def compare(job: learn.Job, folder: cells.Folder) -> Callable[[], None]:
   """Does all cells that are not done yet; returns what shows the end."""
   plan = plan_of(job.config)
   data = prepared(job, plan)
-  for cell in plan.searches():
-    if folder.found(cell) is None:
-      job.stop.check()
-      search_cell(
-        cell, job, data._replace(targets=_of(cell, plan, data)), folder
-      )
+  todo = [cell for cell in plan.searches() if folder.found(cell) is None]
+  names = list(dict.fromkeys(cell.method for cell in todo))
+  parts = learn.partitions(names, job, data) if todo else {}
+  for cell in todo:
+    job.stop.check()
+    own = {name: data.targets[name] for name in plan.targets_of(cell)}
+    search_cell(cell, job, data._replace(targets=own), parts, folder)
   training = Training.make(job, data)
   for cell in plan.finals():
     if folder.scored(cell) is None:
@@ -91,7 +92,9 @@ def plan_of(config: Any) -> cells.Plan:
     methods=methods,
     target_sets={name: tuple(name.split("+")) for name in chosen.targets},
     untargeted=frozenset(
-      name for name in methods if not run.make_method(name, config).targeted
+      name
+      for name in methods
+      if not settings.make_method(name, config).targeted
     ),
     seeds=chosen.seeds,
     search_seeds=chosen.search_seeds,
@@ -107,7 +110,7 @@ def check(config: Any) -> None:
     raise UserError(
       "The config has no block `compare`; start from configs/compare.py."
     )
-  run.check(config)
+  settings.check(config)
   chosen = config.compare
   for name in chosen.methods:
     if name not in METHODS:
@@ -166,7 +169,7 @@ def _check_steps(fraction: float, config: Any) -> None:
     )
 
 
-def prepared(job: run.Job, plan: cells.Plan) -> prepare.Prepared:
+def prepared(job: learn.Job, plan: cells.Plan) -> prepare.Prepared:
   """The corpus with the targets that are compared."""
   config = job.config.copy_and_resolve_references()
   config.data.targets = plan.targets
@@ -184,8 +187,9 @@ def prepared(job: run.Job, plan: cells.Plan) -> prepare.Prepared:
 
 def search_cell(
   cell: cells.Search,
-  job: run.Job,
+  job: learn.Job,
   data: prepare.Prepared,
+  parts: Mapping[str, Domains],
   folder: cells.Folder,
 ) -> None:
   """One search, saved at its end.
@@ -194,43 +198,30 @@ def search_cell(
     cell: says which.
     job: of the comparison.
     data: with the targets of the cell alone.
+    parts: of `learn.partitions`; every search stands on the same.
     folder: gets the result; a search in progress keeps its checkpoints there.
   """
   config = job.config.copy_and_resolve_references()
-  config.seed = job.config.seed + cell.seed
-  job.reporter.advance(0, f"search, {cell.method}, {cell.target_set}")
-  own = run.Job(config, folder.work(cell), job.reporter, job.stop)
-  found = _search(cell.method, own, data)
+  config.seed += cell.seed
+  found = learn.weigh(
+    cell.method,
+    job._replace(config=config, workdir=folder.work(cell)),
+    data,
+    parts,
+    seed=config.seed,
+    stage="search",
+  )
   log_w_N = found.log_w_N.astype(np.float32)
-  share = run.effective_sample_size(
+  share = learn.effective_sample_size(
     log_w_N.astype(np.float64), data.pool.tokens.mass_N
   )
   folder.save_found(cell, cells.Found(found.cost, share), log_w_N)
 
 
-def _search(name: str, job: run.Job, data: prepare.Prepared) -> run.Found:
-  """What a method finds for the targets of `data`, under the job's seed."""
-  facts = run.facts_of(job.config, data)
-  partition = kmeans.fit(
-    facts.sample_NE,
-    num_clusters=facts.num_clusters,
-    seed=job.config.seed,
-    mass_N=facts.sample_mass_N,
-  )
-  return run.weigh(name, job, data, facts, partition.center_LE)
-
-
-def _search_work(name: str, config: Any) -> float:
-  """Work of a search in training rows, for the estimate of time left."""
-  if METHODS[name]().loop == "train":
-    return search.search_work(run.search_plan(config))
-  return 0.0
-
-
 class Training(NamedTuple):
   """What all final trainings share."""
 
-  job: run.Job
+  job: learn.Job
   pool: sampler.Sampler
   eval_sets: dict[tuple[str, str], perplexity.EvalSet]  # (target, split)
   engine_of: Callable[[int], engine.Engine]  # of so many steps
@@ -238,11 +229,11 @@ class Training(NamedTuple):
   commit: str | None
 
   @classmethod
-  def make(cls, job: run.Job, data: prepare.Prepared) -> "Training":
+  def make(cls, job: learn.Job, data: prepare.Prepared) -> "Training":
     """Samples, frozen evaluation and compiled functions of a corpus."""
     config = job.config
-    model = run.proxy_of(config.final.preset, config, data.vocab_size)
-    mesh = run.final_mesh(config)
+    model = settings.proxy_of(config.final.preset, config, data.vocab_size)
+    mesh = settings.final_mesh(config)
     row_tokens = config.batch.row_tokens
     return cls(
       job=job,
@@ -262,7 +253,7 @@ class Training(NamedTuple):
       },
       engine_of=functools.cache(
         lambda steps: engine.make(
-          model, run.optimizer_of(config, total_steps=steps), mesh=mesh
+          model, settings.optimizer_of(config, total_steps=steps), mesh=mesh
         )
       ),
       flops_per_token=model.flops_per_token(row_tokens),
@@ -325,7 +316,7 @@ def steps_of(config: Any, fraction: float) -> int:
 def work_left(config: Any, plan: cells.Plan, folder: cells.Folder) -> float:
   """Work of the cells that are not done, in training rows."""
   searches = (
-    _search_work(cell.method, config)
+    settings.search_work(cell.method, config)
     for cell in plan.searches()
     if folder.found(cell) is None
   )
@@ -338,7 +329,7 @@ def work_left(config: Any, plan: cells.Plan, folder: cells.Folder) -> float:
 
 
 def write(
-  rows: list[dict[str, Any]], plan: cells.Plan, job: run.Job
+  rows: list[dict[str, Any]], plan: cells.Plan, job: learn.Job
 ) -> Callable[[], None]:
   """Writes results, table and figure; returns what prints them."""
   cells.write_rows(job.workdir / RESULTS_FILE, rows)
@@ -353,8 +344,3 @@ def write(
       f"No {FIGURE_FILE}: it needs matplotlib, pip install cmtree_jax[report]."
     )
   return lambda: report.show(found, files)
-
-
-def _of(cell: cells.Search, plan: cells.Plan, data: prepare.Prepared):
-  """The targets that a search sees."""
-  return {name: data.targets[name] for name in plan.targets_of(cell)}
