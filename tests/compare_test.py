@@ -15,10 +15,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from cmtree_jax import engine, run
+from cmtree_jax import engine, optim, run
 from cmtree_jax.compare import __main__ as command
-from cmtree_jax.compare import cells, job
+from cmtree_jax.compare import cells, training
 from cmtree_jax.evaluate.standings import standings
+from cmtree_jax.proxy import model
 
 _WORDS = {
   "sums": [f"{a} + {b} = {a + b};" for a in range(9) for b in range(9)],
@@ -43,6 +44,9 @@ compare.seeds=2 compare.search_seeds=2 compare.fractions=0.3333333333333333,1.0
 compare.natural_multiples=2.0 compare.noise_repeats=1
 """.split()
 _FRACTIONS = (1 / 3, 1.0)
+_ADAM = dict(
+  learning_rate=1e-2, warmup_steps=2, weight_decay=0.01, eps_root=1e-8
+)
 
 
 @pytest.fixture(scope="module")
@@ -145,13 +149,19 @@ def test_runs_of_a_seed_are_paired_and_seeds_differ(finished, corpus, tmp_path):
 
 
 def test_initial_parameters_depend_on_the_seed():
-  born = engine.Engine(*[None] * len(engine.Engine._fields))
-  born = born._replace(init=jax.random.key_data)
-  key = jax.random.key(0)[None]
-  a, b, again = (job._born_of(born, seed).init(key) for seed in (0, 1, 0))
-  assert a.shape == b.shape == jax.random.key_data(key).shape
+  one = engine.make(
+    model.from_preset("0.3m", vocab_size=257),
+    optim.adamw(total_steps=12, **_ADAM),
+  )
+  keys = jax.random.key(0)[None]
+  a, b, again = (
+    np.asarray(
+      jax.tree.leaves(training._born_of(one, seed).init(keys).params)[0]
+    )
+    for seed in (0, 1, 0)
+  )
   assert (a != b).any()
-  assert (a == again).all()
+  np.testing.assert_array_equal(a, again)
 
 
 def test_the_table_is_that_of_the_rows(finished):

@@ -1,24 +1,21 @@
 """The story of a comparison: prepare once, search, train, score, table."""
 
-import functools
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
 from cmtree_jax import config as configs
-from cmtree_jax import engine, learn, loops, prepare, run, settings
+from cmtree_jax import learn, prepare, run, settings
 from cmtree_jax import workdir as workdirs
-from cmtree_jax.checkpoint import Checkpointer, Interrupted, stop_on_signal
-from cmtree_jax.compare import cells
-from cmtree_jax.data import sampler, store
+from cmtree_jax.checkpoint import Interrupted, stop_on_signal
+from cmtree_jax.compare import cells, training
+from cmtree_jax.data import store
 from cmtree_jax.domains import Domains
-from cmtree_jax.evaluate import perplexity
 from cmtree_jax.evaluate.standings import FULL, NATURAL, standings
-from cmtree_jax.ledger import GRADIENT, Cost
 from cmtree_jax.methods import METHODS
 from cmtree_jax.report import standings as report
 from cmtree_jax.report import standings_figure
@@ -28,7 +25,6 @@ from cmtree_jax.types import UserError
 RESULTS_FILE = "results.parquet"
 TABLE_FILE = "table.md"
 FIGURE_FILE = "comparison.svg"
-_SCORED = ("validation", "test")  # splits
 
 
 def run_comparison(
@@ -72,11 +68,11 @@ def compare(job: learn.Job, folder: cells.Folder) -> Callable[[], None]:
     job.stop.check()
     own = {name: data.targets[name] for name in plan.targets_of(cell)}
     search_cell(cell, job, data._replace(targets=own), parts, folder)
-  training = Training.make(job, data)
+  trainer = training.Training.make(job, data)
   for cell in plan.finals():
     if folder.scored(cell) is None:
       targets = plan.targets_of(cell.search)
-      folder.save_scored(cell, training.scores(cell, targets, folder))
+      folder.save_scored(cell, trainer.scores(cell, targets, folder))
   same = {
     "config_digest": configs.digest(job.config),
     "corpus_digest": data.digest,
@@ -218,101 +214,6 @@ def search_cell(
   folder.save_found(cell, cells.Found(found.cost, share), log_w_N)
 
 
-class Training(NamedTuple):
-  """What all final trainings share."""
-
-  job: learn.Job
-  pool: sampler.Sampler
-  eval_sets: dict[tuple[str, str], perplexity.EvalSet]  # (target, split)
-  engine_of: Callable[[int], engine.Engine]  # of so many steps
-  flops_per_token: float  # of a forward pass
-  commit: str | None
-
-  @classmethod
-  def make(cls, job: learn.Job, data: prepare.Prepared) -> "Training":
-    """Samples, frozen evaluation and compiled functions of a corpus."""
-    config = job.config
-    model = settings.proxy_of(config.final.preset, config, data.vocab_size)
-    mesh = settings.final_mesh(config)
-    row_tokens = config.batch.row_tokens
-    return cls(
-      job=job,
-      pool=sampler.make(
-        data.pool.tokens, data.pool.key_N, row_tokens=row_tokens, seed=0
-      ),
-      eval_sets={
-        (target, split): perplexity.eval_set(
-          splits[split].tokens,
-          splits[split].key_N,
-          max_tokens=config.evaluate.max_tokens,
-          rows=config.evaluate.rows,
-          row_tokens=row_tokens,
-        )
-        for target, splits in data.targets.items()
-        for split in _SCORED
-      },
-      engine_of=functools.cache(
-        lambda steps: engine.make(
-          model, settings.optimizer_of(config, total_steps=steps), mesh=mesh
-        )
-      ),
-      flops_per_token=model.flops_per_token(row_tokens),
-      commit=workdirs.git_commit(),
-    )
-
-  def scores(
-    self, cell: cells.Final, targets: tuple[str, ...], folder: cells.Folder
-  ) -> dict[str, Any]:
-    """Trains on what the cell's search found and scores the model."""
-    config, batch = self.job.config, self.job.config.batch
-    steps = steps_of(config, cell.fraction)
-    places = [(target, split) for target in targets for split in _SCORED]
-    checkpointer = Checkpointer(folder.work(cell))
-    text = f"final training, {cell.name}"
-    try:
-      bpb = loops.mixture_runs(
-        {cell.name: folder.log_w_N(cell.search).astype(np.float64)},
-        [self.pool._replace(seed=1000 + cell.seed)],
-        [self.eval_sets[place] for place in places],
-        loops.RunPlan(
-          steps,
-          batch.rows,
-          config.final.steps_per_call,
-          config.final.calls_per_save,
-        ),
-        _born_of(self.engine_of(steps), cell.seed),
-        checkpointer=checkpointer,
-        stop=self.job.stop,
-        advance=lambda work, said: self.job.reporter.advance(
-          work, text if said else ""
-        ),
-      )
-    finally:
-      checkpointer.close()
-    tokens = steps * batch.rows * batch.row_tokens
-    cost = Cost().plus(tokens, GRADIENT, self.flops_per_token)
-    scores: dict[str, dict[str, float]] = {target: {} for target in targets}
-    for (target, split), value in zip(places, bpb[0, 0], strict=True):
-      scores[target][split] = float(value)
-    return {
-      "bpb": scores,
-      "tokens": tokens,
-      "final_flops": cost.flops,
-      "commit": self.commit,
-    }
-
-
-def _born_of(one: engine.Engine, seed: int) -> engine.Engine:
-  """With initial parameters of the cell's seed; a cell's run is its loop's first."""
-  each = jax.vmap(lambda key: jax.random.fold_in(key, seed))
-  return one._replace(init=lambda keys: one.init(each(keys)))
-
-
-def steps_of(config: Any, fraction: float) -> int:
-  """Training steps at a share of the token budget."""
-  return round(config.final.steps * fraction)
-
-
 def work_left(config: Any, plan: cells.Plan, folder: cells.Folder) -> float:
   """Work of the cells that are not done, in training rows."""
   searches = (
@@ -321,7 +222,7 @@ def work_left(config: Any, plan: cells.Plan, folder: cells.Folder) -> float:
     if folder.found(cell) is None
   )
   finals = (
-    float(steps_of(config, cell.fraction) * config.batch.rows)
+    float(training.steps_of(config, cell.fraction) * config.batch.rows)
     for cell in plan.finals()
     if folder.scored(cell) is None
   )
