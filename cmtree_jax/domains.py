@@ -84,7 +84,7 @@ def make(
     from cmtree_jax.embed import regroup
 
     fine = min(max(fine_clusters, num_clusters), len(sample_NE))
-    merged = regroup.ward(
+    merged = regroup.fit(
       sample_NE, num_fine=fine, num_groups=min(num_clusters, fine), **fit
     )
     partition = recipes.ClusterPartition(

@@ -1,13 +1,11 @@
 """A recipe's verdict on shards: equal to that on the whole corpus."""
 
-import json
-
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from cmtree_jax import assign, prepare, recipe, workers
-from cmtree_jax.config import load
+from tests import corpora
 
 
 @pytest.fixture(scope="module")
@@ -19,34 +17,13 @@ def prepared(tmp_path_factory) -> prepare.Prepared:
     {"id": f"{i}", "text": " ".join(rng.choice(words, 9))} for i in range(50)
   ]
   goal = [{"text": f"{s} goal", "split": s} for s in ("train", "valid", "test")]
-  for name, lines in (("pool", rows), ("goal", goal)):
-    text = "".join(json.dumps(line) + "\n" for line in lines)
-    (folder / f"{name}.jsonl").write_text(text)
-  config = load(
-    "configs/smoke.py",
-    [
-      f"data.source=jsonl:{folder}/pool.jsonl",
-      f"data.target_files={folder}/goal.jsonl",
-      "data.targets=",
-      "data.shard_documents=20",
-      "tokenizer.kind=bytes",
-      "embedding.dim=4",
-    ],
-  )
-  return prepare.prepare(
-    config.data,
-    config.tokenizer,
-    config.embedding,
-    cache_dir=folder / "cache",
-    engine=workers.Engine("local"),
-    progress=lambda line: None,
-  )
+  return corpora.prepared(folder, rows, goal, "data.shard_documents=20")
 
 
 @pytest.fixture(scope="module")
 def partition() -> recipe.ClusterPartition:
   centers = np.eye(3, 4, dtype=np.float32)
-  return recipe.ClusterPartition(centers, np.log([0.5, 1.0, 2.0]))
+  return recipe.clusters(centers).with_weights(np.log([0.5, 1.0, 2.0]))
 
 
 def _assign(partition, prepared, folder, engine="local"):

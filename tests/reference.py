@@ -1,21 +1,17 @@
-"""Where published measurements lie; tests that read them skip where they do not."""
+"""Where published measurements lie that the tests compare with."""
 
 import os
 import pathlib
 
 import pytest
 
-_ROOT = pathlib.Path(
-  os.environ.get(
-    "CMTREE_REFERENCE",
-    pathlib.Path(__file__).parents[2] / "shared" / "reference",
-  )
-)
+_DEFAULT = pathlib.Path(__file__).parents[2] / "shared" / "reference"
 
 
 def folder(*parts: str) -> pathlib.Path:
-  """A folder of reference data; skips the test where it is not there."""
-  path = _ROOT.joinpath(*parts)
-  if not path.is_dir():
-    pytest.skip(f"No reference data at {path}; set CMTREE_REFERENCE.")
-  return path
+  """A folder of the published data; the test is skipped where it is absent."""
+  root = pathlib.Path(os.environ.get("CMTREE_REFERENCE", _DEFAULT))
+  found = root.joinpath(*parts)
+  if not found.exists():
+    pytest.skip(f"{found} is absent; set CMTREE_REFERENCE to the folder.")
+  return found

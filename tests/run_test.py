@@ -87,7 +87,7 @@ def test_summary_names_what_was_run(finished):
   summary = json.loads((finished / "summary.json").read_text())
   assert summary["documents"] == 120
   assert summary["peak_rss_bytes"] > 2**26
-  for name in ("cmtree", "kmeans"):
+  for name in ("cmtree", "partition"):
     assert 0 <= summary["nmi_source"][name] <= 1
   for name in ("config_digest", "corpus_digest"):
     assert len(summary[name]) >= 16

@@ -149,7 +149,7 @@ def _products(rows_K, rows_J):
       _wide(a), _wide(b), axes=(rest, rest), precision="highest"
     )
 
-  return sum(jax.tree.leaves(jax.tree.map(one, rows_K, rows_J)))
+  return jax.tree.reduce(jnp.add, jax.tree.map(one, rows_K, rows_J))
 
 
 def _wide(x):

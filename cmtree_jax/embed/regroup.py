@@ -56,7 +56,7 @@ def fit(
   Raises:
     ValueError: unless exactly one of num_groups and distance is given.
   References:
-    Diao et al., `CLIMB <https://arxiv.org/abs/2504.13161>`_, 2025, section 3.1.
+    Diao et al., `CLIMB <https://arxiv.org/abs/2504.13161>`_, 2025, section 3.
   """
   fine = kmeans.fit(
     embedding_NE, num_clusters=num_fine, seed=seed, mass_N=mass_N
@@ -155,7 +155,7 @@ def choose_num_clusters(
   share_N = None if mass_N is None else np.asarray(mass_N, np.float64)
   if share_N is not None:
     share_N = share_N / share_N.sum()
-    sample = min(sample, np.count_nonzero(share_N))
+    sample = min(sample, int(np.count_nonzero(share_N)))
   row_S = np.random.default_rng(seed).choice(
     len(embedding_NE),
     min(sample, len(embedding_NE)),

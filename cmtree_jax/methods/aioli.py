@@ -23,7 +23,8 @@ class State(NamedTuple):
   ask: Ask
   key: shapes.Array  # key data
   sweeps: shapes.Array  # int, of a round, as many as fit
-  before_T: shapes.Array  # losses before the probe that is under way
+  domain: shapes.Array  # int, that is probed; -1 for none
+  before_T: shapes.Array  # losses before that
   drop_TK: shapes.Array  # B, summed over the sweeps of this round
   graph_TK: shapes.Array  # A, normalized, averaged over rounds
   rounds: shapes.Array  # int, that have learned a graph
@@ -108,16 +109,16 @@ def make(
 
   def init(key: shapes.Key, facts: Facts) -> State:
     course = steering.start(facts, every)
-    uniform_K = course.present_K / course.num_present
-    course = course._replace(mixture_K=uniform_K)
+    course = course._replace(mixture_K=course.uniform_K)
     losses = facts.num_targets if evaluate == "targets" else facts.num_domains
     sweep = course.num_present * lp_steps
     zero_TK = jnp.zeros((losses, facts.num_domains))
     return State(
       course=course,
-      ask=steering.asking(uniform_K),
+      ask=steering.asking(course.mixture_K),
       key=jax.random.key_data(key),
       sweeps=jnp.clip((course.length - 1) // sweep, 1, lp_rounds),
+      domain=jnp.int32(-1),
       before_T=jnp.zeros(losses),
       drop_TK=zero_TK,
       graph_TK=zero_TK,
@@ -135,53 +136,43 @@ def make(
     number, now = course.time // length, course.time % length
     fits = course.time - now + learn < course.length
 
-    def domain_of(probe):
-      """Domain of a probe, numbered within this round."""
-      sweep = number * state.sweeps + probe // course.num_present
-      key = jax.random.fold_in(jax.random.wrap_key_data(state.key), sweep)
-      order_K = jax.random.permutation(key, len(course.present_K))
-      # Domains that are there come first.
-      order_K = order_K[jnp.argsort(~course.present_K[order_K], stable=True)]
-      return order_K[probe % course.num_present]
-
     is_edge = fits & (now <= learn) & (now % lp_steps == 0)
     drop_TK = jnp.where(now == 0, jnp.zeros_like(state.drop_TK), state.drop_TK)
     drop_TK = jnp.where(
       is_edge & (now > 0),
-      drop_TK.at[:, domain_of(now // lp_steps - 1)].add(
-        state.before_T - loss_T
-      ),
+      drop_TK.at[:, state.domain].add(state.before_T - loss_T),
       drop_TK,
     )
 
     is_learned = fits & (now == learn)
     smooth_KK = smoothed_one_hots(course.present_K, phi)
-    new_TK = normalize(
-      desmooth(smooth_KK, drop_TK / state.sweeps),
-      _known(course.present_K, len(loss_T), evaluate),
+    graph_TK = desmooth(smooth_KK, drop_TK / state.sweeps)
+    known_T = (
+      course.present_K if evaluate == "domains" else jnp.ones_like(loss_T, bool)
     )
-    old_TK = jnp.where(state.rounds > 0, state.graph_TK, new_TK)
-    average_TK = (1 - (ema or 0.0)) * new_TK + (ema or 0.0) * old_TK
-    graph_TK = jnp.where(is_learned, average_TK, state.graph_TK)
-    prior_K = jnp.ones_like(course.mixture_K)
-    prior_K = prior_K if ema is not None else course.mixture_K
-    mixture_K = jnp.where(
-      is_learned,
-      proportions(graph_TK, prior_K, eta=eta, present_K=course.present_K),
-      course.mixture_K,
-    )
+    graph_TK = normalize(graph_TK, known_T[:, None] & course.present_K)
+    if ema is not None:
+      old_TK = jnp.where(state.rounds > 0, state.graph_TK, graph_TK)
+      graph_TK = (1 - ema) * graph_TK + ema * old_TK
+    prior_K = course.uniform_K if ema is not None else course.mixture_K
+    new_K = proportions(graph_TK, prior_K, eta=eta, present_K=course.present_K)
+    mixture_K = jnp.where(is_learned, new_K, course.mixture_K)
 
     is_probed = fits & (now < learn)
-    domain = jnp.where(is_probed, domain_of(now // lp_steps), -1)
+    probe = now // lp_steps
+    sweep = number * state.sweeps + probe // course.num_present
+    order_K = _random_order(state.key, sweep, course.present_K)
+    domain = jnp.where(is_probed, order_K[probe % course.num_present], -1)
     rounds = state.rounds + is_learned
     return State(
       course=course.then(mixture_K, ~is_probed & (rounds > 0)),
       ask=steering.asking(jnp.where(is_probed, smooth_KK[domain], mixture_K)),
       key=state.key,
       sweeps=state.sweeps,
+      domain=domain.astype(jnp.int32),
       before_T=jnp.where(is_edge, loss_T, state.before_T),
       drop_TK=drop_TK,
-      graph_TK=graph_TK,
+      graph_TK=jnp.where(is_learned, graph_TK, state.graph_TK),
       rounds=rounds,
     ), Info(mixture_K, domain, jnp.mean(loss_T))
 
@@ -242,12 +233,6 @@ def normalize(graph_TK: shapes.Array, known_TK: shapes.Array) -> shapes.Array:
   return graph_TK / jnp.where(total > 0, total, 1.0)
 
 
-def _known(present_K: shapes.Array, losses: int, evaluate: str) -> shapes.Array:
-  """Entries of A that are not of a domain without documents."""
-  known_T = jnp.ones(losses, bool) if evaluate == "targets" else present_K
-  return known_T[:, None] & present_K
-
-
 def proportions(
   graph_TK: shapes.Array,
   prior_K: shapes.FloatK,
@@ -261,3 +246,12 @@ def proportions(
   return steering.softmax(
     log_prior_K + eta * jnp.sum(graph_TK, axis=0), present_K
   )
+
+
+def _random_order(
+  key_data: shapes.Array, sweep: shapes.Array, present_K: shapes.Array
+) -> shapes.Array:
+  """A sweep's permutation of the domains; those that are there come first."""
+  key = jax.random.fold_in(jax.random.wrap_key_data(key_data), sweep)
+  order_K = jax.random.permutation(key, len(present_K))
+  return order_K[jnp.argsort(~present_K[order_K], stable=True)]

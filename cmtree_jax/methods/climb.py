@@ -79,8 +79,8 @@ def make(
       candidates, a negative noise floor or an unknown variant.
   References:
     Diao et al., `CLIMB: CLustering-based Iterative Data Mixture Bootstrapping
-    <https://arxiv.org/abs/2504.13161>`_, 2025, section 3.2 and Algorithm 1; the
-    authors' recipe in NVIDIA-NeMo/Curator.
+    <https://arxiv.org/abs/2504.13161>`_, 2025, section 3; the authors'
+    recipe: NVIDIA-NeMo/Curator, `tutorials/text/nemotron-climb-data-curation`.
   """
   if not rounds or min(rounds) < 1 or pool < 1:
     raise ValueError(

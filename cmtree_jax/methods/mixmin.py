@@ -145,7 +145,7 @@ def make(
     heldout = np.nan
     if trials.count == len(log_p_RM) and state.heldout_M.any():
       unit_M = state.heldout_M / state.tokens_M
-      heldout = -unit_M @ _log_mixture(log_p_RM, solve(state))
+      heldout = float(-unit_M @ _log_mixture(log_p_RM, solve(state)))
     return state, Info(trials.mean_loss_R[-1], heldout)
 
   def finalize(state: State) -> DomainWeights:

@@ -13,19 +13,20 @@ class State(NamedTuple):
 
   kept: shapes.Scalar
   all: shapes.Scalar
-  share: shapes.Scalar
+  max_weight: shapes.Scalar
 
 
 class SubsetWeights(NamedTuple):
-  """The documents whose key is below a threshold, weighted alike."""
+  """Two weights: of documents whose key is below a threshold, and of the others."""
 
   share: shapes.Scalar
   log_w_kept: shapes.Scalar
+  log_w_other: shapes.Scalar
 
   def log_w(self, signals: Signals) -> shapes.FloatB:
-    """The same for all that are kept; 1e-6 of that for the others."""
-    dropped = self.log_w_kept + jnp.log(1e-6)
-    return jnp.where(signals.key_B < self.share, self.log_w_kept, dropped)
+    """By the documents' keys."""
+    kept_B = signals.key_B < self.share
+    return jnp.where(kept_B, self.log_w_kept, self.log_w_other)
 
 
 def make(*, share: float = 0.2) -> Method:
@@ -38,8 +39,8 @@ def make(*, share: float = 0.2) -> Method:
   method gains over it is not for the repetitions.
 
   Args:
-    share: s, of the documents; raised to 1 / R, below which documents would be
-      repeated too often.
+      share: s, of the documents. Where the repetition cap R is below 1 / m, the
+      others get what is left.
   Returns:
     A Method that reads masses and keys in one pass.
   Raises:
@@ -50,25 +51,28 @@ def make(*, share: float = 0.2) -> Method:
 
   def init(key: shapes.Key, facts: Facts) -> State:
     del key
-    # A tenth more, since documents differ in length.
-    least = min(1.0, 1.1 / facts.max_weight)
     zero = jnp.float32(0.0)
-    return State(zero, zero, jnp.float32(max(share, least)))
+    return State(zero, zero, jnp.float32(facts.max_weight))
 
   def step(state: State, signals: Signals):
-    kept_B = jnp.where(signals.key_B < state.share, signals.mass_B, 0.0)
+    kept_B = jnp.where(signals.key_B < share, signals.mass_B, 0.0)
     return State(
       state.kept + jnp.sum(kept_B),
       state.all + jnp.sum(signals.mass_B),
-      state.share,
+      state.max_weight,
     ), None
 
   def finalize(state: State) -> SubsetWeights:
-    kept = jnp.where(state.kept > 0, state.kept, 1.0)
-    total = jnp.where(state.all > 0, state.all, 1.0)
-    # 1e-6 of the weight goes to the documents that are left out.
-    mean = kept + 1e-6 * (total - kept)
-    return SubsetWeights(state.share, jnp.log(total / mean))
+    seen = state.kept > 0
+    m = jnp.where(seen, state.kept / jnp.where(seen, state.all, 1.0), share)
+    m = jnp.minimum(m, 1 - 1e-6)
+    w_kept = jnp.minimum((1 - _LEAST * (1 - m)) / m, state.max_weight)
+    w_other = (1 - m * w_kept) / (1 - m)
+    return SubsetWeights(
+      jnp.float32(share),
+      jnp.log(w_kept),
+      jnp.log(jnp.maximum(w_other, _LEAST)),
+    )
 
   return Method(
     init,
@@ -78,3 +82,6 @@ def make(*, share: float = 0.2) -> Method:
     "pass",
     targeted=False,
   )
+
+
+_LEAST = 1e-6  # weight of what is left out: a logarithm must be finite

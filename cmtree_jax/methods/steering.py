@@ -44,6 +44,13 @@ class Course(NamedTuple):
     """How many do."""
     return jnp.sum(self.present_K, dtype=jnp.int32)
 
+  @property
+  def uniform_K(self) -> shapes.FloatK:
+    """The same for each of them."""
+    return jnp.asarray(self.present_K, self.domain_mass_K.dtype) / jnp.sum(
+      self.present_K
+    )
+
   def then(
     self, mixture_K: shapes.FloatK, counts: shapes.Array | bool
   ) -> "Course":

@@ -90,7 +90,7 @@ def make(
     del key
     course = steering.start(facts, every)
     if start == "uniform":
-      course = course._replace(mixture_K=course.present_K / course.num_present)
+      course = course._replace(mixture_K=course.uniform_K)
     return State(
       course=course,
       ask=steering.asking(course.mixture_K),

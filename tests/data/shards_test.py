@@ -40,9 +40,15 @@ def test_rows_come_back_in_the_order_that_is_asked_for(documents):
   assert len(documents) == 5
 
 
-def test_labels_become_numbers_and_no_label_zero(documents):
-  assert documents.codes("source").tolist() == [1, 0, 2, 1, 1]
-  assert not documents.codes("domain").any()
+def test_labels_become_numbers_in_the_order_of_the_alphabet(documents):
+  numbers, names = documents.labels("source")
+  assert sorted(names) == list(names)
+  assert [names[n] for n in numbers] == [
+    source for part in documents.column("source") for source in part
+  ]
+  numbers, names = documents.labels("domain")
+  assert names == ("",)
+  assert not numbers.any()
 
 
 @pytest.mark.parametrize("num_buckets", [1, 3])

@@ -59,17 +59,20 @@ class PlantedProxy:
     )
 
 
-def drive(method, facts, proxy, key=0):
-  """States, infos and asks of a run as the loop would make it."""
-  traces = 0
+def compiled(method):
+  """(state, signals) -> (state, info, ask)."""
 
   @jax.jit
   def step(state, signals):
-    nonlocal traces
-    traces += 1
     state, info = method.step(state, signals)
     return state, info, method.ask(state)
 
+  return step
+
+
+def drive(method, facts, proxy, key=0):
+  """States, infos and asks of a run as the loop would make it."""
+  step = compiled(method)
   state = method.init(jax.random.key(key), facts)
   states, infos, asks = [state], [], []
   for _ in range(facts.steps // method.every):
@@ -89,7 +92,7 @@ def drive(method, facts, proxy, key=0):
     states.append(state)
     infos.append(info)
     asks.append(ask)
-  assert traces == 1
+  assert step._cache_size() == 1
   return states, infos, asks
 
 
@@ -111,21 +114,22 @@ def assert_obeys_the_interface(method):
       if name in method.signals
     }
   )
+
+  def body(state, signals):
+    state, info = method.step(state, signals)
+    return state, (info, method.ask(state))
+
   # Traced only: scan refuses a state that changes its structure or types.
   jax.eval_shape(
-    lambda s, x: jax.lax.scan(
-      lambda s, x: (lambda s, i: (s, (i, method.ask(s))))(*method.step(s, x)),
-      s,
-      x,
-    ),
+    lambda state, signals_S: jax.lax.scan(body, state, signals_S),
     state,
     signals_S,
   )
   signals = jax.tree.map(lambda x: x[0], signals_S)
-  step = jax.jit(method.step)
+  step = compiled(method)
   for _ in range(2):
     mixture_K = recipe(method, state)
     np.testing.assert_allclose(mixture_K.sum(), 1, rtol=1e-5)
     assert mixture_K[4] == 0
-    state, _ = step(state, signals)
+    state, *_ = step(state, signals)
   assert step._cache_size() == 1

@@ -1,0 +1,96 @@
+"""R&B's balance: a mixture from the Gram matrix of the domains' gradients."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from cmtree_jax import shapes
+from cmtree_jax.methods import averaged
+from cmtree_jax.methods.base import DomainWeights, Facts, Method, Signals
+
+
+class State(NamedTuple):
+  """The mixture, and what it is balanced for."""
+
+  mixture: averaged.Averaged
+  target_K: shapes.Array  # p, shares of the evaluation in the domains
+
+
+class Info(NamedTuple):
+  """What a step saw and did."""
+
+  alignment_K: shapes.Array  # G p / |G p|
+  mixture_K: shapes.Array  # sums to one
+
+
+def make(
+  *,
+  strength: float = 3.0,
+  every: int = 100,
+  output: str = "mean",
+) -> Method:
+  r"""The mixture anew in every round, from how domains serve the evaluation's.
+
+  .. math:: G_{ij} = \Big\langle \frac{\sum g_i}{|S_i|},
+                                 \frac{\sum g_j}{|S_j|} \Big\rangle, \qquad
+            p^{(t+1)} = \mathrm{softmax}\Big(
+              \lambda \frac{G p}{\|G p\|_2} \Big)
+
+  with the gradients g of the output layer and the fixed shares p of the evaluation
+  in the domains: the targets' own histogram over the partition, so the targets'
+  gradient is taken to be that of the domains that they fall into. The first round
+  is uniform. Shares are refreshed, not multiplied, and no entry of the softmax
+  leaves +-lambda, so the mixture stays the broader the more domains there are.
+
+  The paper sums the gradients of the samples that a round trains on; here each
+  round ends with an observation of equally many rows of every domain, at one
+  moment, so that domains of a low share are not noisier. The partition (Regroup:
+  k-means, k by the silhouette) is not this method's part. Where G p vanishes, the
+  last mixture stays (the paper's is then undefined).
+
+  Args:
+    strength: :math:`\lambda`.
+    every: steps of a round, K in the paper.
+    output: `last` gives the last mixture instead of the mean over rounds.
+  Returns:
+    A Method that reads the Gram matrix of the output layer's gradients.
+  Raises:
+    ValueError: for a strength that is not above zero, every below one or an
+      unknown output.
+  References:
+    Ge et al., `R&B <https://arxiv.org/abs/2505.00358>`_, 2025, section 4.
+  """
+  averaged.check(output=output, strength=strength, every=every)
+
+  def init(key: jax.Array, facts: Facts) -> State:
+    del key
+    target_TK = jnp.asarray(facts.target_domain_TK, jnp.float32)
+    return State(averaged.start(facts), jnp.mean(target_TK, axis=0))
+
+  def step(state: State, signals: Signals) -> tuple[State, Info]:
+    before, exists_K = state.mixture, state.mixture.exists_K
+    both_KK = exists_K[:, None] & exists_K
+    gram_KK = jnp.where(both_KK, signals.head_gram_KK, 0.0)
+    serves_K = jnp.matmul(gram_KK, state.target_K, precision="highest")
+    norm = jnp.linalg.norm(serves_K)
+    alignment_K = serves_K / jnp.where(norm > 0, norm, 1.0)
+    balanced_K = averaged.multiply(before.uniform_K, strength * alignment_K)
+    # The first observation is of a proxy before its first round.
+    keep = (before.count == 0) | (norm == 0)
+    mixture_K = jnp.where(keep, before.mixture_K, balanced_K)
+    moved = averaged.move(before, mixture_K)
+    return State(moved, state.target_K), Info(alignment_K, mixture_K)
+
+  def finalize(state: State) -> DomainWeights:
+    return averaged.weights(state.mixture, output)
+
+  return Method(
+    init,
+    step,
+    finalize,
+    frozenset({"domain_B", "head_gram_KK"}),
+    "domains",
+    ask=lambda state: averaged.ask(state.mixture),
+    every=every,
+  )

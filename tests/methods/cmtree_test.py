@@ -1,0 +1,215 @@
+"""The cluster-mixture tree as a method: what a round does with values."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cmtree_jax import engine as engines
+from cmtree_jax import optim
+from cmtree_jax.batch import Batch
+from cmtree_jax.bilevel.problem import Inner, InnerLoss
+from cmtree_jax.bilevel.unrolled import unrolled
+from cmtree_jax.evaluate.perplexity import sum_over_chunks
+from cmtree_jax.methods import cmtree
+from cmtree_jax.proxy import loss as proxy_loss
+from cmtree_jax.proxy.model import Proxy, ProxyConfig
+from cmtree_jax.tree import mixture, model
+from tests.methods.world import (
+  POOL,
+  SAMPLE,
+  SIGNALS,
+  SMALL,
+  assert_equal,
+  facts,
+  features,
+  make,
+  take,
+)
+
+TRUST = 0.05  # far less than the values ask for
+
+
+@functools.cache
+def tree_round(mode="joint", value_scale=1.0):
+  """(method, state before, state after, info) of one round on the pool."""
+  method = make("cmtree", mode=mode, trust=TRUST, solver_steps=150)
+  before = method.init(jax.random.key(0), facts(4.0))
+  signals = SIGNALS._replace(
+    value_B=np.float32(value_scale) * SIGNALS.value_B,
+    log_proposal_B=np.zeros_like(SIGNALS.log_proposal_B),
+  )
+  step = jax.jit(method.step)
+  after, info = step(before, take(method, np.arange(POOL), signals))
+  return method, before, after, info
+
+
+def pool_log_w(method, state):
+  weights = method.finalize(state)
+  log_w_N = weights.log_w(take(method, np.arange(POOL)))
+  return np.asarray(log_w_N, np.float64)
+
+
+@pytest.mark.parametrize("mode", ["joint", "frozen"])
+def test_a_step_raises_the_expected_value_within_the_trust_region(mode):
+  method, before, after, info = tree_round(mode)
+  old_N, new_N = pool_log_w(method, before), pool_log_w(method, after)
+  mass_N = SIGNALS.mass_B[:POOL].astype(np.float64)
+  value_N = SIGNALS.value_B[:POOL] - mass_N @ SIGNALS.value_B[:POOL]
+  gain = 10.0 * (mass_N * value_N) @ (np.exp(new_N) - np.exp(old_N))
+  kl = (mass_N * np.exp(new_N)) @ (new_N - old_N)
+  np.testing.assert_allclose(kl, info.kl_step, rtol=1e-3)
+  assert 0.01 < kl <= 1.2 * TRUST * (1 + 1e-4)
+  # No step of so many nats gains more than this, to second order (from Cauchy
+  # and Schwarz); a tree of four leaves cannot follow all of the values.
+  most = 10.0 * np.sqrt(2 * kl * (mass_N @ value_N**2))
+  assert 0.2 * most < gain
+  assert info.heldout_gain > 0
+  # No value is clipped, so the predicted gain is that of the centered values.
+  np.testing.assert_allclose(gain, info.predicted_gain, rtol=1e-3)
+
+
+def test_a_steeper_target_does_not_move_further():
+  # The first round sets the step size by the values' spread.
+  kl = [
+    float(tree_round("frozen", value_scale=scale)[3].kl_step)
+    for scale in (1.0, 100.0)
+  ]
+  np.testing.assert_allclose(kl[1], kl[0], rtol=0.2)
+
+
+def test_a_frozen_partition_moves_tilts_alone():
+  _, before, after, _ = tree_round("frozen")
+  for old, new in zip(before.theta, after.theta, strict=True):
+    for field in ("angle_PE", "prototype_MCP", "log_kappa"):
+      np.testing.assert_array_equal(getattr(old, field), getattr(new, field))
+    assert np.abs(old.tilt_MC - new.tilt_MC).max() > 1e-2
+
+
+def test_a_joint_step_moves_everything():
+  _, before, after, _ = tree_round("joint")
+  for old, new in zip(before.theta, after.theta, strict=True):
+    for field in model.Level._fields:
+      assert np.abs(getattr(old, field) - getattr(new, field)).max() > 1e-3
+
+
+def test_a_step_that_did_not_help_is_taken_back_and_shrinks():
+  method, before, after, _ = tree_round("joint")
+  back = method.judge(after, jnp.float32(-1e-3))
+  assert_equal(back.theta, before.theta, rtol=0)
+  np.testing.assert_allclose(
+    pool_log_w(method, back), pool_log_w(method, before), atol=1e-6
+  )
+  assert (
+    np.abs(pool_log_w(method, after) - pool_log_w(method, back)).max() > 0.1
+  )
+  np.testing.assert_allclose(back.step_size, after.step_size / 2, rtol=1e-6)
+  assert back.round == after.round  # time goes on, and so do the values
+  assert_equal(back.replay, after.replay, rtol=0)
+  kept = method.judge(after, jnp.float32(1e-3))
+  assert_equal(kept, after, rtol=0)
+
+
+def test_without_values_nothing_moves():
+  # All documents are worth the same: nothing is left after centering.
+  method, before, after, info = tree_round("frozen", value_scale=0.0)
+  moved = pool_log_w(method, after) - pool_log_w(method, before)
+  np.testing.assert_allclose(moved, 0, atol=1e-5)
+  assert info.predicted_gain == 0
+  for x in jax.tree.leaves((after, info)):
+    if jnp.issubdtype(x.dtype, jnp.inexact):
+      assert np.isfinite(x).all()
+
+
+def test_noise_depends_on_the_key_and_the_round_alone():
+  settings: dict[str, Any] = {**SMALL["cmtree"], "gumbel": True}
+  settings["solver_steps"] = 5
+  method = cmtree.make(**settings)
+  signals = take(method, np.arange(POOL))
+  step = jax.jit(method.step)
+  one, two, other = (
+    step(method.init(jax.random.key(seed), facts()), signals)[0].theta
+    for seed in (0, 0, 1)
+  )
+  assert_equal(one, two, rtol=0)
+  assert np.abs(one[0].tilt_MC - other[0].tilt_MC).max() > 1e-5
+
+
+def test_values_move_a_tree_along_the_exact_hypergradient():
+  # The pieces together: for weights made by a tree, the slope of the replayed
+  # values, mean value_i w_i(theta) / proposal_i, is minus the derivative of the
+  # target loss through training.
+  rng = np.random.default_rng(0)
+  steps, rows, tokens = 4, 3, 6
+
+  def documents(*shape):
+    text = rng.integers(0, 11, (*shape, tokens + 1)).astype(np.int32)
+    number = np.arange(np.prod(shape), dtype=np.int32).reshape(*shape, 1)
+    document = np.broadcast_to(number, (*shape, tokens))
+    return Batch(text[..., :-1], text[..., 1:], document, document)
+
+  batches, outer = documents(steps, rows), documents(2, 4)
+  outer = outer, np.full(outer.tokens_BT.shape, 1 / 8 / tokens, np.float32)
+  config = ProxyConfig(vocab_size=11, width=8, layers=1, heads=2)
+  optimizer = optax.inject_hyperparams(optax.sgd)(learning_rate=0.3)
+  engine = engines.make(config, optimizer)
+  phi = engine.init(jax.random.key(0)[None])
+  theta = make("cmtree").init(jax.random.key(0), facts()).theta
+  embedding_BE = jnp.asarray(features(steps * rows, 7))
+  proposal_B = jnp.asarray(rng.uniform(0.5, 2.0, steps * rows), jnp.float32)
+
+  def weight(theta):
+    log_p_NL = model.log_p_leaf(theta, jnp.asarray(SAMPLE["sample_NE"]))
+    log_w_L = mixture.leaf_log_w(
+      mixture.leaf_tilt(theta),
+      mixture.leaf_mass(log_p_NL, jnp.asarray(SAMPLE["sample_mass_N"])),
+      max_weight=4.0,
+    )
+    log_p_BL = model.log_p_leaf(theta, embedding_BE)
+    return jnp.exp(mixture.document_log_w(log_p_BL, log_w_L)) / proposal_B
+
+  document_SBT = jnp.asarray(batches.document_BT)
+  window = engine.window(
+    phi,
+    *jax.tree.map(
+      lambda x: x[None], (batches, weight(theta)[document_SBT], outer)
+    ),
+  )
+  replayed = jax.jit(
+    jax.grad(
+      lambda theta: jnp.mean(window.value[0] * weight(theta)[document_SBT])
+    )
+  )(theta)
+
+  losses = proxy_loss.token_losses(Proxy(config))
+  alone = jax.tree.map(lambda x: x[0], phi)
+
+  def normalized(theta, batches):
+    weight_SBT = weight(theta)[batches.document_BT]
+    return weight_SBT / jnp.sum(weight_SBT, axis=(1, 2), keepdims=True)
+
+  exact = jax.jit(
+    lambda theta, phi: (
+      unrolled(
+        sum_over_chunks(losses),
+        InnerLoss(losses, normalized),
+        theta,
+        phi,
+        batches,
+        outer,
+        optimizer=optim.cooldown(optimizer, steps),
+      ).grad_theta
+    )
+  )(theta, Inner(alone.params, optim.start_cooldown(alone.opt_state)))
+  scale = max(float(np.abs(x).max()) for x in jax.tree.leaves(exact))
+  assert scale > 1e-3
+  # Float32 through four steps of training.
+  assert_equal(
+    jax.tree.map(lambda x: x / scale, replayed),
+    jax.tree.map(lambda x: -x / scale, exact),
+    atol=1e-4,
+  )

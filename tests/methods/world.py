@@ -1,0 +1,149 @@
+"""Documents and facts that the tests of methods share; small and seeded."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cmtree_jax.methods import METHODS
+from cmtree_jax.methods.base import Facts, Signals
+
+POOL, TARGET, B, K, E, T = 60, 20, 40, 4, 6, 2
+MAX_WEIGHT = 1.5
+SMALL = {  # what a method needs to be small, and free of noise
+  "cmtree": dict(
+    branching=(2, 2),
+    angle_dim=3,
+    kappa=4.0,
+    solver_steps=30,
+    replay_size=80,  # all that come
+    gumbel=False,
+  ),
+  "regmix": dict(runs=4, candidates=200, best=8),
+  "climb": dict(rounds=(3, 2, 1), candidates=200),
+  "olmix": dict(runs=4),
+  "mixing_laws": dict(runs=4),
+  "skill_it": dict(every=1, warmup=1, update=1),
+  "aioli": dict(every=1),
+  "ado": dict(every=1),
+  "tandem": dict(every=1),
+  "rnb": dict(every=1),
+  "dga": dict(every=1),
+}
+
+
+def make(name, **settings):
+  return METHODS[name](**{**SMALL.get(name, {}), **settings})
+
+
+def features(count, seed):
+  return np.random.default_rng(seed).normal(size=(count, E)).astype(np.float32)
+
+
+def all_signals():
+  """Pool documents, then target documents (without mass in the pool)."""
+  rng = np.random.default_rng(0)
+  embedding_BE = features(POOL + TARGET, 1)
+  embedding_BE[POOL:, 0] += 1.5
+  mass_B = np.pad(rng.dirichlet(np.full(POOL, 3.0)), (0, TARGET))
+  target_mass_B = np.pad(np.full(TARGET, 1 / TARGET), (POOL, 0))
+  # Target documents are in domains 0 and 1.
+  domain_B = np.append(rng.integers(0, K, POOL), rng.integers(0, 2, TARGET))
+  return Signals(
+    mass_B=mass_B.astype(np.float32),
+    target_mass_B=target_mass_B.astype(np.float32),
+    domain_B=domain_B.astype(np.int32),
+    embedding_BE=embedding_BE,
+    # Bounded, so that none is clipped.
+    key_B=rng.random(POOL + TARGET).astype(np.float32),
+    value_B=np.tanh(embedding_BE @ np.array([2, 1, 0, 0, 0, -1])) / 50 + 0.3,
+    log_proposal_B=rng.normal(0, 0.2, POOL + TARGET).astype(np.float32),
+  )
+
+
+SIGNALS = all_signals()
+SAMPLE = dict(
+  sample_NE=SIGNALS.embedding_BE[:POOL], sample_mass_N=SIGNALS.mass_B[:POOL]
+)
+
+
+def facts(max_weight=MAX_WEIGHT):
+  return Facts(
+    max_weight=max_weight,
+    domain_mass_K=np.bincount(SIGNALS.domain_B, SIGNALS.mass_B, minlength=K),
+    target_domain_TK=np.tile(
+      np.bincount(SIGNALS.domain_B, SIGNALS.target_mass_B, minlength=K), (T, 1)
+    ),
+    steps=6,
+    final_steps=60,
+    sizes=(1000, 4000, 16000),
+    final_size=64000,
+    curve_steps=(2, 4, 6),
+    document_tokens_M=np.array([5, 9, 4, 7]),
+    document_target_M=np.array([0, 0, 1, 1]),
+    horizon=10.0,
+    target_NE=SIGNALS.embedding_BE[POOL:],
+    target_mass_N=SIGNALS.target_mass_B[POOL:],
+    **SAMPLE,
+  )
+
+
+def take(method, index, signals=SIGNALS):
+  """The declared signals of some documents, and the sample; all else None."""
+  columns = {
+    name: None if x is None else jnp.asarray(x[index])
+    for name, x in signals._asdict().items()
+  }
+  columns.update({name: jnp.asarray(x) for name, x in SAMPLE.items()})
+  return Signals(**{n: x for n, x in columns.items() if n in method.signals})
+
+
+# Two batches; each mixes documents of pool and target.
+BATCHES = tuple(
+  np.random.default_rng(2).permutation(POOL + TARGET).reshape(2, B)
+)
+
+
+def assert_equal(one, two, **tolerance):
+  for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+    np.testing.assert_allclose(a, b, **tolerance)
+
+
+# What observations of a proxy and whole runs show: any losses and products.
+
+
+def observation(number, order=range(K)):
+  """Signals of domains in a given order; equal for equal numbers."""
+  rng = np.random.default_rng([7, number])
+  loss_K = rng.uniform(3, 5, K)
+  excess_K = rng.normal(0.2, 0.5, K)
+  gradient_KP = rng.normal(size=(K, 6)) + 0.5
+  target_P = rng.normal(size=6) + 0.5
+  gradient_KP, loss_K, excess_K = (
+    x[list(order)] for x in (gradient_KP, loss_K, excess_K)
+  )
+  gram_KK = gradient_KP @ gradient_KP.T
+  found = Signals(
+    loss_K=loss_K,
+    excess_K=np.maximum(excess_K, 0.1),
+    raw_excess_K=excess_K,
+    gram_KK=gram_KK,
+    head_gram_KK=gram_KK / 2,
+    target_dot_K=gradient_KP @ target_P,
+    target_loss_T=rng.uniform(2, 3, T),
+  )
+  return jax.tree.map(jnp.float32, found)
+
+
+def run_result(mixture_K, size):
+  """Signals of a run whose losses fall with the shares of domains 0 and 1."""
+  target_loss_T = 2 + np.exp(-2 * np.asarray(mixture_K)[:T])
+  scale = 1 + 1 / np.array([2, 4, 6]) + 0.1 / (1 + size)
+  return Signals(
+    mixture_K=np.asarray(mixture_K),
+    size=size,
+    target_loss_T=target_loss_T,
+    curve_CT=scale[:, None] * target_loss_T,
+    loss_K=2 + np.exp(-2 * np.asarray(mixture_K)),
+    document_nats_M=np.array([5.0, 9.0, 4.0, 7.0])
+    * target_loss_T[[0, 0, 1, 1]],
+  )
