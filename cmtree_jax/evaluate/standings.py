@@ -155,7 +155,7 @@ def _standing(
 
 def _reach(curve: _Curve, natural: _Curve, seeds: int) -> budgets.Reach:
   """On mean curves: the loss of one seed is too noisy to be reached."""
-  fractions = sorted(fraction for fraction in curve if fraction <= FULL)
+  fractions = sorted(curve)
   goal = float(np.mean(_bpb(natural, FULL, seeds)))
   bpb_F = [float(np.mean(_bpb(curve, f, seeds))) for f in fractions]
   return budgets.reach(goal, fractions, bpb_F)

@@ -155,7 +155,7 @@ def _cost(one: Standing) -> list[str]:
     one.method,
     f"{one.effective_sample_size:.2f}",
     _short(one.search_tokens),
-    f"{one.search_flops:.0e}".replace("e+", "e") if one.search_flops else "0",
+    _power(one.search_flops),
     f"{one.search_share:.2f}",
     _reach(one),
     at_equal,
@@ -175,3 +175,9 @@ def _short(number: float) -> str:
     if number >= size:
       return f"{number / size:.3g}{unit}"
   return f"{number:.0f}"
+
+
+def _power(number: float) -> str:
+  """Two digits and a power of ten: 2.1e12."""
+  mantissa, exponent = f"{number:.1e}".split("e")
+  return f"{mantissa}e{int(exponent)}" if number else "0"
