@@ -44,6 +44,9 @@ compare.seeds=2 compare.search_seeds=2 compare.fractions=0.3333333333333333,1.0
 compare.natural_multiples=2.0 compare.noise_repeats=1
 """.split()
 _FRACTIONS = (1 / 3, 1.0)
+_NATURAL = """compare.methods=natural compare.targets=arithmetic
+compare.fractions=1.0 compare.natural_multiples= compare.noise_repeats=0
+""".split()  # no more than two full trainings
 _ADAM = dict(
   learning_rate=1e-2, warmup_steps=2, weight_decay=0.01, eps_root=1e-8
 )
@@ -129,15 +132,8 @@ def test_an_untargeted_recipe_is_trained_once_for_all_targets(finished):
 def test_runs_of_a_seed_are_paired_and_seeds_differ(finished, corpus, tmp_path):
   # Uniform over one cluster is natural under another name.
   workdir = tmp_path / "same"
-  settings = (
-    "partition.num_clusters=1",
-    "compare.methods=natural,uniform_clusters",
-    "compare.targets=arithmetic",
-    "compare.fractions=1.0",
-    "compare.natural_multiples=",
-    "compare.noise_repeats=0",
-  )
-  assert command.main(_arguments(corpus, workdir, *settings)) == 0
+  settings = ("partition.num_clusters=1", "compare.methods=uniform_clusters")
+  assert command.main(_arguments(corpus, workdir, *_NATURAL, *settings)) == 0
   bpb = {
     method: _test_bpb(workdir, method)
     for method in ("natural", "uniform_clusters")
@@ -162,6 +158,14 @@ def test_initial_parameters_depend_on_the_seed():
   )
   assert (a != b).any()
   np.testing.assert_array_equal(a, again)
+
+
+def test_seeds_draw_other_documents(corpus, tmp_path, monkeypatch):
+  # Also where the parameters at the start are the same.
+  monkeypatch.setattr(training, "_born_of", lambda one, seed: one)
+  assert command.main(_arguments(corpus, tmp_path, *_NATURAL)) == 0
+  first, second = _test_bpb(tmp_path, "natural")
+  assert abs(first - second) > 1e-4
 
 
 def test_the_table_is_that_of_the_rows(finished):
