@@ -16,7 +16,6 @@ from cmtree_jax.methods.base import Signals
 
 # Signals of the loops `domains` and `runs` that need the gradients of domains.
 GRADIENTS = frozenset({"gram_KK", "target_dot_K"})
-EXCESS = frozenset({"excess_K", "raw_excess_K"})
 
 
 class View(NamedTuple):
@@ -73,14 +72,15 @@ def look(
   if "loss_K" in wanted:
     found["loss_K"] = domain_losses(view, engine, params)[0]
     charge(len(view.domains.piece_G) * view.frozen_rows, FORWARD)
-  if wanted & EXCESS:
+  if "excess_K" in wanted:
     assert reference is not None
     excess = token_losses(view, engine, params, batch) - token_losses(
       view, engine, reference, batch
     )
     found["excess_K"] = mean_by_part(np.maximum(excess, 0.0), batch)
-    found["raw_excess_K"] = mean_by_part(excess, batch)
     charge(2 * batch.tokens_BT[..., 0].size, FORWARD)
+  if "tokens_K" in wanted:
+    found["tokens_K"] = _token_weights(batch).sum(axis=(1, 2))
   if "head_gram_KK" in wanted:
     found["head_gram_KK"] = np.asarray(
       engine.head_gram(params, (batch, _token_weights(batch)))

@@ -112,7 +112,7 @@ def run(
 
 def work(method: Method, plan: SteerPlan) -> float:
   """Training rows of a whole run."""
-  runs = 2 if method.signals & looking.EXCESS else 1
+  runs = 2 if "excess_K" in method.signals else 1
   return float(runs * plan.steps * plan.rows)
 
 
@@ -125,7 +125,7 @@ class _Driver:
     self._key = jax.random.key(seed)
     self._step = jax.jit(method.step)
     self._ask = jax.jit(method.ask)
-    self.reads_reference = bool(method.signals & looking.EXCESS)
+    self.reads_reference = "excess_K" in method.signals
     self.observations = plan.steps // method.every
     references = self.observations if self.reads_reference else 0
     self.moves = self.observations + references

@@ -164,9 +164,12 @@ class _Driver:
       GRADIENT,
       size.flops_per_token,
     )
-    scored = runs * len(curve) * looking.eval_rows(data.view)
+    looks = len(curve) + ("document_nats_M" in self._wanted)
+    scored = looks * looking.eval_rows(data.view)
+    if "loss_K" in self._wanted:
+      scored += facts.num_domains * data.view.frozen_rows
     cost = cost.plus(
-      scored * data.pool.row_tokens, FORWARD, size.flops_per_token
+      runs * scored * data.pool.row_tokens, FORWARD, size.flops_per_token
     )
     return self._signals(padded[:runs], number, size, phi.params, curve), cost
 

@@ -112,14 +112,14 @@ def head_gram(
     weight_KBT: 1 for a token, 0 for padding.
     axis: as in `gradient_products`.
   References:
-    Ge et al., `R&B <https://arxiv.org/abs/2505.00358>`_, 2025, section 4.
+    Ge et al., `R&B <https://arxiv.org/abs/2505.00358>`_, 2025.
   """
 
   def gradient(domain):
     rows, label_BT, share_BT = domain
     hidden_BTD, logits_BTV = hidden_and_logits(params, rows)
     error_BTV = jax.nn.softmax(_wide(logits_BTV))
-    error_BTV -= jax.nn.one_hot(label_BT, logits_BTV.shape[-1])
+    error_BTV -= label_BT[..., None] == jnp.arange(logits_BTV.shape[-1])
     return jnp.einsum(
       "btd,btv->dv",
       share_BT[..., None] * _wide(hidden_BTD),

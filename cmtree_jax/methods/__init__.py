@@ -10,8 +10,10 @@ from cmtree_jax.methods import (
   dga,
   doge,
   doremi,
+  mixing_laws,
   mixmin,
   natural,
+  olmix,
   random_documents,
   regmix,
   rnb,
@@ -46,4 +48,6 @@ METHODS: dict[str, Callable[..., Method]] = {
   "climb": climb.make,
   "regmix": regmix.make,
   "mixmin": mixmin.make,
+  "mixing_laws": mixing_laws.make,
+  "olmix": olmix.make,
 }

@@ -39,7 +39,6 @@ class Signals(NamedTuple):
   # equally many fresh rows of it. A domain's gradient is that of its mean loss.
   loss_K: Any = None  # (also of a run, at its end)
   excess_K: Any = None  # mean over tokens of max(loss - reference's loss, 0)
-  raw_excess_K: Any = None  # the same without max
   tokens_K: Any = None  # in the observed rows, without padding
   gram_KK: Any = None  # inner products of the domains' gradients
   head_gram_KK: Any = None  # the same of the gradients of the last layer

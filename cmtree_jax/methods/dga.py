@@ -51,7 +51,7 @@ def make(
       below one or an unknown output.
   References:
     Fan et al., `Dynamic Gradient Alignment <https://arxiv.org/abs/2410.02498>`_,
-    2024, Algorithm 1.
+    2024.
   """
   averaged.check(output=output, step_size=step_size, every=every)
   if not 0 <= ema < 1:

@@ -65,7 +65,7 @@ def make(
     ValueError: for a number that is not above zero, an unknown objective or an
       unknown output.
   References:
-    Fan et al., `DoGE <https://arxiv.org/abs/2310.15393>`_, 2024, Algorithm 1;
+    Fan et al., `DoGE <https://arxiv.org/abs/2310.15393>`_, 2024;
     normalization and clips from Olivia-fsm/DoGE at 88400e9, `src/trainer.py`.
   """
   if objective not in _MU:

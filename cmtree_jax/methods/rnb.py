@@ -51,7 +51,7 @@ def make(
 
   Args:
     strength: :math:`\lambda`.
-    every: steps of a round, K in the paper.
+    every: steps of a round, K in the paper; this value is ours.
     output: `last` gives the last mixture instead of the mean over rounds.
   Returns:
     A Method that reads the Gram matrix of the output layer's gradients.
@@ -59,7 +59,7 @@ def make(
     ValueError: for a strength that is not above zero, every below one or an
       unknown output.
   References:
-    Ge et al., `R&B <https://arxiv.org/abs/2505.00358>`_, 2025, section 4.
+    Ge et al., `R&B <https://arxiv.org/abs/2505.00358>`_, 2025.
   """
   averaged.check(output=output, strength=strength, every=every)
 

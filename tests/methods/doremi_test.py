@@ -88,12 +88,14 @@ def test_dataflex_differs_only_where_scores_are_clipped():
   )
 
 
-def test_domains_without_documents_stay_without():
+@pytest.mark.parametrize("form", ["paper", "authors", "dataflex"])
+def test_domains_without_documents_stay_without(form):
   facts = observed.facts([0.5, 0.0, 0.3, 0.2])
-  method = doremi.make(smoothing=0.1)
+  method = doremi.make(smoothing=0.1, form=form)
   scores = np.insert(SCORE_SK, 1, np.nan, axis=1)
-  states, asks = observe(method, scores, facts)
-  _, without = observe(method)
+  tokens_K = jnp.array([8.0, 0.0, 8.0, 4.0])
+  states, asks = observe(method, scores, facts, tokens_K=tokens_K)
+  _, without = observe(method, tokens_K=tokens_K[jnp.array([0, 2, 3])])
   assert [ask[1] for ask in asks] == [0, 0, 0]
   np.testing.assert_allclose(np.delete(asks, 1, axis=1), without, rtol=1e-6)
   assert observed.recipe(method, states[-1], facts)[1] == 0

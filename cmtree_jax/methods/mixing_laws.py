@@ -1,0 +1,249 @@
+"""Data Mixing Laws: losses as a law of the mixture, extrapolated in steps and size."""
+
+from typing import Literal, NamedTuple
+
+import jax
+import numpy as np
+
+from cmtree_jax import shapes
+from cmtree_jax.methods.base import (
+  DomainWeights,
+  Facts,
+  Method,
+  Signals,
+  Trials,
+  domain_weights,
+)
+from cmtree_jax.mixtures import diminishing, laws, optimum
+
+_CANDIDATES = 2**16  # mixtures whose predicted losses are compared
+
+
+class State(NamedTuple):
+  """Runs with their curves, and what the fits need of the facts."""
+
+  trials: Trials  # a mixture's runs at all sizes follow each other
+  curve_RCT: np.ndarray  # bits per byte along the run; NaN before it
+  loss_RK: np.ndarray  # of the domains at the end, nats per token
+  q_K: np.ndarray  # natural mixture
+  target_K: np.ndarray  # the targets' mean histogram over domains
+  max_weight: np.ndarray  # R
+  # Where the curves were measured and where they are wanted; one entry each where
+  # there is nothing to extrapolate.
+  curve_step_C: np.ndarray
+  final_step: np.ndarray
+  size_S: np.ndarray
+  final_size: np.ndarray
+  seed: np.ndarray
+
+
+class Info(NamedTuple):
+  """Of the last run."""
+
+  mean_loss: np.ndarray  # over targets, bits per byte
+
+
+def make(
+  *,
+  num_mixtures: int | None = None,
+  aggregation: Literal["targets", "explicit", "implicit"] = "targets",
+  extrapolate: bool = True,
+  fit_from: float = 1 / 3,
+  search: Literal["grid", "solver"] = "grid",
+  grid: float | None = None,
+  huber_delta: float = 0.02,
+) -> Method:
+  r"""Predicts the final losses of all mixtures from a few short small runs.
+
+  .. math:: L_i(r) = c_i + k_i \exp\Big(\sum_j t_{ij} r_j\Big), \qquad
+            L(D) = c + (d_0 / D)^\alpha
+
+  Nested: each run's curve gives its loss at the final number of steps D; with three
+  sizes or more these give, by a law of the same form, its loss at the final
+  size; the mixing law is fitted to what comes out. A law that was not measured
+  long enough is left out: four points of a curve for the steps.
+
+  Args:
+    num_mixtures: default three per domain (the paper: 20 for 7 domains).
+    aggregation: "targets" fits a law per target and takes the mean; "explicit"
+      fits the losses of the domains, weighted by the targets' shares in them
+      (steps and sizes are not extrapolated, since curves are those of targets);
+      "implicit" fits the mean over targets by virtual domains of learned
+      proportions.
+    extrapolate: whether to use the laws of steps and sizes.
+    fit_from: share of a run before which its curve is not used; the authors fit
+      steps 10k to 30k.
+    search: "grid", as published, takes the best of many double-diminishing
+      mixtures; "solver" the optimum of the law, which is convex.
+    grid: of the double-diminishing proportions; see `mixtures.diminishing`.
+    huber_delta: where the fit's loss becomes linear; the authors' .02 to .05.
+  Returns:
+    A Method of whole runs. No prediction is handed on as a result: published ones
+    overstate the gain 2.4 times.
+  Raises:
+    ValueError: for an option out of its range.
+  References:
+    Ye et al., `Data Mixing Laws <https://arxiv.org/abs/2403.16952>`_, 2024,
+    equations 1 and 6, algorithm 1.
+  """
+  if aggregation not in ("targets", "explicit", "implicit"):
+    raise ValueError(
+      f"Unknown aggregation {aggregation!r}. Known: targets, explicit, implicit."
+    )
+  if search not in ("grid", "solver"):
+    raise ValueError(f"Unknown search {search!r}. Known: grid, solver.")
+  if num_mixtures is not None and num_mixtures < 1:
+    raise ValueError(
+      f"num_mixtures {num_mixtures} must be at least 1, or None."
+    )
+  if not 0 <= fit_from < 1:
+    raise ValueError(f"fit_from {fit_from} must be in [0, 1).")
+  if grid is not None and not 0 < grid <= 1:
+    raise ValueError(f"grid {grid} must be in (0, 1], or None.")
+  if not huber_delta > 0:
+    raise ValueError(f"huber_delta {huber_delta} must be above 0.")
+  nested = extrapolate and aggregation != "explicit"
+
+  def init(key: shapes.Key, facts: Facts) -> State:
+    q_K = np.asarray(facts.domain_mass_K, np.float64)
+    q_K = q_K / q_K.sum()
+    seed = int(jax.random.randint(key, (), 0, np.iinfo(np.int32).max))
+    mixture_MK = diminishing.design(
+      np.random.default_rng(seed),
+      facts.max_weight * q_K,
+      num_mixtures=num_mixtures or 3 * int((q_K > 0).sum()),
+      grid=grid,
+    )
+    # Three numbers of a law of sizes need three sizes.
+    all_sizes = nested and len(facts.sizes) >= 3 and facts.final_size > 0
+    size_S = np.array(facts.sizes if all_sizes else (1,), np.float64)
+    trials = Trials.plan(
+      np.repeat(mixture_MK, len(size_S), axis=0), num_targets=facts.num_targets
+    )
+    runs = len(trials.size_R)
+    points = max(len(facts.curve_steps), 1)
+    return State(
+      trials=trials._replace(size_R=np.arange(runs) % len(size_S)),
+      curve_RCT=np.full((runs, points, facts.num_targets), np.nan),
+      loss_RK=np.full((runs, len(q_K)), np.nan),
+      q_K=q_K,
+      target_K=np.asarray(facts.target_domain_TK, np.float64).mean(axis=0),
+      max_weight=np.array(facts.max_weight, np.float64),
+      curve_step_C=np.array(facts.curve_steps or (1,), np.float64),
+      final_step=np.array(facts.final_steps, np.float64),
+      size_S=size_S,
+      final_size=np.array(facts.final_size, np.float64),
+      seed=np.array(seed),
+    )
+
+  def step(state: State, signals: Signals) -> tuple[State, Info]:
+    row = int(state.trials.count)
+    curve_RCT, loss_RK = state.curve_RCT.copy(), state.loss_RK.copy()
+    if nested:
+      curve_RCT[row] = signals.curve_CT
+    if aggregation == "explicit":
+      loss_RK[row] = signals.loss_K
+    trials = state.trials.add(signals)
+    state = state._replace(trials=trials, curve_RCT=curve_RCT, loss_RK=loss_RK)
+    return state, Info(trials.mean_loss_R[-1])
+
+  def finalize(state: State) -> DomainWeights:
+    q_K = state.q_K
+    mixture_RK, loss_RT = _final_losses(state, nested, fit_from, huber_delta)
+    mixture_K = q_K
+    if aggregation == "explicit":
+      wanted_K = state.target_K > 0
+      loss_RT = state.loss_RK[:, wanted_K]
+      mixture_RK = state.trials.mixture_RK
+    done_R = np.isfinite(loss_RT).all(axis=1)
+    if done_R.any():
+      mixture_RK, loss_RT = mixture_RK[done_R], loss_RT[done_R]
+      share_T = np.full(loss_RT.shape[1], 1 / loss_RT.shape[1])
+      if aggregation == "explicit":
+        share_T = state.target_K[wanted_K]
+      if aggregation == "implicit":
+        law = laws.fit_implicit(
+          mixture_RK,
+          loss_RT @ share_T,
+          seed=int(state.seed),
+          huber_delta=huber_delta,
+        )
+      else:
+        law = laws.fit_log_linear(
+          mixture_RK, loss_RT, huber_delta=huber_delta
+        ).combine(share_T)
+      mixture_K = _best(law, state, search=search, grid=grid)
+    return domain_weights(
+      np.float32(mixture_K), np.float32(q_K), max_weight=float(state.max_weight)
+    )
+
+  reads = {"domain_B", "target_loss_T"}
+  reads |= {"curve_CT"} if nested else set()
+  reads |= {"loss_K"} if aggregation == "explicit" else set()
+  return Method(
+    init,
+    step,
+    finalize,
+    frozenset(reads),
+    "runs",
+    ask=lambda state: state.trials.pending(),
+  )
+
+
+def _final_losses(state: State, nested, fit_from, huber_delta):
+  """(mixtures, their losses at the final steps and size) of complete mixtures."""
+  trials, sizes = state.trials, len(state.size_S)
+  loss_RT = trials.loss_RT
+  if nested:
+    loss_RT = _at_final_step(state, fit_from, huber_delta)
+  loss_MST = loss_RT.reshape(-1, sizes, loss_RT.shape[1])
+  mixture_MK = trials.mixture_RK[::sizes]
+  if sizes == 1:
+    return mixture_MK, loss_MST[:, 0]
+  done_M = np.isfinite(loss_MST).all(axis=(1, 2))
+  mixture_MK, loss_MST = mixture_MK[done_M], loss_MST[done_M]
+  if not done_M.any():
+    return mixture_MK, loss_MST[:, -1]
+  # One alpha for all mixtures and targets.
+  series_S = np.moveaxis(loss_MST, 1, 2)
+  law = laws.fit_power(
+    state.size_S,
+    series_S.reshape(1, -1, sizes),
+    huber_delta=huber_delta,
+  )
+  return mixture_MK, law.predict(float(state.final_size)).reshape(
+    len(mixture_MK), -1
+  )
+
+
+def _at_final_step(state: State, fit_from, huber_delta):
+  """Losses [R, T] by the law of steps; measured ones where it cannot be fitted."""
+  loss_RT = state.trials.loss_RT.copy()
+  step_C, final_step = state.curve_step_C, float(state.final_step)
+  used_C = step_C >= max(fit_from * step_C[-1], 1)
+  done_R = np.isfinite(state.curve_RCT[:, used_C]).all(axis=(1, 2))
+  if used_C.sum() < 4 or final_step <= step_C[-1] or not done_R.any():
+    return loss_RT
+  # Alpha is shared by the targets of a run.
+  law = laws.fit_power(
+    step_C[used_C],
+    np.moveaxis(state.curve_RCT[done_R][:, used_C], 1, 2),
+    huber_delta=huber_delta,
+  )
+  loss_RT[done_R] = law.predict(final_step)
+  return loss_RT
+
+
+def _best(law: laws.ExpSum, state: State, *, search, grid):
+  """The mixture of the least predicted loss."""
+  cap_K = state.max_weight * state.q_K
+  if search == "solver":
+    return optimum.minimize(
+      law.weight_I, law.slope_IK, prior_K=state.q_K, cap_K=cap_K
+    )
+  rng = np.random.default_rng(int(state.seed) + 1)
+  mixture_RK = diminishing.design(
+    rng, cap_K, num_mixtures=_CANDIDATES, grid=grid
+  )
+  mixture_RK = np.vstack([state.q_K, mixture_RK])  # the first of equals
+  return mixture_RK[law.predict(mixture_RK).argmin()]

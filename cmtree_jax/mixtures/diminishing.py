@@ -1,0 +1,79 @@
+"""Double-diminishing proportions: shares that are halved again and again."""
+
+import numpy as np
+
+
+def design(
+  rng: np.random.Generator,
+  cap_K: np.ndarray,
+  *,
+  num_mixtures: int,
+  grid: float | None = None,
+) -> np.ndarray:
+  r"""Mixtures of shares :math:`\lfloor r^{max}_k 2^{-s} \rfloor` on a grid.
+
+  Each mixture visits the domains in an order of its own, draws for each one of its
+  shares (zero is one of them) that leaves the others something to do and lets
+  them do it, and gives the last domain the rest. The authors enumerate all
+  mixtures of a fixed order, which needs few domains.
+
+  Args:
+    rng: of the draws.
+    cap_K: :math:`r^{max}`, the largest share that the data allows; sums to one or
+      more.
+    num_mixtures: rows; different ones, as far as a hundred times as many draws
+      hold them.
+    grid: the step that shares are rounded down to; default 1/16, or the power of
+      two below 1/(2K) where that is finer, so that small domains are seen.
+  References:
+    Ye et al., `Data Mixing Laws <https://arxiv.org/abs/2403.16952>`_, 2024,
+    appendix on mixture sampling; 1/16 from the authors' code.
+  """
+  cap_K = np.minimum(np.asarray(cap_K, np.float64), 1.0)
+  if grid is None:
+    domains = max(int((cap_K > 0).sum()), 1)
+    grid = min(1 / 16, 2.0 ** -np.ceil(np.log2(2 * domains)))
+  halvings = int(np.ceil(np.log2(1 / grid))) + 1
+  share_KS = cap_K[:, None] * 2.0 ** -np.arange(halvings)
+  # Rounded down after a hair up, so that a cap of 3/16 stays.
+  share_KS = np.floor(share_KS / grid + 1e-9) * grid
+  share_KS = np.hstack([share_KS, np.zeros((len(cap_K), 1))])
+  rows: dict[bytes, np.ndarray] = {}
+  for _ in range(100):
+    for mixture_K in _draw(rng, cap_K, share_KS, num_mixtures):
+      rows.setdefault(np.round(mixture_K, 9).tobytes(), mixture_K)
+      if len(rows) == num_mixtures:
+        return np.stack(list(rows.values()))
+  found = np.stack(list(rows.values()))
+  return found[np.arange(num_mixtures) % len(found)]
+
+
+def _draw(rng, cap_K, share_KS, count):
+  """Mixtures [count, K]; they may repeat."""
+  order_RK = rng.permuted(np.tile(np.arange(len(cap_K)), (count, 1)), axis=1)
+  # What the domains after each place can still take.
+  cap_RK = cap_K[order_RK]
+  later_RK = cap_RK[:, ::-1].cumsum(axis=1)[:, ::-1] - cap_RK
+  rows, left_R = np.arange(count), np.ones(count)
+  mixture_RK = np.zeros(order_RK.shape)
+  # A share that comes twice (zero, mostly) is drawn once.
+  new_KS = np.ones(share_KS.shape, bool)
+  new_KS[:, 1:] = share_KS[:, 1:] < share_KS[:, :-1]
+  for place, domain_R in enumerate(order_RK.T):
+    share_RS = share_KS[domain_R]
+    after_RS = left_R[:, None] - share_RS
+    fits_RS = (after_RS >= -1e-12) & (
+      after_RS <= later_RK[:, place, None] + 1e-12
+    )
+    chance_RS = np.where(
+      fits_RS & new_KS[domain_R], rng.random(fits_RS.shape), -1
+    )
+    pick_R = chance_RS.argmax(axis=1)
+    # The last takes the rest; so does one without a share that fits.
+    rest_R = np.minimum(left_R, cap_RK[:, place])
+    drawn_R = np.where(fits_RS.any(axis=1), share_RS[rows, pick_R], rest_R)
+    if place == len(cap_K) - 1:
+      drawn_R = rest_R
+    mixture_RK[rows, domain_R] = drawn_R
+    left_R = np.maximum(left_R - drawn_R, 0.0)
+  return mixture_RK / mixture_RK.sum(axis=1, keepdims=True)

@@ -1,0 +1,94 @@
+"""Three domains, a target and tiny proxies: what the loops of domains work on."""
+
+import functools
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from cmtree_jax import engine as engines
+from cmtree_jax import optim, signals, steer, swarm
+from cmtree_jax.data import packing, sampler, strata
+from cmtree_jax.evaluate import perplexity
+from cmtree_jax.methods.base import Facts
+from cmtree_jax.proxy.model import ProxyConfig
+
+K, T, V, ROWS, STEPS = 4, 8, 12, 4, 6
+CONFIG = ProxyConfig(vocab_size=V, width=8, layers=1, heads=2)
+FLOPS = 100.0  # per token of a forward pass, as the ledger is told
+
+
+class Corpus(NamedTuple):
+  """Documents of words 1-4, 5-8 and any; domain 3 is empty; the target reads 1-4."""
+
+  steer: steer.SteerData
+  swarm: swarm.SwarmData
+  facts: Facts
+
+
+@functools.cache
+def corpus(steps=STEPS) -> Corpus:
+  rng = np.random.default_rng(0)
+  words = [(1, 5), (5, 9), (1, 12)]
+  domain_N = np.repeat([0, 1, 2], 8)
+  pool, keys = _documents(rng, [words[k] for k in domain_N], "pool")
+  goal, goal_keys = _documents(rng, [(1, 5)] * 6, "goal")
+  pool_sampler = sampler.make(pool, keys, row_tokens=T, seed=0)
+  goal_sampler = sampler.make(goal, goal_keys, row_tokens=T, seed=0)
+  frozen = perplexity.eval_set(
+    goal, goal_keys, max_tokens=60, rows=ROWS, row_tokens=T
+  )
+  view = signals.View(
+    domains=strata.make(pool_sampler, domain_N, num_parts=K),
+    targets=strata.make(goal_sampler, np.zeros(6, int), num_parts=1),
+    eval_sets=(frozen,),
+    bits_T=np.array([goal.pairs_N.sum() / goal.bytes_N.sum() / np.log(2)]),
+    rows=1,
+    target_rows=2,
+    frozen_rows=2,
+    chunk_rows=ROWS,
+  )
+  mass_K = np.bincount(domain_N, pool.mass_N, minlength=K)
+  tokens_M, target_M = signals.documents_of((frozen,))
+  facts = Facts(
+    max_weight=100.0,
+    horizon=1.0,
+    sample_NE=np.zeros((1, 1)),
+    sample_mass_N=np.ones(1),
+    target_NE=np.zeros((1, 1)),
+    target_mass_N=np.ones(1),
+    domain_mass_K=mass_K,
+    target_domain_TK=np.array([[1.0, 0.0, 0.0, 0.0]]),
+    steps=steps,
+    final_steps=60,
+    sizes=(CONFIG.num_parameters,),
+    final_size=CONFIG.num_parameters,
+    curve_steps=(steps // 2, steps),
+    document_tokens_M=tokens_M,
+    document_target_M=target_M,
+  )
+  return Corpus(
+    steer.SteerData(pool_sampler, domain_N, goal_sampler, np.ones(6), view),
+    swarm.SwarmData(pool_sampler, domain_N, view),
+    facts,
+  )
+
+
+def _documents(rng, ranges, name):
+  texts = [rng.integers(*span, rng.integers(5, 30)) for span in ranges]
+  tokens = packing.store(texts, [3 * len(t) for t in texts], end_of_text=0)
+  keys = sampler.document_keys([f"{name}{i}" for i in range(len(texts))])
+  return tokens, keys
+
+
+@functools.cache
+def engine() -> engines.Engine:
+  optimizer = optim.adamw(
+    3e-2, warmup_steps=2, total_steps=None, weight_decay=0.01, eps_root=1e-8
+  )
+  return engines.make(CONFIG, optimizer)
+
+
+def mixture(*shares) -> jnp.ndarray:
+  """Of four domains."""
+  return jnp.asarray(shares, jnp.float32)
