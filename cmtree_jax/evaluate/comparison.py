@@ -53,6 +53,49 @@ def paired_difference(
   return Interval(mean, mean - spread, mean + spread)
 
 
+def noise_floor(
+  repeats_R: Values, *, seeds: int, confidence: float = 0.95
+) -> float:
+  r"""The difference that two means of `seeds` runs show by chance alone.
+
+  .. math:: t_{(1+c)/2,\,R-1} \, s_R \sqrt{2 / S}
+
+  Half the width of the interval of a difference of two independent means, from
+  the spread of runs of one recipe. Pairing cancels part of this noise; a
+  difference below the floor may still be one of the seeds, not of the recipes.
+
+  Args:
+    repeats_R: R runs of one recipe that differ in the seed alone.
+    seeds: S, runs in each of the two means.
+    confidence: c, the share of chance differences below the floor.
+  Returns:
+    The floor; NaN for a single run, which says nothing about noise.
+
+  >>> noise_floor([1.0, 1.2, 1.1], seeds=3)
+  0.3513
+  """
+  repeats_R = np.asarray(repeats_R, np.float64)
+  return _t_times_deviation(repeats_R, confidence) * math.sqrt(2 / seeds)
+
+
+def verdict(difference: Interval, floor: float) -> str:
+  """What a difference in bits per byte shows: a word for tables.
+
+  Better or worse only if the interval excludes zero and the mean is beyond the
+  noise floor.
+
+  >>> verdict(Interval(-0.03, -0.04, -0.02), 0.01)
+  'better'
+  """
+  if math.isnan(difference.low) or math.isnan(floor):
+    return "one seed"
+  if difference.high < 0 and difference.mean < -floor:
+    return "better"
+  if difference.low > 0 and difference.mean > floor:
+    return "worse"
+  return "no difference"
+
+
 def _t_times_deviation(values_S: np.ndarray, confidence: float) -> float:
   if len(values_S) < 2:
     return math.nan

@@ -61,3 +61,39 @@ def test_one_seed_has_a_mean_and_no_interval():
 def test_what_cannot_be_paired_is_told(a, b):
   with pytest.raises(ValueError, match="equally long"):
     comparison.paired_difference(np.array(a), np.array(b))
+
+
+def test_chance_differences_stay_below_the_noise_floor_as_often_as_it_says():
+  rng = np.random.default_rng(0)
+  below = 0
+  for _ in range(2000):
+    floor = comparison.noise_floor(
+      rng.normal(1.0, 0.3, 4), seeds=3, confidence=0.9
+    )
+    a_S, b_S = rng.normal(1.0, 0.3, (2, 3))
+    below += abs(a_S.mean() - b_S.mean()) < floor
+  assert abs(below / 2000 - 0.9) < 4 * math.sqrt(0.9 * 0.1 / 2000)
+
+
+def test_the_noise_floor_by_hand():
+  # t(.975, 2) = 4.3027, the deviation is 0.1, two means of two runs.
+  floor = comparison.noise_floor([1.0, 1.2, 1.1], seeds=2)
+  assert floor == pytest.approx(0.43027, rel=1e-4)
+  assert math.isnan(comparison.noise_floor([1.0], seeds=2))
+
+
+@pytest.mark.parametrize(
+  ("interval", "floor", "word"),
+  [
+    ((-0.03, -0.04, -0.02), 0.01, "better"),
+    ((-0.03, -0.04, -0.02), 0.05, "no difference"),
+    ((-0.03, -0.07, 0.01), 0.01, "no difference"),
+    ((0.03, 0.02, 0.04), 0.01, "worse"),
+    ((0.03, 0.02, 0.04), 0.05, "no difference"),
+    ((0.03, -0.01, 0.07), 0.01, "no difference"),
+    ((0.03, math.nan, math.nan), 0.01, "one seed"),
+    ((0.03, 0.02, 0.04), math.nan, "one seed"),
+  ],
+)
+def test_a_verdict_needs_interval_and_floor(interval, floor, word):
+  assert comparison.verdict(comparison.Interval(*interval), floor) == word

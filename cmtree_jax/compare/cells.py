@@ -1,0 +1,244 @@
+"""The cells of a comparison: which there are, and the files of those done.
+
+A cell is one search of a method or one final training. Its JSON file is written last
+and whole, so a cell with one is finished and is never done again.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cmtree_jax.data import store
+from cmtree_jax.evaluate.standings import FULL, NATURAL
+from cmtree_jax.ledger import Cost
+
+# Stands for the target set of methods whose recipe is the same for all of them.
+ANY = "any"
+
+
+class Search(NamedTuple):
+  """One search of a method for a set of targets."""
+
+  method: str
+  target_set: str  # or ANY
+  seed: int
+
+  @property
+  def name(self) -> str:
+    """Of its files."""
+    return f"{self.method}.{self.target_set}.{self.seed}"
+
+
+class Final(NamedTuple):
+  """One final training on what a search found."""
+
+  search: Search
+  seed: int
+  fraction: float  # of the token budget
+
+  @property
+  def name(self) -> str:
+    """Of its files."""
+    found = self.search
+    return f"{found.method}.{found.target_set}.{self.seed}.x{self.fraction:g}"
+
+
+class Plan(NamedTuple):
+  """What is compared."""
+
+  methods: tuple[str, ...]  # natural among them
+  target_sets: dict[str, tuple[str, ...]]  # "a+b" -> (a, b)
+  untargeted: frozenset[str]  # methods with one recipe for all targets
+  seeds: int
+  search_seeds: int
+  fractions: tuple[float, ...]  # one among them
+  natural_multiples: tuple[float, ...]
+  noise_repeats: int
+
+  @property
+  def targets(self) -> tuple[str, ...]:
+    """Of all sets."""
+    sets = self.target_sets.values()
+    return tuple(dict.fromkeys(target for one in sets for target in one))
+
+  def searches(self) -> list[Search]:
+    """Every search once, in the order in which the trainings need them."""
+    return list(dict.fromkeys(cell.search for cell in self.finals()))
+
+  def finals(self) -> list[Final]:
+    """Every training once; seeds outermost, so what is done is comparable."""
+    cells = [
+      self._final(method, target_set, seed, fraction)
+      for seed in range(self.seeds)
+      for target_set in self.target_sets
+      for method in self.methods
+      for fraction in self._fractions(method)
+    ]
+    cells += [
+      self._final(NATURAL, ANY, self.seeds + repeat, FULL)
+      for repeat in range(self.noise_repeats)
+    ]
+    return list(dict.fromkeys(cells))
+
+  def targets_of(self, search: Search) -> tuple[str, ...]:
+    """The targets that a search is for, and that its models are scored on."""
+    if search.target_set == ANY:
+      return self.targets
+    return self.target_sets[search.target_set]
+
+  def sets_of(self, search: Search) -> dict[str, tuple[str, ...]]:
+    """The target sets in whose standings the models of a search are."""
+    if search.target_set == ANY:
+      return self.target_sets
+    return {search.target_set: self.target_sets[search.target_set]}
+
+  def _final(self, method, target_set, seed, fraction):
+    place = ANY if method in self.untargeted else target_set
+    search = Search(method, place, seed % self.search_seeds)
+    return Final(search, seed, fraction)
+
+  def _fractions(self, method):
+    more = self.natural_multiples if method == NATURAL else ()
+    return tuple(dict.fromkeys((*self.fractions, *more)))
+
+
+class Found(NamedTuple):
+  """What a search handed over."""
+
+  cost: Cost
+  effective_sample_size: float
+
+
+class Folder(NamedTuple):
+  """The files of all cells, `WORKDIR/cells`."""
+
+  path: Path
+
+  def work(self, cell: Search | Final) -> Path:
+    """Where a cell keeps its checkpoints while it is in progress."""
+    return self._kind(cell) / f"{cell.name}.work"
+
+  def found(self, cell: Search) -> Found | None:
+    """The result of a search; None if it has not ended."""
+    facts = _read(self._file(cell, "json"))
+    if facts is None:
+      return None
+    cost = Cost(facts["search_tokens"], facts["search_flops"])
+    return Found(cost, facts["effective_sample_size"])
+
+  def log_w_N(self, cell: Search) -> np.ndarray:
+    """The log-weights that a search found, float32."""
+    with np.load(self._file(cell, "npz")) as arrays:
+      return arrays["log_w_N"]
+
+  def save_found(self, cell: Search, found: Found, log_w_N: np.ndarray) -> None:
+    """Ends a search."""
+    store.save_arrays(
+      self._file(cell, "npz"), {"log_w_N": log_w_N.astype(np.float32)}
+    )
+    facts = {
+      "search_tokens": found.cost.tokens,
+      "search_flops": found.cost.flops,
+      "effective_sample_size": found.effective_sample_size,
+    }
+    self._end(cell, facts)
+
+  def scored(self, cell: Final) -> dict[str, Any] | None:
+    """What a final training's file says; None if it has not ended."""
+    return _read(self._file(cell, "json"))
+
+  def save_scored(self, cell: Final, facts: Mapping[str, Any]) -> None:
+    """Ends a final training."""
+    self._end(cell, facts)
+
+  def make(self) -> "Folder":
+    """Makes the folder."""
+    for kind in (Search, Final):
+      (self.path / kind.__name__.lower()).mkdir(parents=True, exist_ok=True)
+    return self
+
+  def _end(self, cell, facts):
+    store.write_atomically(self._file(cell, "json"), store.to_json(facts))
+    store.remove(self.work(cell))
+
+  def _kind(self, cell):
+    return self.path / type(cell).__name__.lower()
+
+  def _file(self, cell, suffix):
+    return self._kind(cell) / f"{cell.name}.{suffix}"
+
+
+def rows(
+  plan: Plan, folder: Folder, same: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+  """The rows of results.parquet from the files of all cells.
+
+  A model that belongs to several target sets has its scores repeated in each.
+
+  Args:
+    plan: all of its cells are finished.
+    folder: of the cells.
+    same: columns that are the same in all rows.
+  """
+  made = []
+  for cell in plan.finals():
+    scored, found = folder.scored(cell), folder.found(cell.search)
+    assert scored is not None and found is not None, cell
+    for target_set, targets in plan.sets_of(cell.search).items():
+      for target in targets:
+        for split, bpb in scored["bpb"][target].items():
+          made.append(
+            {
+              "method": cell.search.method,
+              "target_set": target_set,
+              "target": target,
+              "split": split,
+              "seed": cell.seed,
+              "fraction": cell.fraction,
+              "tokens": scored["tokens"],
+              "bpb": bpb,
+              "search_tokens": found.cost.tokens,
+              "search_flops": found.cost.flops,
+              "final_flops": scored["final_flops"],
+              "effective_sample_size": found.effective_sample_size,
+              **same,
+              "commit": scored["commit"],
+            }
+          )
+  return made
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+  """Rows as Parquet, every column of a fixed type."""
+  import pyarrow as pa
+
+  text, integer, number = pa.string(), pa.int64(), pa.float64()
+  schema = pa.schema(
+    [
+      ("method", text),
+      ("target_set", text),
+      ("target", text),
+      ("split", text),
+      ("seed", integer),
+      ("fraction", number),
+      ("tokens", integer),
+      ("bpb", number),
+      ("search_tokens", number),
+      ("search_flops", number),
+      ("final_flops", number),
+      ("effective_sample_size", number),
+      ("config_digest", text),
+      ("corpus_digest", text),
+      ("commit", text),
+    ]
+  )
+  assert all(math.isfinite(row["bpb"]) for row in rows)
+  store.write_parquet(path, pa.Table.from_pylist(list(rows), schema=schema))
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+  return json.loads(path.read_text()) if path.exists() else None

@@ -1,0 +1,247 @@
+"""The story of a comparison: prepare once, search, train, score, table."""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from cmtree_jax import config as configs
+from cmtree_jax import learn, prepare, run, settings
+from cmtree_jax import workdir as workdirs
+from cmtree_jax.checkpoint import Interrupted, stop_on_signal
+from cmtree_jax.compare import cells, training
+from cmtree_jax.data import store
+from cmtree_jax.domains import Domains
+from cmtree_jax.evaluate.standings import FULL, NATURAL, standings
+from cmtree_jax.methods import METHODS
+from cmtree_jax.report import standings as report
+from cmtree_jax.report import standings_figure
+from cmtree_jax.report.progress import Reporter
+from cmtree_jax.types import UserError
+
+RESULTS_FILE = "results.parquet"
+TABLE_FILE = "table.md"
+FIGURE_FILE = "comparison.svg"
+
+
+def run_comparison(
+  config: Any, workdir: Path, *, overwrite: bool = False
+) -> int:
+  """Runs one comparison to its end, or continues it; returns the exit status.
+
+  Args:
+    config: locked; see configs/compare.py.
+    workdir: gets config.json, the cells and all results.
+    overwrite: throws away what another job left in `workdir`.
+  Raises:
+    UserError: a setting or the data is wrong; nothing is lost.
+    Fault: a loss is not finite, after saving.
+  """
+  check(config)
+  workdirs.claim_workdir(workdir, config, overwrite=overwrite)
+  if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    compiled = str(settings.cache_dir(config) / "xla")
+    jax.config.update("jax_compilation_cache_dir", compiled)
+  folder = cells.Folder(workdir / "cells").make()
+  total = work_left(config, plan_of(config), folder)
+  with Reporter(total) as reporter, stop_on_signal() as stop:
+    try:
+      done = compare(learn.Job(config, workdir, reporter, stop), folder)
+    except Interrupted:
+      reporter.say("Interrupted and saved. Run the same command to go on.")
+      return run.INTERRUPTED
+  done()
+  return 0
+
+
+def compare(job: learn.Job, folder: cells.Folder) -> Callable[[], None]:
+  """Does all cells that are not done yet; returns what shows the end."""
+  plan = plan_of(job.config)
+  data = prepared(job, plan)
+  todo = [cell for cell in plan.searches() if folder.found(cell) is None]
+  names = list(dict.fromkeys(cell.method for cell in todo))
+  parts = learn.partitions(names, job, data) if todo else {}
+  for cell in todo:
+    job.stop.check()
+    own = {name: data.targets[name] for name in plan.targets_of(cell)}
+    search_cell(cell, job, data._replace(targets=own), parts, folder)
+  trainer = training.Training.make(job, data)
+  for cell in plan.finals():
+    if folder.scored(cell) is None:
+      targets = plan.targets_of(cell.search)
+      folder.save_scored(cell, trainer.scores(cell, targets, folder))
+  same = {
+    "config_digest": configs.digest(job.config),
+    "corpus_digest": data.digest,
+  }
+  return write(cells.rows(plan, folder, same), plan, job)
+
+
+def plan_of(config: Any) -> cells.Plan:
+  """What the config's block `compare` asks for."""
+  chosen = config.compare
+  methods = tuple(dict.fromkeys((NATURAL, *chosen.methods)))
+  return cells.Plan(
+    methods=methods,
+    target_sets={name: tuple(name.split("+")) for name in chosen.targets},
+    untargeted=frozenset(
+      name
+      for name in methods
+      if not settings.make_method(name, config).targeted
+    ),
+    seeds=chosen.seeds,
+    search_seeds=chosen.search_seeds,
+    fractions=tuple(chosen.fractions),
+    natural_multiples=tuple(chosen.natural_multiples),
+    noise_repeats=chosen.noise_repeats,
+  )
+
+
+def check(config: Any) -> None:
+  """Settings that contradict each other are refused before any work."""
+  if "compare" not in config:
+    raise UserError(
+      "The config has no block `compare`; start from configs/compare.py."
+    )
+  settings.check(config)
+  chosen = config.compare
+  for name in chosen.methods:
+    if name not in METHODS:
+      raise UserError(
+        f"Unknown method {name!r} in config.compare.methods. Known: "
+        f"{', '.join(sorted(METHODS))}."
+      )
+  _check_targets(chosen.targets)
+  for field, least in (("seeds", 1), ("search_seeds", 1), ("noise_repeats", 0)):
+    if chosen[field] < least:
+      raise UserError(
+        f"config.compare.{field} must be at least {least}, came {chosen[field]}."
+      )
+  if FULL not in chosen.fractions or not all(
+    0 < one <= FULL for one in chosen.fractions
+  ):
+    raise UserError(
+      "config.compare.fractions must be above 0 and at most 1, with 1.0 among "
+      f"them, came {list(chosen.fractions)}."
+    )
+  if not all(one > FULL for one in chosen.natural_multiples):
+    raise UserError(
+      "config.compare.natural_multiples must be above 1, came "
+      f"{list(chosen.natural_multiples)}."
+    )
+  for one in (*chosen.fractions, *chosen.natural_multiples):
+    _check_steps(one, config)
+  plan_of(config)  # refuses options of methods
+
+
+def _check_targets(targets: tuple[str, ...]) -> None:
+  if not targets:
+    raise UserError("config.compare.targets must name at least one target.")
+  for target_set in targets:
+    names = target_set.split("+")
+    if not all(names) or len(set(names)) < len(names):
+      raise UserError(
+        f"config.compare.targets: wanted a target or several different ones "
+        f"joined by +, came {target_set!r}."
+      )
+    if target_set == cells.ANY:
+      raise UserError(
+        f"config.compare.targets: no target may be called {cells.ANY!r} here."
+      )
+
+
+def _check_steps(fraction: float, config: Any) -> None:
+  final = config.final
+  steps = final.steps * fraction
+  if steps % final.steps_per_call or steps <= config.optimizer.warmup_steps:
+    raise UserError(
+      f"config.compare: {fraction:g} of config.final.steps = {final.steps} are "
+      f"{steps:g} steps; wanted a multiple of config.final.steps_per_call = "
+      f"{final.steps_per_call} above config.optimizer.warmup_steps = "
+      f"{config.optimizer.warmup_steps}."
+    )
+
+
+def prepared(job: learn.Job, plan: cells.Plan) -> prepare.Prepared:
+  """The corpus with the targets that are compared."""
+  config = job.config.copy_and_resolve_references()
+  config.data.targets = plan.targets
+  data = run.prepared(job._replace(config=config))
+  for target in plan.targets:
+    for split, documents in data.targets[target].items():
+      if not len(documents):
+        raise UserError(
+          f"Target {target!r} has no {split} texts; a comparison needs "
+          f"{', '.join(store.SPLITS)} of each. Leave it out of "
+          "config.compare.targets."
+        )
+  return data
+
+
+def search_cell(
+  cell: cells.Search,
+  job: learn.Job,
+  data: prepare.Prepared,
+  parts: Mapping[str, Domains],
+  folder: cells.Folder,
+) -> None:
+  """One search, saved at its end.
+
+  Args:
+    cell: says which.
+    job: of the comparison.
+    data: with the targets of the cell alone.
+    parts: of `learn.partitions`; every search stands on the same.
+    folder: gets the result; a search in progress keeps its checkpoints there.
+  """
+  config = job.config.copy_and_resolve_references()
+  config.seed += cell.seed
+  found = learn.weigh(
+    cell.method,
+    job._replace(config=config, workdir=folder.work(cell)),
+    data,
+    parts,
+    seed=config.seed,
+    stage="search",
+  )
+  log_w_N = found.log_w_N.astype(np.float32)
+  share = learn.effective_sample_size(
+    log_w_N.astype(np.float64), data.pool.tokens.mass_N
+  )
+  folder.save_found(cell, cells.Found(found.cost, share), log_w_N)
+
+
+def work_left(config: Any, plan: cells.Plan, folder: cells.Folder) -> float:
+  """Work of the cells that are not done, in training rows."""
+  searches = (
+    settings.search_work(cell.method, config)
+    for cell in plan.searches()
+    if folder.found(cell) is None
+  )
+  finals = (
+    float(training.steps_of(config, cell.fraction) * config.batch.rows)
+    for cell in plan.finals()
+    if folder.scored(cell) is None
+  )
+  return sum(searches) + sum(finals)
+
+
+def write(
+  rows: list[dict[str, Any]], plan: cells.Plan, job: learn.Job
+) -> Callable[[], None]:
+  """Writes results, table and figure; returns what prints them."""
+  cells.write_rows(job.workdir / RESULTS_FILE, rows)
+  found = standings(rows, seeds=plan.seeds)
+  store.write_atomically(job.workdir / TABLE_FILE, report.markdown(found))
+  files = [job.workdir / RESULTS_FILE, job.workdir / TABLE_FILE]
+  try:
+    standings_figure.draw(found, job.workdir / FIGURE_FILE)
+    files.append(job.workdir / FIGURE_FILE)
+  except ImportError:
+    job.reporter.say(
+      f"No {FIGURE_FILE}: it needs matplotlib, pip install cmtree_jax[report]."
+    )
+  return lambda: report.show(found, files)

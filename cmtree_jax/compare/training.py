@@ -1,0 +1,132 @@
+"""The final trainings of a comparison, and the frozen evaluation of their models."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from cmtree_jax import engine, loops, prepare, settings
+from cmtree_jax import workdir as workdirs
+from cmtree_jax.checkpoint import Checkpointer
+from cmtree_jax.compare import cells
+from cmtree_jax.data import sampler
+from cmtree_jax.evaluate import perplexity
+from cmtree_jax.learn import Job
+from cmtree_jax.ledger import GRADIENT, Cost
+
+_SCORED = ("validation", "test")  # splits
+
+
+class Training(NamedTuple):
+  """What all final trainings share."""
+
+  job: Job
+  pool: sampler.Sampler
+  eval_sets: dict[tuple[str, str], perplexity.EvalSet]  # (target, split)
+  engine_of: Callable[[int], engine.Engine]  # of so many steps
+  flops_per_token: float  # of a forward pass
+  commit: str | None
+
+  @classmethod
+  def make(cls, job: Job, data: prepare.Prepared) -> "Training":
+    """Samples, frozen evaluation and compiled functions of a corpus."""
+    config = job.config
+    row_tokens = config.batch.row_tokens
+    model = settings.proxy_of(config.final.preset, config, data.vocab_size)
+    return cls(
+      job=job,
+      pool=sampler.make(
+        data.pool.tokens, data.pool.key_N, row_tokens=row_tokens, seed=0
+      ),
+      eval_sets={
+        (target, split): perplexity.eval_set(
+          splits[split].tokens,
+          splits[split].key_N,
+          max_tokens=config.evaluate.max_tokens,
+          rows=config.evaluate.rows,
+          row_tokens=row_tokens,
+        )
+        for target, splits in data.targets.items()
+        for split in _SCORED
+      },
+      engine_of=_engines(config, model),
+      flops_per_token=model.flops_per_token(row_tokens),
+      commit=workdirs.git_commit(),
+    )
+
+  def scores(
+    self, cell: cells.Final, targets: tuple[str, ...], folder: cells.Folder
+  ) -> dict[str, Any]:
+    """Trains on what the cell's search found and scores the model.
+
+    Args:
+      cell: says which.
+      targets: that the model is scored on.
+      folder: of the cells; a training in progress keeps its checkpoints there.
+    Raises:
+      Fault: a loss is not finite.
+      Interrupted: after saving.
+    """
+    config, batch = self.job.config, self.job.config.batch
+    final, steps = config.final, steps_of(config, cell.fraction)
+    places = [(target, split) for target in targets for split in _SCORED]
+    checkpointer = Checkpointer(folder.work(cell))
+    text = f"final training, {cell.name}"
+    bpb = loops.mixture_runs(
+      {cell.name: folder.log_w_N(cell.search).astype(np.float64)},
+      [self.pool._replace(seed=1000 + cell.seed)],
+      [self.eval_sets[place] for place in places],
+      loops.RunPlan(
+        steps, batch.rows, final.steps_per_call, final.calls_per_save
+      ),
+      _born_of(self.engine_of(steps), cell.seed),
+      checkpointer=checkpointer,
+      stop=self.job.stop,
+      advance=lambda work, said: self.job.reporter.advance(
+        work, text if said else ""
+      ),
+    )
+    checkpointer.close()
+    scores: dict[str, dict[str, float]] = {target: {} for target in targets}
+    for (target, split), value in zip(places, bpb[0, 0], strict=True):
+      scores[target][split] = float(value)
+    tokens = steps * batch.rows * batch.row_tokens
+    return {
+      "bpb": scores,
+      "tokens": tokens,
+      "final_flops": Cost().plus(tokens, GRADIENT, self.flops_per_token).flops,
+      "commit": self.commit,
+    }
+
+
+def steps_of(config: Any, fraction: float) -> int:
+  """Training steps at a share of the token budget."""
+  return round(config.final.steps * fraction)
+
+
+def _engines(config: Any, model: Any) -> Callable[[int], engine.Engine]:
+  """One engine per number of steps: the learning rate decays over its own."""
+  mesh = settings.final_mesh(config)
+
+  def make(steps):
+    optimizer = settings.optimizer_of(config, total_steps=steps)
+    return engine.make(model, optimizer, mesh=mesh)
+
+  full = make(config.final.steps)
+
+  @functools.cache
+  def engine_of(steps):
+    # What does not depend on the optimizer's steps is compiled once.
+    return make(steps)._replace(
+      init=full.init, weighted_nats=full.weighted_nats
+    )
+
+  return engine_of
+
+
+def _born_of(one: engine.Engine, seed: int) -> engine.Engine:
+  """With initial parameters of the cell's seed; a cell's run is its loop's first."""
+  each = jax.vmap(lambda key: jax.random.fold_in(key, seed))
+  return one._replace(init=lambda keys: one.init(each(keys)))

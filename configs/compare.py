@@ -1,0 +1,34 @@
+"""Every control and method side by side, two targets of the default corpus, 3 seeds.
+
+python -m cmtree_jax.compare --config configs/compare.py --workdir runs/compare
+
+Data, search and final training are those of default.py; `method`, `baselines` and
+`final.seeds` there belong to `cmtree_jax.main` and are not read here.
+"""
+
+from ml_collections import ConfigDict
+
+from cmtree_jax.methods import METHODS
+from configs import default
+
+
+def get_config():
+  """The defaults, and what is compared."""
+  config = default.get_config()
+  config.compare = ConfigDict()
+  # Names in METHODS; natural is compared in any case.
+  config.compare.methods = tuple(METHODS)
+  # Names of targets; "a+b" is one recipe for the mean of both.
+  config.compare.targets = ("film_reviews", "humaneval")
+  config.compare.seeds = 3  # final trainings, paired by seed
+  # Searches per method and target, on one partition; the final training of seed s
+  # uses search s modulo this.
+  config.compare.search_seeds = 1
+  # Final trainings at these shares of the token budget, each with a decay of its
+  # own: how many tokens reach natural's final loss? 1.0 must be among them.
+  config.compare.fractions = (0.5, 1.0)
+  # Natural alone trained for so many budgets: quality at equal total FLOPs.
+  config.compare.natural_multiples = (2.0, 4.0)
+  config.compare.noise_repeats = 3  # more seeds of natural: the noise floor
+  config.data.targets = ()  # all are prepared; `compare.targets` chooses
+  return config
