@@ -90,6 +90,7 @@ def mixture_runs(
   checkpointer: Checkpointer,
   stop: StopFlag,
   advance: Advance,
+  first_seed: int = 0,
 ) -> np.ndarray:
   """Trains one model per recipe and seed on equal tokens and scores it.
 
@@ -106,6 +107,7 @@ def mixture_runs(
     checkpointer: of this stage.
     stop: set when the job is asked to stop.
     advance: told of progress.
+    first_seed: of the parameters at the start, for the first sampler.
   Returns:
     Bits per byte [recipes, seeds, targets].
   Raises:
@@ -119,18 +121,19 @@ def mixture_runs(
     bpb=np.full((len(names), len(samplers), len(eval_sets)), np.nan),
     cell=np.array(0),
     step=np.array(0),
-    phi=engine.init(_run_keys(0)),
+    phi=engine.init(_run_keys(first_seed)),
     pool=samplers[0].init(),
   )
   runs = checkpointer.restore(runs) or runs
   while runs.cell < len(names) * len(samplers):
     seed, recipe = divmod(int(runs.cell), len(names))
     name, sampler = names[recipe], samplers[seed]
+    born = first_seed + seed
     if runs.step == 0:
       runs = runs._replace(
-        phi=engine.init(_run_keys(seed)), pool=sampler.init()
+        phi=engine.init(_run_keys(born)), pool=sampler.init()
       )
-    advance(0, f"final training, seed {seed}, {name}")
+    advance(0, f"final training, seed {born}, {name}")
     draws = pipeline.batches(
       sampler,
       sampler.start(runs.pool, np.exp(log_w[name])),
@@ -154,7 +157,7 @@ def mixture_runs(
           checkpointer.save(done, runs)
         if not math.isfinite(loss):
           raise Fault(
-            f"The loss of {name}, seed {seed}, is not finite at step "
+            f"The loss of {name}, seed {born}, is not finite at step "
             f"{int(runs.step)} (saved). Lower config.optimizer.learning_rate "
             "and start anew with --overwrite."
           )

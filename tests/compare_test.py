@@ -144,25 +144,23 @@ def test_runs_of_a_seed_are_paired_and_seeds_differ(finished, corpus, tmp_path):
   assert _test_bpb(finished, "natural")[:2] == bpb["natural"]
 
 
-def test_initial_parameters_depend_on_the_seed():
-  one = engine.make(
-    model.from_preset("0.3m", vocab_size=257),
-    optim.adamw(total_steps=12, **_ADAM),
-  )
-  keys = jax.random.key(0)[None]
-  a, b, again = (
-    np.asarray(
-      jax.tree.leaves(training._born_of(one, seed).init(keys).params)[0]
-    )
-    for seed in (0, 1, 0)
-  )
-  assert (a != b).any()
-  np.testing.assert_array_equal(a, again)
+def test_a_cell_is_the_run_of_its_seed_in_any_job(corpus, tmp_path):
+  # The main job trains seeds in a row, a comparison each on its own.
+  settings = [
+    one for one in _arguments(corpus, tmp_path / "main", *_NATURAL)
+    if not one.startswith("--config.compare")
+  ]
+  settings[settings.index("configs/compare.py")] = "configs/default.py"
+  extra = ["--config.method=natural", "--config.baselines=", "--config.final.seeds=2"]
+  assert main.main([*settings, *extra]) == 0
+  rows = json.loads((tmp_path / "main" / "comparison.json").read_text())
+  assert command.main(_arguments(corpus, tmp_path / "cells", *_NATURAL)) == 0
+  assert rows[0]["bpb"] == _test_bpb(tmp_path / "cells", "natural")[:2]
 
 
 def test_seeds_draw_other_documents(corpus, tmp_path, monkeypatch):
   # Also where the parameters at the start are the same.
-  monkeypatch.setattr(training, "_born_of", lambda one, seed: one)
+  monkeypatch.setattr(loops, "_run_keys", lambda seed: jax.random.key(7)[None])
   assert command.main(_arguments(corpus, tmp_path, *_NATURAL)) == 0
   first, second = _test_bpb(tmp_path, "natural")
   assert abs(first - second) > 1e-4

@@ -8,7 +8,11 @@ from cmtree_jax import config
 from cmtree_jax.types import UserError
 
 ROOT = pathlib.Path(config.__file__).parents[1]
-NAMES = sorted(p.stem for p in (ROOT / "configs").glob("[!_]*.py"))
+NAMES = sorted(
+  str(path.relative_to(ROOT / "configs").with_suffix(""))
+  for path in (ROOT / "configs").rglob("[!_]*.py")
+  if path.stem != "scale"
+)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -52,3 +56,14 @@ def test_addresses_may_hold_spaces_and_brackets(text, value):
 def test_numbers_may_stand_in_brackets():
   loaded = config.load("configs/default.py", ["tree.branching=(4, 4)"])
   assert loaded.tree.branching == (4, 4)
+
+
+def test_every_method_has_a_config_of_its_name():
+  from cmtree_jax.methods import METHODS
+
+  with_partition = set(METHODS) - {"random_documents"}
+  assert {name for name in NAMES if name.startswith("methods/")} == {
+    f"methods/{name}" for name in with_partition
+  }
+  for name in with_partition:
+    assert config.load(f"configs/methods/{name}.py", []).method == name

@@ -4,7 +4,6 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from cmtree_jax import engine, loops, prepare, settings
@@ -81,12 +80,13 @@ class Training(NamedTuple):
       loops.RunPlan(
         steps, batch.rows, final.steps_per_call, final.calls_per_save
       ),
-      _born_of(self.engine_of(steps), cell.seed),
+      self.engine_of(steps),
       checkpointer=checkpointer,
       stop=self.job.stop,
       advance=lambda work, said: self.job.reporter.advance(
         work, text if said else ""
       ),
+      first_seed=cell.seed,
     )
     checkpointer.close()
     scores: dict[str, dict[str, float]] = {target: {} for target in targets}
@@ -124,9 +124,3 @@ def _engines(config: Any, model: Any) -> Callable[[int], engine.Engine]:
     )
 
   return engine_of
-
-
-def _born_of(one: engine.Engine, seed: int) -> engine.Engine:
-  """With initial parameters of the cell's seed; a cell's run is its loop's first."""
-  each = jax.vmap(lambda key: jax.random.fold_in(key, seed))
-  return one._replace(init=lambda keys: one.init(each(keys)))
