@@ -1,6 +1,6 @@
 """Data Mixing Laws: losses as a law of the mixture, extrapolated in steps and size."""
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -47,10 +47,10 @@ class Info(NamedTuple):
 def make(
   *,
   num_mixtures: int | None = None,
-  aggregation: Literal["targets", "explicit", "implicit"] = "targets",
+  aggregation: str = "targets",
   extrapolate: bool = True,
   fit_from: float = 1 / 3,
-  search: Literal["grid", "solver"] = "grid",
+  search: str = "grid",
   grid: float | None = None,
   huber_delta: float = 0.02,
 ) -> Method:

@@ -42,9 +42,8 @@ def test_the_cap_is_obeyed_by_runs_and_optimum():
 def crossing(mixture_K, size):
   """Noise is ahead for as long as runs and models are short and small."""
   steps, final = np.array(world.CURVE_STEPS), world.loss_T(mixture_K)
-  early_C = 2 * (1 - mixture_K[world.NOISE]) * (10 / steps) ** 0.7
-  small = 2 * (1 - mixture_K[world.NOISE]) * (100 / world.SIZES[size]) ** 0.6
-  return final + early_C[:, None] + small
+  early_C = (10 / steps) ** 0.9 + (100 / world.SIZES[size]) ** 0.9
+  return final + 8 * (1 - mixture_K[world.NOISE]) * early_C[:, None]
 
 
 def test_runs_are_extrapolated_to_the_final_steps_and_size():
@@ -58,8 +57,8 @@ def test_runs_are_extrapolated_to_the_final_steps_and_size():
   _, unaware, infos = ended(blind, crossing, **sizes)
   assert len(infos) == 20
   p_K, q_K = world.mixture(method, state), world.mixture(blind, unaware)
-  assert q_K[world.NOISE] > 0.9
-  assert p_K[world.TARGET] + p_K[world.COPY] > 0.9
+  assert q_K[world.NOISE] > 0.9, q_K
+  assert p_K[world.TARGET] + p_K[world.COPY] > 0.9, p_K
 
 
 def test_a_curve_of_three_points_is_not_extrapolated():
