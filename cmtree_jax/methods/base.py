@@ -42,9 +42,7 @@ class Signals(NamedTuple):
   raw_excess_K: Any = None  # the same without max
   gram_KK: Any = None  # inner products of the domains' gradients
   head_gram_KK: Any = None  # the same of the gradients of the last layer
-  target_dot_K: Any = (
-    None  # products with the gradient of the mean target's loss
-  )
+  target_dot_K: Any = None  # products with the gradient of the mean target's loss
   target_loss_T: Any = None  # of each target (also of a run, at its end)
 
   # Of one whole run (loop runs).
@@ -71,20 +69,14 @@ class Facts(NamedTuple):
   sample_mass_N: shapes.Array
   target_NE: shapes.Array  # features of the targets' training documents
   target_mass_N: shapes.Array  # every target weighs the same; sums to one
-  domain_mass_K: (
-    shapes.Array
-  )  # q: the domains' shares of the corpus; sums to one
-  target_domain_TK: (
-    shapes.Array
-  )  # shares of each target's tokens in the domains
+  domain_mass_K: shapes.Array  # q: the domains' shares of the corpus; sums to one
+  target_domain_TK: shapes.Array  # shares of each target's tokens in the domains
   # Of loops domains and runs.
   steps: int = 0  # of a proxy that is steered, or of one run
   final_steps: int = 0  # of the training that the recipe is for
   sizes: tuple[int, ...] = ()  # parameters of the proxies that runs may have
   final_size: int = 0  # parameters of the model that the recipe is for
-  curve_steps: tuple[
-    int, ...
-  ] = ()  # steps at which a run is measured, its end last
+  curve_steps: tuple[int, ...] = ()  # steps at which a run is measured, its end last
   document_tokens_M: shapes.Array = ()  # of the targets' documents
   document_target_M: shapes.Array = ()  # which target each belongs to
 
@@ -103,9 +95,7 @@ class Ask(NamedTuple):
   """What the proxy of the loop `domains` trains on until the next observation."""
 
   mixture_K: shapes.Array  # sums to one
-  target_share: shapes.Array = (
-    0.0  # of the rows, drawn from the targets instead
-  )
+  target_share: shapes.Array = 0.0  # of the rows, drawn from the targets instead
   # Before these steps: keep the proxy as it is ("mark"), or return to the one kept.
   mark: shapes.Array = False
   back: shapes.Array = False

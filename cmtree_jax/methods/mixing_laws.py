@@ -150,18 +150,17 @@ def make(
 
   def finalize(state: State) -> DomainWeights:
     q_K = state.q_K
-    mixture_RK, loss_RT = _final_losses(state, nested, fit_from, huber_delta)
     mixture_K = q_K
     if aggregation == "explicit":
       wanted_K = state.target_K > 0
-      loss_RT = state.loss_RK[:, wanted_K]
       mixture_RK = state.trials.mixture_RK
+      loss_RT, share_T = state.loss_RK[:, wanted_K], state.target_K[wanted_K]
+    else:
+      mixture_RK, loss_RT = _final_losses(state, nested, fit_from, huber_delta)
+      share_T = np.full(loss_RT.shape[1], 1 / loss_RT.shape[1])
     done_R = np.isfinite(loss_RT).all(axis=1)
     if done_R.any():
       mixture_RK, loss_RT = mixture_RK[done_R], loss_RT[done_R]
-      share_T = np.full(loss_RT.shape[1], 1 / loss_RT.shape[1])
-      if aggregation == "explicit":
-        share_T = state.target_K[wanted_K]
       if aggregation == "implicit":
         law = laws.fit_implicit(
           mixture_RK,
