@@ -1,6 +1,6 @@
 """Data Mixing Laws: losses as a law of the mixture, extrapolated in steps and size."""
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -47,10 +47,10 @@ class Info(NamedTuple):
 def make(
   *,
   num_mixtures: int | None = None,
-  aggregation: Literal["targets", "explicit", "implicit"] = "targets",
+  aggregation: str = "targets",
   extrapolate: bool = True,
   fit_from: float = 1 / 3,
-  search: Literal["grid", "solver"] = "grid",
+  search: str = "grid",
   grid: float | None = None,
   huber_delta: float = 0.02,
 ) -> Method:
@@ -150,18 +150,17 @@ def make(
 
   def finalize(state: State) -> DomainWeights:
     q_K = state.q_K
-    mixture_RK, loss_RT = _final_losses(state, nested, fit_from, huber_delta)
     mixture_K = q_K
     if aggregation == "explicit":
       wanted_K = state.target_K > 0
-      loss_RT = state.loss_RK[:, wanted_K]
       mixture_RK = state.trials.mixture_RK
+      loss_RT, share_T = state.loss_RK[:, wanted_K], state.target_K[wanted_K]
+    else:
+      mixture_RK, loss_RT = _final_losses(state, nested, fit_from, huber_delta)
+      share_T = np.full(loss_RT.shape[1], 1 / loss_RT.shape[1])
     done_R = np.isfinite(loss_RT).all(axis=1)
     if done_R.any():
       mixture_RK, loss_RT = mixture_RK[done_R], loss_RT[done_R]
-      share_T = np.full(loss_RT.shape[1], 1 / loss_RT.shape[1])
-      if aggregation == "explicit":
-        share_T = state.target_K[wanted_K]
       if aggregation == "implicit":
         law = laws.fit_implicit(
           mixture_RK,

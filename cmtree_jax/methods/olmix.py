@@ -129,7 +129,7 @@ def _swarm(rng, q_K, *, count, strengths, min_weight):
   used_K = q_K > 0
   mixture_RK = np.zeros((count, len(q_K)))
   # 15 strengths, as in the authors' configuration.
-  strength_R = rng.choice(np.geomspace(*strengths, 15), count)
+  strength_R = rng.choice(np.geomspace(strengths[0], strengths[1], 15), count)
   for row, strength in enumerate(strength_R):
     share = rng.dirichlet(strength * q_K[used_K])
     # The largest stays, whatever the threshold is.

@@ -27,7 +27,6 @@ def fit_exactly(x_3: np.ndarray, y_K3: np.ndarray) -> PowerOfAmount:
     AutoScale, `2407.20177 <https://arxiv.org/abs/2407.20177>`_, and the authors'
     DDO notebook.
   """
-  import scipy.optimize
 
   def offset(b, fall):
     """a where y falls by `fall` from the first to the last point."""
@@ -36,7 +35,7 @@ def fit_exactly(x_3: np.ndarray, y_K3: np.ndarray) -> PowerOfAmount:
       a = np.exp(log_gap) - x_3[0]
       return (x_3[0] + a) ** -b - (x_3[2] + a) ** -b - fall
 
-    return np.exp(scipy.optimize.brentq(surplus, -20, 10, xtol=1e-14)) - x_3[0]
+    return np.exp(_root(surplus, -20, 10)) - x_3[0]
 
   def one(y_3):
     fall = y_3[0] - y_3[2]
@@ -46,7 +45,7 @@ def fit_exactly(x_3: np.ndarray, y_K3: np.ndarray) -> PowerOfAmount:
       return (x_3[0] + a) ** -b - (x_3[1] + a) ** -b - (y_3[0] - y_3[1])
 
     # The surplus is negative between the two b.
-    b = scipy.optimize.brentq(surplus, 0.4, 20, xtol=1e-13)
+    b = _root(surplus, 0.4, 20)
     a = offset(b, fall)
     return a, b, y_3[1] - (x_3[1] + a) ** -b
 
@@ -64,15 +63,12 @@ def allocate(
   References:
     AutoScale, `2407.20177 <https://arxiv.org/abs/2407.20177>`_, eq. of DDO.
   """
-  import scipy.optimize
 
   def amounts(log_slope):
     root_K = (law.b_K / np.exp(log_slope)) ** (1 / (law.b_K + 1))
     return np.maximum(root_K - law.a_K, least)
 
-  log_slope = scipy.optimize.brentq(
-    lambda s: amounts(s).sum() - total, -50, 50, xtol=1e-14
-  )
+  log_slope = _root(lambda s: amounts(s).sum() - total, -50, 50)
   return amounts(log_slope)
 
 
@@ -83,3 +79,9 @@ def next_scale(smaller_K: np.ndarray, larger_K: np.ndarray) -> np.ndarray:
     AutoScale, `2407.20177 <https://arxiv.org/abs/2407.20177>`_, theorem 1.
   """
   return larger_K**2 / smaller_K
+
+
+def _root(function, low, high) -> float:
+  from scipy import optimize
+
+  return optimize.root_scalar(function, bracket=(low, high), xtol=1e-14).root
