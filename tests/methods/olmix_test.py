@@ -27,7 +27,7 @@ def test_the_swarm_is_three_runs_per_number_of_the_law():
 
 
 def test_a_large_swarm_lies_around_the_natural_mixture():
-  method = olmix.make(num_runs=3000)
+  method = olmix.make(runs=3000)
   trials = method.init(jax.random.key(0), world.facts()).trials
   error_K = trials.mixture_RK.std(axis=0) / np.sqrt(3000)
   assert (abs(trials.mixture_RK.mean(axis=0) - world.Q) <= 4 * error_K).all()
@@ -35,7 +35,7 @@ def test_a_large_swarm_lies_around_the_natural_mixture():
 
 def test_planted_domains_come_in_order():
   # Under a law of the sum of target and copy, KL divides it as nature does.
-  method = olmix.make(num_runs=60)
+  method = olmix.make(runs=60)
   _, state, _ = ended(method)
   p_K = world.mixture(method, state)
   assert p_K[world.TARGET] + p_K[world.COPY] > 0.9
@@ -43,12 +43,12 @@ def test_planted_domains_come_in_order():
   assert p_K[world.NOISE] < p_K[world.NEUTRAL]
   assert p_K[world.EMPTY] < 1e-6
   # More of the penalty means nearer to natural.
-  tied = olmix.make(num_runs=60, kl=100.0)
+  tied = olmix.make(runs=60, kl=100.0)
   np.testing.assert_allclose(world.mixture(tied, state), world.Q, atol=0.02)
 
 
 def test_caps_bind_inside_the_optimum():
-  method = olmix.make(num_runs=60)
+  method = olmix.make(runs=60)
   _, state, _ = ended(method, max_weight=2.0)
   p_K = world.mixture(method, state)
   np.testing.assert_allclose(p_K[[world.TARGET, world.COPY]], [0.2, 0.4])
@@ -57,7 +57,7 @@ def test_caps_bind_inside_the_optimum():
 
 
 def test_it_is_natural_before_the_first_run_and_legal_after_any():
-  method = olmix.make(num_runs=15)
+  method = olmix.make(runs=15)
   for stop in (0, 1, 2):
     _, state, _ = ended(method, stop=stop)
     p_K = world.mixture(method, state)
@@ -69,7 +69,7 @@ def test_it_is_natural_before_the_first_run_and_legal_after_any():
 @pytest.mark.parametrize(
   "options",
   [
-    dict(num_runs=0),
+    dict(runs=0),
     dict(strengths=(0.0, 1.0)),
     dict(min_weight=1.0),
     dict(kl=-1.0),
