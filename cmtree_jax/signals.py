@@ -86,6 +86,7 @@ def look(
       engine.head_gram(params, (batch, _token_weights(batch)))
     )[0]
     charge(batch.tokens_BT[..., 0].size, FORWARD)
+    cost = _with_products(cost, len(batch.tokens_BT) ** 2, flops_per_token)
   if wanted & GRADIENTS:
     targets = view.targets.rows(1 + number, view.target_rows)
     weight = _token_weights(targets)
@@ -99,6 +100,8 @@ def look(
     )
     rows = batch.tokens_BT[..., 0].size + targets.tokens_BT[..., 0].size
     charge(rows, GRADIENT)
+    domains = len(batch.tokens_BT)
+    cost = _with_products(cost, domains * (domains + 1), flops_per_token)
   if "target_loss_T" in wanted:
     found["target_loss_T"] = target_losses(view, engine, params)[0]
     charge(eval_rows(view), FORWARD)
@@ -108,6 +111,15 @@ def look(
     if name in wanted
   }
   return Looked(Signals(**kept), cost, batch)
+
+
+def _with_products(cost: Cost, count: int, flops_per_token: float) -> Cost:
+  """With so many inner products of gradients.
+
+  One is two FLOPs a parameter, as a token's forward pass is; for the last layer
+  alone that is an upper bound.
+  """
+  return cost._replace(flops=cost.flops + count * flops_per_token)
 
 
 def target_losses(view: View, engine: Engine, params) -> np.ndarray:

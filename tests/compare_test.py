@@ -147,11 +147,16 @@ def test_runs_of_a_seed_are_paired_and_seeds_differ(finished, corpus, tmp_path):
 def test_a_cell_is_the_run_of_its_seed_in_any_job(corpus, tmp_path):
   # The main job trains seeds in a row, a comparison each on its own.
   settings = [
-    one for one in _arguments(corpus, tmp_path / "main", *_NATURAL)
+    one
+    for one in _arguments(corpus, tmp_path / "main", *_NATURAL)
     if not one.startswith("--config.compare")
   ]
   settings[settings.index("configs/compare.py")] = "configs/default.py"
-  extra = ["--config.method=natural", "--config.baselines=", "--config.final.seeds=2"]
+  extra = [
+    "--config.method=natural",
+    "--config.baselines=",
+    "--config.final.seeds=2",
+  ]
   assert main.main([*settings, *extra]) == 0
   rows = json.loads((tmp_path / "main" / "comparison.json").read_text())
   assert command.main(_arguments(corpus, tmp_path / "cells", *_NATURAL)) == 0

@@ -229,17 +229,50 @@ def test_the_excess_over_a_reference_falls_as_the_proxy_learns(tmp_path):
 def test_the_ledger_counts_what_is_looked_at(tmp_path):
   asks = [Ask(toy.mixture(1, 0, 0, 0))] * STEPS
   view = toy.corpus().steer.view
-  for name, rows, passes in (
-    ("loss_K", K * 2, FORWARD),
-    ("gram_KK", K * 1 + 2, GRADIENT),
-    ("head_gram_KK", K * 1, FORWARD),
-    ("target_loss_T", signals.eval_rows(view), FORWARD),
-    ("excess_K", 2 * K, FORWARD),
+  for name, rows, passes, products in (
+    ("loss_K", K * 2, FORWARD, 0),
+    ("gram_KK", K * 1 + 2, GRADIENT, K * (K + 1)),
+    ("head_gram_KK", K * 1, FORWARD, K * K),
+    ("target_loss_T", signals.eval_rows(view), FORWARD, 0),
+    ("excess_K", 2 * K, FORWARD, 0),
   ):
     cost = run(scripted(asks, name), tmp_path / name).cost
     trained = STEPS * ROWS * (2 if name == "excess_K" else 1) * GRADIENT
-    expected = (trained + STEPS * rows * passes) * T * FLOPS
+    looked = STEPS * (rows * passes * T + products)
+    expected = (trained * T + looked) * FLOPS
     assert cost.flops == pytest.approx(expected), name
+
+
+def test_costs_follow_the_published_formulas(tmp_path):
+  """Section on cost of Ge et al., `R&B <https://arxiv.org/abs/2505.00358>`_, 2025.
+
+  N parameters are 2 N FLOPs for a token's forward pass and 6 N for training on it;
+  D_t and D_e tokens are trained on and evaluated, by m domains in T rounds.
+  """
+  n, steps, rounds = FLOPS / 2, 12, 4
+  view = toy.corpus().steer.view
+  trained = 6 * steps * ROWS * T * n  # all tokens, those of graphs included
+  evaluated = view.frozen_rows * T  # D_e of a domain
+  observed = view.rows * T  # a domain's batch for gradients
+  target = view.target_rows * T
+  expected = {
+    # 6 (1 + delta) D_t N + 2 (T + m) D_e N: every evaluation is of all domains.
+    "skill_it": trained + 2 * rounds * K * evaluated * n,
+    # 6 D_t N + 2 T m D_e N
+    "aioli": trained + 2 * rounds * K * evaluated * n,
+    # 6 (1 + delta) D_t N + 6 T (D_e + m) N, and the products.
+    "dga": trained
+    + 6 * rounds * (target + K * observed) * n
+    + 2 * rounds * K * (K + 1) * n,
+    # 6 D_t N + m^2 N, which counts a product as one FLOP, not two; and fresh rows
+    # of every domain, for the paper takes its gradients from the training.
+    "rnb": trained + 2 * rounds * K**2 * n + 2 * rounds * K * observed * n,
+  }
+  for name, flops in expected.items():
+    options = {"evaluate": "domains"} if name in ("skill_it", "aioli") else {}
+    method = METHODS[name](every=steps // rounds, **options)
+    cost = run(method, tmp_path / name, steps=steps).cost
+    assert cost.flops == pytest.approx(flops), name
 
 
 @pytest.mark.parametrize("name", ["doremi", "skill_it"])
