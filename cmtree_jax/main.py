@@ -2,25 +2,45 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from cmtree_jax.types import Fault, UserError
+
+_DESCRIPTION = """Learn a division of a corpus and a mixture for a target, and
+measure them against other recipes."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
   """Runs one job; returns the exit status (0, 1 fault, 2 user, 143 interrupted)."""
+
+  def job(*args: Any, **kwargs: Any) -> int:
+    from cmtree_jax import run  # heavy imports wait for --help
+
+    return run.run(*args, **kwargs)
+
+  return command("cmtree_jax.main", _DESCRIPTION, job, arguments)
+
+
+def command(
+  name: str,
+  description: str,
+  job: Callable[..., int],
+  arguments: Sequence[str] | None,
+) -> int:
+  """Runs `job(config, workdir, overwrite=...)` as the arguments say."""
   arguments = sys.argv[1:] if arguments is None else arguments
   prefix = "--config."
   overrides = [a[len(prefix) :] for a in arguments if a.startswith(prefix)]
-  flags = _parser().parse_args(
+  flags = _parser(name, description).parse_args(
     [a for a in arguments if not a.startswith(prefix)]
   )
   try:
-    from cmtree_jax import config, run  # heavy imports wait for --help
+    from cmtree_jax import config
 
     resolved = config.load(flags.config, overrides)
-    return run.run(resolved, Path(flags.workdir), overwrite=flags.overwrite)
+    return job(resolved, Path(flags.workdir), overwrite=flags.overwrite)
   except UserError as error:
     print(f"Error: {error}", file=sys.stderr)
     return 2
@@ -29,11 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(name: str, description: str) -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
-    prog="python -m cmtree_jax.main",
-    description="Learn a division of a corpus and a mixture for a target, and "
-    "measure them against other recipes. The same command continues a run.",
+    prog=f"python -m {name}",
+    description=f"{description} The same command continues what was stopped.",
     epilog="Any field of the config is overridden by --config.FIELD=VALUE, "
     "for example --config.tree.branching=4,4.",
     allow_abbrev=False,

@@ -15,11 +15,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from cmtree_jax import engine, optim, run
+from cmtree_jax import loops, main, run
 from cmtree_jax.compare import __main__ as command
-from cmtree_jax.compare import cells, training
+from cmtree_jax.compare import cells
 from cmtree_jax.evaluate.standings import standings
-from cmtree_jax.proxy import model
 
 _WORDS = {
   "sums": [f"{a} + {b} = {a + b};" for a in range(9) for b in range(9)],
@@ -47,9 +46,6 @@ _FRACTIONS = (1 / 3, 1.0)
 _NATURAL = """compare.methods=natural compare.targets=arithmetic
 compare.fractions=1.0 compare.natural_multiples= compare.noise_repeats=0
 """.split()  # no more than two full trainings
-_ADAM = dict(
-  learning_rate=1e-2, warmup_steps=2, weight_decay=0.01, eps_root=1e-8
-)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Frozen partitions: every kind places every document."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,7 +39,9 @@ def data(tmp_path_factory) -> prepare.Prepared:
 
 
 def make(kind, data, **changes):
-  settings = dict(num_clusters=3, fine_clusters=9, candidates=(2, 3, 6), seed=0)
+  settings: dict[str, Any] = dict(
+    num_clusters=3, fine_clusters=9, candidates=(2, 3, 6), seed=0
+  )
   every = np.arange(len(data.pool))
   return domains.make(kind, data, every, **{**settings, **changes})
 

@@ -142,7 +142,9 @@ def test_declared_signals_are_fields_and_loops_are_known(run):
 def test_the_factory_documents_its_options(run):
   factory = METHODS[run.name]
   for option in inspect.signature(factory).parameters:
-    assert f"    {option}: " in inspect.getdoc(factory).replace("\n", "\n  ")
+    assert f"    {option}: " in (inspect.getdoc(factory) or "").replace(
+      "\n", "\n  "
+    )
 
 
 def test_finalize_is_legal_after_every_step(run):
