@@ -1,7 +1,8 @@
 """Learns a recipe by any method: what each loop needs of config and corpus."""
 
+import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,14 +66,13 @@ class Found(NamedTuple):
 class Learner(NamedTuple):
   """One method on one corpus, ready for its loop."""
 
-  name: str
   method: Method
   job: Job
   data: Prepared
   domains: Domains
   facts: Facts
   seed: int
-  checkpointer: Checkpointer
+  checkpointer: Callable[[], Checkpointer]  # to be closed
 
 
 def partitions(
@@ -119,21 +119,17 @@ def weigh(
   """
   method = settings.make_method(name, job.config)
   placed = parts[method.partition]
-  checkpointer = job.checkpointer(stage)
   learner = Learner(
-    name,
     method,
     job,
     data,
     placed,
     facts_of(method, job.config, data, placed),
     seed,
-    checkpointer,
+    lambda: job.checkpointer(stage),
   )
   job.reporter.advance(0, f"search of {name}")
-  found = _LOOPS[method.loop](learner)
-  checkpointer.close()
-  return found
+  return _LOOPS[method.loop](learner)
 
 
 def _from_facts(learner: Learner) -> Found:
@@ -163,24 +159,25 @@ def _train(learner: Learner) -> Found:
   options = settings.estimator_options(
     config, proxy, optimizer, job.reporter.say
   )
-  result = search.train_proxy(
-    learner.method,
-    learner.facts,
-    search_data(config, learner.data),
-    settings.search_plan(config, **options),
-    engine.make(
-      proxy,
-      optimizer,
-      mesh=sharding.make_mesh(**config.mesh),
-      estimator=config.hypergradient.estimator,
-      options=options,
-    ),
-    seed=learner.seed,
-    flops_per_token=proxy.flops_per_token(config.batch.row_tokens),
-    checkpointer=learner.checkpointer,
-    stop=job.stop,
-    advance=job.reporter.advance,
-  )
+  with contextlib.closing(learner.checkpointer()) as checkpointer:
+    result = search.train_proxy(
+      learner.method,
+      learner.facts,
+      search_data(config, learner.data),
+      settings.search_plan(config, **options),
+      engine.make(
+        proxy,
+        optimizer,
+        mesh=sharding.make_mesh(**config.mesh),
+        estimator=config.hypergradient.estimator,
+        options=options,
+      ),
+      seed=learner.seed,
+      flops_per_token=proxy.flops_per_token(config.batch.row_tokens),
+      checkpointer=checkpointer,
+      stop=job.stop,
+      advance=job.reporter.advance,
+    )
   return _found(
     learner,
     result.weights,
@@ -197,28 +194,29 @@ def _steer(learner: Learner) -> Found:
     config.proxy.preset, config, learner.data.vocab_size
   )
   targets, target_weight_N, _ = _targets(learner.data, "train", config)
-  result = steer.run(
-    learner.method,
-    learner.facts,
-    steer.SteerData(
-      pool=_pool(learner.data, config, seed=learner.seed),
-      domain_N=learner.domains.domain_N,
-      targets=targets,
-      target_weight_N=target_weight_N,
-      view=_view(learner),
-    ),
-    settings.steer_plan(config),
-    engine.make(
-      proxy,
-      settings.optimizer_of(config, total_steps=None),
-      mesh=settings.final_mesh(config),
-    ),
-    seed=learner.seed,
-    flops_per_token=proxy.flops_per_token(config.batch.row_tokens),
-    checkpointer=learner.checkpointer,
-    stop=job.stop,
-    advance=job.reporter.advance,
-  )
+  with contextlib.closing(learner.checkpointer()) as checkpointer:
+    result = steer.run(
+      learner.method,
+      learner.facts,
+      steer.SteerData(
+        pool=_pool(learner.data, config, seed=learner.seed),
+        domain_N=learner.domains.domain_N,
+        targets=targets,
+        target_weight_N=target_weight_N,
+        view=_view(learner),
+      ),
+      settings.steer_plan(config),
+      engine.make(
+        proxy,
+        settings.optimizer_of(config, total_steps=None),
+        mesh=settings.final_mesh(config),
+      ),
+      seed=learner.seed,
+      flops_per_token=proxy.flops_per_token(config.batch.row_tokens),
+      checkpointer=checkpointer,
+      stop=job.stop,
+      advance=job.reporter.advance,
+    )
   history = [{"mixture": row.tolist()} for row in result.mixture_OK]
   return _found(learner, result.weights, cost=result.cost, history=history)
 
@@ -235,21 +233,22 @@ def _swarm(learner: Learner) -> Found:
     made = engine.make(proxy, optimizer, mesh=settings.final_mesh(config))
     return swarm.Size(made, proxy.flops_per_token(config.batch.row_tokens))
 
-  result = swarm.run(
-    learner.method,
-    learner.facts,
-    swarm.SwarmData(
-      pool=_pool(learner.data, config, seed=learner.seed),
-      domain_N=learner.domains.domain_N,
-      view=_view(learner),
-    ),
-    settings.swarm_plan(config),
-    [lambda preset=preset: size(preset) for preset in config.swarm.presets],
-    seed=learner.seed,
-    checkpointer=learner.checkpointer,
-    stop=job.stop,
-    advance=job.reporter.advance,
-  )
+  with contextlib.closing(learner.checkpointer()) as checkpointer:
+    result = swarm.run(
+      learner.method,
+      learner.facts,
+      swarm.SwarmData(
+        pool=_pool(learner.data, config, seed=learner.seed),
+        domain_N=learner.domains.domain_N,
+        view=_view(learner),
+      ),
+      settings.swarm_plan(config),
+      [lambda preset=preset: size(preset) for preset in config.swarm.presets],
+      seed=learner.seed,
+      checkpointer=checkpointer,
+      stop=job.stop,
+      advance=job.reporter.advance,
+    )
   return _found(
     learner, result.weights, cost=result.cost, history=result.history
   )

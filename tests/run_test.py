@@ -187,7 +187,7 @@ def test_a_killed_job_ends_with_the_same_bytes(finished, corpus, tmp_path):
   workdir = tmp_path / "killed"
   stages = workdir / "checkpoints"
   job = _start(corpus, workdir)
-  _wait_for(job, stages / "search" / "2")
+  _wait_for(job, stages / "search" / "cmtree" / "2")
   job.send_signal(signal.SIGTERM)
   assert job.wait(timeout=60) == run.INTERRUPTED
   job = _start(corpus, workdir)

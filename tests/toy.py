@@ -19,7 +19,7 @@ FLOPS = 100.0  # per token of a forward pass, as the ledger is told
 
 
 class Corpus(NamedTuple):
-  """Documents of words 1-4, 5-8 and any; domain 3 is empty; the target reads 1-4."""
+  """What the loops of domains read."""
 
   steer: steer.SteerData
   swarm: swarm.SwarmData
@@ -27,28 +27,51 @@ class Corpus(NamedTuple):
 
 
 @functools.cache
-def corpus(steps=STEPS) -> Corpus:
+def corpus() -> Corpus:
+  """Documents of words 1-4, 5-8 and any; domain 3 is empty; the target reads 1-4."""
   rng = np.random.default_rng(0)
   words = [(1, 5), (5, 9), (1, 12)]
   domain_N = np.repeat([0, 1, 2], 8)
-  pool, keys = _documents(rng, [words[k] for k in domain_N], "pool")
-  goal, goal_keys = _documents(rng, [(1, 5)] * 6, "goal")
+
+  def text(span):
+    return rng.integers(*span, rng.integers(5, 30))
+
+  return build(
+    [text(words[k]) for k in domain_N],
+    domain_N,
+    [text((1, 5)) for _ in range(6)],
+    target_K=[1.0, 0.0, 0.0, 0.0],
+  )
+
+
+def build(texts, domain_N, goal, *, target_K, steps=STEPS) -> Corpus:
+  """What the loops of domains need of texts and one target.
+
+  Args:
+    texts: of the pool, as numbers of words.
+    domain_N: of each.
+    goal: texts of the target.
+    target_K: shares of the target in the domains.
+    steps: of a proxy.
+  """
+  num_domains = len(target_K)
+  pool, keys = _documents(texts, "pool")
+  tokens, goal_keys = _documents(goal, "goal")
   pool_sampler = sampler.make(pool, keys, row_tokens=T, seed=0)
-  goal_sampler = sampler.make(goal, goal_keys, row_tokens=T, seed=0)
+  goal_sampler = sampler.make(tokens, goal_keys, row_tokens=T, seed=0)
   frozen = perplexity.eval_set(
-    goal, goal_keys, max_tokens=60, rows=ROWS, row_tokens=T
+    tokens, goal_keys, max_tokens=60, rows=ROWS, row_tokens=T
   )
   view = signals.View(
-    domains=strata.make(pool_sampler, domain_N, num_parts=K),
-    targets=strata.make(goal_sampler, np.zeros(6, int), num_parts=1),
+    domains=strata.make(pool_sampler, domain_N, num_parts=num_domains),
+    targets=strata.make(goal_sampler, np.zeros(len(goal), int), num_parts=1),
     eval_sets=(frozen,),
-    bits_T=np.array([goal.pairs_N.sum() / goal.bytes_N.sum() / np.log(2)]),
+    bits_T=np.array([tokens.pairs_N.sum() / tokens.bytes_N.sum() / np.log(2)]),
     rows=1,
     target_rows=2,
     frozen_rows=2,
     chunk_rows=ROWS,
   )
-  mass_K = np.bincount(domain_N, pool.mass_N, minlength=K)
   tokens_M, target_M = signals.documents_of((frozen,))
   facts = Facts(
     max_weight=100.0,
@@ -57,10 +80,10 @@ def corpus(steps=STEPS) -> Corpus:
     sample_mass_N=np.ones(1),
     target_NE=np.zeros((1, 1)),
     target_mass_N=np.ones(1),
-    domain_mass_K=mass_K,
-    target_domain_TK=np.array([[1.0, 0.0, 0.0, 0.0]]),
+    domain_mass_K=np.bincount(domain_N, pool.mass_N, minlength=num_domains),
+    target_domain_TK=np.array([target_K]),
     steps=steps,
-    final_steps=60,
+    final_steps=10 * steps,
     sizes=(CONFIG.num_parameters,),
     final_size=CONFIG.num_parameters,
     curve_steps=(steps // 2, steps),
@@ -68,14 +91,15 @@ def corpus(steps=STEPS) -> Corpus:
     document_target_M=target_M,
   )
   return Corpus(
-    steer.SteerData(pool_sampler, domain_N, goal_sampler, np.ones(6), view),
+    steer.SteerData(
+      pool_sampler, domain_N, goal_sampler, np.ones(len(goal)), view
+    ),
     swarm.SwarmData(pool_sampler, domain_N, view),
     facts,
   )
 
 
-def _documents(rng, ranges, name):
-  texts = [rng.integers(*span, rng.integers(5, 30)) for span in ranges]
+def _documents(texts, name):
   tokens = packing.store(texts, [3 * len(t) for t in texts], end_of_text=0)
   keys = sampler.document_keys([f"{name}{i}" for i in range(len(texts))])
   return tokens, keys
