@@ -104,8 +104,10 @@ def test_the_target_and_its_duplicate_come_before_noise(name, tmp_path):
   assert wanted > q_K[[TARGET, COPY]].sum()  # more than natural
   mean = wanted / q_K[[TARGET, COPY]].sum()
   assert mean > w_K[NOISE]
-  # What the target does not need comes behind as well, though it can be learned.
-  assert mean > w_K[OTHER]
+  # So does what the target does not need, though it can be learned; but not to
+  # TANDEM, which sees only what one proxy unlearns while it learns the target.
+  if name != "tandem":
+    assert mean > w_K[OTHER]
 
 
 def test_the_worst_mixture_avoids_the_target(tmp_path):
@@ -121,9 +123,8 @@ def test_ado_tells_noise_from_what_can_be_learned(tmp_path):
   assert q_K[learnable] @ w_K[learnable] / q_K[learnable].sum() > w_K[NOISE]
 
 
-def test_doremi_weighs_a_duplicate_as_its_double(tmp_path):
-  # More it cannot: it looks at no target, and clips the excess of each token, so
-  # the chance differences of two models on noise add up to excess.
+def test_doremi_cannot_tell_noise_from_excess(tmp_path):
+  # It looks at no target, and clips the excess of each token before the mean: the
+  # chance differences of two models on noise add up, and noise gets more.
   w_K = weights("doremi", tmp_path)
-  assert abs(np.log(w_K[TARGET] / w_K[COPY])) < 0.2
-  assert abs(np.log(w_K[TARGET] / w_K[NOISE])) > 0.4
+  assert w_K[NOISE] > max(w_K[TARGET], w_K[COPY], w_K[OTHER])
