@@ -61,9 +61,19 @@ def test_numbers_may_stand_in_brackets():
 def test_every_method_has_a_config_of_its_name():
   from cmtree_jax.methods import METHODS
 
-  with_partition = set(METHODS) - {"random_documents"}
   assert {name for name in NAMES if name.startswith("methods/")} == {
-    f"methods/{name}" for name in with_partition
+    f"methods/{name}" for name in METHODS
   }
-  for name in with_partition:
-    assert config.load(f"configs/methods/{name}.py", []).method == name
+  for name in METHODS:
+    loaded = config.load(f"configs/methods/{name}.py", [])
+    assert name in (loaded.method, *loaded.baselines)
+
+
+def test_an_option_without_a_default_takes_a_number():
+  def load(value):
+    return config.load("configs/default.py", [f"olmix.runs={value}"])
+
+  assert load("20").olmix.runs == 20
+  assert load("None").olmix.runs is None
+  with pytest.raises(UserError, match="olmix.runs must be None or a number"):
+    load("many")
