@@ -36,6 +36,8 @@ def check(config: Any) -> None:
     raise UserError(
       f"Unknown method {unknown[0]!r}. Known: {', '.join(sorted(METHODS))}."
     )
+  for name in recipe_names(config):
+    make_method(name, config)  # refuses options
   for block, names, known in (
     ("engine.name", [config.engine.name], workers.ENGINES),
     ("export.formats", config.export.formats, export.EXPORTERS),
@@ -89,6 +91,17 @@ def check(config: Any) -> None:
   except ValueError as error:
     raise UserError(f"config.optimizer: {error}") from error
   check_mesh(config)
+  for block, field in (
+    ("steer", "steps"),
+    ("swarm", "steps"),
+    ("swarm", "population"),
+    ("observe", "rows"),
+    ("observe", "target_rows"),
+    ("observe", "frozen_rows"),
+    ("observe", "max_tokens"),
+  ):
+    if (value := config[block][field]) < 1:
+      raise UserError(f"config.{block}.{field} = {value} must be at least 1.")
   points = config.swarm.curve_points
   if points < 1 or config.swarm.steps % points:
     raise UserError(

@@ -22,10 +22,15 @@ def make(*, smoothing: float = 1e-3) -> Method:
       domain without target documents keeps a little weight.
   Returns:
     A Method that needs the histograms of corpus and targets alone.
+  Raises:
+    ValueError: for a smoothing that is not from 0 to 1.
   References:
     Grangier et al., `Task-Adaptive Pretrained Language Models via
     Clustered-Importance Sampling <https://arxiv.org/abs/2410.03735>`_, 2024, eq. 3.
   """
+
+  if not 0 <= smoothing <= 1:
+    raise ValueError(f"smoothing {smoothing} must be from 0 to 1.")
 
   def weigh(facts: Facts) -> DomainWeights:
     q_K = jnp.asarray(facts.domain_mass_K, jnp.float32)
