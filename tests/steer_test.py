@@ -307,6 +307,17 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(name, tmp_path):
   assert again.cost == whole.cost
 
 
+@pytest.mark.parametrize("name", ["dga", "rnb", "skill_it"])
+def test_devices_that_share_the_work_find_the_same(name, tmp_path):
+  options = {"warmup": 1, "update": 1} if name == "skill_it" else {}
+  method = METHODS[name](every=1, **options)
+  alone = run(method, tmp_path / "alone")
+  engine = toy.engine(data=2, model=2)
+  shared = run(method, tmp_path / "shared", engine)
+  np.testing.assert_allclose(shared.mixture_OK, alone.mixture_OK, atol=1e-4)
+  assert np.ptp(alone.mixture_OK, axis=0).max() > 1e-3  # it moved
+
+
 def test_work_is_what_is_trained_on():
   plan = steer.SteerPlan(steps=STEPS, rows=ROWS, saves=0)
   assert steer.work(METHODS["dga"](), plan) == STEPS * ROWS

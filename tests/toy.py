@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cmtree_jax import engine as engines
-from cmtree_jax import optim, signals, steer, swarm
+from cmtree_jax import optim, sharding, signals, steer, swarm
 from cmtree_jax.data import packing, sampler, strata
 from cmtree_jax.evaluate import perplexity
 from cmtree_jax.methods.base import Facts
@@ -106,11 +106,14 @@ def _documents(texts, name):
 
 
 @functools.cache
-def engine() -> engines.Engine:
+def engine(**mesh: int) -> engines.Engine:
+  """Of tiny proxies; on one device unless a mesh says otherwise."""
   optimizer = optim.adamw(
     3e-2, warmup_steps=2, total_steps=None, weight_decay=0.01, eps_root=1e-8
   )
-  return engines.make(CONFIG, optimizer)
+  return engines.make(
+    CONFIG, optimizer, mesh=sharding.make_mesh(**mesh) if mesh else None
+  )
 
 
 def mixture(*shares) -> jnp.ndarray:
