@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -199,7 +199,7 @@ def _steer(learner: Learner) -> Found:
       learner.method,
       learner.facts,
       steer.SteerData(
-        pool=_pool(learner.data, config, seed=learner.seed),
+        pool=pool_sampler(learner.data, config, seed=learner.seed),
         domain_N=learner.domains.domain_N,
         targets=targets,
         target_weight_N=target_weight_N,
@@ -238,7 +238,7 @@ def _swarm(learner: Learner) -> Found:
       learner.method,
       learner.facts,
       swarm.SwarmData(
-        pool=_pool(learner.data, config, seed=learner.seed),
+        pool=pool_sampler(learner.data, config, seed=learner.seed),
         domain_N=learner.domains.domain_N,
         view=_view(learner),
       ),
@@ -302,7 +302,9 @@ def facts_of(
     return facts._replace(steps=config.steer.steps)
   if method.loop != "runs":
     return facts
-  tokens_M, target_M = signals.documents_of(_eval_sets(train, config))
+  tokens_M, target_M = signals.documents_of(
+    eval_sets(train, config, max_tokens=config.observe.max_tokens)
+  )
   size = {
     preset: settings.proxy_of(preset, config, data.vocab_size).num_parameters
     for preset in (*config.swarm.presets, config.final.preset)
@@ -376,7 +378,8 @@ def log_w_of(
   )
 
 
-def _pool(data: Prepared, config: Any, *, seed: int) -> sampler.Sampler:
+def pool_sampler(data: Prepared, config: Any, *, seed: int) -> sampler.Sampler:
+  """Draws of the pool; the seed fixes the arrival points of its documents."""
   return sampler.make(
     data.pool.tokens,
     data.pool.key_N,
@@ -395,12 +398,12 @@ def _view(learner: Learner) -> signals.View:
   block = config.observe
   return signals.View(
     domains=strata.make(
-      _pool(data, config, seed=learner.seed),
+      pool_sampler(data, config, seed=learner.seed),
       learner.domains.domain_N,
       num_parts=learner.facts.num_domains,
     ),
     targets=strata.make(targets, part_N, num_parts=len(train)),
-    eval_sets=_eval_sets(train, config),
+    eval_sets=eval_sets(train, config, max_tokens=block.max_tokens),
     bits_T=scale_N[first_T],
     rows=block.rows,
     target_rows=block.target_rows,
@@ -409,25 +412,25 @@ def _view(learner: Learner) -> signals.View:
   )
 
 
-def _eval_sets(
-  train: list[DocumentSet], config: Any
+def eval_sets(
+  documents: Iterable[DocumentSet], config: Any, *, max_tokens: int
 ) -> tuple[perplexity.EvalSet, ...]:
-  """Frozen sets of the targets' training documents, which drive a search."""
+  """A frozen set of each target's documents, whole ones up to `max_tokens`."""
   return tuple(
     perplexity.eval_set(
       one.tokens,
       one.key_N,
-      max_tokens=config.observe.max_tokens,
+      max_tokens=max_tokens,
       rows=config.evaluate.rows,
       row_tokens=config.batch.row_tokens,
     )
-    for one in train
+    for one in documents
   )
 
 
 def search_data(config: Any, data: Prepared) -> search.SearchData:
   """Samplers and frozen sets of a search."""
-  pool = _pool(data, config, seed=config.seed)
+  pool = pool_sampler(data, config, seed=config.seed)
   train, train_weight_N, train_scale_N = _targets(data, "train", config)
   held, held_weight_N, held_scale_N = _targets(data, "validation", config)
   begin = held.start(held.init(), held_weight_N)

@@ -23,10 +23,10 @@ from cmtree_jax import config as configs
 from cmtree_jax import recipe as recipes
 from cmtree_jax import workdir as workdirs
 from cmtree_jax.checkpoint import Interrupted, stop_on_signal
-from cmtree_jax.data import sampler, store
+from cmtree_jax.data import store
 from cmtree_jax.domains import Domains
 from cmtree_jax.embed import kmeans
-from cmtree_jax.evaluate import perplexity, results
+from cmtree_jax.evaluate import results
 from cmtree_jax.learn import Found, Job
 from cmtree_jax.report import describe
 from cmtree_jax.report import text as report
@@ -212,22 +212,11 @@ def train_and_score(
   """Final training of every recipe and seed: BPB [recipes, seeds, targets]."""
   config = job.config
   batch = config.batch
-  eval_sets = [
-    perplexity.eval_set(
-      splits["test"].tokens,
-      splits["test"].key_N,
-      max_tokens=config.evaluate.max_tokens,
-      rows=config.evaluate.rows,
-      row_tokens=batch.row_tokens,
-    )
-    for splits in data.targets.values()
-  ]
-  pool = sampler.make(
-    data.pool.tokens,
-    data.pool.key_N,
-    row_tokens=batch.row_tokens,
-    seed=0,
+  tests = [splits["test"] for splits in data.targets.values()]
+  eval_sets = learn.eval_sets(
+    tests, config, max_tokens=config.evaluate.max_tokens
   )
+  pool = learn.pool_sampler(data, config, seed=0)
   samplers = [
     pool._replace(seed=1000 + seed) for seed in range(config.final.seeds)
   ]

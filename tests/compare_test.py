@@ -2,13 +2,9 @@
 
 import collections
 import json
-import os
 import pathlib
-import random
 import signal
 import subprocess
-import sys
-import time
 
 import jax
 import numpy as np
@@ -19,24 +15,14 @@ from cmtree_jax import loops, main, run
 from cmtree_jax.compare import __main__ as command
 from cmtree_jax.compare import cells
 from cmtree_jax.evaluate.standings import standings
+from tests import corpora
 
-_WORDS = {
-  "sums": [f"{a} + {b} = {a + b};" for a in range(9) for b in range(9)],
-  "code": ["def f(x):", "return x", "for i in y:", "if z:", "pass", "f(i)"],
-  "latin": ["lorem", "ipsum", "dolor", "sit", "amet", "elit", "sed", "do"],
-}
-_SPLITS = ("train", "train", "validation", "test", "test")
 _TARGETS = {"arithmetic": "sums", "programs": "code"}
 _SETS = ("arithmetic", "programs", "arithmetic+programs")
 
 # Final trainings have the shapes of run_test.py: compiled programs are shared.
 _TINY = """
-tokenizer.kind=bytes embedding.dim=8 embedding.max_features=500
-partition.num_clusters=4 batch.rows=4 batch.row_tokens=16 data.max_overlap=1.0
-final.steps=12 final.steps_per_call=4 final.calls_per_save=3
-optimizer.warmup_steps=2
-evaluate.max_tokens=300 evaluate.rows=8 mesh.data=1
-search.window=4 swarm.steps=21
+final.calls_per_save=3
 compare.methods=natural,crisp,uniform_clusters
 compare.targets=arithmetic,programs,arithmetic+programs
 compare.seeds=2 compare.search_seeds=2 compare.fractions=0.3333333333333333,1.0
@@ -52,18 +38,7 @@ compare.fractions=1.0 compare.natural_multiples= compare.noise_repeats=0
 def corpus(tmp_path_factory) -> pathlib.Path:
   """A folder with pool.jsonl (three sources) and two targets."""
   folder = tmp_path_factory.mktemp("corpus")
-  rng = random.Random(0)
-  pool = [
-    {"id": f"{source}-{i}", "text": _text(rng, source), "source": source}
-    for source in _WORDS
-    for i in range(40)
-  ]
-  _write(folder / "pool.jsonl", pool)
-  for target, source in _TARGETS.items():
-    rows = [
-      {"text": _text(rng, source), "split": _SPLITS[i % 5]} for i in range(25)
-    ]
-    _write(folder / f"{target}.jsonl", rows)
+  corpora.write_job_corpus(folder, _TARGETS)
   return folder
 
 
@@ -207,7 +182,7 @@ def test_a_killed_comparison_ends_with_the_same_bytes(
   workdir = tmp_path / "killed"
   final = workdir / "cells" / "final"
   going = _start(corpus, workdir)
-  _wait_for(going, final / "natural.any.0.x2.work" / "12")
+  corpora.wait_for(going, final / "natural.any.0.x2.work" / "12")
   going.send_signal(signal.SIGTERM)
   assert going.wait(timeout=60) == run.INTERRUPTED
   assert not (final / "natural.any.0.x2.json").exists()
@@ -292,20 +267,20 @@ def test_wrong_settings_end_with_one_line(
   corpus, tmp_path, capsys, override, words
 ):
   status = command.main(_arguments(corpus, tmp_path / "run", override))
-  _assert_one_line(status, words, capsys)
+  corpora.assert_one_line(status, 2, words, capsys)
 
 
 def test_a_config_that_compares_nothing_is_refused(tmp_path, capsys):
   status = command.main(
     ["--config=configs/smoke.py", f"--workdir={tmp_path / 'run'}"]
   )
-  _assert_one_line(status, ["configs/compare.py"], capsys)
+  corpora.assert_one_line(status, 2, ["configs/compare.py"], capsys)
 
 
 def test_a_target_without_validation_texts_is_refused(corpus, tmp_path, capsys):
   target = tmp_path / "exam.jsonl"
   splits = ("train", "train", "test", "test")
-  _write(
+  corpora.write(
     target, [{"text": f"{s} {i}", "split": s} for i, s in enumerate(splits)]
   )
   status = command.main(
@@ -316,12 +291,14 @@ def test_a_target_without_validation_texts_is_refused(corpus, tmp_path, capsys):
       "compare.targets=exam",
     )
   )
-  _assert_one_line(status, ["exam", "validation"], capsys)
+  corpora.assert_one_line(status, 2, ["exam", "validation"], capsys)
 
 
 def test_a_changed_comparison_refuses_the_workdir(finished, corpus, capsys):
   status = command.main(_arguments(corpus, finished, "compare.seeds=3"))
-  _assert_one_line(status, ["compare.seeds was 2, now 3", "--workdir"], capsys)
+  corpora.assert_one_line(
+    status, 2, ["compare.seeds was 2, now 3", "--workdir"], capsys
+  )
 
 
 def _test_bpb(workdir: pathlib.Path, method: str) -> list[float]:
@@ -338,53 +315,11 @@ def _rows(workdir: pathlib.Path) -> list[dict]:
   return pq.read_table(workdir / "results.parquet").to_pylist()
 
 
-def _text(rng: random.Random, source: str) -> str:
-  return " ".join(rng.choices(_WORDS[source], k=rng.randint(5, 25)))
-
-
-def _write(path: pathlib.Path, rows) -> None:
-  path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
 def _arguments(corpus, workdir, *overrides: str) -> list[str]:
-  targets = ",".join(str(corpus / f"{name}.jsonl") for name in _TARGETS)
-  settings = [
-    f"cache_dir={corpus / 'cache'}",
-    f"data.source=jsonl:{corpus / 'pool.jsonl'}",
-    f"data.target_files={targets}",
-    *_TINY,
-    *overrides,
-  ]
-  return [
-    "--config=configs/compare.py",
-    f"--workdir={workdir}",
-    *(f"--config.{setting}" for setting in settings),
-  ]
-
-
-def _start(corpus, workdir) -> subprocess.Popen[bytes]:
-  root = pathlib.Path(command.__file__).parents[2]
-  return subprocess.Popen(
-    [sys.executable, "-m", "cmtree_jax.compare", *_arguments(corpus, workdir)],
-    env={**os.environ, "PYTHONPATH": str(root)},
-    stdout=subprocess.DEVNULL,
-    stderr=subprocess.DEVNULL,
+  return corpora.arguments(
+    "configs/compare.py", corpus, workdir, _TARGETS, *_TINY, *overrides
   )
 
 
-def _wait_for(job: subprocess.Popen[bytes], path: pathlib.Path) -> None:
-  """Until a file is there; the job must still be running."""
-  deadline = time.monotonic() + 120
-  while not path.exists():
-    assert job.poll() is None, "the job ended early"
-    assert time.monotonic() < deadline, f"{path} never came"
-    time.sleep(0.01)
-
-
-def _assert_one_line(status, words, capsys) -> None:
-  told = capsys.readouterr().err.strip().splitlines()[-1]
-  assert status == 2, told
-  assert told.startswith("Error: ")
-  for word in words:
-    assert word in told
-  assert len(told) < 600
+def _start(corpus, workdir) -> subprocess.Popen[bytes]:
+  return corpora.start("cmtree_jax.compare", _arguments(corpus, workdir))

@@ -10,13 +10,12 @@ import pytest
 
 from cmtree_jax import prepare, workers
 from cmtree_jax.checkpoint import Interrupted
-from cmtree_jax.config import load
 from cmtree_jax.data import sampler
 from cmtree_jax.data.tokenizer import EOS_ID, ByteTokenizer
 from cmtree_jax.types import UserError
+from tests import corpora
 
 _SPLITS = ("train", "validation", "test")
-_LOCAL = workers.Engine("local")
 
 
 @pytest.fixture
@@ -29,41 +28,22 @@ def corpus(tmp_path) -> pathlib.Path:
       {"id": f"{name}{i}", "text": " ".join(rng.choice(words, 20))}
       for i in range(30)
     ]
-    _write(tmp_path / f"{name}.jsonl", rows)
+    corpora.write(tmp_path / f"{name}.jsonl", rows)
   goal = [
     {"text": f"other text {split} {i}", "split": split}
     for split in _SPLITS
     for i in range(4)
   ]
-  _write(tmp_path / "goal.jsonl", goal)
+  corpora.write(tmp_path / "goal.jsonl", goal)
   return tmp_path
 
 
-def _write(path: pathlib.Path, rows) -> None:
-  path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
 def _prepare(
-  corpus, *overrides, cache="cache", engine=_LOCAL
+  corpus, *overrides, cache="cache", engine=corpora.LOCAL
 ) -> prepare.Prepared:
-  config = load(
-    "configs/smoke.py",
-    [
-      f"data.source=jsonl:{corpus}/[ab].jsonl",
-      f"data.target_files={corpus}/goal.jsonl",
-      "data.targets=",
-      "tokenizer.kind=bytes",
-      "embedding.dim=4",
-      *overrides,
-    ],
-  )
-  return prepare.prepare(
-    config.data,
-    config.tokenizer,
-    config.embedding,
-    cache_dir=corpus / cache,
-    engine=engine,
-    progress=lambda line: None,
+  source = f"data.source=jsonl:{corpus}/[ab].jsonl"
+  return corpora.prepare_folder(
+    corpus, source, *overrides, cache=cache, engine=engine
   )
 
 
@@ -173,7 +153,7 @@ def test_a_damaged_cache_is_refused_with_its_cure(corpus):
 def test_a_target_that_repeats_the_pool_is_refused(corpus):
   row = json.loads((corpus / "a.jsonl").read_text().splitlines()[0])
   rows = [{"text": row["text"] + f" {s}", "split": s} for s in _SPLITS]
-  _write(corpus / "goal.jsonl", rows)
+  corpora.write(corpus / "goal.jsonl", rows)
   with pytest.raises(UserError, match=r"'goal' shares 8\d\.\d% of its 13-word"):
     _prepare(corpus)
 

@@ -3,36 +3,22 @@
 import json
 import os
 import pathlib
-import random
 import signal
 import subprocess
-import sys
-import time
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from cmtree_jax import main, recipe, run
+from tests import corpora
 
-_WORDS = {
-  "sums": [f"{a} + {b} = {a + b};" for a in range(9) for b in range(9)],
-  "code": ["def f(x):", "return x", "for i in y:", "if z:", "pass", "f(i)"],
-  "latin": ["lorem", "ipsum", "dolor", "sit", "amet", "elit", "sed", "do"],
-}
-_SPLITS = ("train", "train", "validation", "test", "test")
-
-# As small as it can be with every stage still in it.
+_TARGETS = {"arithmetic": "sums"}
 _TINY = """
-tokenizer.kind=bytes embedding.dim=8 embedding.max_features=500
-partition.num_clusters=4 batch.rows=4 batch.row_tokens=16 data.max_overlap=1.0
-search.rounds=3 search.life=24 search.infancy=4 search.window=4
-search.stride=4 search.lookahead=4 search.outer_rows=8 search.probe_rows=8
-search.validation_rows=8 final.steps=12 final.steps_per_call=4
-final.calls_per_save=1 final.seeds=2 optimizer.warmup_steps=2
-evaluate.max_tokens=300 evaluate.rows=8
+search.rounds=3 search.life=24 search.infancy=4 search.stride=4
+search.lookahead=4 search.outer_rows=8 search.probe_rows=8
+search.validation_rows=8 final.calls_per_save=1 final.seeds=2
 tree.branching=2,2 tree.angle_dim=4 tree.solver_steps=5 tree.replay_size=256
-mesh.data=1
 """.split()
 
 
@@ -40,17 +26,7 @@ mesh.data=1
 def corpus(tmp_path_factory) -> pathlib.Path:
   """A folder with pool.jsonl (three sources) and arithmetic.jsonl (a target)."""
   folder = tmp_path_factory.mktemp("corpus")
-  rng = random.Random(0)
-  pool = [
-    {"id": f"{source}-{i}", "text": _text(rng, source), "source": source}
-    for source in _WORDS
-    for i in range(40)
-  ]
-  target = [
-    {"text": _text(rng, "sums"), "split": _SPLITS[i % 5]} for i in range(25)
-  ]
-  _write(folder / "pool.jsonl", pool)
-  _write(folder / "arithmetic.jsonl", target)
+  corpora.write_job_corpus(folder, _TARGETS)
   return folder
 
 
@@ -187,11 +163,11 @@ def test_a_killed_job_ends_with_the_same_bytes(finished, corpus, tmp_path):
   workdir = tmp_path / "killed"
   stages = workdir / "checkpoints"
   job = _start(corpus, workdir)
-  _wait_for(job, stages / "search" / "cmtree" / "2")
+  corpora.wait_for(job, stages / "search" / "cmtree" / "2")
   job.send_signal(signal.SIGTERM)
   assert job.wait(timeout=60) == run.INTERRUPTED
   job = _start(corpus, workdir)
-  _wait_for(job, stages / "final" / "20")
+  corpora.wait_for(job, stages / "final" / "20")
   job.kill()
   job.wait()
   # The rest, and so the whole job, works without TensorFlow.
@@ -250,7 +226,7 @@ def test_wrong_settings_end_with_one_line(
 ):
   overrides = [override] if isinstance(override, str) else override
   status = main.main(_arguments(corpus, tmp_path / "run", *overrides))
-  _assert_one_line(status, 2, words, capsys)
+  corpora.assert_one_line(status, 2, words, capsys)
 
 
 @pytest.mark.parametrize(
@@ -280,22 +256,22 @@ def test_a_bad_document_ends_with_one_line(
       "data.strict=true",
     )
   )
-  _assert_one_line(status, 2, words, capsys)
+  corpora.assert_one_line(status, 2, words, capsys)
 
 
 def test_a_target_without_a_train_split_is_refused(corpus, tmp_path, capsys):
   target = tmp_path / "exam.jsonl"
-  _write(target, [{"text": "one", "split": "test"}])
+  corpora.write(target, [{"text": "one", "split": "test"}])
   status = main.main(
     _arguments(corpus, tmp_path / "run", f"data.target_files={target}")
   )
-  _assert_one_line(status, 2, ["exam", "train"], capsys)
+  corpora.assert_one_line(status, 2, ["exam", "train"], capsys)
 
 
 def test_a_workdir_of_another_run_is_refused(finished, corpus, capsys):
   status = main.main(_arguments(corpus, finished, "seed=1"))
   words = ["seed was 0, now 1", "--overwrite", "another --workdir"]
-  _assert_one_line(status, 2, words, capsys)
+  corpora.assert_one_line(status, 2, words, capsys)
   assert (finished / "recipe.json").exists()
 
 
@@ -309,7 +285,7 @@ def test_a_run_does_not_go_on_with_another_corpus(finished, corpus, capsys):
     pool.write_bytes(before)
     os.utime(pool, ns=(times.st_atime_ns, times.st_mtime_ns))
   words = ["another corpus", "hash", "--overwrite", "another --workdir"]
-  _assert_one_line(status, 2, words, capsys)
+  corpora.assert_one_line(status, 2, words, capsys)
 
 
 def test_a_folder_that_is_no_run_is_neither_used_nor_cleared(
@@ -318,14 +294,14 @@ def test_a_folder_that_is_no_run_is_neither_used_nor_cleared(
   (tmp_path / "thesis.txt").write_text("years of work")
   for extra in ([], ["--overwrite"]):
     status = main.main([*_arguments(corpus, tmp_path), *extra])
-    _assert_one_line(status, 2, [str(tmp_path)], capsys)
+    corpora.assert_one_line(status, 2, [str(tmp_path)], capsys)
   assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
 def test_an_unwritable_workdir_is_refused(corpus, tmp_path, capsys):
   (tmp_path / "file").write_text("")
   status = main.main(_arguments(corpus, tmp_path / "file" / "run"))
-  _assert_one_line(status, 2, ["Cannot write", "--workdir"], capsys)
+  corpora.assert_one_line(status, 2, ["Cannot write", "--workdir"], capsys)
 
 
 def test_a_loss_that_is_not_finite_stops_after_saving(corpus, tmp_path, capsys):
@@ -341,61 +317,15 @@ def test_a_loss_that_is_not_finite_stops_after_saving(corpus, tmp_path, capsys):
     )
   )
   words = ["not finite at step", "saved", "learning_rate"]
-  _assert_one_line(status, 1, words, capsys)
+  corpora.assert_one_line(status, 1, words, capsys)
   assert list((workdir / "checkpoints" / "final").iterdir())
 
 
-def _text(rng: random.Random, source: str) -> str:
-  return " ".join(rng.choices(_WORDS[source], k=rng.randint(5, 25)))
-
-
-def _write(path: pathlib.Path, rows) -> None:
-  path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
 def _arguments(corpus, workdir, *overrides: str) -> list[str]:
-  settings = [
-    f"cache_dir={corpus / 'cache'}",
-    f"data.source=jsonl:{corpus / 'pool.jsonl'}",
-    f"data.target_files={corpus / 'arithmetic.jsonl'}",
-    *_TINY,
-    *overrides,
-  ]
-  return [
-    "--config=configs/smoke.py",
-    f"--workdir={workdir}",
-    *(f"--config.{setting}" for setting in settings),
-  ]
-
-
-def _start(corpus, workdir, *path) -> subprocess.Popen[bytes]:
-  return subprocess.Popen(
-    [sys.executable, "-m", "cmtree_jax.main", *_arguments(corpus, workdir)],
-    env={
-      **os.environ,
-      "PYTHONPATH": os.pathsep.join(
-        map(str, (*path, pathlib.Path(main.__file__).parents[1]))
-      ),
-    },
-    stdout=subprocess.DEVNULL,
-    stderr=subprocess.DEVNULL,
+  return corpora.arguments(
+    "configs/smoke.py", corpus, workdir, _TARGETS, *_TINY, *overrides
   )
 
 
-def _wait_for(job: subprocess.Popen[bytes], folder: pathlib.Path) -> None:
-  """Until a checkpoint is there; the job must still be running."""
-  deadline = time.monotonic() + 120
-  while not folder.exists():
-    assert job.poll() is None, "the job ended early"
-    assert time.monotonic() < deadline, f"{folder} never came"
-    time.sleep(0.01)
-
-
-def _assert_one_line(status, wanted, words, capsys) -> None:
-  error = capsys.readouterr().err.strip().splitlines()
-  told = error[-1]
-  assert status == wanted, told
-  assert told.startswith(("Error: ", "Fault: "))
-  for word in words:
-    assert word in told
-  assert len(told) < 600
+def _start(corpus, workdir, *path) -> subprocess.Popen[bytes]:
+  return corpora.start("cmtree_jax.main", _arguments(corpus, workdir), *path)

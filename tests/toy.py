@@ -34,7 +34,7 @@ def corpus() -> Corpus:
   domain_N = np.repeat([0, 1, 2], 8)
 
   def text(span):
-    return rng.integers(*span, rng.integers(5, 30))
+    return rng.integers(span[0], span[1], rng.integers(5, 30))
 
   return build(
     [text(words[k]) for k in domain_N],

@@ -6,13 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cmtree_jax import engine, loops, prepare, settings
+from cmtree_jax import engine, learn, loops, prepare, settings
 from cmtree_jax import workdir as workdirs
 from cmtree_jax.checkpoint import Checkpointer
 from cmtree_jax.compare import cells
 from cmtree_jax.data import sampler
 from cmtree_jax.evaluate import perplexity
-from cmtree_jax.learn import Job
 from cmtree_jax.ledger import GRADIENT, Cost
 
 _SCORED = ("validation", "test")  # splits
@@ -21,7 +20,7 @@ _SCORED = ("validation", "test")  # splits
 class Training(NamedTuple):
   """What all final trainings share."""
 
-  job: Job
+  job: learn.Job
   pool: sampler.Sampler
   eval_sets: dict[tuple[str, str], perplexity.EvalSet]  # (target, split)
   engine_of: Callable[[int], engine.Engine]  # of so many steps
@@ -29,27 +28,21 @@ class Training(NamedTuple):
   commit: str | None
 
   @classmethod
-  def make(cls, job: Job, data: prepare.Prepared) -> "Training":
+  def make(cls, job: learn.Job, data: prepare.Prepared) -> "Training":
     """Samples, frozen evaluation and compiled functions of a corpus."""
     config = job.config
     row_tokens = config.batch.row_tokens
+    places = [(target, split) for target in data.targets for split in _SCORED]
+    sets = learn.eval_sets(
+      [data.targets[target][split] for target, split in places],
+      config,
+      max_tokens=config.evaluate.max_tokens,
+    )
     model = settings.proxy_of(config.final.preset, config, data.vocab_size)
     return cls(
       job=job,
-      pool=sampler.make(
-        data.pool.tokens, data.pool.key_N, row_tokens=row_tokens, seed=0
-      ),
-      eval_sets={
-        (target, split): perplexity.eval_set(
-          splits[split].tokens,
-          splits[split].key_N,
-          max_tokens=config.evaluate.max_tokens,
-          rows=config.evaluate.rows,
-          row_tokens=row_tokens,
-        )
-        for target, splits in data.targets.items()
-        for split in _SCORED
-      },
+      pool=learn.pool_sampler(data, config, seed=0),
+      eval_sets=dict(zip(places, sets, strict=True)),
       engine_of=_engines(config, model),
       flops_per_token=model.flops_per_token(row_tokens),
       commit=workdirs.git_commit(),
