@@ -1,8 +1,8 @@
-"""The drivers: the only code that feeds documents to methods and to models.
+"""Loops over whole corpora and whole trainings.
 
-`pass_over_corpus` runs methods that only look, `search.train_proxy` those that learn
-from proxies in training, `mixture_runs` trains and scores one model per recipe and
-seed.
+`pass_over_corpus` runs methods that only look, `mixture_runs` trains and scores one
+model per recipe and seed. The other loops that drive methods are `search.py` (values
+of documents), `steer.py` (one proxy on a changing mixture) and `swarm.py` (many runs).
 """
 
 import contextlib
