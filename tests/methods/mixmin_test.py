@@ -243,7 +243,7 @@ def test_held_out_documents_are_drawn_from_each_target():
     (dict(step_size=0.0), "above 0"),
     (dict(max_steps=0), "at least 1"),
     (dict(holdout=1.0), "below 1"),
-    (dict(form="newton"), "Known: paper, em"),
+    (dict(form="newton"), "Known: em, paper"),
   ],
 )
 def test_nonsense_is_refused(options, message):
