@@ -79,8 +79,8 @@ def make(
   def init(key: jax.Array, facts: Facts) -> State:
     del key
     course = steering.start(facts, uniform=True)
-    counted = course._replace(total_K=course.mixture_K, count=jnp.int32(1))
-    return State(counted, jnp.ones_like(course.mixture_K))
+    course = course._replace(total_K=course.mixture_K)  # the start counts
+    return State(course, jnp.ones_like(course.mixture_K))
 
   def step(state: State, signals: Signals) -> tuple[State, Info]:
     course = state.course

@@ -31,7 +31,6 @@ class Course(NamedTuple):
   max_weight: shapes.Scalar  # R
   mixture_K: shapes.FloatK  # the recommended one; sums to one
   total_K: shapes.FloatK  # sum of those that count
-  count: shapes.Array  # int, how many those are
 
   @property
   def present_K(self) -> shapes.Array:
@@ -58,15 +57,14 @@ class Course(NamedTuple):
       time=self.time + 1,
       mixture_K=mixture_K,
       total_K=jnp.where(counts, self.total_K + mixture_K, self.total_K),
-      count=self.count + counts,
     )
 
   def recipe(self, output: str) -> DomainWeights:
     """Weights of the mean of the mixtures that count, or of the last mixture."""
     mixture_K = self.mixture_K
-    if output == "mean":
-      mean_K = self.total_K / jnp.maximum(self.count, 1)
-      mixture_K = jnp.where(self.count > 0, mean_K, mixture_K)
+    if output == "mean":  # up to its scale, which weights do not have
+      is_any = jnp.sum(self.total_K) > 0
+      mixture_K = jnp.where(is_any, self.total_K, mixture_K)
     return domain_weights(
       mixture_K, self.domain_mass_K, max_weight=self.max_weight
     )
@@ -90,7 +88,6 @@ def start(facts: Facts, every: int = 1, *, uniform: bool = False) -> Course:
     max_weight=jnp.asarray(facts.max_weight, float),
     mixture_K=q_K,
     total_K=jnp.zeros_like(q_K),
-    count=jnp.int32(0),
   )
   return course._replace(mixture_K=course.uniform_K) if uniform else course
 
@@ -99,9 +96,7 @@ def multiply(
   share_K: shapes.Array, log_factor_K: shapes.FloatK
 ) -> shapes.FloatK:
   """Shares of any scale times factors, normalized; one of zero stays zero."""
-  alive_K = share_K > 0
-  log_K = jnp.log(jnp.where(alive_K, share_K, 1.0)) + log_factor_K
-  return jax.nn.softmax(jnp.where(alive_K, log_K, -jnp.inf))
+  return jax.nn.softmax(jnp.log(share_K) + log_factor_K)
 
 
 def asking(
