@@ -4,37 +4,20 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-import optax
 
 from cmtree_jax import shapes
-from cmtree_jax.methods import steering
-from cmtree_jax.methods.base import (
-  Ask,
-  DomainWeights,
-  Facts,
-  Method,
-  Signals,
-)
-from cmtree_jax.mixtures import fitting
+from cmtree_jax.methods import checks, steering
+from cmtree_jax.methods.base import Ask, Facts, Method, Signals
+from cmtree_jax.mixtures import learning_curves
+from cmtree_jax.mixtures.learning_curves import Law
 
-ORDER = 3  # of the smoothing polynomials
 CREDITS = ("root", "root_of_variance")
-
-
-class Law(NamedTuple):
-  """A domain's scaling law exp(e) + exp(a) / n^alpha; arrays of any shape."""
-
-  a: shapes.Array
-  e: shapes.Array
-  alpha: shapes.Array
 
 
 class State(NamedTuple):
   """What the next observation needs."""
 
   course: steering.Course
-  ask: Ask
   loss_NK: shapes.Array  # of the observations so far, then ones
   law: Law  # of each domain
   is_fitted: shapes.Array  # whether there is a law
@@ -109,12 +92,12 @@ def make(
     it fits to the losses of training batches, we to those observed. Policies move
     at observations, averages over steps are carried over exactly.
   """
-  steering.check_choice("credit", credit, CREDITS)
-  steering.check_choice("output", output, steering.OUTPUT)
-  steering.check_at_least(
+  checks.one_of("credit", credit, CREDITS)
+  checks.one_of("output", output, steering.OUTPUT)
+  checks.at_least(
     1, every=every, refit=refit, window=window, thin=thin, num_steps=num_steps
   )
-  steering.check_at_least(0, ignore=ignore)
+  checks.at_least(0, ignore=ignore)
   if window % 2 == 0:
     raise ValueError(f"window {window} must be odd.")
   if not 0 <= floor < 1:
@@ -127,7 +110,6 @@ def make(
     law = Law(*(jnp.zeros_like(course.mixture_K) for _ in Law._fields))
     return State(
       course=course,
-      ask=steering.asking(course.mixture_K),
       loss_NK=jnp.ones((length, facts.num_domains)),
       law=law,
       is_fitted=jnp.array(False),
@@ -135,44 +117,44 @@ def make(
       sampled_K=course.mixture_K,
     )
 
-  def step(state: State, signals: Signals) -> tuple[State, Info]:
-    course = state.course
-    loss_K = steering.evaluation(signals, course, "domains")
-    loss_NK = state.loss_NK.at[course.time].set(loss_K)
-    skipped = min(ignore, len(loss_NK) // 10)
-    width = _width(window, len(loss_NK))
-    since = course.time - skipped - width + 1
-    interval = max(1, min(refit, len(loss_NK) // 10))
+  def refit_law(
+    state: State, loss_NK: shapes.Array
+  ) -> tuple[Law, shapes.Array]:
+    """The laws, new ones where it is time and they are good; if there are any."""
+    length, time = len(loss_NK), state.course.time
+    skipped, interval = min(ignore, length // 10), min(refit, length // 10)
+    width = learning_curves.odd_window(window, length)
+    since = time - skipped - width + 1
 
     def fitted(_):
-      return fit_laws(
-        smooth(loss_NK, course.time + 1, width=width),
-        1.0 + every * jnp.arange(len(loss_NK)),
-        (jnp.arange(len(loss_NK)) >= skipped)
-        & (jnp.arange(len(loss_NK)) <= course.time),
-        starts=grid(thin),
+      row_N = jnp.arange(length)
+      return learning_curves.fit_laws(
+        learning_curves.smooth(loss_NK, time + 1, width=width),
+        1.0 + every * row_N,
+        (row_N >= skipped) & (row_N <= time),
+        starts=learning_curves.grid(thin),
         num_steps=num_steps,
         least_e=least_e,
       )
 
-    new_law = jax.lax.cond(
-      (since >= 0) & (since % interval == 0),
+    law = jax.lax.cond(
+      (since >= 0) & (since % max(1, interval) == 0),
       fitted,
       lambda _: Law(*(jnp.full_like(x, jnp.nan) for x in state.law)),
       None,
     )
-    is_good = jnp.all(jnp.isfinite(jnp.stack(new_law)))
-    law = jax.tree.map(
-      lambda new, old: jnp.where(is_good, new, old), new_law, state.law
-    )
-    is_fitted = state.is_fitted | is_good
+    is_good = jnp.all(jnp.isfinite(jnp.stack(law)))
+    return jax.tree.map(
+      lambda new, old: jnp.where(is_good, new, old), law, state.law
+    ), state.is_fitted | is_good
 
-    memory = 0.9**every
-    sampled_K = jnp.where(
-      course.time > 0,
-      memory * state.sampled_K + (1 - memory) * course.mixture_K,
-      state.sampled_K,
-    )
+  def step(state: State, signals: Signals) -> tuple[State, Info]:
+    course = state.course
+    loss_K = steering.evaluation(signals, course, "domains")
+    loss_NK = state.loss_NK.at[course.time].set(loss_K)
+    law, is_fitted = refit_law(state, loss_NK)
+    memory = jnp.where(course.time > 0, 0.9**every, 1.0)
+    sampled_K = memory * state.sampled_K + (1 - memory) * course.mixture_K
     preference_K = jnp.where(
       is_fitted,
       preference(
@@ -189,7 +171,6 @@ def make(
     mixture_K = 0.9 * mean_K + 0.1 * preference_K
     return State(
       course=course.then(mixture_K, is_fitted),
-      ask=steering.asking(mixture_K),
       loss_NK=loss_NK,
       law=law,
       is_fitted=is_fitted,
@@ -197,24 +178,16 @@ def make(
       sampled_K=sampled_K,
     ), Info(mixture_K, preference_K, jnp.exp(law.e), law.alpha)
 
-  def finalize(state: State) -> DomainWeights:
-    return state.course.recipe(output)
-
   return Method(
     init,
     step,
-    finalize,
-    frozenset({"loss_K", "domain_B"}),
-    "domains",
-    ask=lambda state: state.ask,
+    finalize=lambda state: state.course.recipe(output),
+    signals=frozenset({"loss_K", "domain_B"}),
+    loop="domains",
+    ask=lambda state: Ask(state.course.mixture_K),
     every=every,
     targeted=False,
   )
-
-
-def predict(law: Law, n: shapes.Array) -> shapes.Array:
-  """The law's loss after n steps."""
-  return jnp.exp(law.e) + jnp.exp(law.a) * n**-law.alpha
 
 
 def preference(
@@ -248,91 +221,3 @@ def preference(
   least = jnp.minimum(floor, 1 / jnp.sum(present_K))
   rho_K = jnp.where(present_K, jnp.maximum(rho_K, least), 0.0)
   return rho_K / jnp.sum(rho_K)
-
-
-def grid(thin: int = 1) -> Law:
-  """The starts of a fit; 512 of them."""
-  axes = np.meshgrid(
-    np.arange(-2.0, 6.0)[::thin],
-    np.arange(-2.0, 2.0, 0.5)[::thin],
-    np.arange(8)[::thin] / 10,
-    indexing="ij",
-  )
-  return Law(*(jnp.asarray(axis.ravel(), float) for axis in axes))
-
-
-def fit_laws(
-  loss_NK: shapes.Array,
-  n_N: shapes.Array,
-  is_used_N: shapes.Array,
-  *,
-  starts: Law,
-  num_steps: int = 200,
-  least_e: float = 0.5,
-) -> Law:
-  """The laws of the domains' losses.
-
-  Args:
-    loss_NK: smoothed losses.
-    n_N: steps at which they were observed.
-    is_used_N: which of them count.
-    starts: that L-BFGS goes down from, see `grid`.
-    num_steps: as in `make`.
-    least_e: as in `make`.
-  Returns:
-    Law of each domain; NaN where no start has a finite end.
-  """
-
-  def fit_law(loss_N):
-    log_loss_N = jnp.log(jnp.where(is_used_N, loss_N, 1.0))
-
-    def cost(law):
-      log_n_N = jnp.log(n_N)
-      log_law_N = jnp.logaddexp(law.a - law.alpha * log_n_N, law.e)
-      huber_N = optax.losses.huber_loss(log_law_N, log_loss_N, delta=1e-3)
-      return (
-        jnp.sum(jnp.where(is_used_N, huber_N, 0.0))
-        + jnp.maximum(law.alpha - 0.8, 0)
-        + jnp.maximum(1e-3 - law.alpha, 0)
-        + jnp.maximum(law.a - 6.5, 0)
-        + jnp.maximum(least_e - law.e, 0)
-      )
-
-    found = fitting.fit(cost, starts, num_steps=num_steps)
-    is_good = jnp.isfinite(found.loss)
-    return jax.tree.map(lambda x: jnp.where(is_good, x, jnp.nan), found.params)
-
-  return jax.vmap(fit_law, in_axes=1)(loss_NK)
-
-
-def smooth(
-  loss_NK: shapes.Array, count: shapes.Array | int, *, width: int
-) -> shapes.Array:
-  """Savitzky-Golay: each of the first `count` rows from a cubic around it.
-
-  The first and last half windows are read off the first and last cubic. What
-  stands in the rows from `count` on means nothing.
-
-  Args:
-    loss_NK: rows in time.
-    count: at least `width`.
-    width: odd; one leaves the rows as they are.
-  Returns:
-    As large as loss_NK.
-  """
-  if width == 1:
-    return loss_NK
-  powers = np.vander(np.linspace(-1, 1, width), ORDER + 1)
-  project_WW = jnp.asarray(powers @ np.linalg.pinv(powers), float)
-  row_N = jnp.arange(len(loss_NK))
-  first_N = jnp.clip(row_N - width // 2, 0, count - width)
-  window_NWK = loss_NK[first_N[:, None] + jnp.arange(width)]
-  place_N = jnp.minimum(row_N - first_N, width - 1)
-  return jnp.einsum("nw,nwk->nk", project_WW[place_N], window_NWK)
-
-
-def _width(window: int, length: int) -> int:
-  """A window of a short run: odd, at most half of it, one where that is no use."""
-  half = length // 2
-  width = min(window, half - (half % 2 == 0))
-  return width if width > ORDER + 1 else 1

@@ -6,14 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from cmtree_jax import shapes
-from cmtree_jax.methods import steering
-from cmtree_jax.methods.base import (
-  Ask,
-  DomainWeights,
-  Facts,
-  Method,
-  Signals,
-)
+from cmtree_jax.methods import checks, steering
+from cmtree_jax.methods.base import Ask, Facts, Method, Signals
 
 
 class State(NamedTuple):
@@ -28,6 +22,25 @@ class State(NamedTuple):
   drop_TK: shapes.Array  # B times the sweeps; normalization takes that out
   graph_TK: shapes.Array  # A, normalized, averaged over rounds
   rounds: shapes.Array  # int, that have learned a graph
+
+
+class Round(NamedTuple):
+  """A round of training: first LearnParams, then rest."""
+
+  number: shapes.Array  # int, rounds before it
+  now: shapes.Array  # int, observations of it before this one
+  learn: shapes.Array  # int, observations of LearnParams
+  fits: shapes.Array  # whether these end within the run
+
+  @property
+  def is_probed(self) -> shapes.Array:
+    """Whether a domain is trained on next."""
+    return self.fits & (self.now < self.learn)
+
+  @property
+  def is_learned(self) -> shapes.Array:
+    """Whether LearnParams has come to its end."""
+    return self.fits & (self.now == self.learn)
 
 
 class Info(NamedTuple):
@@ -93,24 +106,20 @@ def make(
     so its rounds are longer than its `update_steps`; here as in the paper a round
     has LearnParams within it.
   """
-  steering.check_choice("evaluate", evaluate, steering.EVALUATE)
-  steering.check_choice("output", output, steering.OUTPUT)
-  steering.check_at_least(
-    1, every=every, lp_rounds=lp_rounds, lp_steps=lp_steps
-  )
+  checks.one_of("evaluate", evaluate, steering.EVALUATE)
+  checks.one_of("output", output, steering.OUTPUT)
+  checks.at_least(1, every=every, lp_rounds=lp_rounds, lp_steps=lp_steps)
+  checks.above_zero(eta=eta)
   if not 0 < delta <= 1:
     raise ValueError(f"delta {delta} must be above 0 and at most 1.")
   if not 0.5 < phi <= 1:
     raise ValueError(f"phi {phi} must be above 0.5 and at most 1.")
-  if not eta > 0:
-    raise ValueError(f"eta {eta} must be above 0.")
   if ema is not None and not 0 <= ema < 1:
     raise ValueError(f"ema {ema} must be at least 0 and below 1, or None.")
 
   def init(key: shapes.Key, facts: Facts) -> State:
-    course = steering.start(facts, every)
-    course = course._replace(mixture_K=course.uniform_K)
-    losses = facts.num_targets if evaluate == "targets" else facts.num_domains
+    course = steering.start(facts, every, uniform=True)
+    losses = steering.evaluation_size(facts, evaluate)
     sweep = course.num_present * lp_steps
     zero_TK = jnp.zeros((losses, facts.num_domains))
     return State(
@@ -125,66 +134,80 @@ def make(
       rounds=jnp.int32(0),
     )
 
-  def step(state: State, signals: Signals) -> tuple[State, Info]:
+  def round_of(state: State) -> Round:
     course = state.course
-    loss_T = steering.evaluation(signals, course, evaluate)
-    # The round: `learn` observations of LearnParams, then at least one of rest.
     learn = state.sweeps * course.num_present * lp_steps
-    length = jnp.maximum(
-      learn + 1, jnp.round(learn / delta).astype(learn.dtype)
-    )
+    length = jnp.round(learn / delta).astype(learn.dtype)
+    length = jnp.maximum(learn + 1, length)  # at least one observation of rest
     number, now = course.time // length, course.time % length
     fits = course.time - now + learn < course.length
+    return Round(number, now, learn, fits)
 
-    is_edge = fits & (now <= learn) & (now % lp_steps == 0)
-    drop_TK = jnp.where(now == 0, jnp.zeros_like(state.drop_TK), state.drop_TK)
-    drop_TK = jnp.where(
-      is_edge & (now > 0),
-      drop_TK.at[:, state.domain].add(state.before_T - loss_T),
-      drop_TK,
+  def measure(state: State, at: Round, loss_T) -> State:
+    """With what the last probe did to the losses."""
+    is_edge = at.fits & (at.now <= at.learn) & (at.now % lp_steps == 0)
+    drop_TK = jnp.where(at.now == 0, 0.0, state.drop_TK)
+    fallen_TK = drop_TK.at[:, state.domain].add(state.before_T - loss_T)
+    return state._replace(
+      drop_TK=jnp.where(is_edge & (at.now > 0), fallen_TK, drop_TK),
+      before_T=jnp.where(is_edge, loss_T, state.before_T),
     )
 
-    is_learned = fits & (now == learn)
-    smooth_KK = smoothed_one_hots(course.present_K, phi)
-    graph_TK = desmooth(smooth_KK, drop_TK)
+  def learned(state: State, smooth_KK) -> tuple[shapes.Array, shapes.FloatK]:
+    """A, averaged over rounds, and its p, at the end of LearnParams."""
+    course = state.course
     known_T = (
-      course.present_K if evaluate == "domains" else jnp.ones_like(loss_T, bool)
+      course.present_K
+      if evaluate == "domains"
+      else jnp.ones(len(state.drop_TK), bool)
     )
-    graph_TK = normalize(graph_TK, known_T[:, None] & course.present_K)
+    graph_TK = normalize(
+      desmooth(smooth_KK, state.drop_TK), known_T[:, None] & course.present_K
+    )
+    prior_K = course.mixture_K
     if ema is not None:
       old_TK = jnp.where(state.rounds > 0, state.graph_TK, graph_TK)
       graph_TK = (1 - ema) * graph_TK + ema * old_TK
-    prior_K = course.uniform_K if ema is not None else course.mixture_K
-    new_K = proportions(graph_TK, prior_K, eta=eta, present_K=course.present_K)
-    mixture_K = jnp.where(is_learned, new_K, course.mixture_K)
+      prior_K = course.uniform_K
+    p_K = steering.multiply(prior_K, eta * jnp.sum(graph_TK, axis=0))
+    return graph_TK, p_K
 
-    is_probed = fits & (now < learn)
-    probe = now // lp_steps
-    sweep = number * state.sweeps + probe // course.num_present
-    order_K = _random_order(state.key, sweep, course.present_K)
-    domain = jnp.where(is_probed, order_K[probe % course.num_present], -1)
-    rounds = state.rounds + is_learned
+  def next_domain(state: State, at: Round) -> shapes.Array:
+    """Which is probed next; -1 for none."""
+    present_K, count = state.course.present_K, state.course.num_present
+    probe = at.now // lp_steps
+    sweep = at.number * state.sweeps + probe // count
+    order_K = _random_order(state.key, sweep, present_K)
+    return jnp.where(at.is_probed, order_K[probe % count], -1).astype(jnp.int32)
+
+  def step(state: State, signals: Signals) -> tuple[State, Info]:
+    course, at = state.course, round_of(state)
+    loss_T = steering.evaluation(signals, course, evaluate)
+    state = measure(state, at, loss_T)
+    smooth_KK = smoothed_one_hots(course.present_K, phi)
+    graph_TK, p_K = learned(state, smooth_KK)
+    mixture_K = jnp.where(at.is_learned, p_K, course.mixture_K)
+    domain = next_domain(state, at)
+    rounds = state.rounds + at.is_learned
+    asked_K = jnp.where(at.is_probed, smooth_KK[domain], mixture_K)
     return State(
-      course=course.then(mixture_K, ~is_probed & (rounds > 0)),
-      ask=steering.asking(jnp.where(is_probed, smooth_KK[domain], mixture_K)),
+      course=course.then(mixture_K, ~at.is_probed & (rounds > 0)),
+      ask=steering.asking(asked_K),
       key=state.key,
       sweeps=state.sweeps,
-      domain=domain.astype(jnp.int32),
-      before_T=jnp.where(is_edge, loss_T, state.before_T),
-      drop_TK=drop_TK,
-      graph_TK=jnp.where(is_learned, graph_TK, state.graph_TK),
+      domain=domain,
+      before_T=state.before_T,
+      drop_TK=state.drop_TK,
+      graph_TK=jnp.where(at.is_learned, graph_TK, state.graph_TK),
       rounds=rounds,
     ), Info(mixture_K, domain, jnp.mean(loss_T))
-
-  def finalize(state: State) -> DomainWeights:
-    return state.course.recipe(output)
 
   return Method(
     init,
     step,
-    finalize,
-    steering.evaluation_signals(evaluate),
-    "domains",
+    finalize=lambda state: state.course.recipe(output),
+    signals=steering.evaluation_signals(evaluate),
+    loop="domains",
     ask=lambda state: state.ask,
     every=every,
     targeted=evaluate == "targets",
@@ -231,21 +254,6 @@ def normalize(graph_TK: shapes.Array, known_TK: shapes.Array) -> shapes.Array:
   graph_TK = jnp.where(known_TK, graph_TK - jnp.minimum(least, 0), 0.0)
   total = jnp.sum(graph_TK)
   return graph_TK / jnp.where(total > 0, total, 1.0)
-
-
-def proportions(
-  graph_TK: shapes.Array,
-  prior_K: shapes.FloatK,
-  *,
-  eta: float,
-  present_K: shapes.Array,
-) -> shapes.FloatK:
-  """p, proportional to the prior times exp(eta times the column sums of A)."""
-  # A domain that is not there has no logarithm.
-  log_prior_K = jnp.log(jnp.where(present_K, prior_K, 1.0))
-  return steering.softmax(
-    log_prior_K + eta * jnp.sum(graph_TK, axis=0), present_K
-  )
 
 
 def _random_order(

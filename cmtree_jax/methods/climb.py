@@ -1,37 +1,20 @@
 """CLIMB: runs in rounds, each where a regression of all before it looks best."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from cmtree_jax import shapes
+from cmtree_jax.methods import checks, searching
 from cmtree_jax.methods.base import (
   DomainWeights,
   Facts,
   Method,
   Signals,
   Trials,
-  domain_weights,
 )
+from cmtree_jax.methods.searching import Info, State
 from cmtree_jax.mixtures import designs, surrogates
-
-
-class State(NamedTuple):
-  """The runs, and what is needed to choose the next ones."""
-
-  trials: Trials  # rows of rounds to come hold the natural mixture
-  seed_W: np.ndarray  # words of the random key
-  q_K: np.ndarray  # the domains' shares of the corpus
-  max_weight: np.ndarray  # R
-
-
-class Info(NamedTuple):
-  """Of one run, bits per byte."""
-
-  loss: float  # mean over targets
-  best_loss: float  # the least so far
 
 
 def make(
@@ -93,28 +76,23 @@ def make(
     )
   if noise_floor < 0:
     raise ValueError(f"noise_floor {noise_floor} must not be negative.")
-  if variant not in ("guarded", "paper"):
-    raise ValueError(f"Unknown variant {variant!r}. Known: guarded, paper.")
+  checks.one_of("variant", variant, ("guarded", "paper"))
   guarded = variant == "guarded"
   sizes = [*rounds, 1] if guarded else [*rounds]
   ends = np.cumsum(sizes).tolist()
 
   def init(key: shapes.Key, facts: Facts) -> State:
-    seed_W = np.asarray(jax.random.key_data(key)).ravel()
-    q_K = np.asarray(facts.domain_mass_K, np.float64)
-    q_K = q_K / q_K.sum()
+    state = searching.start(key, facts)
     first_RK = designs.regmix(
-      q_K,
+      state.q_K,
       sizes[0],
-      rng=np.random.default_rng([*seed_W, 0]),
-      cap_K=facts.max_weight * q_K,
+      rng=state.rng(0),
+      cap_K=state.cap_K,
       minimum=minimum,
     )
-    later_RK = np.tile(q_K, (ends[-1] - sizes[0], 1))
-    trials = Trials.plan(
-      np.concatenate([first_RK, later_RK]), num_targets=facts.num_targets
-    )
-    return State(trials, seed_W, q_K, np.array(facts.max_weight, np.float64))
+    # Later rounds hold the natural mixture until they are chosen.
+    later_RK = np.tile(state.q_K, (ends[-1] - sizes[0], 1))
+    return state.plan(np.concatenate([first_RK, later_RK]))
 
   def propose(state: State, size: int) -> np.ndarray:
     """The next mixtures; where it is one, the one that looks best."""
@@ -123,9 +101,9 @@ def make(
     fitted = surrogates.fit(
       trials.mixture_RK[:count], trials.mean_loss_R[:, None], surrogates.CLIMB
     )
-    rng = np.random.default_rng([*state.seed_W, count])
+    rng = state.rng(count)
     candidate_CK = designs.dirichlet(
-      state.q_K, candidates, rng=rng, cap_K=state.max_weight * state.q_K
+      state.q_K, candidates, rng=rng, cap_K=state.cap_K
     )
     order_C = np.argsort(fitted.predict(candidate_CK)[:, 0], kind="stable")
     if size == 1:
@@ -134,15 +112,14 @@ def make(
     return candidate_CK[rng.choice(pool_C, size, replace=False)]
 
   def step(state: State, signals: Signals) -> tuple[State, Info]:
-    state = State(state.trials.add(signals), *state[1:])
+    state, info = searching.step(state, signals)
     trials, count = state.trials, int(state.trials.count)
     if count in ends[:-1]:
       size = sizes[ends.index(count) + 1]
       mixture_RK = trials.mixture_RK.copy()
       mixture_RK[count : count + size] = propose(state, size)
-      state = State(trials._replace(mixture_RK=mixture_RK), *state[1:])
-    loss_R = trials.mean_loss_R
-    return state, Info(loss_R[-1], loss_R.min())
+      state = state._replace(trials=trials._replace(mixture_RK=mixture_RK))
+    return state, info
 
   def ask(state: State) -> Trials:
     done = int(state.trials.count)
@@ -161,9 +138,7 @@ def make(
       if count == ends[-1]:
         loss_R[-1] += noise_floor  # so much the trees' choice must be better
       mixture_K = trials.mixture_RK[loss_R.argmin()]
-    return domain_weights(
-      mixture_K, state.q_K, max_weight=float(state.max_weight)
-    )
+    return state.weights(mixture_K)
 
   return Method(
     init,

@@ -16,6 +16,7 @@ import optax
 
 from cmtree_jax import shapes
 from cmtree_jax.embed import kmeans
+from cmtree_jax.methods import checks
 from cmtree_jax.methods.base import Facts, Method, Signals
 from cmtree_jax.tree import mixture, model, penalties, warm_start
 
@@ -141,8 +142,7 @@ def make(
     Values: Gu et al., `PDS <https://arxiv.org/abs/2410.07064>`_, 2024; start:
     Grangier et al., `CRISP <https://arxiv.org/abs/2410.03735>`_, 2024.
   """
-  if mode not in ("joint", "frozen"):
-    raise ValueError(f"Unknown mode {mode!r}. Known: frozen, joint.")
+  checks.one_of("mode", mode, ("joint", "frozen"))
   if not branching or min(branching) < 2:
     raise ValueError(
       f"branching {branching} must give every level at least 2 children."

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from cmtree_jax import shapes
-from cmtree_jax.methods import averaged
-from cmtree_jax.methods.base import Facts, Method, Signals
+from cmtree_jax.methods import checks, steering
+from cmtree_jax.methods.base import Ask, Facts, Method, Signals
 
 
 class Info(NamedTuple):
@@ -53,28 +53,30 @@ def make(
     Fan et al., `Dynamic Gradient Alignment <https://arxiv.org/abs/2410.02498>`_,
     2024.
   """
-  averaged.check(output=output, step_size=step_size, every=every)
+  checks.one_of("output", output, steering.OUTPUT)
+  checks.at_least(1, every=every)
+  checks.above_zero(step_size=step_size)
   if not 0 <= ema < 1:
     raise ValueError(f"ema {ema} must be at least 0 and below 1.")
 
-  def init(key: jax.Array, facts: Facts) -> averaged.Averaged:
+  def init(key: jax.Array, facts: Facts) -> steering.Course:
     del key
-    return averaged.start(facts)
+    return steering.start(facts, every, uniform=True)
 
   def step(
-    alpha: averaged.Averaged, signals: Signals
-  ) -> tuple[averaged.Averaged, Info]:
-    alignment_K = jnp.where(alpha.exists_K, signals.target_dot_K, 0.0)
-    updated_K = averaged.multiply(alpha.mixture_K, step_size * alignment_K)
-    alpha_K = (1 - ema) * updated_K + ema * alpha.mixture_K
-    return averaged.move(alpha, alpha_K), Info(alignment_K, alpha_K)
+    course: steering.Course, signals: Signals
+  ) -> tuple[steering.Course, Info]:
+    alignment_K = jnp.where(course.present_K, signals.target_dot_K, 0.0)
+    updated_K = steering.multiply(course.mixture_K, step_size * alignment_K)
+    alpha_K = (1 - ema) * updated_K + ema * course.mixture_K
+    return course.then(alpha_K), Info(alignment_K, alpha_K)
 
   return Method(
     init,
     step,
-    finalize=lambda alpha: averaged.weights(alpha, output),
+    finalize=lambda course: course.recipe(output),
     signals=frozenset({"domain_B", "target_dot_K"}),
     loop="domains",
-    ask=averaged.ask,
+    ask=lambda course: Ask(course.mixture_K),
     every=every,
   )

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from cmtree_jax import shapes
-from cmtree_jax.methods import averaged
-from cmtree_jax.methods.base import Facts, Method, Signals
+from cmtree_jax.methods import checks, steering
+from cmtree_jax.methods.base import Ask, Facts, Method, Signals
 
 _MU = {"target": 0.05, "domains": 0.01, "all_domains": 0.01}
 
@@ -68,44 +68,39 @@ def make(
     Fan et al., `DoGE <https://arxiv.org/abs/2310.15393>`_, 2024;
     normalization and clips from Olivia-fsm/DoGE at 88400e9, `src/trainer.py`.
   """
-  if objective not in _MU:
-    known = ", ".join(_MU)
-    raise ValueError(f"Unknown objective {objective!r}. Known: {known}.")
+  checks.one_of("output", output, steering.OUTPUT)
+  checks.one_of("objective", objective, tuple(_MU))
   mu = _MU[objective] if mu is None else mu
-  averaged.check(
-    output=output,
-    learning_rate=learning_rate,
-    mu=mu,
-    clip_norm=clip_norm,
-    max_score=max_score,
+  checks.above_zero(
+    learning_rate=learning_rate, mu=mu, clip_norm=clip_norm, max_score=max_score
   )
 
+  def init(key: jax.Array, facts: Facts) -> steering.Course:
+    del key
+    return steering.start(facts, uniform=True)
+
   def step(
-    alpha: averaged.Averaged, signals: Signals
-  ) -> tuple[averaged.Averaged, Info]:
-    exists_K = alpha.exists_K
-    both_KK = exists_K[:, None] & exists_K
+    course: steering.Course, signals: Signals
+  ) -> tuple[steering.Course, Info]:
+    present_K = course.present_K
+    both_KK = present_K[:, None] & present_K
     gram_KK = jnp.where(both_KK, signals.gram_KK, 0.0)
     norm_K = jnp.sqrt(jnp.diag(gram_KK))
     shorten_K = clip_norm / jnp.maximum(norm_K, clip_norm)
     if objective == "target":
-      target_dot_K = jnp.where(exists_K, signals.target_dot_K, 0.0)
+      target_dot_K = jnp.where(present_K, signals.target_dot_K, 0.0)
       alignment_K = shorten_K * target_dot_K
     else:
       gram_KK *= shorten_K[:, None] * shorten_K
       alignment_K = jnp.sum(gram_KK, axis=1)
       if objective == "domains":
         alignment_K -= jnp.diag(gram_KK)
-    mean_norm = jnp.sum(shorten_K * norm_K) / jnp.sum(exists_K)
+    mean_norm = jnp.sum(shorten_K * norm_K) / course.num_present
     score_K = learning_rate * jnp.clip(
       alignment_K / (mean_norm + 1e-6), 0.0, max_score
     )
-    alpha_K = averaged.multiply(alpha.mixture_K, score_K / mu)
-    return averaged.move(alpha, alpha_K), Info(alignment_K, score_K, alpha_K)
-
-  def init(key: jax.Array, facts: Facts) -> averaged.Averaged:
-    del key
-    return averaged.start(facts)
+    alpha_K = steering.multiply(course.mixture_K, score_K / mu)
+    return course.then(alpha_K), Info(alignment_K, score_K, alpha_K)
 
   reads = {"domain_B", "gram_KK"}
   if objective == "target":
@@ -113,10 +108,10 @@ def make(
   return Method(
     init,
     step,
-    finalize=lambda alpha: averaged.weights(alpha, output),
+    finalize=lambda course: course.recipe(output),
     signals=frozenset(reads),
     loop="domains",
-    ask=averaged.ask,
+    ask=lambda course: Ask(course.mixture_K),
     train_on_observed=True,
     targeted=objective == "target",
   )

@@ -6,16 +6,17 @@ import jax
 import jax.numpy as jnp
 
 from cmtree_jax import shapes
-from cmtree_jax.methods import averaged
+from cmtree_jax.methods import checks, steering
 from cmtree_jax.methods.base import Ask, Facts, Method, Signals
 
+FORMS = ("paper", "authors", "dataflex")
 _MAX_SCORE = 5.0  # DataFlex's
 
 
 class State(NamedTuple):
-  """The domain weights alpha, and what the loss is normalized by."""
+  """The domain weights alpha so far, and what the loss is normalized by."""
 
-  alpha: averaged.Averaged
+  course: steering.Course  # of alpha
   # Tokens of the last observed rows in form `authors`, else ones.
   tokens_K: shapes.Array
 
@@ -69,33 +70,33 @@ def make(
     Xie et al., `DoReMi <https://arxiv.org/abs/2305.10429>`_, 2023, Algorithm 1.
     Forms: sangmichaelxie/doremi at 7cde52d, OpenDCAI/DataFlex at 3c13e37.
   """
-  averaged.check(output=output, step_size=step_size)
+  checks.one_of("output", output, steering.OUTPUT)
+  checks.one_of("form", form, FORMS)
+  checks.above_zero(step_size=step_size)
   if not 0 <= smoothing <= 1:
     raise ValueError(f"smoothing {smoothing} must be from 0 to 1.")
-  if form not in ("paper", "authors", "dataflex"):
-    raise ValueError(f"form {form!r} must be 'paper', 'authors' or 'dataflex'.")
 
   def init(key: jax.Array, facts: Facts) -> State:
     del key
-    alpha = averaged.start(facts, count=1)
-    return State(alpha, jnp.ones_like(alpha.mixture_K))
+    course = steering.start(facts, uniform=True)
+    course = course._replace(total_K=course.mixture_K)  # the start counts
+    return State(course, jnp.ones_like(course.mixture_K))
 
   def step(state: State, signals: Signals) -> tuple[State, Info]:
-    alpha, exists_K = state.alpha, state.alpha.exists_K
-    score_K = jnp.where(exists_K, signals.excess_K, 0.0)
+    course = state.course
+    score_K = jnp.where(course.present_K, signals.excess_K, 0.0)
     if form == "dataflex":
-      score_K -= jnp.sum(score_K) / jnp.sum(exists_K)
+      score_K -= jnp.sum(score_K) / course.num_present
       score_K = jnp.clip(score_K, -_MAX_SCORE, _MAX_SCORE)
-    updated_K = averaged.multiply(alpha.mixture_K, step_size * score_K)
-    alpha_K = (1 - smoothing) * updated_K + smoothing * alpha.uniform_K
+    updated_K = steering.multiply(course.mixture_K, step_size * score_K)
+    alpha_K = (1 - smoothing) * updated_K + smoothing * course.uniform_K
     tokens_K = state.tokens_K
     if form == "authors":
       tokens_K = jnp.asarray(signals.tokens_K, jnp.float32)
-    moved = averaged.move(alpha, alpha_K)
-    return State(moved, tokens_K), Info(score_K, alpha_K)
+    return State(course.then(alpha_K), tokens_K), Info(score_K, alpha_K)
 
   def ask(state: State) -> Ask:
-    share_K = state.alpha.mixture_K * state.tokens_K
+    share_K = state.course.mixture_K * state.tokens_K
     return Ask(share_K / jnp.sum(share_K))
 
   reads = {"domain_B", "excess_K"}
@@ -104,7 +105,7 @@ def make(
   return Method(
     init,
     step,
-    finalize=lambda state: averaged.weights(state.alpha, output),
+    finalize=lambda state: state.course.recipe(output),
     signals=frozenset(reads),
     loop="domains",
     ask=ask,

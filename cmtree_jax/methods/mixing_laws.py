@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from cmtree_jax import shapes
+from cmtree_jax.methods import checks, searching
 from cmtree_jax.methods.base import (
   DomainWeights,
   Facts,
@@ -16,6 +17,7 @@ from cmtree_jax.methods.base import (
 )
 from cmtree_jax.mixtures import diminishing, laws, optimum
 
+AGGREGATION = ("targets", "explicit", "implicit")
 _CANDIDATES = 2**16  # mixtures whose predicted losses are compared
 
 
@@ -35,13 +37,6 @@ class State(NamedTuple):
   size_S: np.ndarray
   final_size: np.ndarray
   seed: np.ndarray
-
-
-class Info(NamedTuple):
-  """What a person may want to see of a run; means over targets, bits per byte."""
-
-  loss: np.ndarray
-  best_loss: np.ndarray  # so far
 
 
 def make(
@@ -87,12 +82,9 @@ def make(
     Ye et al., `Data Mixing Laws <https://arxiv.org/abs/2403.16952>`_, 2024,
     equations 1 and 6, algorithm 1.
   """
-  if aggregation not in ("targets", "explicit", "implicit"):
-    raise ValueError(
-      f"Unknown aggregation {aggregation!r}. Known: targets, explicit, implicit."
-    )
-  if search not in ("grid", "solver"):
-    raise ValueError(f"Unknown search {search!r}. Known: grid, solver.")
+  checks.one_of("aggregation", aggregation, AGGREGATION)
+  checks.one_of("search", search, ("grid", "solver"))
+  checks.above_zero(huber_delta=huber_delta)
   if num_mixtures is not None and num_mixtures < 1:
     raise ValueError(
       f"num_mixtures {num_mixtures} must be at least 1, or None."
@@ -101,13 +93,10 @@ def make(
     raise ValueError(f"fit_from {fit_from} must be in [0, 1).")
   if grid is not None and not 0 < grid <= 1:
     raise ValueError(f"grid {grid} must be in (0, 1], or None.")
-  if not huber_delta > 0:
-    raise ValueError(f"huber_delta {huber_delta} must be above 0.")
   nested = extrapolate and aggregation != "explicit"
 
   def init(key: shapes.Key, facts: Facts) -> State:
-    q_K = np.asarray(facts.domain_mass_K, np.float64)
-    q_K = q_K / q_K.sum()
+    q_K = searching.natural(facts)
     seed = int(jax.random.randint(key, (), 0, np.iinfo(np.int32).max))
     mixture_MK = diminishing.design(
       np.random.default_rng(seed),
@@ -137,16 +126,15 @@ def make(
       seed=np.array(seed),
     )
 
-  def step(state: State, signals: Signals) -> tuple[State, Info]:
+  def step(state: State, signals: Signals) -> tuple[State, searching.Info]:
     row = int(state.trials.count)
     curve_RCT, loss_RK = state.curve_RCT.copy(), state.loss_RK.copy()
     if nested:
       curve_RCT[row] = signals.curve_CT
     if aggregation == "explicit":
       loss_RK[row] = signals.loss_K
-    trials = state.trials.add(signals)
-    state = state._replace(trials=trials, curve_RCT=curve_RCT, loss_RK=loss_RK)
-    return state, Info(trials.mean_loss_R[-1], np.nanmin(trials.mean_loss_R))
+    state = state._replace(curve_RCT=curve_RCT, loss_RK=loss_RK)
+    return searching.step(state, signals)
 
   def finalize(state: State) -> DomainWeights:
     q_K = state.q_K

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from cmtree_jax import shapes
+from cmtree_jax.methods import checks, searching
 from cmtree_jax.methods.base import (
   DomainWeights,
   Facts,
@@ -88,14 +89,11 @@ def make(
     <https://arxiv.org/abs/2502.10510>`_, 2025, Algorithm 1 and
     `LLM_DataMixing/mixmin_gen.py`.
   """
-  if not step_size > 0 or max_steps < 1:
-    raise ValueError(
-      f"step_size {step_size} must be above 0, max_steps {max_steps} at least 1."
-    )
+  checks.one_of("form", form, ("paper", "em"))
+  checks.above_zero(step_size=step_size)
+  checks.at_least(1, max_steps=max_steps)
   if not 0 <= holdout < 1:
     raise ValueError(f"holdout {holdout} must be at least 0 and below 1.")
-  if form not in ("paper", "em"):
-    raise ValueError(f"Unknown form {form!r}. Known: paper, em.")
 
   def init(key: shapes.Key, facts: Facts) -> State:
     tokens_M = np.maximum(np.asarray(facts.document_tokens_M, np.float64), 1)
@@ -104,7 +102,7 @@ def make(
         "MixMin reads document_nats_M; its facts must hold the targets'"
         " documents (document_tokens_M, document_target_M), got none."
       )
-    q_K = np.asarray(facts.domain_mass_K, np.float64)
+    q_K = searching.natural(facts)
     mixture_RK = designs.one_hot(q_K)
     weight_M, heldout_M = _split(
       np.asarray(facts.document_target_M),
@@ -117,7 +115,7 @@ def make(
       tokens_M,
       weight_M,
       heldout_M,
-      q_K / q_K.sum(),
+      q_K,
       np.array(facts.max_weight, np.float64),
     )
 

@@ -1,35 +1,12 @@
 """Olmix: a log-linear law of each target, its optimum under caps and near natural."""
 
-from typing import NamedTuple
-
 import jax
 import numpy as np
 
 from cmtree_jax import shapes
-from cmtree_jax.methods.base import (
-  DomainWeights,
-  Facts,
-  Method,
-  Signals,
-  Trials,
-  domain_weights,
-)
+from cmtree_jax.methods import checks, searching
+from cmtree_jax.methods.base import DomainWeights, Facts, Method
 from cmtree_jax.mixtures import laws, optimum
-
-
-class State(NamedTuple):
-  """The runs, and what the optimum must obey."""
-
-  trials: Trials
-  q_K: np.ndarray  # natural mixture
-  max_weight: np.ndarray  # R
-
-
-class Info(NamedTuple):
-  """What a person may want to see of a run; means over targets, bits per byte."""
-
-  loss: np.ndarray
-  best_loss: np.ndarray  # so far
 
 
 def make(
@@ -71,31 +48,23 @@ def make(
     raise ValueError(f"strengths {strengths} must be positive and increasing.")
   if not 0 <= min_weight < 1:
     raise ValueError(f"min_weight {min_weight} must be in [0, 1).")
-  if not kl >= 0 or not huber_delta > 0:
-    raise ValueError(
-      f"kl {kl} must not be negative, huber_delta {huber_delta} positive."
-    )
+  if not kl >= 0:
+    raise ValueError(f"kl {kl} must not be negative.")
+  checks.above_zero(huber_delta=huber_delta)
 
-  def init(key: shapes.Key, facts: Facts) -> State:
-    q_K = np.asarray(facts.domain_mass_K, np.float64)
-    q_K = q_K / q_K.sum()
+  def init(key: shapes.Key, facts: Facts) -> searching.State:
+    state = searching.start(key, facts)
     seed = int(jax.random.randint(key, (), 0, np.iinfo(np.int32).max))
     mixture_RK = _swarm(
       np.random.default_rng(seed),
-      q_K,
-      count=runs or 3 * (int((q_K > 0).sum()) + 1),
+      state.q_K,
+      count=runs or 3 * (int((state.q_K > 0).sum()) + 1),
       strengths=strengths,
       min_weight=min_weight,
     )
-    trials = Trials.plan(mixture_RK, num_targets=facts.num_targets)
-    return State(trials, q_K, np.array(facts.max_weight, np.float64))
+    return state.plan(mixture_RK)
 
-  def step(state: State, signals: Signals) -> tuple[State, Info]:
-    trials = state.trials.add(signals)
-    info = Info(trials.mean_loss_R[-1], np.nanmin(trials.mean_loss_R))
-    return State(trials, state.q_K, state.max_weight), info
-
-  def finalize(state: State) -> DomainWeights:
+  def finalize(state: searching.State) -> DomainWeights:
     trials, q_K = state.trials, state.q_K
     done = np.isfinite(trials.loss_RT).all(axis=1)
     mixture_K = q_K
@@ -107,16 +76,14 @@ def make(
         law.weight_I,
         law.slope_IK,
         prior_K=q_K,
-        cap_K=state.max_weight * q_K,
+        cap_K=state.cap_K,
         kl=kl,
       )
-    return domain_weights(
-      np.float32(mixture_K), np.float32(q_K), max_weight=float(state.max_weight)
-    )
+    return state.weights(mixture_K)
 
   return Method(
     init,
-    step,
+    searching.step,
     finalize,
     frozenset({"domain_B", "target_loss_T"}),
     "runs",

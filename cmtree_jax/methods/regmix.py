@@ -1,36 +1,9 @@
 """RegMix: many small runs on random mixtures, a regression, and its best region."""
 
-from typing import NamedTuple
-
-import jax
-import numpy as np
-
 from cmtree_jax import shapes
-from cmtree_jax.methods.base import (
-  DomainWeights,
-  Facts,
-  Method,
-  Signals,
-  Trials,
-  domain_weights,
-)
+from cmtree_jax.methods import checks, searching
+from cmtree_jax.methods.base import DomainWeights, Facts, Method
 from cmtree_jax.mixtures import designs, surrogates
-
-
-class State(NamedTuple):
-  """The runs, and what is needed to search between them."""
-
-  trials: Trials
-  seed_W: np.ndarray  # words of the random key
-  q_K: np.ndarray  # the domains' shares of the corpus
-  max_weight: np.ndarray  # R
-
-
-class Info(NamedTuple):
-  """Of one run, bits per byte."""
-
-  loss: float  # mean over targets
-  best_loss: float  # the least so far
 
 
 def make(
@@ -76,33 +49,22 @@ def make(
     <https://arxiv.org/abs/2407.01492>`_, 2024, section 3 and
     `regression_fitting/regression.ipynb`.
   """
-  if min(runs, candidates, best) < 1:
-    raise ValueError(
-      f"runs {runs}, candidates {candidates} and best {best} must be at least 1."
-    )
+  checks.at_least(1, runs=runs, candidates=candidates, best=best)
   settings = surrogates.named(surrogate)
 
-  def init(key: shapes.Key, facts: Facts) -> State:
-    seed_W = np.asarray(jax.random.key_data(key)).ravel()
-    q_K = np.asarray(facts.domain_mass_K, np.float64)
-    q_K = q_K / q_K.sum()
+  def init(key: shapes.Key, facts: Facts) -> searching.State:
+    state = searching.start(key, facts)
     mixture_RK = designs.regmix(
-      q_K,
+      state.q_K,
       runs,
-      rng=np.random.default_rng([*seed_W, 0]),
-      cap_K=facts.max_weight * q_K,
+      rng=state.rng(0),
+      cap_K=state.cap_K,
       exponent=exponent,
       minimum=minimum,
     )
-    trials = Trials.plan(mixture_RK, num_targets=facts.num_targets)
-    return State(trials, seed_W, q_K, np.array(facts.max_weight, np.float64))
+    return state.plan(mixture_RK)
 
-  def step(state: State, signals: Signals) -> tuple[State, Info]:
-    trials = state.trials.add(signals)
-    loss_R = trials.mean_loss_R
-    return State(trials, *state[1:]), Info(loss_R[-1], loss_R.min())
-
-  def finalize(state: State) -> DomainWeights:
+  def finalize(state: searching.State) -> DomainWeights:
     trials, count = state.trials, int(state.trials.count)
     mixture_K = state.q_K
     if count:
@@ -112,18 +74,16 @@ def make(
       candidate_CK = designs.dirichlet(
         state.q_K,
         candidates,
-        rng=np.random.default_rng([*state.seed_W, 1]),
-        cap_K=state.max_weight * state.q_K,
+        rng=state.rng(1),
+        cap_K=state.cap_K,
       )
       loss_C = fitted.predict(candidate_CK).mean(axis=1)
       mixture_K = surrogates.mean_of_best(candidate_CK, loss_C, best)
-    return domain_weights(
-      mixture_K, state.q_K, max_weight=float(state.max_weight)
-    )
+    return state.weights(mixture_K)
 
   return Method(
     init,
-    step,
+    searching.step,
     finalize,
     frozenset({"domain_B", "target_loss_T"}),
     "runs",

@@ -6,14 +6,14 @@ import jax
 import jax.numpy as jnp
 
 from cmtree_jax import shapes
-from cmtree_jax.methods import averaged
-from cmtree_jax.methods.base import DomainWeights, Facts, Method, Signals
+from cmtree_jax.methods import checks, steering
+from cmtree_jax.methods.base import Ask, Facts, Method, Signals
 
 
 class State(NamedTuple):
-  """The mixture, and what it is balanced for."""
+  """The mixtures so far, and what they are balanced for."""
 
-  mixture: averaged.Averaged
+  course: steering.Course
   target_K: shapes.Array  # p, shares of the evaluation in the domains
 
 
@@ -61,36 +61,36 @@ def make(
   References:
     Ge et al., `R&B <https://arxiv.org/abs/2505.00358>`_, 2025.
   """
-  averaged.check(output=output, strength=strength, every=every)
+  checks.one_of("output", output, steering.OUTPUT)
+  checks.at_least(1, every=every)
+  checks.above_zero(strength=strength)
 
   def init(key: jax.Array, facts: Facts) -> State:
     del key
     target_TK = jnp.asarray(facts.target_domain_TK, jnp.float32)
-    return State(averaged.start(facts), jnp.mean(target_TK, axis=0))
+    course = steering.start(facts, every, uniform=True)
+    return State(course, jnp.mean(target_TK, axis=0))
 
   def step(state: State, signals: Signals) -> tuple[State, Info]:
-    before, exists_K = state.mixture, state.mixture.exists_K
-    both_KK = exists_K[:, None] & exists_K
+    course, present_K = state.course, state.course.present_K
+    both_KK = present_K[:, None] & present_K
     gram_KK = jnp.where(both_KK, signals.head_gram_KK, 0.0)
     serves_K = jnp.matmul(gram_KK, state.target_K, precision="highest")
     norm = jnp.linalg.norm(serves_K)
     alignment_K = serves_K / jnp.where(norm > 0, norm, 1.0)
-    balanced_K = averaged.multiply(before.uniform_K, strength * alignment_K)
+    balanced_K = steering.multiply(course.uniform_K, strength * alignment_K)
     # The first observation is of a proxy before its first round.
-    keep = (before.count == 0) | (norm == 0)
-    mixture_K = jnp.where(keep, before.mixture_K, balanced_K)
-    moved = averaged.move(before, mixture_K)
-    return State(moved, state.target_K), Info(alignment_K, mixture_K)
-
-  def finalize(state: State) -> DomainWeights:
-    return averaged.weights(state.mixture, output)
+    keep = (course.time == 0) | (norm == 0)
+    mixture_K = jnp.where(keep, course.mixture_K, balanced_K)
+    state = State(course.then(mixture_K), state.target_K)
+    return state, Info(alignment_K, mixture_K)
 
   return Method(
     init,
     step,
-    finalize,
-    frozenset({"domain_B", "head_gram_KK"}),
-    "domains",
-    ask=lambda state: averaged.ask(state.mixture),
+    finalize=lambda state: state.course.recipe(output),
+    signals=frozenset({"domain_B", "head_gram_KK"}),
+    loop="domains",
+    ask=lambda state: Ask(state.course.mixture_K),
     every=every,
   )

@@ -5,14 +5,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from cmtree_jax import shapes
-from cmtree_jax.methods import steering
-from cmtree_jax.methods.base import (
-  Ask,
-  DomainWeights,
-  Facts,
-  Method,
-  Signals,
-)
+from cmtree_jax.methods import checks, steering
+from cmtree_jax.methods.base import Ask, Facts, Method, Signals
 
 
 class State(NamedTuple):
@@ -25,6 +19,27 @@ class State(NamedTuple):
   base_T: shapes.Array  # L(0), losses of the marked proxy
   graph_KT: shapes.Array  # A; rows that are not measured yet are zero
   recent_WT: shapes.Array  # losses of the last evaluations, newest last
+
+  @property
+  def since(self) -> shapes.Array:
+    """Observations since the mark; those after it belong to the graph."""
+    return self.course.time - self.warmup
+
+  @property
+  def end(self) -> shapes.Array:
+    """The last of them that does."""
+    return self.horizon * self.course.num_present
+
+  @property
+  def ends_row(self) -> shapes.Array:
+    """Whether a row of the graph is complete now."""
+    since = self.since
+    return (since > 0) & (since <= self.end) & (since % self.horizon == 0)
+
+  @property
+  def order_K(self) -> shapes.Array:
+    """The domains as they are probed; those that are there come first."""
+    return jnp.argsort(~self.course.present_K, stable=True)
 
 
 class Info(NamedTuple):
@@ -89,20 +104,17 @@ def make(
     The shipped trainer evaluates at the beginning of each interval, so its updates
     lag behind by one; here as in the paper they see the proxy as it is.
   """
-  steering.check_choice("evaluate", evaluate, steering.EVALUATE)
-  steering.check_choice("output", output, steering.OUTPUT)
-  steering.check_at_least(
-    1, every=every, horizon=horizon, update=update, window=window
-  )
-  steering.check_at_least(0, warmup=warmup)
-  if not eta > 0:
-    raise ValueError(f"eta {eta} must be above 0.")
+  checks.one_of("evaluate", evaluate, steering.EVALUATE)
+  checks.one_of("output", output, steering.OUTPUT)
+  checks.at_least(1, every=every, horizon=horizon, update=update, window=window)
+  checks.at_least(0, warmup=warmup)
+  checks.above_zero(eta=eta)
 
   def init(key: shapes.Key, facts: Facts) -> State:
     del key
     course = steering.start(facts, every)
     half = course.length // 2
-    losses = facts.num_targets if evaluate == "targets" else facts.num_domains
+    losses = steering.evaluation_size(facts, evaluate)
     return State(
       course=course,
       ask=steering.asking(course.mixture_K),
@@ -113,52 +125,49 @@ def make(
       recent_WT=jnp.zeros((window, losses)),
     )
 
-  def step(state: State, signals: Signals) -> tuple[State, Info]:
-    course = state.course
-    loss_T = steering.evaluation(signals, course, evaluate)
-    # Domains that are there come first.
-    order_K = jnp.argsort(~course.present_K, stable=True)
-    since = course.time - state.warmup  # observations since the mark
-    row, within = since // state.horizon, since % state.horizon
-    end = state.horizon * course.num_present
-
-    base_T = jnp.where(since == 0, loss_T, state.base_T)
+  def measure(state: State, loss_T) -> tuple[shapes.Array, shapes.Array]:
+    """L(0) and A, with the row that is complete now."""
+    base_T = jnp.where(state.since == 0, loss_T, state.base_T)
     drop_T = (base_T - loss_T) / base_T
     drop_T = jnp.maximum(drop_T, 0) if clip else drop_T
-    is_measured = (since > 0) & (since <= end) & (within == 0)
-    graph_KT = jnp.where(
-      is_measured,
-      state.graph_KT.at[order_K[row - 1]].set(drop_T),
-      state.graph_KT,
-    )
+    domain = state.order_K[state.since // state.horizon - 1]
+    with_row_KT = state.graph_KT.at[domain].set(drop_T)
+    return base_T, jnp.where(state.ends_row, with_row_KT, state.graph_KT)
 
-    is_steered = since >= end
-    is_update = is_steered & ((since - end) % update == 0)
+  def follow(
+    state: State, graph_KT, loss_T
+  ) -> tuple[shapes.FloatK, shapes.Array]:
+    """p and the losses in the window, which move at each update."""
+    after = state.since - state.end
+    is_update = (after >= 0) & (after % update == 0)
     recent_WT = jnp.where(
-      is_update & (since > end),
+      is_update & (after > 0),
       jnp.concatenate([state.recent_WT[1:], loss_T[None]]),
       state.recent_WT,
     )
     # Before the first evaluation, eta A 1.
-    seen_WT = jnp.where(
-      since > end, recent_WT, jnp.zeros_like(recent_WT).at[-1].set(1)
-    )
-    mixture_K = jnp.where(
-      is_update,
-      proportions(graph_KT, seen_WT, eta=eta, present_K=course.present_K),
-      course.mixture_K,
-    )
+    ones_WT = jnp.zeros_like(recent_WT).at[-1].set(1)
+    seen_WT = jnp.where(after > 0, recent_WT, ones_WT)
+    present_K, now_K = state.course.present_K, state.course.mixture_K
+    p_K = proportions(graph_KT, seen_WT, eta=eta, present_K=present_K)
+    return jnp.where(is_update, p_K, now_K), recent_WT
 
-    is_probed = (since >= 0) & (since < end)
-    domain = jnp.where(is_probed, order_K[row], -1)
-    one_hot_K = (jnp.arange(len(order_K)) == domain).astype(mixture_K.dtype)
+  def step(state: State, signals: Signals) -> tuple[State, Info]:
+    loss_T = steering.evaluation(signals, state.course, evaluate)
+    base_T, graph_KT = measure(state, loss_T)
+    mixture_K, recent_WT = follow(state, graph_KT, loss_T)
+
+    since = state.since
+    is_probed = (since >= 0) & (since < state.end)
+    domain = jnp.where(is_probed, state.order_K[since // state.horizon], -1)
+    one_hot_K = (jnp.arange(len(mixture_K)) == domain).astype(mixture_K.dtype)
     ask = steering.asking(
       jnp.where(is_probed, one_hot_K, mixture_K),
       mark=since == 0,
-      back=is_measured,
+      back=state.ends_row,
     )
     return State(
-      course=course.then(mixture_K, is_steered),
+      course=state.course.then(mixture_K, since >= state.end),
       ask=ask,
       warmup=state.warmup,
       horizon=state.horizon,
@@ -167,15 +176,12 @@ def make(
       recent_WT=recent_WT,
     ), Info(mixture_K, domain, jnp.mean(loss_T))
 
-  def finalize(state: State) -> DomainWeights:
-    return state.course.recipe(output)
-
   return Method(
     init,
     step,
-    finalize,
-    steering.evaluation_signals(evaluate),
-    "domains",
+    finalize=lambda state: state.course.recipe(output),
+    signals=steering.evaluation_signals(evaluate),
+    loop="domains",
     ask=lambda state: state.ask,
     every=every,
     targeted=evaluate == "targets",
@@ -187,7 +193,7 @@ def proportions(
   recent_WT: shapes.Array,
   *,
   eta: float,
-  present_K: shapes.Array | None = None,
+  present_K: shapes.Array,
 ) -> shapes.FloatK:
   """p of a graph and the losses of the evaluations in the window.
 
@@ -195,16 +201,15 @@ def proportions(
     graph_KT: A.
     recent_WT: losses; rows of zeros for evaluations that are still to come.
     eta: as in `make`.
-    present_K: domains that hold documents; all where None.
+    present_K: domains that hold documents.
   Returns:
     p, which sums to one and is zero where no documents are.
 
-  >>> graph_KT = jnp.array([[1.0, 0.5], [0.0, 1.0]])
-  >>> proportions(graph_KT, jnp.ones((1, 2)), eta=0.5).round(3).tolist()
+  >>> graph_KT, both_K = jnp.array([[1.0, 0.5], [0.0, 1.0]]), jnp.ones(2, bool)
+  >>> p_K = proportions(graph_KT, jnp.ones((1, 2)), eta=0.5, present_K=both_K)
+  >>> p_K.round(3).tolist()
   [0.562, 0.438]
   """
-  if present_K is None:
-    present_K = jnp.ones(len(graph_KT), bool)
-  return steering.softmax(
-    eta * graph_KT @ jnp.sum(recent_WT, axis=0), present_K
+  return steering.multiply(
+    present_K, eta * graph_KT @ jnp.sum(recent_WT, axis=0)
   )

@@ -1,10 +1,9 @@
-"""What methods share that steer one proxy by the losses it shows.
+"""What methods share that steer the mixture of one proxy while it trains.
 
-They are phase machines on a clock of observations: a run has so many of them, a
-phase lasts a number of them, and what is recommended meanwhile is averaged.
+They run on a clock of observations: a run has so many of them, a phase lasts a
+number of them, and the mixtures that count on the way are averaged.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -30,9 +29,8 @@ class Course(NamedTuple):
   length: shapes.Array  # int, observations of the whole run
   domain_mass_K: shapes.FloatK  # q
   max_weight: shapes.Scalar  # R
-  mixture_K: shapes.FloatK  # the recommended one
+  mixture_K: shapes.FloatK  # the recommended one; sums to one
   total_K: shapes.FloatK  # sum of those that count
-  count: shapes.Array  # int, how many those are
 
   @property
   def present_K(self) -> shapes.Array:
@@ -52,40 +50,53 @@ class Course(NamedTuple):
     )
 
   def then(
-    self, mixture_K: shapes.FloatK, counts: shapes.Array | bool
+    self, mixture_K: shapes.FloatK, counts: shapes.Array | bool = True
   ) -> "Course":
     """One observation later, with the mixture that is recommended now."""
     return self._replace(
       time=self.time + 1,
       mixture_K=mixture_K,
       total_K=jnp.where(counts, self.total_K + mixture_K, self.total_K),
-      count=self.count + counts,
     )
 
   def recipe(self, output: str) -> DomainWeights:
     """Weights of the mean of the mixtures that count, or of the last mixture."""
     mixture_K = self.mixture_K
-    if output == "mean":
-      mean_K = self.total_K / jnp.maximum(self.count, 1)
-      mixture_K = jnp.where(self.count > 0, mean_K, mixture_K)
+    if output == "mean":  # up to its scale, which weights do not have
+      is_any = jnp.sum(self.total_K) > 0
+      mixture_K = jnp.where(is_any, self.total_K, mixture_K)
     return domain_weights(
       mixture_K, self.domain_mass_K, max_weight=self.max_weight
     )
 
 
-def start(facts: Facts, every: int) -> Course:
-  """The course before the first observation; recommends the natural mixture."""
+def start(facts: Facts, every: int = 1, *, uniform: bool = False) -> Course:
+  """The course before the first observation.
+
+  Args:
+    facts: q, R and the steps of the run.
+    every: training steps per observation.
+    uniform: recommends equal shares of the domains that hold documents, not the
+      natural ones.
+  """
   q_K = jnp.asarray(facts.domain_mass_K, float)
   q_K = q_K / jnp.sum(q_K)
-  return Course(
+  course = Course(
     time=jnp.int32(0),
     length=jnp.int32(facts.steps // every),
     domain_mass_K=q_K,
     max_weight=jnp.asarray(facts.max_weight, float),
     mixture_K=q_K,
     total_K=jnp.zeros_like(q_K),
-    count=jnp.int32(0),
   )
+  return course._replace(mixture_K=course.uniform_K) if uniform else course
+
+
+def multiply(
+  share_K: shapes.Array, log_factor_K: shapes.FloatK
+) -> shapes.FloatK:
+  """Shares of any scale times factors, normalized; one of zero stays zero."""
+  return jax.nn.softmax(jnp.log(share_K) + log_factor_K)
 
 
 def asking(
@@ -102,11 +113,6 @@ def asking(
     jnp.asarray(mark),
     jnp.asarray(back),
   )
-
-
-def softmax(logit_K: shapes.FloatK, present_K: shapes.Array) -> shapes.FloatK:
-  """Proportional to exp(logit) over the domains that are there; 0 elsewhere."""
-  return jax.nn.softmax(jnp.where(present_K, logit_K, -jnp.inf))
 
 
 def evaluation(signals: Signals, course: Course, evaluate: str) -> shapes.Array:
@@ -126,15 +132,6 @@ def evaluation_signals(evaluate: str) -> frozenset[str]:
   return frozenset({loss, "domain_B"})
 
 
-def check_choice(name: str, value: str, known: Sequence[str]) -> None:
-  """Raises ValueError for a word that is none of those known."""
-  if value not in known:
-    known_words = ", ".join(sorted(known))
-    raise ValueError(f"Unknown {name} {value!r}. Known: {known_words}.")
-
-
-def check_at_least(least: int, **counts: int) -> None:
-  """Raises ValueError for a count below `least`."""
-  for name, count in counts.items():
-    if count < least:
-      raise ValueError(f"{name} {count} must be at least {least}.")
+def evaluation_size(facts: Facts, evaluate: str) -> int:
+  """How many they are."""
+  return facts.num_targets if evaluate == "targets" else facts.num_domains

@@ -6,14 +6,8 @@ import jax.numpy as jnp
 from optax import projections
 
 from cmtree_jax import shapes
-from cmtree_jax.methods import steering
-from cmtree_jax.methods.base import (
-  Ask,
-  DomainWeights,
-  Facts,
-  Method,
-  Signals,
-)
+from cmtree_jax.methods import checks, steering
+from cmtree_jax.methods.base import Ask, Facts, Method, Signals
 
 
 class State(NamedTuple):
@@ -79,18 +73,15 @@ def make(
     Wang et al., `TANDEM <https://arxiv.org/abs/2606.04401>`_, NeurIPS 2025,
     section 2. The start and the sizes of eta and E are ours.
   """
-  steering.check_choice("output", output, steering.OUTPUT)
-  steering.check_choice("start", start, ("natural", "uniform"))
-  steering.check_at_least(1, every=every, probe=probe)
-  steering.check_at_least(0, free=free)
-  if not min(gamma, eta) > 0:
-    raise ValueError(f"gamma {gamma} and eta {eta} must be above 0.")
+  checks.one_of("output", output, steering.OUTPUT)
+  checks.one_of("start", start, ("natural", "uniform"))
+  checks.at_least(1, every=every, probe=probe)
+  checks.at_least(0, free=free)
+  checks.above_zero(gamma=gamma, eta=eta)
 
   def init(key: shapes.Key, facts: Facts) -> State:
     del key
-    course = steering.start(facts, every)
-    if start == "uniform":
-      course = course._replace(mixture_K=course.uniform_K)
+    course = steering.start(facts, every, uniform=start == "uniform")
     return State(
       course=course,
       ask=steering.asking(course.mixture_K),
@@ -123,15 +114,12 @@ def make(
       helped_K=jnp.where(is_helped, loss_K, state.helped_K),
     ), Info(mixture_K, gap_K)
 
-  def finalize(state: State) -> DomainWeights:
-    return state.course.recipe(output)
-
   return Method(
     init,
     step,
-    finalize,
-    frozenset({"loss_K", "domain_B"}),
-    "domains",
+    finalize=lambda state: state.course.recipe(output),
+    signals=frozenset({"loss_K", "domain_B"}),
+    loop="domains",
     ask=lambda state: state.ask,
     every=every,
   )

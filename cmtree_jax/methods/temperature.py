@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 
+from cmtree_jax.methods import checks
 from cmtree_jax.methods.base import (
   DomainWeights,
   Facts,
@@ -26,8 +27,7 @@ def make(*, temperature: float = 2.0) -> Method:
     Conneau et al., `Unsupervised Cross-lingual Representation Learning at Scale
     <https://arxiv.org/abs/1911.02116>`_, 2020, section 3.1.
   """
-  if not temperature > 0:
-    raise ValueError(f"temperature {temperature} must be above 0.")
+  checks.above_zero(temperature=temperature)
 
   def weigh(facts: Facts) -> DomainWeights:
     q_K = jnp.asarray(facts.domain_mass_K, jnp.float32)

@@ -11,11 +11,12 @@ from scipy import signal
 
 from cmtree_jax.methods import ado
 from cmtree_jax.methods.base import Signals
-from tests.methods import steered
+from cmtree_jax.mixtures import learning_curves
+from tests.methods import planted_proxy as planted
 
 SMALL: dict[str, Any] = dict(every=10, thin=4, num_steps=60)  # 8 starts
 STEPS = 400
-LAWS = ado.Law(
+LAWS = learning_curves.Law(
   a=np.array([1.5, -2.0, 1.5, 0.5, 0.0]),
   e=np.array([0.7, 1.6, 0.7, 1.2, 0.0]),
   alpha=np.array([0.3, 0.2, 0.3, 0.5, 0.0]),
@@ -33,7 +34,7 @@ class LawProxy:
     self.steps += steps
 
   def observe(self):
-    loss_K = np.asarray(ado.predict(LAWS, 1.0 + self.steps))
+    loss_K = np.asarray(learning_curves.predict(LAWS, 1.0 + self.steps))
     return Signals(loss_K=np.append(loss_K[:4], np.nan))
 
 
@@ -47,38 +48,13 @@ def quick(monkeypatch):
     law = jax.tree.map(jnp.float32, LAWS)
     return law._replace(a=law.a + 1e-3 * loss_NK[last])
 
-  monkeypatch.setattr(ado, "fit_laws", fit_laws)
+  monkeypatch.setattr(learning_curves, "fit_laws", fit_laws)
 
 
 @functools.cache
 def quick_run(**settings):
   method = ado.make(**SMALL, **settings)
-  return method, *steered.drive(method, steered.facts(STEPS), LawProxy())
-
-
-def test_planted_laws_are_recovered():
-  n_N = 1.0 + 10 * np.arange(40)
-  loss_NK = np.array(
-    ado.predict(jax.tree.map(lambda x: x[:4], LAWS), n_N[:, None])
-  )
-  loss_NK[:4] = 99.0  # not used
-  loss_NK = np.column_stack([loss_NK, np.full(40, np.nan)])
-  law = jax.jit(
-    lambda loss_NK: ado.fit_laws(
-      loss_NK,
-      jnp.asarray(n_N),
-      jnp.arange(40) >= 4,
-      starts=ado.grid(4),
-      num_steps=100,
-    )
-  )(jnp.asarray(loss_NK))
-  assert np.isnan(law.e[4])  # rejected by whoever asks
-  # The second falls by .04 nats in all, so only its level can be known.
-  for domain in (0, 2, 3):
-    for found_K, planted_K in zip(law, LAWS, strict=True):
-      assert abs(found_K[domain] - planted_K[domain]) < 0.02
-  found_NK = ado.predict(jax.tree.map(lambda x: x[:4], law), n_N[4:, None])
-  np.testing.assert_allclose(found_NK, loss_NK[4:, :4], rtol=1e-3)
+  return method, *planted.drive(method, planted.facts(STEPS), LawProxy())
 
 
 def test_a_fit_sees_smoothed_losses_after_those_ignored(monkeypatch):
@@ -88,14 +64,16 @@ def test_a_fit_sees_smoothed_losses_after_those_ignored(monkeypatch):
     seen.update(count=len(starts.a), num_steps=num_steps, least_e=least_e)
     law_K = jnp.sum(jnp.where(is_used_N[:, None], loss_NK, 0.0), axis=0)
     at = jnp.sum(jnp.where(is_used_N, n_N, 0.0))
-    return ado.Law(law_K, jnp.full_like(law_K, at), jnp.ones_like(law_K))
+    return learning_curves.Law(
+      law_K, jnp.full_like(law_K, at), jnp.ones_like(law_K)
+    )
 
-  monkeypatch.setattr(ado, "fit_laws", fit_laws)
+  monkeypatch.setattr(learning_curves, "fit_laws", fit_laws)
   rng = np.random.default_rng(0)
   loss_NK = rng.normal(3, 1, (40, 5)).astype(np.float32)
   method = ado.make(every=10, window=7, num_steps=9, least_e=0.1)
-  step = steered.Compiled(method)
-  state = method.init(jax.random.key(0), steered.facts(STEPS))
+  step = planted.Compiled(method)
+  state = method.init(jax.random.key(0), planted.facts(STEPS))
   first = 4 + 7 - 1
   for loss_K in loss_NK[: first + 1]:
     state, *_ = step(state, Signals(loss_K=loss_K))
@@ -116,10 +94,10 @@ def test_before_the_first_fit_the_policy_is_the_token_share(quick):
   # 4 observations are ignored (a tenth of 40), then 11 make the first window.
   first = 4 + 11 - 1
   for ask in asks[:first]:
-    np.testing.assert_allclose(ask.mixture_K, steered.Q_K, rtol=1e-6)
+    np.testing.assert_allclose(ask.mixture_K, planted.Q_K, rtol=1e-6)
   assert not states[first].is_fitted
   assert states[first + 1].is_fitted
-  assert np.abs(asks[first].mixture_K - steered.Q_K).max() > 1e-3
+  assert np.abs(asks[first].mixture_K - planted.Q_K).max() > 1e-3
   # Fitted anew every 4 observations (a tenth of 40), kept in between.
   levels = np.stack([state.law.a for state in states])
   changes = np.abs(np.diff(levels, axis=0)).max(axis=1) > 0
@@ -128,7 +106,7 @@ def test_before_the_first_fit_the_policy_is_the_token_share(quick):
 
 def by_hand(n, sampled_K, credit="root"):
   """rho of the laws, of the four domains that are there."""
-  q_K = steered.Q_K[:4]
+  q_K = planted.Q_K[:4]
   alpha_K, a_K = LAWS.alpha[:4], LAWS.a[:4]
   speed_K = np.maximum(alpha_K, 0.05) * np.exp(a_K) * n**-alpha_K / n
   h_K = sampled_K[:4] * (1 - sampled_K[:4] if credit != "root" else 1)
@@ -140,7 +118,7 @@ def by_hand(n, sampled_K, credit="root"):
 @pytest.mark.parametrize("credit", ado.CREDITS)
 def test_the_preference_by_hand(credit):
   sampled_K = np.array([0.6, 0.1, 0.2, 0.1, 0.0])
-  rho_K = ado.preference(LAWS, 51.0, steered.Q_K, sampled_K, credit=credit)
+  rho_K = ado.preference(LAWS, 51.0, planted.Q_K, sampled_K, credit=credit)
   expected_K = by_hand(51.0, sampled_K, credit)
   np.testing.assert_allclose(rho_K[:4], expected_K, rtol=1e-5)
   assert rho_K[4] == 0
@@ -149,7 +127,9 @@ def test_the_preference_by_hand(credit):
 
 
 def test_the_flattest_law_has_an_exponent_of_a_twentieth():
-  law = ado.Law(a=jnp.zeros(2), e=jnp.zeros(2), alpha=jnp.array([0.01, 0.1]))
+  law = learning_curves.Law(
+    a=jnp.zeros(2), e=jnp.zeros(2), alpha=jnp.array([0.01, 0.1])
+  )
   half_K = jnp.full(2, 0.5)
   rho_K = ado.preference(law, 100.0, half_K, half_K)
   np.testing.assert_allclose(
@@ -158,7 +138,7 @@ def test_the_flattest_law_has_an_exponent_of_a_twentieth():
 
 
 def test_the_floor_cannot_exceed_uniform():
-  law = ado.Law(*(jnp.ones(3) for _ in range(3)))
+  law = learning_curves.Law(*(jnp.ones(3) for _ in range(3)))
   mass_K = jnp.array([0.9, 0.1, 0.0])
   rho_K = ado.preference(law, 10.0, mass_K, mass_K, floor=0.9)
   np.testing.assert_allclose(rho_K.sum(), 1, rtol=1e-6)
@@ -176,7 +156,7 @@ def test_the_policy_by_hand_for_given_laws(quick):
     sampled_K=jnp.array([0.1, 0.2, 0.3, 0.4, 0]),
   )
   before_K = np.asarray(state.course.mixture_K)
-  step = steered.Compiled(method)
+  step = planted.Compiled(method)
   state, info, ask = step(state, LawProxy().observe())
   keep = 0.9**10  # ten steps between observations
   sampled_K = keep * np.array([0.1, 0.2, 0.3, 0.4, 0]) + (1 - keep) * before_K
@@ -195,7 +175,7 @@ def test_the_policy_by_hand_for_given_laws(quick):
 def test_a_fit_that_is_not_finite_leaves_the_last_good_one(quick):
   method, states, _, _ = quick_run()
   time = 4 + 11 - 1 + 4  # of the second fit
-  step = steered.Compiled(method)
+  step = planted.Compiled(method)
   signals = LawProxy().observe()
   state, _, ask = step(
     states[time], signals._replace(loss_K=np.full(5, np.nan))
@@ -206,27 +186,7 @@ def test_a_fit_that_is_not_finite_leaves_the_last_good_one(quick):
   # And before any good one, the token shares stay.
   state, _, ask = step(states[14], signals._replace(loss_K=np.full(5, np.nan)))
   assert not state.is_fitted
-  np.testing.assert_allclose(ask.mixture_K, steered.Q_K, rtol=1e-6)
-
-
-@pytest.mark.parametrize("count", [11, 25, 40])
-def test_the_smoothing_is_that_of_scipy(x64, count):
-  loss_NK = np.random.default_rng(0).normal(3, 1, (40, 2))
-  found_NK = ado.smooth(loss_NK, count, width=11)
-  expected_NK = np.asarray(signal.savgol_filter(loss_NK[:count], 11, 3, axis=0))
-  np.testing.assert_allclose(found_NK[:count], expected_NK, rtol=1e-9)
-
-
-def test_the_grid_has_512_starts_of_the_published_ranges():
-  starts = ado.grid()
-  assert starts.a.shape == (512,)
-  for found, least, most in [
-    (starts.a, -2, 5),
-    (starts.e, -2, 1.5),
-    (starts.alpha, 0, 0.7),
-  ]:
-    np.testing.assert_allclose((found.min(), found.max()), (least, most))
-  assert ado.grid(4).a.shape == (8,)
+  np.testing.assert_allclose(ask.mixture_K, planted.Q_K, rtol=1e-6)
 
 
 @pytest.mark.parametrize("output", ["mean", "last"])
@@ -236,38 +196,34 @@ def test_the_recipe_counts_from_the_first_fit(quick, output):
   mixtures = np.stack([ask.mixture_K for ask in asks])
   expected_K = mixtures[14:].mean(axis=0) if output == "mean" else mixtures[-1]
   np.testing.assert_allclose(
-    steered.recipe(method, states[-1]), expected_K, rtol=1e-4
+    planted.recipe(method, states[-1]), expected_K, rtol=1e-4
   )
 
 
 def test_planted_noise_comes_last_and_the_target_is_not_known():
   method = ado.make(**SMALL)
-  states, infos, _ = steered.drive(
-    method, steered.facts(STEPS), steered.PlantedProxy()
+  states, infos, _ = planted.drive(
+    method, planted.facts(STEPS), planted.PlantedProxy()
   )
   assert not method.targeted
   rho_K = np.asarray(infos[-1].preference_K)
   np.testing.assert_allclose(rho_K[1], 0.01 / 1.01, rtol=1e-3)  # the floor
   # Domain and duplicate differ by their shares alone. Domain 3 falls as fast as
   # they do or faster, and nothing says that the target does not need it.
-  credit_K = steered.Q_K * np.sqrt(np.asarray(states[-1].sampled_K))
+  credit_K = planted.Q_K * np.sqrt(np.asarray(states[-1].sampled_K))
   speed_K = rho_K[:4] / credit_K[:4]
   np.testing.assert_allclose(speed_K[0], speed_K[2], rtol=1e-3)
   assert speed_K[3] > speed_K[0] > 10 * speed_K[1]
-  p_K = steered.recipe(method, states[-1])
-  assert np.argmin(p_K[:4] / steered.Q_K[:4]) == 1
+  p_K = planted.recipe(method, states[-1])
+  assert np.argmin(p_K[:4] / planted.Q_K[:4]) == 1
   assert p_K[4] == 0
-
-
-def test_the_interface(quick):
-  steered.assert_obeys_the_interface(ado.make(**SMALL))
 
 
 def test_a_run_too_short_for_a_fit_stays_natural():
   method = ado.make(every=10)
-  state = method.init(jax.random.key(0), steered.facts(30))
+  state = method.init(jax.random.key(0), planted.facts(30))
   np.testing.assert_allclose(
-    steered.recipe(method, state), steered.Q_K, rtol=1e-5
+    planted.recipe(method, state), planted.Q_K, rtol=1e-5
   )
 
 

@@ -9,7 +9,8 @@ import pytest
 from cmtree_jax.methods import aioli
 from cmtree_jax.methods.base import Signals
 from tests import reference
-from tests.methods import steered
+from tests.methods import planted_proxy as planted
+from tests.methods import world
 
 ALL = jnp.ones(3, bool)
 
@@ -39,10 +40,10 @@ class LinearProxy:
 
 def run(proxy, length, domains, **settings):
   method = aioli.make(every=1, **settings)
-  facts = steered.facts(
-    length, np.full(domains, 1 / domains), targets=len(proxy.loss_T)
-  )
-  states, infos, asks = steered.drive(method, facts, proxy)
+  mass_K = np.full(domains, 1 / domains)
+  target_TK = np.tile(mass_K, (len(proxy.loss_T), 1))
+  facts = world.facts_of(mass_K, target_TK, steps=length)
+  states, infos, asks = planted.drive(method, facts, proxy)
   return method, states, infos, asks
 
 
@@ -178,7 +179,7 @@ def test_sweeps_shrink_to_the_run_and_too_short_a_run_stays_uniform():
   method, states, infos, asks = run(LinearProxy([graph_TK]), 3, 3)
   for ask in asks:
     np.testing.assert_allclose(ask.mixture_K, 1 / 3)
-  p_K = steered.recipe(method, states[-1], np.full(3, 1 / 3))
+  p_K = world.recipe(method, states[-1], world.facts_of(np.full(3, 1 / 3)))
   np.testing.assert_allclose(p_K, 1 / 3, rtol=1e-5)
 
 
@@ -192,16 +193,16 @@ def test_the_recipe_is_the_mean_or_the_last_p_trained_on(output):
     [asks[t].mixture_K for t in (*range(6, 12), *range(18, 24))]
   )
   expected_K = trained.mean(axis=0) if output == "mean" else trained[-1]
-  p_K = steered.recipe(method, states[-1], np.full(3, 1 / 3))
+  p_K = world.recipe(method, states[-1], world.facts_of(np.full(3, 1 / 3)))
   np.testing.assert_allclose(p_K, expected_K, rtol=1e-4)
 
 
 def test_a_planted_target_and_its_duplicate_come_first():
   method = aioli.make(every=5, eta=8.0)
-  states, infos, _ = steered.drive(
-    method, steered.facts(400), steered.PlantedProxy()
+  states, infos, _ = planted.drive(
+    method, planted.facts(400), planted.PlantedProxy()
   )
-  p_K = steered.recipe(method, states[-1])
+  p_K = planted.recipe(method, states[-1])
   # The loss bends, so a domain that comes early in a sweep gets a little more.
   np.testing.assert_allclose(p_K[0], p_K[2], rtol=0.2)
   assert min(p_K[0], p_K[2]) > 2 * max(p_K[1], p_K[3])
@@ -212,21 +213,16 @@ def test_a_planted_target_and_its_duplicate_come_first():
 def test_in_the_domains_setting_the_noise_comes_last():
   method = aioli.make(evaluate="domains", every=5, eta=8.0)
   assert not method.targeted
-  states, infos, _ = steered.drive(
-    method, steered.facts(400), steered.PlantedProxy()
+  states, infos, _ = planted.drive(
+    method, planted.facts(400), planted.PlantedProxy()
   )
-  p_K = steered.recipe(method, states[-1])
+  p_K = planted.recipe(method, states[-1])
   assert np.isfinite(p_K).all()
   # Nor has the loss of a domain without documents a part in the mean.
   assert np.isfinite([info.mean_loss for info in infos]).all()
   assert min(p_K[0], p_K[2], p_K[3]) > p_K[1]
   # A loss without documents has no row.
   assert not np.asarray(states[-1].graph_TK)[4].any()
-
-
-@pytest.mark.parametrize("evaluate", ["targets", "domains"])
-def test_the_interface(evaluate):
-  steered.assert_obeys_the_interface(aioli.make(evaluate=evaluate))
 
 
 def test_nonsense_is_refused():

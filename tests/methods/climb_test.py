@@ -8,35 +8,34 @@ import pytest
 
 from cmtree_jax.methods import climb
 from cmtree_jax.methods.base import Signals
-from tests.methods import swarm
+from tests.methods import planted_runs as planted
 
 SMALL: dict[str, Any] = dict(rounds=(40, 20, 10), candidates=4000, pool=64)
 
 
 def start(method, **options):
-  return method.init(jax.random.key(0), swarm.facts(**options))
+  return method.init(jax.random.key(0), planted.facts(**options))
 
 
 @pytest.fixture(scope="module")
 def searched():
   method = climb.make(**SMALL)
   first = start(method)
-  return method, first, *swarm.drive(method, first)
+  return method, first, *planted.drive(method, first)
 
 
 def test_rounds_are_asked_for_one_at_a_time(searched):
   method, first, state, ran, _ = searched
   assert len(ran) == 40 + 20 + 10 + 1
   assert len(method.ask(state).mixture_RK) == 0
-  swarm.assert_same_structure(first, state)
   # Nothing of the second round is known before the first has ended.
   assert len(method.ask(first).mixture_RK) == 40
-  later = swarm.drive(method, first, 39)[0]
+  later = planted.drive(method, first, stop=39)[0]
   assert len(method.ask(later).mixture_RK) == 1
   np.testing.assert_array_equal(
-    later.trials.mixture_RK[40:], np.tile(swarm.Q, (31, 1))
+    later.trials.mixture_RK[40:], np.tile(planted.Q, (31, 1))
   )
-  later = swarm.drive(method, first, 40)[0]
+  later = planted.drive(method, first, stop=40)[0]
   assert len(method.ask(later).mixture_RK) == 20
 
 
@@ -47,7 +46,7 @@ def test_rounds_get_better_and_differ(searched):
   assert means[0] > means[1] + 0.2
   assert means[2] <= means[1] + 0.02
   assert len(np.unique(ran[40:], axis=0)) == 31
-  assert (ran[:, swarm.EMPTY] == 0).all()
+  assert (ran[:, planted.EMPTY] == 0).all()
 
 
 def test_the_next_round_is_drawn_from_the_pool_that_looks_best():
@@ -56,8 +55,8 @@ def test_the_next_round_is_drawn_from_the_pool_that_looks_best():
   def second_round(**options):
     settings: dict[str, Any] = {**SMALL, "rounds": (40, 8), **options}
     method = climb.make(**settings)
-    state = swarm.drive(method, start(method), 40)[0]
-    return [swarm.loss(p).mean() for p in method.ask(state).mixture_RK]
+    state = planted.drive(method, start(method), stop=40)[0]
+    return [planted.loss_T(p).mean() for p in method.ask(state).mixture_RK]
 
   blind, chosen = second_round(candidates=64), second_round()
   assert np.mean(chosen) < np.mean(blind) - 0.2
@@ -65,10 +64,10 @@ def test_the_next_round_is_drawn_from_the_pool_that_looks_best():
 
 def test_planted_domains_come_in_order(searched):
   method, _, state, _, _ = searched
-  p_K = swarm.mixture(method, state)
+  p_K = planted.recipe(method, state)
   # Domain and duplicate cannot be told apart, so only their sum is certain.
-  assert p_K[swarm.TARGET] + p_K[swarm.COPY] > 0.9
-  assert p_K[swarm.NOISE] < 0.02
+  assert p_K[planted.TARGET] + p_K[planted.COPY] > 0.9
+  assert p_K[planted.NOISE] < 0.02
 
 
 def end_with(method, last, others=lambda run: 2.0):
@@ -80,7 +79,7 @@ def end_with(method, last, others=lambda run: 2.0):
     loss_T = np.full(2, last if final else others(run))
     state, _ = method.step(state, Signals(target_loss_T=loss_T))
     run += 1
-  return state.trials.mixture_RK, mixture_K, swarm.mixture(method, state)
+  return state.trials.mixture_RK, mixture_K, planted.recipe(method, state)
 
 
 def test_a_winner_that_disappoints_gives_way_to_the_best_measured():
@@ -110,28 +109,30 @@ def test_a_winner_must_win_by_more_than_the_noise():
 
 def test_the_paper_hands_over_a_choice_that_was_not_measured():
   method = climb.make(**SMALL, variant="paper")
-  state, ran, _ = swarm.drive(method, start(method))
+  state, ran, _ = planted.drive(method, start(method))
   assert len(ran) == 70
-  p_K = swarm.mixture(method, state)
+  p_K = planted.recipe(method, state)
   assert np.abs(ran - p_K).sum(axis=1).min() > 1e-4
-  assert p_K[swarm.TARGET] + p_K[swarm.COPY] > 0.9
+  assert p_K[planted.TARGET] + p_K[planted.COPY] > 0.9
 
 
 @pytest.mark.parametrize("variant", ["guarded", "paper"])
 def test_it_is_natural_before_the_first_run_and_legal_after_any(variant):
   method = climb.make(rounds=(3, 2, 1), candidates=50, pool=8, variant=variant)
   first = start(method)
-  np.testing.assert_allclose(swarm.mixture(method, first), swarm.Q, rtol=1e-5)
+  np.testing.assert_allclose(
+    planted.recipe(method, first), planted.Q, rtol=1e-5
+  )
   for stop in range(1, 8):
-    p_K = swarm.mixture(method, swarm.drive(method, first, stop)[0])
+    p_K = planted.recipe(method, planted.drive(method, first, stop=stop)[0])
     np.testing.assert_allclose(p_K.sum(), 1, rtol=1e-5)
 
 
 def test_all_rounds_obey_the_cap():
   method = climb.make(rounds=(24, 8), candidates=500, pool=64)
-  state, ran, _ = swarm.drive(method, start(method, max_weight=2.0))
-  assert (ran <= 2 * swarm.Q + 5e-4).all()
-  p_K = swarm.mixture(method, state)
+  state, ran, _ = planted.drive(method, start(method, max_weight=2.0))
+  assert (ran <= 2 * planted.Q + 5e-4).all()
+  p_K = planted.recipe(method, state)
   np.testing.assert_allclose(p_K[[0, 2]], [0.2, 0.4], atol=0.05)
 
 

@@ -7,9 +7,10 @@ import pytest
 
 from cmtree_jax.methods import dga
 from cmtree_jax.methods.base import Signals
-from tests.methods import observed
+from tests.methods import planted_proxy as planted
+from tests.methods import world
 
-FACTS = observed.facts([0.5, 0.3, 0.2])
+FACTS = world.facts_of([0.5, 0.3, 0.2])
 DOT_K = np.log([1.0, 2.0, 5.0])
 
 
@@ -26,10 +27,14 @@ def test_the_update_by_hand():
   last_K = 0.9 * updated_K / updated_K.sum() + 0.1 * expected_K
   np.testing.assert_allclose(method.ask(second).mixture_K, last_K, rtol=1e-6)
   np.testing.assert_allclose(
-    observed.recipe(method, second, FACTS), (expected_K + last_K) / 2, rtol=1e-5
+    world.recipe(method, second, FACTS),
+    (expected_K + last_K) / 2,
+    rtol=1e-5,
   )
   np.testing.assert_allclose(
-    observed.recipe(dga.make(output="last"), second, FACTS), last_K, rtol=1e-5
+    world.recipe(dga.make(output="last"), second, FACTS),
+    last_K,
+    rtol=1e-5,
   )
 
 
@@ -48,7 +53,7 @@ def test_the_step_size_multiplies_products():
 
 def test_domains_without_documents_stay_without():
   method = dga.make()
-  facts = observed.facts([0.5, 0.0, 0.3, 0.2])
+  facts = world.facts_of([0.5, 0.0, 0.3, 0.2])
   dot_K = jnp.asarray(np.insert(DOT_K, 1, np.nan), jnp.float32)
   state, info = method.step(
     method.init(jax.random.key(0), facts), Signals(target_dot_K=dot_K)
@@ -58,7 +63,7 @@ def test_domains_without_documents_stay_without():
   )
   np.testing.assert_allclose(state.mixture_K, expected_K, rtol=1e-6)
   assert np.isfinite(info.alignment_K).all()
-  assert observed.recipe(method, state, facts)[1] == 0
+  assert world.recipe(method, state, facts)[1] == 0
 
 
 @pytest.mark.parametrize(
@@ -66,8 +71,8 @@ def test_domains_without_documents_stay_without():
   [
     (dict(step_size=0.0), "step_size 0.0 must be above 0"),
     (dict(ema=1.0), "ema 1.0 must be at least 0 and below 1"),
-    (dict(every=0), "every 0 must be above 0"),
-    (dict(output="best"), "output 'best' must be"),
+    (dict(every=0), "every 0 must be at least 1"),
+    (dict(output="best"), "Unknown output 'best'. Known: last, mean"),
   ],
 )
 def test_nonsense_is_told(options, message):
@@ -79,19 +84,10 @@ def test_it_orders_a_planted_world_by_alignment_with_the_target():
   # Domains: the target's, noise, a duplicate of the first, the opposite. What
   # opposes the target falls below noise, which agrees with it by chance alone.
   # Duplicates cannot be told apart.
-  def see(world, key):
-    del world
-    noise_KP = 0.3 * jax.random.normal(key, (4, 8))
-    noise_KP = noise_KP.at[2].set(noise_KP[0])
-    sign_K = jnp.array([1.0, 0, 1, -1])
-    gradient_KP = noise_KP + jnp.outer(sign_K, jnp.eye(8)[0])
-    return Signals(**observed.gradients(gradient_KP, jnp.eye(8)[0]))
-
   method = dga.make(step_size=0.2)
-  facts = observed.facts([0.25] * 4)
-  state, _ = observed.run(
-    method, facts, (see, lambda world, mixture_K: world), 0, count=15
-  )
-  best, noise, copy, opposed = observed.recipe(method, state, facts)
+  facts = world.facts_of([0.25] * 4, steps=15 * method.every)
+  states, _, _ = planted.drive(method, facts, planted.PlantedGradients())
+  recipe_K = world.recipe(method, states[-1], facts)
+  best, noise, copy, opposed = recipe_K
   np.testing.assert_allclose(best, copy, rtol=1e-4)
   assert best > 2 * noise > 3 * opposed

@@ -1,15 +1,15 @@
 """DoGE: its scores by hand, their clips, and planted gradients."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from cmtree_jax.methods import doge
 from cmtree_jax.methods.base import Signals
-from tests.methods import observed
+from tests.methods import planted_proxy as planted
+from tests.methods import world
 
-FACTS = observed.facts([0.5, 0.3, 0.2])
+FACTS = world.facts_of([0.5, 0.3, 0.2])
 GRADIENT_KP = np.array([[2.0, 0.0], [1.0, 1.0], [-1.0, 0.0]])
 TARGET_P = np.array([1.0, 1.0])
 NORM_K = np.array([2.0, np.sqrt(2), 1.0])
@@ -17,7 +17,7 @@ NORM_K = np.array([2.0, np.sqrt(2), 1.0])
 
 def log_shares(method, gradient_KP=GRADIENT_KP, target_P=TARGET_P, facts=FACTS):
   """Logarithms of alpha after one observation, from the lowest."""
-  signals = Signals(**observed.gradients(gradient_KP, target_P))
+  signals = planted.gradients(gradient_KP, target_P)
   state, info = method.step(method.init(jax.random.key(0), facts), signals)
   np.testing.assert_allclose(info.alpha_K, method.ask(state).mixture_K)
   log_K = np.log(np.asarray(method.ask(state).mixture_K, np.float64))
@@ -85,34 +85,24 @@ def test_a_score_is_at_most_five_times_the_rate():
 
 def test_the_result_is_the_mean_after_each_step():
   method = doge.make(learning_rate=0.03, mu=0.1)
-  state, mixture_SK = observed.run(
-    method,
-    FACTS,
-    (
-      lambda world, key: Signals(**observed.gradients(GRADIENT_KP, TARGET_P)),
-      lambda world, mixture_K: world,
-    ),
-    0,
-    count=4,
-  )
-  np.testing.assert_allclose(
-    observed.recipe(method, state, FACTS), mixture_SK.mean(axis=0), rtol=1e-5
-  )
+  facts = world.facts_of([0.4, 0.3, 0.2, 0.1], steps=4)
+  states, _, asks = planted.drive(method, facts, planted.PlantedGradients())
+  mixture_SK = np.stack([ask.mixture_K for ask in asks])
   last = doge.make(learning_rate=0.03, mu=0.1, output="last")
-  np.testing.assert_allclose(
-    observed.recipe(last, state, FACTS), mixture_SK[-1], rtol=1e-5
-  )
-  start = method.init(jax.random.key(0), FACTS)
-  np.testing.assert_allclose(
-    observed.recipe(method, start, FACTS), 1 / 3, rtol=1e-5
-  )
+  for one, state, expected_K in (
+    (method, states[0], np.full(4, 1 / 4)),
+    (method, states[-1], mixture_SK.mean(axis=0)),
+    (last, states[-1], mixture_SK[-1]),
+  ):
+    recipe_K = world.recipe(one, state, facts)
+    np.testing.assert_allclose(recipe_K, expected_K, rtol=1e-5)
 
 
 @pytest.mark.parametrize("objective", ["target", "domains"])
 def test_domains_without_documents_stay_without(objective):
   method = doge.make(objective=objective)
-  facts = observed.facts([0.5, 0.0, 0.3, 0.2])
-  signals = Signals(**observed.gradients(GRADIENT_KP, TARGET_P))
+  facts = world.facts_of([0.5, 0.0, 0.3, 0.2])
+  signals = planted.gradients(GRADIENT_KP, TARGET_P)
   among = Signals(
     gram_KK=np.insert(
       np.insert(signals.gram_KK, 1, np.nan, axis=0), 1, np.nan, axis=1
@@ -125,29 +115,24 @@ def test_domains_without_documents_stay_without(objective):
   np.testing.assert_allclose(
     np.delete(state.mixture_K, 1), alone.mixture_K, rtol=1e-6
   )
-  assert observed.recipe(method, state, facts)[1] == 0
+  assert world.recipe(method, state, facts)[1] == 0
 
 
 @pytest.mark.parametrize(
   ("options", "message"),
   [
-    (dict(objective="tasks"), "Unknown objective 'tasks'. Known: target, dom"),
+    (
+      dict(objective="tasks"),
+      "Unknown objective 'tasks'. Known: all_domains, dom",
+    ),
     (dict(mu=0.0), "mu 0.0 must be above 0"),
     (dict(learning_rate=-1.0), "learning_rate -1.0 must be above 0"),
-    (dict(output="best"), "output 'best' must be"),
+    (dict(output="best"), "Unknown output 'best'. Known: last, mean"),
   ],
 )
 def test_nonsense_is_told(options, message):
   with pytest.raises(ValueError, match=message):
     doge.make(**options)
-
-
-def planted(key):
-  """Domains: the target's, noise, a duplicate of the first, the opposite."""
-  noise_KP = 0.3 * jax.random.normal(key, (4, 8))
-  noise_KP = noise_KP.at[2].set(noise_KP[0])
-  gradient_KP = noise_KP + jnp.outer(jnp.array([1.0, 0, 1, -1]), jnp.eye(8)[0])
-  return Signals(**observed.gradients(gradient_KP, jnp.eye(8)[0]))
 
 
 @pytest.mark.parametrize("objective", ["target", "domains"])
@@ -156,15 +141,10 @@ def test_it_orders_a_planted_world_by_alignment(objective):
   # gains a little, and what opposes the target gains nothing. Duplicates cannot
   # be told apart. Without the target, the two that agree win all the same.
   method = doge.make(objective=objective)
-  facts = observed.facts([0.25] * 4)
-  state, _ = observed.run(
-    method,
-    facts,
-    (lambda world, key: planted(key), lambda world, mixture_K: world),
-    0,
-    count=300,
-  )
-  best, noise, copy, opposed = observed.recipe(method, state, facts)
+  facts = world.facts_of([0.25] * 4, steps=300)
+  states, _, _ = planted.drive(method, facts, planted.PlantedGradients())
+  recipe_K = world.recipe(method, states[-1], facts)
+  best, noise, copy, opposed = recipe_K
   np.testing.assert_allclose(best, copy, rtol=1e-4)
   assert best > 2 * noise
   assert noise > opposed

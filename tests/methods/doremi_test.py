@@ -7,9 +7,10 @@ import pytest
 
 from cmtree_jax.methods import doremi
 from cmtree_jax.methods.base import Signals
-from tests.methods import observed
+from tests.methods import planted_proxy as planted
+from tests.methods import world
 
-FACTS = observed.facts([0.5, 0.3, 0.2])
+FACTS = world.facts_of([0.5, 0.3, 0.2])
 SCORE_SK = np.array([[0.0, np.log(2), np.log(5)], [np.log(2), 0.0, 0.0]])
 
 
@@ -38,11 +39,11 @@ def test_the_update_by_hand_on_three_domains():
   method = doremi.make(smoothing=0.1)
   mean = (1 / 3 + first + second) / 3
   np.testing.assert_allclose(
-    observed.recipe(method, states[2], FACTS), mean, rtol=1e-5
+    world.recipe(method, states[2], FACTS), mean, rtol=1e-5
   )
   last = doremi.make(smoothing=0.1, output="last")
   np.testing.assert_allclose(
-    observed.recipe(last, states[2], FACTS), second, rtol=1e-5
+    world.recipe(last, states[2], FACTS), second, rtol=1e-5
   )
 
 
@@ -70,7 +71,7 @@ def test_the_authors_loss_weighs_domains_by_their_tokens():
   np.testing.assert_allclose(authors[1] @ loss_K, written, rtol=1e-6)
   assert abs(authors[1] @ loss_K - paper[1] @ loss_K) > 0.1
   # The weights themselves are those of the paper.
-  np.testing.assert_allclose(states[1].alpha.mixture_K, paper[1], rtol=1e-6)
+  np.testing.assert_allclose(states[1].course.mixture_K, paper[1], rtol=1e-6)
   # Equally full rows: no difference.
   _, full = observe(doremi.make(form="authors"), tokens_K=jnp.full(3, 64.0))
   np.testing.assert_allclose(full, paper, rtol=1e-6)
@@ -90,7 +91,7 @@ def test_dataflex_differs_only_where_scores_are_clipped():
 
 @pytest.mark.parametrize("form", ["paper", "authors", "dataflex"])
 def test_domains_without_documents_stay_without(form):
-  facts = observed.facts([0.5, 0.0, 0.3, 0.2])
+  facts = world.facts_of([0.5, 0.0, 0.3, 0.2])
   method = doremi.make(smoothing=0.1, form=form)
   scores = np.insert(SCORE_SK, 1, np.nan, axis=1)
   tokens_K = jnp.array([8.0, 0.0, 8.0, 4.0])
@@ -98,7 +99,7 @@ def test_domains_without_documents_stay_without(form):
   _, without = observe(method, tokens_K=tokens_K[jnp.array([0, 2, 3])])
   assert [ask[1] for ask in asks] == [0, 0, 0]
   np.testing.assert_allclose(np.delete(asks, 1, axis=1), without, rtol=1e-6)
-  assert observed.recipe(method, states[-1], facts)[1] == 0
+  assert world.recipe(method, states[-1], facts)[1] == 0
 
 
 @pytest.mark.parametrize(
@@ -106,8 +107,8 @@ def test_domains_without_documents_stay_without(form):
   [
     (dict(step_size=0.0), "step_size 0.0 must be above 0"),
     (dict(smoothing=1.5), "smoothing 1.5 must be from 0 to 1"),
-    (dict(form="code"), "form 'code' must be"),
-    (dict(output="best"), "output 'best' must be"),
+    (dict(form="code"), "Unknown form 'code'. Known: authors, dataflex, paper"),
+    (dict(output="best"), "Unknown output 'best'. Known: last, mean"),
   ],
 )
 def test_nonsense_is_told(options, message):
@@ -115,13 +116,13 @@ def test_nonsense_is_told(options, message):
     doremi.make(**options)
 
 
-def test_it_orders_a_planted_world_by_what_is_left_to_learn():
-  # Domains: one of a skill, noise, its duplicate, and one of a harder skill. A
-  # share of a skill's domains is so much learning of it; noise teaches nothing.
-  # The target is the first skill, which DoReMi is not told: it must prefer the
-  # harder skill, where the proxy is behind the reference for longest, share the
-  # easy one between its two equal domains, and leave noise to the smoothing.
-  rate_KK = jnp.array(
+class LearningProxy:
+  """Domains: one of a skill, noise, the first's duplicate, one of a harder skill.
+
+  A share of a skill's domains is so much learning of it; noise teaches nothing.
+  """
+
+  rate_KK = np.array(
     [
       [0.4, 0.0, 0.4, 0.0],
       [0.0, 0.0, 0.0, 0.0],
@@ -129,23 +130,28 @@ def test_it_orders_a_planted_world_by_what_is_left_to_learn():
       [0.0, 0.0, 0.0, 0.1],
     ]
   )
-  learnable_K = jnp.array([3.0, 0.0, 3.0, 3.0])
+  learnable_K = np.array([3.0, 0.0, 3.0, 3.0])
 
-  def see(learned_K, key):
-    del key
-    loss_K = 2.0 + learnable_K * jnp.exp(-learned_K)
-    return Signals(excess_K=jnp.maximum(loss_K - 2.5, 0.0))
+  def __init__(self):
+    self.learned_K = np.zeros(4)
 
-  def train(learned_K, mixture_K):
-    return learned_K + rate_KK @ mixture_K
+  def train(self, ask, steps):
+    self.learned_K += steps * self.rate_KK @ np.asarray(ask.mixture_K)
 
-  facts = observed.facts([0.25] * 4, [[1.0, 0, 0, 0]])
+  def observe(self):
+    loss_K = 2.0 + self.learnable_K * np.exp(-self.learned_K)
+    return Signals(excess_K=np.maximum(loss_K - 2.5, 0.0))
+
+
+def test_it_orders_a_planted_world_by_what_is_left_to_learn():
+  # The target is the first skill, which DoReMi is not told: it must prefer the
+  # harder skill, where the proxy is behind the reference for longest, share the
+  # easy one between its two equal domains, and leave noise to the smoothing.
+  facts = world.facts_of([0.25] * 4, [[1.0, 0, 0, 0]], steps=60)
   method = doremi.make()
-  state, mixture_SK = observed.run(
-    method, facts, (see, train), jnp.zeros(4), count=60
-  )
-  easy, noise, copy, hard = observed.recipe(method, state, facts)
+  states, _, _ = planted.drive(method, facts, LearningProxy())
+  recipe_K = world.recipe(method, states[-1], facts)
+  easy, noise, copy, hard = recipe_K
   np.testing.assert_allclose(easy, copy, rtol=1e-5)
   assert hard > 2 * easy > 10 * noise
-  np.testing.assert_allclose(mixture_SK.sum(axis=1), 1, rtol=1e-5)
   assert not method.targeted

@@ -16,7 +16,9 @@ from tests.methods.world import (
   POOL,
   SIGNALS,
   B,
+  K,
   assert_equal,
+  declared,
   facts,
   make,
   observation,
@@ -35,37 +37,31 @@ class Run:
     self.step = self.method.step
     if self.method.loop != "runs":
       self.step = jax.jit(self._traced)
-    while (signals := self.signals(self.states[-1])) is not None:
+    while (signals := self.signals(len(self.states) - 1)) is not None:
       self.states.append(self.step(self.states[-1], signals)[0])
 
   def _traced(self, state, signals):
     self.traces += 1
     return self.method.step(state, signals)
 
-  def signals(self, state):
-    """What the loop shows next; None at its end."""
-    number, loop = len(self.states) - 1, self.method.loop
+  def signals(self, number):
+    """What the loop shows a state; None at its end."""
+    loop = self.method.loop
     if loop == "runs":
-      pending = self.method.ask(state)
+      pending = self.method.ask(self.states[number])
       if not len(pending.mixture_RK):
         return None
-      return self.declared(run_result(pending.mixture_RK[0], pending.size_R[0]))
+      shown = run_result(pending.mixture_RK[0], pending.size_R[0])
+      return declared(self.method, shown)
     if loop == "domains":
       observations = facts().steps // self.method.every
-      return (
-        self.declared(observation(number)) if number < observations else None
-      )
+      return self.observation(number) if number < observations else None
     if loop == "facts" or number == len(BATCHES):
       return None
     return take(self.method, BATCHES[number])
 
-  def declared(self, signals):
-    return Signals(
-      *(
-        x if name in self.method.signals else None
-        for name, x in signals._asdict().items()
-      )
-    )
+  def observation(self, number, order=range(K)):
+    return declared(self.method, observation(number, order))
 
   def log_w(self, state, signals=SIGNALS):
     """Of the pool's documents."""
@@ -89,19 +85,13 @@ def only(run, *loops):
 
 
 def shape_of(state):
-  return jax.tree.map(lambda x: (np.shape(x), jnp.asarray(x).dtype), state)
+  return jax.tree.map(lambda x: (np.shape(x), np.asarray(x).dtype), state)
 
 
 def test_a_step_traces_once_and_can_be_scanned(run):
   only(run, "pass", "train", "domains")
   assert run.traces == 1
-  signals = (
-    run.signals(run.states[0])
-    if run.method.loop != "domains"
-    else (run.declared(observation(0)))
-  )
-  if signals is None:
-    signals = take(run.method, BATCHES[0])
+  signals = run.signals(0)
   stacked = jax.tree.map(lambda x: jnp.stack([x, x]), signals)
   # Traced only: scan refuses a state that changes its structure or types.
   state, _ = jax.eval_shape(
@@ -116,6 +106,9 @@ def test_a_run_changes_no_shape(run):
   assert len(run.states) > 3
   for number, one in enumerate(run.states):
     assert shape_of(one) == shape_of(run.states[0])
+    # What Orbax can save.
+    for leaf in jax.tree.leaves(one):
+      assert isinstance(leaf, np.ndarray) and leaf.size
     assert isinstance(one.trials, Trials)
     assert one.trials.count == number
 
@@ -187,7 +180,7 @@ def test_relabelled_domains_change_nothing(run):
   )
   state = run.method.init(jax.random.key(0), known)
   for number in range(len(run.states) - 1):
-    state, _ = run.step(state, run.declared(observation(number, order)))
+    state, _ = run.step(state, run.observation(number, order))
   relabelled = SIGNALS._replace(domain_B=np.argsort(order)[SIGNALS.domain_B])
   assert_equal(
     run.log_w(state, relabelled), run.log_w(run.states[-1]), atol=1e-5
@@ -199,11 +192,7 @@ def test_a_saved_state_continues_bit_by_bit(run):
     pytest.skip("There is nothing to continue.")
   leaves, structure = jax.tree.flatten(run.states[1])
   state = jax.tree.unflatten(structure, [np.array(x) for x in leaves])
-  signals = {
-    "runs": lambda: run.signals(state),
-    "domains": lambda: run.declared(observation(1)),
-  }.get(run.method.loop, lambda: take(run.method, BATCHES[1]))()
-  state, _ = run.step(state, signals)
+  state, _ = run.step(state, run.signals(1))
   for one, two in zip(
     jax.tree.leaves(state), jax.tree.leaves(run.states[2]), strict=True
   ):

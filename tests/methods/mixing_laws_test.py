@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 
 from cmtree_jax.methods import mixing_laws
-from tests.methods import planted_runs as world
+from tests.methods import planted_runs as planted
 
 
-def ended(method, losses=None, stop=10_000, **facts):
-  start = method.init(jax.random.key(0), world.facts(**facts))
-  return start, *world.drive(method, start, losses, stop)
+def ended(method, curve=planted.constant_curve, stop=10_000, **facts):
+  start = method.init(jax.random.key(0), planted.facts(**facts))
+  state, _, infos = planted.drive(method, start, curve=curve, stop=stop)
+  return start, state, infos
 
 
 @pytest.mark.parametrize("aggregation", ["targets", "explicit", "implicit"])
@@ -20,59 +21,64 @@ def test_planted_domains_come_in_order(aggregation, search):
   method = mixing_laws.make(
     num_mixtures=40, aggregation=aggregation, search=search, extrapolate=False
   )
-  start, state, infos = ended(method)
+  _, state, infos = ended(method)
   assert len(infos) == 40
-  world.assert_same_structure(start, state)
-  p_K = world.mixture(method, state)
-  assert p_K[world.TARGET] + p_K[world.COPY] > 0.8
-  assert p_K[world.NOISE] <= p_K[world.NEUTRAL] + 1e-6
-  assert p_K[world.EMPTY] < 1e-6
+  p_K = planted.recipe(method, state)
+  assert p_K[planted.TARGET] + p_K[planted.COPY] > 0.8
+  assert p_K[planted.NOISE] <= p_K[planted.NEUTRAL] + 1e-6
+  assert p_K[planted.EMPTY] < 1e-6
 
 
 def test_the_cap_is_obeyed_by_runs_and_optimum():
   method = mixing_laws.make(extrapolate=False)
   start, state, _ = ended(method, max_weight=2.0)
   assert len(start.trials.mixture_RK) == 3 * 4  # one domain is empty
-  assert (start.trials.mixture_RK <= 2 * world.Q + 1e-9).all()
-  p_K = world.mixture(method, state)
-  assert (p_K <= 2 * world.Q * (1 + 1e-5)).all()
-  assert p_K[world.TARGET] + p_K[world.COPY] > 0.5
+  assert (start.trials.mixture_RK <= 2 * planted.Q + 1e-9).all()
+  p_K = planted.recipe(method, state)
+  assert (p_K <= 2 * planted.Q * (1 + 1e-5)).all()
+  assert p_K[planted.TARGET] + p_K[planted.COPY] > 0.5
 
 
 def crossing(mixture_K, size):
   """Noise is ahead for as long as runs and models are short and small."""
-  steps, final = np.array(world.CURVE_STEPS), world.loss_T(mixture_K)
-  early_C = (10 / steps) ** 0.9 + (100 / world.SIZES[size]) ** 0.9
-  return final + 8 * (1 - mixture_K[world.NOISE]) * early_C[:, None]
+  steps, final = (
+    np.array(planted.CURVE_STEPS),
+    planted.loss_T(mixture_K),
+  )
+  early_C = (10 / steps) ** 0.9 + (100 / planted.SIZES[size]) ** 0.9
+  return final + 8 * (1 - mixture_K[planted.NOISE]) * early_C[:, None]
 
 
 def test_runs_are_extrapolated_to_the_final_steps_and_size():
   # By the end of a run noise still wins; at the end of training it loses.
-  sizes = dict(sizes=world.SIZES, final_size=world.FINAL_SIZE)
+  sizes = dict(sizes=planted.SIZES, final_size=planted.FINAL_SIZE)
   method = mixing_laws.make(num_mixtures=20, search="solver")
   start, state, infos = ended(method, crossing, **sizes)
-  assert len(infos) == 20 * len(world.SIZES)
+  assert len(infos) == 20 * len(planted.SIZES)
   np.testing.assert_array_equal(start.trials.size_R[:5], [0, 1, 2, 3, 0])
   blind = mixing_laws.make(num_mixtures=20, search="solver", extrapolate=False)
   _, unaware, infos = ended(blind, crossing, **sizes)
   assert len(infos) == 20
-  p_K, q_K = world.mixture(method, state), world.mixture(blind, unaware)
-  assert q_K[world.NOISE] > 0.9, q_K
-  assert p_K[world.TARGET] + p_K[world.COPY] > 0.9, p_K
+  p_K, q_K = (
+    planted.recipe(method, state),
+    planted.recipe(blind, unaware),
+  )
+  assert q_K[planted.NOISE] > 0.9, q_K
+  assert p_K[planted.TARGET] + p_K[planted.COPY] > 0.9, p_K
 
 
 def late(mixture_K, size):
   """Noise is ahead for as long as runs are short."""
   del size
-  early_C = (10 / np.array(world.CURVE_STEPS)) ** 0.9
-  ahead_C = 40 * (1 - mixture_K[world.NOISE]) * early_C
-  return world.loss_T(mixture_K) + ahead_C[:, None]
+  early_C = (10 / np.array(planted.CURVE_STEPS)) ** 0.9
+  ahead_C = 40 * (1 - mixture_K[planted.NOISE]) * early_C
+  return planted.loss_T(mixture_K) + ahead_C[:, None]
 
 
 def test_a_curve_of_three_points_is_not_extrapolated():
   def answer(**options):
     method = mixing_laws.make(num_mixtures=20, search="solver", **options)
-    return world.mixture(method, ended(method, late)[1])
+    return planted.recipe(method, ended(method, late)[1])
 
   measured_K = answer(extrapolate=False)
   # From fit_from on: steps 60, 80 and 100.
@@ -84,9 +90,9 @@ def test_it_is_natural_before_the_first_run_and_legal_after_any():
   method = mixing_laws.make(num_mixtures=12)
   for stop in (0, 1, 2):
     _, state, _ = ended(method, stop=stop)
-    p_K = world.mixture(method, state)
+    p_K = planted.recipe(method, state)
     if stop == 0:
-      np.testing.assert_allclose(p_K, world.Q, atol=1e-5)
+      np.testing.assert_allclose(p_K, planted.Q, atol=1e-5)
     np.testing.assert_allclose(p_K.sum(), 1, rtol=1e-5)
 
 

@@ -10,10 +10,10 @@ from cmtree_jax.bilevel import domain_gradients, one_step, problem
 from cmtree_jax.bilevel.problem import InnerLoss
 from cmtree_jax.methods import dga, doge
 from cmtree_jax.methods.base import Signals
-from tests.methods import observed
+from tests.methods.world import facts_of
 
 K, B, D, H, C = 4, 3, 5, 6, 2
-FACTS = observed.facts([0.25] * K)
+FACTS = facts_of([0.25] * K)
 
 
 def losses(params, batch):

@@ -7,12 +7,13 @@ import pytest
 
 from cmtree_jax.methods import rnb
 from cmtree_jax.methods.base import Signals
-from tests.methods import observed
+from tests.methods import planted_proxy as planted
+from tests.methods import world
 
 GRAM_KK = np.array([[2.0, 1.0, 0.0], [1.0, 1.0, -1.0], [0.0, -1.0, 3.0]])
 # Two targets, whose mean is a half, a half, nothing.
 TARGET_TK = [[0.6, 0.4, 0.0], [0.4, 0.6, 0.0]]
-FACTS = observed.facts([0.5, 0.3, 0.2], TARGET_TK)
+FACTS = world.facts_of([0.5, 0.3, 0.2], TARGET_TK)
 
 
 def mixtures(method, grams, facts=FACTS):
@@ -37,10 +38,12 @@ def test_the_softmax_on_a_given_gram_matrix():
   )
   np.testing.assert_allclose(asks[1], expected_K, rtol=1e-5)
   np.testing.assert_allclose(
-    observed.recipe(method, state, FACTS), (1 / 3 + expected_K) / 2, rtol=1e-5
+    world.recipe(method, state, FACTS),
+    (1 / 3 + expected_K) / 2,
+    rtol=1e-5,
   )
   np.testing.assert_allclose(
-    observed.recipe(rnb.make(output="last"), state, FACTS),
+    world.recipe(rnb.make(output="last"), state, FACTS),
     expected_K,
     rtol=1e-5,
   )
@@ -63,22 +66,22 @@ def test_where_nothing_serves_the_evaluation_the_last_mixture_stays():
 
 def test_domains_without_documents_stay_without():
   # Half of the evaluation falls into a domain that cannot be trained on.
-  facts = observed.facts([0.5, 0.0, 0.3, 0.2], [[0.25, 0.5, 0.25, 0.0]])
+  facts = world.facts_of([0.5, 0.0, 0.3, 0.2], [[0.25, 0.5, 0.25, 0.0]])
   gram_KK = np.insert(np.insert(GRAM_KK, 1, np.nan, axis=0), 1, np.nan, axis=1)
   method = rnb.make()
   state, asks = mixtures(method, [gram_KK, gram_KK], facts)
   _, without = mixtures(method, [GRAM_KK, GRAM_KK])
   assert [ask[1] for ask in asks] == [0, 0]
   np.testing.assert_allclose(np.delete(asks, 1, axis=1), without, rtol=1e-5)
-  assert observed.recipe(method, state, facts)[1] == 0
+  assert world.recipe(method, state, facts)[1] == 0
 
 
 @pytest.mark.parametrize(
   ("options", "message"),
   [
     (dict(strength=0.0), "strength 0.0 must be above 0"),
-    (dict(every=0), "every 0 must be above 0"),
-    (dict(output="best"), "output 'best' must be"),
+    (dict(every=0), "every 0 must be at least 1"),
+    (dict(output="best"), "Unknown output 'best'. Known: last, mean"),
   ],
 )
 def test_nonsense_is_told(options, message):
@@ -89,19 +92,10 @@ def test_nonsense_is_told(options, message):
 def test_it_orders_a_planted_world_by_what_serves_the_evaluation():
   # Domains: the evaluation's, noise, a duplicate of the first into which no
   # evaluation falls, the opposite. The duplicate is found by its gradient.
-  def see(world, key):
-    del world
-    noise_KP = 0.3 * jax.random.normal(key, (4, 8))
-    noise_KP = noise_KP.at[2].set(noise_KP[0])
-    sign_K = jnp.array([1.0, 0, 1, -1])
-    gradient_KP = noise_KP + jnp.outer(sign_K, jnp.eye(8)[0])
-    return Signals(**observed.gradients(gradient_KP))
-
   method = rnb.make()
-  facts = observed.facts([0.25] * 4, [[1.0, 0, 0, 0]])
-  state, _ = observed.run(
-    method, facts, (see, lambda world, mixture_K: world), 0, count=15
-  )
-  best, noise, copy, opposed = observed.recipe(method, state, facts)
+  facts = world.facts_of([0.25] * 4, [[1.0, 0, 0, 0]], steps=15 * method.every)
+  states, _, _ = planted.drive(method, facts, planted.PlantedGradients())
+  recipe_K = world.recipe(method, states[-1], facts)
+  best, noise, copy, opposed = recipe_K
   np.testing.assert_allclose(best, copy, rtol=1e-4)
   assert best > 2 * noise > 3 * opposed

@@ -11,7 +11,8 @@ import pytest
 from cmtree_jax.methods import skill_it
 from cmtree_jax.methods.base import Signals
 from tests import reference
-from tests.methods import steered
+from tests.methods import planted_proxy as planted
+from tests.methods import world
 
 CASES = pathlib.Path(__file__).parent / "cases"
 
@@ -48,9 +49,10 @@ def run(graph_KT, losses=(), **settings):
   domains, targets = graph_KT.shape
   method = skill_it.make(every=1, warmup=2, update=1, **settings)
   length = 2 * (domains + 2) + len(losses)
-  facts = steered.facts(length, np.full(domains, 1 / domains), targets=targets)
+  mass_K = np.full(domains, 1 / domains)
+  facts = world.facts_of(mass_K, np.tile(mass_K, (targets, 1)), steps=length)
   proxy = Scripted(graph_KT, losses)
-  states, infos, _ = steered.drive(method, facts, proxy)
+  states, infos, _ = planted.drive(method, facts, proxy)
   mixtures = [np.asarray(info.mixture_K) for info in infos[2 + domains :]]
   return mixtures, proxy, states[-1]
 
@@ -117,10 +119,10 @@ def test_the_window_forgets():
 
 def test_a_planted_target_and_its_duplicate_come_first():
   method = skill_it.make(every=5, warmup=4, horizon=2, update=3, eta=2.0)
-  states, infos, asks = steered.drive(
-    method, steered.facts(300), steered.PlantedProxy()
+  states, infos, asks = planted.drive(
+    method, planted.facts(300), planted.PlantedProxy()
   )
-  p_K = steered.recipe(method, states[-1])
+  p_K = planted.recipe(method, states[-1])
   # The noise helps the target as little as what it has no use for.
   np.testing.assert_allclose(p_K[0], p_K[2], rtol=1e-4)
   np.testing.assert_allclose(p_K[1], p_K[3], rtol=1e-4)
@@ -141,20 +143,20 @@ def test_in_the_domains_setting_the_noise_comes_last():
     evaluate="domains", every=5, warmup=4, horizon=2, update=3
   )
   assert not method.targeted
-  states, _, _ = steered.drive(
-    method, steered.facts(300), steered.PlantedProxy()
+  states, _, _ = planted.drive(
+    method, planted.facts(300), planted.PlantedProxy()
   )
-  p_K = steered.recipe(method, states[-1])
+  p_K = planted.recipe(method, states[-1])
   assert p_K[0] > p_K[3] > p_K[1]
 
 
 def test_phases_shrink_to_the_run_and_too_short_a_run_stays_natural():
   method = skill_it.make(every=1, warmup=10, horizon=9)
-  state = method.init(jax.random.key(0), steered.facts(32))
+  state = method.init(jax.random.key(0), planted.facts(32))
   assert (int(state.warmup), int(state.horizon)) == (8, 4)
-  states, _, _ = steered.drive(method, steered.facts(3), steered.PlantedProxy())
+  states, _, _ = planted.drive(method, planted.facts(3), planted.PlantedProxy())
   np.testing.assert_allclose(
-    steered.recipe(method, states[-1]), steered.Q_K, rtol=1e-5
+    planted.recipe(method, states[-1]), planted.Q_K, rtol=1e-5
   )
 
 
@@ -163,20 +165,15 @@ def test_the_recipe_is_the_mean_or_the_last_of_the_steered_mixtures(output):
   method = skill_it.make(
     every=5, warmup=4, horizon=2, update=3, eta=2.0, output=output
   )
-  states, infos, _ = steered.drive(
-    method, steered.facts(300), steered.PlantedProxy()
+  states, infos, _ = planted.drive(
+    method, planted.facts(300), planted.PlantedProxy()
   )
   mixtures = np.stack([info.mixture_K for info in infos])
   expected_K = mixtures[12:].mean(axis=0) if output == "mean" else mixtures[-1]
   np.testing.assert_allclose(
-    steered.recipe(method, states[-1]), expected_K, rtol=1e-4
+    planted.recipe(method, states[-1]), expected_K, rtol=1e-4
   )
   assert np.abs(mixtures[12:].mean(axis=0) - mixtures[-1]).max() > 1e-3
-
-
-@pytest.mark.parametrize("evaluate", ["targets", "domains"])
-def test_the_interface(evaluate):
-  steered.assert_obeys_the_interface(skill_it.make(evaluate=evaluate))
 
 
 def test_nonsense_is_refused():

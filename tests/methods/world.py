@@ -66,13 +66,28 @@ SAMPLE = dict(
 )
 
 
-def facts(max_weight=MAX_WEIGHT):
+def facts_of(mass_K, target_TK=None, *, max_weight=100.0, **more):
+  """Of any domains; the target is spread like the corpus if None."""
+  mass_K = np.asarray(mass_K, np.float64)
   return Facts(
     max_weight=max_weight,
-    domain_mass_K=np.bincount(SIGNALS.domain_B, SIGNALS.mass_B, minlength=K),
-    target_domain_TK=np.tile(
-      np.bincount(SIGNALS.domain_B, SIGNALS.target_mass_B, minlength=K), (T, 1)
-    ),
+    horizon=10.0,
+    target_NE=SIGNALS.embedding_BE[POOL:],
+    target_mass_N=SIGNALS.target_mass_B[POOL:],
+    domain_mass_K=mass_K,
+    target_domain_TK=np.atleast_2d(mass_K if target_TK is None else target_TK),
+    **SAMPLE,
+    **more,
+  )
+
+
+def facts(max_weight=MAX_WEIGHT):
+  """Of the documents above."""
+  target_K = np.bincount(SIGNALS.domain_B, SIGNALS.target_mass_B, minlength=K)
+  return facts_of(
+    np.bincount(SIGNALS.domain_B, SIGNALS.mass_B, minlength=K),
+    np.tile(target_K, (T, 1)),
+    max_weight=max_weight,
     steps=6,
     final_steps=60,
     sizes=(1000, 4000, 16000),
@@ -80,11 +95,21 @@ def facts(max_weight=MAX_WEIGHT):
     curve_steps=(2, 4, 6),
     document_tokens_M=np.array([5, 9, 4, 7]),
     document_target_M=np.array([0, 0, 1, 1]),
-    horizon=10.0,
-    target_NE=SIGNALS.embedding_BE[POOL:],
-    target_mass_N=SIGNALS.target_mass_B[POOL:],
-    **SAMPLE,
   )
+
+
+def declared(method, signals):
+  """What the method says that it reads; all else None."""
+  hidden = set(Signals._fields) - method.signals
+  return signals._replace(**dict.fromkeys(hidden))
+
+
+def recipe(method, state, facts):
+  """The mixture of domains that the method hands over."""
+  every_B = Signals(domain_B=np.arange(facts.num_domains))
+  log_w_K = np.asarray(method.finalize(state).log_w(every_B), np.float64)
+  assert np.isfinite(log_w_K).all()
+  return facts.domain_mass_K * np.exp(log_w_K)
 
 
 def take(method, index, signals=SIGNALS):
@@ -94,7 +119,7 @@ def take(method, index, signals=SIGNALS):
     for name, x in signals._asdict().items()
   }
   columns.update({name: jnp.asarray(x) for name, x in SAMPLE.items()})
-  return Signals(**{n: x for n, x in columns.items() if n in method.signals})
+  return declared(method, Signals(**columns))
 
 
 # Two batches; each mixes documents of pool and target.

@@ -1,0 +1,78 @@
+"""What methods share that ask for whole runs: the runs, and what they showed."""
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from cmtree_jax import shapes
+from cmtree_jax.methods.base import (
+  DomainWeights,
+  Facts,
+  Signals,
+  Trials,
+  domain_weights,
+)
+
+
+class State(NamedTuple):
+  """The runs, and what is needed to choose the next ones."""
+
+  trials: Trials
+  seed_W: np.ndarray  # words of the random key
+  q_K: np.ndarray  # the domains' shares of the corpus
+  max_weight: np.ndarray  # R
+
+  @property
+  def cap_K(self) -> np.ndarray:
+    """The largest share of each domain."""
+    return self.max_weight * self.q_K
+
+  def rng(self, stream: int) -> np.random.Generator:
+    """Random numbers, others for each stream."""
+    return np.random.default_rng([*self.seed_W, stream])
+
+  def plan(self, mixture_RK: np.ndarray) -> "State":
+    """With these runs, none of which has run yet."""
+    num_targets = self.trials.loss_RT.shape[1]
+    return self._replace(
+      trials=Trials.plan(mixture_RK, num_targets=num_targets)
+    )
+
+  def weights(self, mixture_K: np.ndarray) -> DomainWeights:
+    """Those of a mixture, as far as documents may be repeated."""
+    return domain_weights(
+      mixture_K, self.q_K, max_weight=float(self.max_weight)
+    )
+
+
+class Info(NamedTuple):
+  """Of one run, bits per byte."""
+
+  loss: float  # mean over targets
+  best_loss: float  # the least so far
+
+
+def start(key: shapes.Key, facts: Facts) -> State:
+  """The state before runs are planned."""
+  return State(
+    Trials.plan(
+      np.zeros((0, facts.num_domains)), num_targets=facts.num_targets
+    ),
+    np.asarray(jax.random.key_data(key)).ravel(),
+    natural(facts),
+    np.array(facts.max_weight, np.float64),
+  )
+
+
+def natural(facts: Facts) -> np.ndarray:
+  """q, in float64."""
+  q_K = np.asarray(facts.domain_mass_K, np.float64)
+  return q_K / q_K.sum()
+
+
+def step(state: Any, signals: Signals) -> tuple[Any, Info]:
+  """Any state that has trials, with the result of the next run."""
+  trials = state.trials.add(signals)
+  loss_R = trials.mean_loss_R
+  return state._replace(trials=trials), Info(loss_R[-1], np.nanmin(loss_R))
