@@ -70,7 +70,7 @@ def make(
     ValueError: for unknown words, lengths that are not positive, or a gamma or
       eta that is not above zero.
   References:
-    Wang et al., `TANDEM <https://arxiv.org/abs/2606.04401>`_, NeurIPS 2025,
+    `TANDEM <https://arxiv.org/abs/2606.04401>`_, NeurIPS 2025,
     section 2. The start and the sizes of eta and E are ours.
   """
   checks.one_of("output", output, steering.OUTPUT)
