@@ -396,18 +396,19 @@ def _view(learner: Learner) -> signals.View:
   part_N = np.repeat(np.arange(len(train)), [len(one) for one in train])
   first_T = np.searchsorted(part_N, np.arange(len(train)))
   block = config.observe
+  domain_rows = strata.make(
+    pool_sampler(data, config, seed=learner.seed),
+    learner.domains.domain_N,
+    num_parts=learner.facts.num_domains,
+  )
   return signals.View(
-    domains=strata.make(
-      pool_sampler(data, config, seed=learner.seed),
-      learner.domains.domain_N,
-      num_parts=learner.facts.num_domains,
-    ),
+    domains=domain_rows,
     targets=strata.make(targets, part_N, num_parts=len(train)),
     eval_sets=eval_sets(train, config, max_tokens=block.max_tokens),
     bits_T=scale_N[first_T],
     rows=block.rows,
     target_rows=block.target_rows,
-    frozen_rows=block.frozen_rows,
+    frozen=domain_rows.rows(0, block.frozen_rows),
     chunk_rows=config.evaluate.rows,
   )
 

@@ -384,20 +384,14 @@ class _Driver:
       np.pad(column, (0, size - len(column))) for column in columns
     )
     sample_NE, sample_mass_N = self._sample(number)
-    full = Signals(
+    return Signals(
       mass_B=jnp.asarray(mass, jnp.float32),
       embedding_BE=jnp.asarray(self._data.embedding_NE[document]),
       value_B=jnp.asarray(value, jnp.float32),
       log_proposal_B=jnp.asarray(log_proposal, jnp.float32),
       sample_NE=sample_NE,
       sample_mass_N=sample_mass_N,
-    )
-    return Signals(
-      *(
-        value if name in self._method.signals else None
-        for name, value in full._asdict().items()
-      )
-    )
+    ).only(self._method.signals)
 
   def _charge(self, search, rows, passes):
     tokens = rows * self._data.pool.row_tokens

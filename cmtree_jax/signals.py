@@ -27,7 +27,7 @@ class View(NamedTuple):
   bits_T: np.ndarray  # bits per byte of each target for one nat per token
   rows: int  # fresh rows of each domain
   target_rows: int  # fresh rows of each target
-  frozen_rows: int  # rows of each domain that stay the same
+  frozen: Batch  # rows of each domain that stay the same, [K, rows, T]
   chunk_rows: int  # rows that are scored together
 
 
@@ -71,7 +71,7 @@ def look(
 
   if "loss_K" in wanted:
     found["loss_K"] = domain_losses(view, engine, params)[0]
-    charge(len(view.domains.piece_G) * view.frozen_rows, FORWARD)
+    charge(view.frozen.tokens_BT[..., 0].size, FORWARD)
   if "excess_K" in wanted:
     assert reference is not None
     excess = token_losses(view, engine, params, batch) - token_losses(
@@ -140,9 +140,8 @@ def eval_rows(view: View) -> int:
 
 def domain_losses(view: View, engine: Engine, params) -> np.ndarray:
   """Mean loss of frozen rows of every domain, [P, K]; 0 for an empty one."""
-  batch = view.domains.rows(0, view.frozen_rows)
-  loss_PKBT = _all_token_losses(view, engine, params, batch)
-  return np.stack([mean_by_part(loss, batch) for loss in loss_PKBT])
+  loss_PKBT = _all_token_losses(view, engine, params, view.frozen)
+  return np.stack([mean_by_part(loss, view.frozen) for loss in loss_PKBT])
 
 
 def document_nats(view: View, engine: Engine, params) -> np.ndarray:

@@ -108,7 +108,7 @@ def run(
           f"The loss of run {int(state.runs)} of the search is not finite. "
           "Lower config.optimizer.learning_rate."
         )
-      inner, _ = method.step(inner, _declared(signals, method.signals))
+      inner, _ = method.step(inner, signals.only(method.signals))
     total = [a + b for a, b in zip(state.cost, cost, strict=True)]
     runs = state.runs + len(found)
     state = Swarm(inner, runs, np.array(total))
@@ -167,7 +167,7 @@ class _Driver:
     looks = len(curve) + ("document_nats_M" in self._wanted)
     scored = looks * looking.eval_rows(data.view)
     if "loss_K" in self._wanted:
-      scored += facts.num_domains * data.view.frozen_rows
+      scored += data.view.frozen.tokens_BT[..., 0].size
     cost = cost.plus(
       runs * scored * data.pool.row_tokens, FORWARD, size.flops_per_token
     )
@@ -201,13 +201,3 @@ class _Driver:
       )
       for member, mixture_K in enumerate(mixture_PK)
     ]
-
-
-def _declared(signals: Signals, wanted: frozenset[str]) -> Signals:
-  """The fields that a method reads."""
-  return Signals(
-    *(
-      value if name in wanted else None
-      for name, value in signals._asdict().items()
-    )
-  )

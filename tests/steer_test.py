@@ -252,7 +252,7 @@ def test_costs_follow_the_published_formulas(tmp_path):
   n, steps, rounds = FLOPS / 2, 12, 4
   view = toy.corpus().steer.view
   trained = 6 * steps * ROWS * T * n  # all tokens, those of graphs included
-  evaluated = view.frozen_rows * T  # D_e of a domain
+  evaluated = view.frozen.tokens_BT.shape[1] * T  # D_e of a domain
   observed = view.rows * T  # a domain's batch for gradients
   target = view.target_rows * T
   expected = {

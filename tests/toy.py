@@ -62,14 +62,15 @@ def build(texts, domain_N, goal, *, target_K, steps=STEPS) -> Corpus:
   frozen = perplexity.eval_set(
     tokens, goal_keys, max_tokens=60, rows=ROWS, row_tokens=T
   )
+  domain_rows = strata.make(pool_sampler, domain_N, num_parts=num_domains)
   view = signals.View(
-    domains=strata.make(pool_sampler, domain_N, num_parts=num_domains),
+    domains=domain_rows,
     targets=strata.make(goal_sampler, np.zeros(len(goal), int), num_parts=1),
     eval_sets=(frozen,),
     bits_T=np.array([tokens.pairs_N.sum() / tokens.bytes_N.sum() / np.log(2)]),
     rows=1,
     target_rows=2,
-    frozen_rows=2,
+    frozen=domain_rows.rows(0, 2),
     chunk_rows=ROWS,
   )
   tokens_M, target_M = signals.documents_of((frozen,))

@@ -53,6 +53,10 @@ class Signals(NamedTuple):
   curve_CT: Any = None  # losses of targets at `Facts.curve_steps`
   document_nats_M: Any = None  # of each of the targets' documents, summed
 
+  def only(self, wanted: frozenset[str]) -> "Signals":
+    """What a method declares; all else None."""
+    return self._replace(**dict.fromkeys(set(self._fields) - wanted))
+
 
 class Weights(Protocol):
   """What a method hands over: densities against the natural distribution."""

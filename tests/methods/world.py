@@ -100,8 +100,7 @@ def facts(max_weight=MAX_WEIGHT):
 
 def declared(method, signals):
   """What the method says that it reads; all else None."""
-  hidden = set(Signals._fields) - method.signals
-  return signals._replace(**dict.fromkeys(hidden))
+  return signals.only(method.signals)
 
 
 def recipe(method, state, facts):
