@@ -43,8 +43,12 @@ class ProxyConfig:
     return 2.0 * matmul + 4.0 * self.layers * self.width * context
 
 
-# Names give the parameters with a vocabulary of 4096, GPT-2's shape for the largest.
+# Names give the parameters with a vocabulary of 4096, GPT-2's shape for the largest;
+# of the first with 2048: each of these has four times the FLOPs of the one before.
 PRESETS: dict[str, dict[str, int]] = {
+  "0.1m": dict(width=32, layers=2, heads=2),
+  "0.4m": dict(width=96, layers=2, heads=4),
+  "1.6m": dict(width=160, layers=4, heads=5),
   "0.3m": dict(width=64, layers=2, heads=4),
   "1m": dict(width=128, layers=3, heads=4),
   "4m": dict(width=256, layers=4, heads=4),
