@@ -33,13 +33,18 @@ def load(path: str, overrides: Sequence[str]) -> ml_collections.ConfigDict:
   config = _call_get_config(path)
   config.lock()
   for override in overrides:
-    name, equals, text = override.partition("=")
-    if not equals:
-      raise UserError(
-        f"--config.{override} has no value. Write --config.{override}=VALUE."
-      )
-    _set(config, name, text)
+    override_field(config, override)
   return config
+
+
+def override_field(config: ml_collections.ConfigDict, override: str) -> None:
+  """Sets one field, "a.b=value", as `load` does; raises the same errors."""
+  name, equals, text = override.partition("=")
+  if not equals:
+    raise UserError(
+      f"--config.{override} has no value. Write --config.{override}=VALUE."
+    )
+  _set(config, name, text)
 
 
 def digest(config: ml_collections.ConfigDict) -> str:

@@ -285,10 +285,8 @@ def facts_of(
   mass_N = pool.tokens.mass_N[chosen]
   train = driving(data, "train")
   target_mass = np.concatenate([one.tokens.mass_N for one in train])
-  budget = config.final.steps * config.batch.rows * config.batch.row_tokens
-  epochs = budget / int(pool.tokens.pairs_N.sum())
   facts = Facts(
-    max_weight=max(1.0, config.mixture.max_epochs / epochs),
+    max_weight=max_weight(config, pool.tokens),
     horizon=config.final.steps / config.search.window,
     sample_NE=pool.embedding_NE[chosen],
     sample_mass_N=(mass_N / mass_N.sum()).astype(np.float32),
@@ -317,6 +315,13 @@ def facts_of(
     document_tokens_M=tokens_M,
     document_target_M=target_M,
   )
+
+
+def max_weight(config: Any, tokens: packing.TokenStore) -> float:
+  """R: the weight whose documents are repeated as often as is allowed."""
+  budget = config.final.steps * config.batch.rows * config.batch.row_tokens
+  epochs = budget / int(tokens.pairs_N.sum())
+  return max(1.0, config.mixture.max_epochs / epochs)
 
 
 def driving(data: Prepared, split: str) -> list[DocumentSet]:

@@ -19,9 +19,12 @@ def get_config():
   config = default.get_config()
   scale.apply(config)
   config.compare = ConfigDict()
-  # Names in METHODS; natural is compared in any case.
+  # Names in METHODS or of variants; natural is compared in any case.
   config.compare.methods = tuple(METHODS)
-  # Names of targets; "a+b" is one recipe for the mean of both.
+  # Name -> (method, "block.field=value", ...): one method under other settings.
+  config.compare.variants = ConfigDict()
+  # Names of targets; "a+b" is one recipe for the mean of both, "a>b" is searched
+  # (and chosen) on a and tested on b.
   config.compare.targets = ("film_reviews", "humaneval")
   config.compare.seeds = 3  # final trainings, paired by seed
   # Searches per method and target, on one partition; the final training of seed s
@@ -33,5 +36,12 @@ def get_config():
   # Natural alone trained for so many budgets: quality at equal total FLOPs.
   config.compare.natural_multiples = (2.0, 4.0)
   config.compare.noise_repeats = 3  # more seeds of natural: the noise floor
+  # More sizes of the final model than final.preset: each is a standing of its own.
+  config.compare.final_presets = ("",)[:0]
+  # Every targeted recipe is trained on once more at each of these effective sample
+  # sizes (its weights to a power), as METHOD@SHARE.
+  config.compare.effective_sample_sizes = (0.1,)[:0]
+  # A folder whose cells several comparisons share; "": WORKDIR/cells.
+  config.compare.cells = ""
   config.data.targets = ()  # all are prepared; `compare.targets` chooses
   return config

@@ -207,9 +207,10 @@ def test_a_finished_comparison_only_shows_its_results(finished, corpus, capsys):
 
 
 def test_a_plan_has_every_cell_once_with_seeds_outermost():
+  a, b = map(cells.Place.of, "ab")
   plan = cells.Plan(
     methods=("natural", "crisp"),
-    target_sets={"a": ("a",), "a+b": ("a", "b")},
+    target_sets={"a": (a,), "a+b": (a, b)},
     untargeted=frozenset({"natural"}),
     seeds=3,
     search_seeds=2,
@@ -239,7 +240,7 @@ def test_a_plan_has_every_cell_once_with_seeds_outermost():
       ("crisp", "a+b"),
     )
   ]
-  assert plan.targets == ("a", "b")
+  assert plan.places == (a, b)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ ANY = "any"
 class Search(NamedTuple):
   """One search of a method for a set of targets."""
 
-  method: str
+  method: str  # or the name of a variant
   target_set: str  # or ANY
   seed: int
 
@@ -38,32 +38,69 @@ class Final(NamedTuple):
 
   search: Search
   seed: int
-  fraction: float  # of the token budget
+  fraction: float = FULL  # of the token budget
+  preset: str = ""  # the model's size; "": config.final.preset
+  share: float = (
+    0.0  # effective sample size that the recipe is brought to; 0: own
+  )
 
   @property
   def name(self) -> str:
     """Of its files."""
     found = self.search
-    return f"{found.method}.{found.target_set}.{self.seed}.x{self.fraction:g}"
+    parts = [found.method, found.target_set, self.seed, f"x{self.fraction:g}"]
+    parts += [self.preset] * bool(self.preset)
+    parts += [f"ess{self.share:g}"] * bool(self.share)
+    return ".".join(map(str, parts))
+
+  @property
+  def method(self) -> str:
+    """Its name in the standings."""
+    at = f"@{self.share:g}" if self.share else ""
+    return self.search.method + at
+
+
+class Place(NamedTuple):
+  """A target of the standings: what is searched on may not be what is tested."""
+
+  name: str  # "a", or "a>b": searched on a, tested on b
+  searched: str  # its train split drives, its validation split chooses
+  tested: str
+
+  @classmethod
+  def of(cls, name: str) -> "Place":
+    """From its name."""
+    searched, _, tested = name.partition(">")
+    return cls(name, searched, tested or searched)
+
+  @property
+  def scored(self) -> dict[str, tuple[str, str]]:
+    """Split -> (target, split) that a model is scored on."""
+    return {
+      "validation": (self.searched, "validation"),
+      "test": (self.tested, "test"),
+    }
 
 
 class Plan(NamedTuple):
   """What is compared."""
 
-  methods: tuple[str, ...]  # natural among them
-  target_sets: dict[str, tuple[str, ...]]  # "a+b" -> (a, b)
+  methods: tuple[str, ...]  # and variants; natural among them
+  target_sets: dict[str, tuple[Place, ...]]  # "a+b" -> (a, b)
   untargeted: frozenset[str]  # methods with one recipe for all targets
   seeds: int
   search_seeds: int
   fractions: tuple[float, ...]  # one among them
   natural_multiples: tuple[float, ...]
   noise_repeats: int
+  presets: tuple[str, ...] = ()  # more sizes of the final model
+  shares: tuple[float, ...] = ()  # effective sample sizes that recipes share
 
   @property
-  def targets(self) -> tuple[str, ...]:
+  def places(self) -> tuple[Place, ...]:
     """Of all sets."""
     sets = self.target_sets.values()
-    return tuple(dict.fromkeys(target for one in sets for target in one))
+    return tuple(dict.fromkeys(place for one in sets for place in one))
 
   def searches(self) -> list[Search]:
     """Every search once, in the order in which the trainings need them."""
@@ -72,45 +109,52 @@ class Plan(NamedTuple):
   def finals(self) -> list[Final]:
     """Every training once; seeds outermost, so what is done is comparable."""
     cells = [
-      self._final(method, target_set, seed, fraction)
+      cell
       for seed in range(self.seeds)
       for target_set in self.target_sets
       for method in self.methods
-      for fraction in self._fractions(method)
+      for cell in self._finals(method, target_set, seed)
     ]
     cells += [
-      self._final(NATURAL, ANY, self.seeds + repeat, FULL)
+      Final(
+        self._search(NATURAL, ANY, self.seeds + repeat), self.seeds + repeat
+      )
       for repeat in range(self.noise_repeats)
     ]
     return list(dict.fromkeys(cells))
 
-  def targets_of(self, search: Search) -> tuple[str, ...]:
-    """The targets that a search is for, and that its models are scored on."""
+  def places_of(self, search: Search) -> tuple[Place, ...]:
+    """What a search is for, and what its models are scored on."""
     if search.target_set == ANY:
-      return self.targets
+      return self.places
     return self.target_sets[search.target_set]
 
-  def sets_of(self, search: Search) -> dict[str, tuple[str, ...]]:
+  def sets_of(self, search: Search) -> dict[str, tuple[Place, ...]]:
     """The target sets in whose standings the models of a search are."""
     if search.target_set == ANY:
       return self.target_sets
     return {search.target_set: self.target_sets[search.target_set]}
 
-  def _final(self, method, target_set, seed, fraction):
+  def _search(self, method, target_set, seed):
     place = ANY if method in self.untargeted else target_set
-    search = Search(method, place, seed % self.search_seeds)
-    return Final(search, seed, fraction)
+    return Search(method, place, seed % self.search_seeds)
 
-  def _fractions(self, method):
+  def _finals(self, method, target_set, seed):
+    search = self._search(method, target_set, seed)
     more = self.natural_multiples if method == NATURAL else ()
-    return tuple(dict.fromkeys((*self.fractions, *more)))
+    yield from (Final(search, seed, f) for f in (*self.fractions, *more))
+    yield from (Final(search, seed, preset=one) for one in self.presets)
+    if method not in self.untargeted:
+      yield from (Final(search, seed, share=one) for one in self.shares)
 
 
 class Found(NamedTuple):
-  """What a search handed over."""
+  """What a search handed over, less the weights."""
 
   cost: Cost
   effective_sample_size: float
+  history: list[dict[str, Any]]  # one row per round, observation or run
+  partition: dict[str, Any] | None  # see `recipe.Partition.to_json`
 
 
 class Folder(NamedTuple):
@@ -127,8 +171,7 @@ class Folder(NamedTuple):
     facts = _read(self._file(cell, "json"))
     if facts is None:
       return None
-    cost = Cost(facts["search_tokens"], facts["search_flops"])
-    return Found(cost, facts["effective_sample_size"])
+    return Found(Cost(*facts.pop("search_cost")), **facts)
 
   def log_w_N(self, cell: Search) -> np.ndarray:
     """The log-weights that a search found, float32."""
@@ -140,16 +183,17 @@ class Folder(NamedTuple):
     store.save_arrays(
       self._file(cell, "npz"), {"log_w_N": log_w_N.astype(np.float32)}
     )
-    facts = {
-      "search_tokens": found.cost.tokens,
-      "search_flops": found.cost.flops,
-      "effective_sample_size": found.effective_sample_size,
-    }
-    self._end(cell, facts)
+    facts = found._asdict()
+    self._end(cell, {"search_cost": list(facts.pop("cost")), **facts})
 
-  def scored(self, cell: Final) -> dict[str, Any] | None:
-    """What a final training's file says; None if it has not ended."""
-    return _read(self._file(cell, "json"))
+  def scored(
+    self, cell: Final, places: tuple[Place, ...]
+  ) -> dict[str, Any] | None:
+    """What a final training's file says; None if it lacks a place."""
+    facts = _read(self._file(cell, "json"))
+    if facts is None or not all(one.name in facts["bpb"] for one in places):
+      return None
+    return facts
 
   def save_scored(self, cell: Final, facts: Mapping[str, Any]) -> None:
     """Ends a final training."""
@@ -186,16 +230,18 @@ def rows(
   """
   made = []
   for cell in plan.finals():
-    scored, found = folder.scored(cell), folder.found(cell.search)
+    scored = folder.scored(cell, plan.places_of(cell.search))
+    found = folder.found(cell.search)
     assert scored is not None and found is not None, cell
-    for target_set, targets in plan.sets_of(cell.search).items():
-      for target in targets:
-        for split, bpb in scored["bpb"][target].items():
+    for target_set, places in plan.sets_of(cell.search).items():
+      at = f" at {cell.preset}" if cell.preset else ""
+      for place in places:
+        for split, bpb in scored["bpb"][place.name].items():
           made.append(
             {
-              "method": cell.search.method,
-              "target_set": target_set,
-              "target": target,
+              "method": cell.method,
+              "target_set": target_set + at,
+              "target": place.name + at,
               "split": split,
               "seed": cell.seed,
               "fraction": cell.fraction,
@@ -204,7 +250,7 @@ def rows(
               "search_tokens": found.cost.tokens,
               "search_flops": found.cost.flops,
               "final_flops": scored["final_flops"],
-              "effective_sample_size": found.effective_sample_size,
+              "effective_sample_size": scored["effective_sample_size"],
               **same,
               "commit": scored["commit"],
             }

@@ -12,11 +12,12 @@ from cmtree_jax import config as configs
 from cmtree_jax import learn, prepare, run, settings
 from cmtree_jax import workdir as workdirs
 from cmtree_jax.checkpoint import Interrupted, stop_on_signal
-from cmtree_jax.compare import cells, training
+from cmtree_jax import recipe as recipes
+from cmtree_jax.compare import cells, training, variants
 from cmtree_jax.data import store
 from cmtree_jax.domains import Domains
 from cmtree_jax.evaluate.standings import FULL, NATURAL, standings
-from cmtree_jax.methods import METHODS
+from cmtree_jax.proxy.model import PRESETS
 from cmtree_jax.report import standings as report
 from cmtree_jax.report import standings_figure
 from cmtree_jax.report.progress import Reporter
@@ -45,7 +46,7 @@ def run_comparison(
   if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     compiled = str(settings.cache_dir(config) / "xla")
     jax.config.update("jax_compilation_cache_dir", compiled)
-  folder = cells.Folder(workdir / "cells").make()
+  folder = cell_folder(config, workdir)
   total = work_left(config, plan_of(config), folder)
   with Reporter(total) as reporter, stop_on_signal() as stop:
     try:
@@ -57,22 +58,46 @@ def run_comparison(
   return 0
 
 
+def cell_folder(config: Any, workdir: Path) -> cells.Folder:
+  """Where the cells are; several comparisons may share those of one folder.
+
+  Raises:
+    UserError: the shared folder's cells are of other settings.
+  """
+  shared = config.compare.cells
+  if not shared:
+    return cells.Folder(workdir / "cells").make()
+  same = config.copy_and_resolve_references().unlock()
+  for field in _CHOICES:
+    del same.compare[field]
+  workdirs.claim_workdir(Path(shared), same.lock(), overwrite=False)
+  return cells.Folder(Path(shared)).make()
+
+
+# Fields of config.compare that say which cells are done, not what is in one.
+_CHOICES = (
+  *("methods", "targets", "seeds", "fractions", "natural_multiples"),
+  *("noise_repeats", "final_presets", "effective_sample_sizes", "cells"),
+)
+
+
 def compare(job: learn.Job, folder: cells.Folder) -> Callable[[], None]:
   """Does all cells that are not done yet; returns what shows the end."""
   plan = plan_of(job.config)
   data = prepared(job, plan)
+  workdirs.claim_corpus(folder.path, data.digest)
   todo = [cell for cell in plan.searches() if folder.found(cell) is None]
-  names = list(dict.fromkeys(cell.method for cell in todo))
-  parts = learn.partitions(names, job, data) if todo else {}
+  parts = _partitions([cell.method for cell in todo], job, data)
   for cell in todo:
     job.stop.check()
-    own = {name: data.targets[name] for name in plan.targets_of(cell)}
-    search_cell(cell, job, data._replace(targets=own), parts, folder)
+    names = [place.searched for place in plan.places_of(cell)]
+    own = data._replace(targets={name: data.targets[name] for name in names})
+    search_cell(cell, job, own, parts[cell.method], folder)
   trainer = training.Training.make(job, data)
   for cell in plan.finals():
-    if folder.scored(cell) is None:
-      targets = plan.targets_of(cell.search)
-      folder.save_scored(cell, trainer.scores(cell, targets, folder))
+    places = plan.places_of(cell.search)
+    if folder.scored(cell, places) is None:
+      folder.save_scored(cell, trainer.scores(cell, places, folder))
   same = {
     "config_digest": configs.digest(job.config),
     "corpus_digest": data.digest,
@@ -86,17 +111,20 @@ def plan_of(config: Any) -> cells.Plan:
   methods = tuple(dict.fromkeys((NATURAL, *chosen.methods)))
   return cells.Plan(
     methods=methods,
-    target_sets={name: tuple(name.split("+")) for name in chosen.targets},
+    target_sets={
+      name: tuple(map(cells.Place.of, name.split("+")))
+      for name in chosen.targets
+    },
     untargeted=frozenset(
-      name
-      for name in methods
-      if not settings.make_method(name, config).targeted
+      name for name in methods if not _method(name, config).targeted
     ),
     seeds=chosen.seeds,
     search_seeds=chosen.search_seeds,
     fractions=tuple(chosen.fractions),
     natural_multiples=tuple(chosen.natural_multiples),
     noise_repeats=chosen.noise_repeats,
+    presets=tuple(chosen.final_presets),
+    shares=tuple(chosen.effective_sample_sizes),
   )
 
 
@@ -109,12 +137,24 @@ def check(config: Any) -> None:
   settings.check(config)
   chosen = config.compare
   for name in chosen.methods:
-    if name not in METHODS:
-      raise UserError(
-        f"Unknown method {name!r} in config.compare.methods. Known: "
-        f"{', '.join(sorted(METHODS))}."
-      )
+    own = variants.config_of(name, config)
+    if name in chosen.variants:
+      settings.check(own)
+    else:
+      settings.make_method(name, config)
   _check_targets(chosen.targets)
+  for preset in chosen.final_presets:
+    if preset not in PRESETS or preset == config.final.preset:
+      raise UserError(
+        f"config.compare.final_presets: {preset!r} is unknown or that of "
+        f"config.final.preset. Known: {', '.join(PRESETS)}."
+      )
+  for share in chosen.effective_sample_sizes:
+    if not 0 < share < 1:
+      raise UserError(
+        "config.compare.effective_sample_sizes must be shares of the corpus "
+        f"between 0 and 1, came {share}."
+      )
   for field, least in (("seeds", 1), ("search_seeds", 1), ("noise_repeats", 0)):
     if chosen[field] < least:
       raise UserError(
@@ -147,6 +187,11 @@ def _check_targets(targets: tuple[str, ...]) -> None:
         f"config.compare.targets: wanted a target or several different ones "
         f"joined by +, came {target_set!r}."
       )
+    if any(name.count(">") > 1 or not all(name.split(">")) for name in names):
+      raise UserError(
+        "config.compare.targets: wanted SEARCHED>TESTED for a target that is "
+        f"tested on another, came {target_set!r}."
+      )
     if target_set == cells.ANY:
       raise UserError(
         f"config.compare.targets: no target may be called {cells.ANY!r} here."
@@ -168,17 +213,42 @@ def _check_steps(fraction: float, config: Any) -> None:
 def prepared(job: learn.Job, plan: cells.Plan) -> prepare.Prepared:
   """The corpus with the targets that are compared."""
   config = job.config.copy_and_resolve_references()
-  config.data.targets = plan.targets
+  needed = dict.fromkeys(
+    one
+    for place in plan.places
+    for one in ((place.searched, "train"), *place.scored.values())
+  )
+  config.data.targets = tuple(dict.fromkeys(target for target, _ in needed))
   data = run.prepared(job._replace(config=config))
-  for target in plan.targets:
-    for split, documents in data.targets[target].items():
-      if not len(documents):
-        raise UserError(
-          f"Target {target!r} has no {split} texts; a comparison needs "
-          f"{', '.join(store.SPLITS)} of each. Leave it out of "
-          "config.compare.targets."
-        )
+  for target, split in needed:
+    if not len(data.targets[target][split]):
+      raise UserError(
+        f"Target {target!r} has no {split} texts; a comparison needs "
+        f"{', '.join(store.SPLITS)} of each. Leave it out of "
+        "config.compare.targets, or test another target's recipe on it: "
+        f"OTHER>{target}."
+      )
   return data
+
+
+def _method(name, config):
+  own = variants.config_of(name, config)
+  return settings.make_method(own.method, own)
+
+
+def _partitions(names, job, data) -> dict[str, Mapping[str, Domains]]:
+  """Those that the searches of methods and variants stand on."""
+  found: dict[str, Mapping[str, Domains]] = {}
+  made: dict[str, Mapping[str, Domains]] = {}
+  for name in dict.fromkeys(names):
+    own = variants.config_of(name, job.config)
+    labelled = settings.make_method(own.method, own).partition
+    key = f"{own.partition.to_json_best_effort()} {labelled}"
+    if key not in made:
+      own_job = job._replace(config=own)
+      made[key] = learn.partitions([own.method], own_job, data)
+    found[name] = made[key]
+  return found
 
 
 def search_cell(
@@ -197,10 +267,10 @@ def search_cell(
     parts: of `learn.partitions`; every search stands on the same.
     folder: gets the result; a search in progress keeps its checkpoints there.
   """
-  config = job.config.copy_and_resolve_references()
+  config = variants.config_of(cell.method, job.config)
   config.seed += cell.seed
   found = learn.weigh(
-    cell.method,
+    config.method,
     job._replace(config=config, workdir=folder.work(cell)),
     data,
     parts,
@@ -211,20 +281,27 @@ def search_cell(
   share = learn.effective_sample_size(
     log_w_N.astype(np.float64), data.pool.tokens.mass_N
   )
-  folder.save_found(cell, cells.Found(found.cost, share), log_w_N)
+  method = settings.make_method(config.method, config)
+  partition = None
+  if "key_B" not in method.signals:  # single documents stand in no partition
+    domains = parts[method.partition].partition
+    partition = recipes.partition_of(found.weights, domains).to_json()
+  facts = cells.Found(found.cost, share, found.history, partition)
+  folder.save_found(cell, facts, log_w_N)
 
 
 def work_left(config: Any, plan: cells.Plan, folder: cells.Folder) -> float:
   """Work of the cells that are not done, in training rows."""
   searches = (
-    settings.search_work(cell.method, config)
+    settings.search_work(own.method, own)
     for cell in plan.searches()
     if folder.found(cell) is None
+    for own in [variants.config_of(cell.method, config)]
   )
   finals = (
     float(training.steps_of(config, cell.fraction) * config.batch.rows)
     for cell in plan.finals()
-    if folder.scored(cell) is None
+    if folder.scored(cell, plan.places_of(cell.search)) is None
   )
   return sum(searches) + sum(finals)
 

@@ -13,6 +13,7 @@ from cmtree_jax.compare import cells
 from cmtree_jax.data import sampler
 from cmtree_jax.evaluate import perplexity
 from cmtree_jax.ledger import GRADIENT, Cost
+from cmtree_jax.mixtures import concentrate
 
 _SCORED = ("validation", "test")  # splits
 
@@ -22,40 +23,53 @@ class Training(NamedTuple):
 
   job: learn.Job
   pool: sampler.Sampler
+  mass_N: np.ndarray  # of the pool's documents
   eval_sets: dict[tuple[str, str], perplexity.EvalSet]  # (target, split)
-  engine_of: Callable[[int], engine.Engine]  # of so many steps
-  flops_per_token: float  # of a forward pass
+  model_of: Callable[[str], Any]  # of a preset
+  engine_of: Callable[[str, int], engine.Engine]  # of so many steps
   commit: str | None
 
   @classmethod
   def make(cls, job: learn.Job, data: prepare.Prepared) -> "Training":
     """Samples, frozen evaluation and compiled functions of a corpus."""
     config = job.config
-    row_tokens = config.batch.row_tokens
-    places = [(target, split) for target in data.targets for split in _SCORED]
+    places = [
+      (target, split)
+      for target, splits in data.targets.items()
+      for split in _SCORED
+      if len(splits[split])
+    ]
     sets = learn.eval_sets(
       [data.targets[target][split] for target, split in places],
       config,
       max_tokens=config.evaluate.max_tokens,
     )
-    model = settings.proxy_of(config.final.preset, config, data.vocab_size)
+
+    @functools.cache
+    def model_of(preset):
+      return settings.proxy_of(preset, config, data.vocab_size)
+
     return cls(
       job=job,
       pool=learn.pool_sampler(data, config, seed=0),
+      mass_N=data.pool.tokens.mass_N,
       eval_sets=dict(zip(places, sets, strict=True)),
-      engine_of=_engines(config, model),
-      flops_per_token=model.flops_per_token(row_tokens),
+      model_of=model_of,
+      engine_of=_engines(config, model_of),
       commit=workdirs.git_commit(),
     )
 
   def scores(
-    self, cell: cells.Final, targets: tuple[str, ...], folder: cells.Folder
+    self,
+    cell: cells.Final,
+    places: tuple[cells.Place, ...],
+    folder: cells.Folder,
   ) -> dict[str, Any]:
     """Trains on what the cell's search found and scores the model.
 
     Args:
       cell: says which.
-      targets: that the model is scored on.
+      places: that the model is scored on.
       folder: of the cells; a training in progress keeps its checkpoints there.
     Raises:
       Fault: a loss is not finite.
@@ -63,17 +77,19 @@ class Training(NamedTuple):
     """
     config, batch = self.job.config, self.job.config.batch
     final, steps = config.final, steps_of(config, cell.fraction)
-    places = [(target, split) for target in targets for split in _SCORED]
+    preset = cell.preset or final.preset
+    log_w_N = self._log_w_N(cell, folder)
+    wanted = [one for place in places for one in place.scored.values()]
     checkpointer = Checkpointer(folder.work(cell))
     text = f"final training, {cell.name}"
     bpb = loops.mixture_runs(
-      {cell.name: folder.log_w_N(cell.search).astype(np.float64)},
+      {cell.name: log_w_N},
       [self.pool._replace(seed=1000 + cell.seed)],
-      [self.eval_sets[place] for place in places],
+      [self.eval_sets[one] for one in wanted],
       loops.RunPlan(
         steps, batch.rows, final.steps_per_call, final.calls_per_save
       ),
-      self.engine_of(steps),
+      self.engine_of(preset, steps),
       checkpointer=checkpointer,
       stop=self.job.stop,
       advance=lambda work, said: self.job.reporter.advance(
@@ -82,16 +98,32 @@ class Training(NamedTuple):
       first_seed=cell.seed,
     )
     checkpointer.close()
-    scores: dict[str, dict[str, float]] = {target: {} for target in targets}
-    for (target, split), value in zip(places, bpb[0, 0], strict=True):
-      scores[target][split] = float(value)
+    found = iter(bpb[0, 0].tolist())
     tokens = steps * batch.rows * batch.row_tokens
+    flops = self.model_of(preset).flops_per_token(batch.row_tokens)
     return {
-      "bpb": scores,
+      "bpb": {
+        place.name: {split: next(found) for split in place.scored}
+        for place in places
+      },
       "tokens": tokens,
-      "final_flops": Cost().plus(tokens, GRADIENT, self.flops_per_token).flops,
+      "final_flops": Cost().plus(tokens, GRADIENT, flops).flops,
+      "effective_sample_size": learn.effective_sample_size(
+        log_w_N, self.mass_N
+      ),
       "commit": self.commit,
     }
+
+  def _log_w_N(self, cell, folder):
+    log_w_N = folder.log_w_N(cell.search).astype(np.float64)
+    if not cell.share:
+      return log_w_N
+    return concentrate.to_effective_sample_size(
+      log_w_N,
+      self.mass_N,
+      share=cell.share,
+      max_weight=learn.max_weight(self.job.config, self.pool.tokens),
+    )
 
 
 def steps_of(config: Any, fraction: float) -> int:
@@ -99,21 +131,20 @@ def steps_of(config: Any, fraction: float) -> int:
   return round(config.final.steps * fraction)
 
 
-def _engines(config: Any, model: Any) -> Callable[[int], engine.Engine]:
-  """One engine per number of steps: the learning rate decays over its own."""
+def _engines(
+  config: Any, model_of: Callable[[str], Any]
+) -> Callable[[str, int], engine.Engine]:
+  """One engine per size and steps: the learning rate decays over its own."""
   mesh = settings.final_mesh(config)
 
-  def make(steps):
-    optimizer = settings.optimizer_of(config, total_steps=steps)
-    return engine.make(model, optimizer, mesh=mesh)
-
-  full = make(config.final.steps)
-
   @functools.cache
-  def engine_of(steps):
+  def engine_of(preset, steps):
+    optimizer = settings.optimizer_of(config, total_steps=steps)
+    made = engine.make(model_of(preset), optimizer, mesh=mesh)
+    if steps == config.final.steps:
+      return made
     # What does not depend on the optimizer's steps is compiled once.
-    return make(steps)._replace(
-      init=full.init, weighted_nats=full.weighted_nats
-    )
+    full = engine_of(preset, config.final.steps)
+    return made._replace(init=full.init, weighted_nats=full.weighted_nats)
 
   return engine_of

@@ -1,0 +1,48 @@
+"""Variants: one method under several settings of its search, side by side.
+
+A variant has a name, a method and overrides. Only what a search reads may differ:
+corpus, batches, optimizer, final training and evaluation are those of the comparison,
+or it would not be fair.
+"""
+
+from typing import Any
+
+from cmtree_jax import config as configs
+from cmtree_jax.methods import METHODS
+from cmtree_jax.types import UserError
+
+_OWN = (
+  *("hypergradient", "observe", "partition", "proxy", "search"),
+  *("steer", "swarm", "tree"),
+)
+
+
+def config_of(name: str, config: Any) -> Any:
+  """The config of a method's or variant's search; `method` is set in it.
+
+  Args:
+    name: of a method, or of a variant in `config.compare.variants`, a tuple of the
+      method and overrides: `("cmtree", "tree.mode=frozen")`.
+    config: of the comparison.
+  Raises:
+    UserError: no such method, variant or field, or one that must be equal for all.
+  """
+  chosen = config.compare.variants
+  method, *overrides = chosen[name] if name in chosen else (name,)
+  if method not in METHODS:
+    raise UserError(
+      f"Unknown method {method!r} in config.compare.methods. Known: "
+      f"{', '.join(sorted([*METHODS, *chosen]))}."
+    )
+  own = config.copy_and_resolve_references().lock()
+  own.method = method
+  own.baselines = ()
+  for override in overrides:
+    block = override.partition(".")[0]
+    if block not in (*_OWN, method):
+      raise UserError(
+        f"Variant {name!r} sets {override!r}; a variant may set fields of "
+        f"{', '.join(_OWN)} and of its method's block, all else is equal for all."
+      )
+    configs.override_field(own, override)
+  return own
