@@ -10,9 +10,9 @@ import numpy as np
 
 from cmtree_jax import config as configs
 from cmtree_jax import learn, prepare, run, settings
+from cmtree_jax import recipe as recipes
 from cmtree_jax import workdir as workdirs
 from cmtree_jax.checkpoint import Interrupted, stop_on_signal
-from cmtree_jax import recipe as recipes
 from cmtree_jax.compare import cells, training, variants
 from cmtree_jax.data import store
 from cmtree_jax.domains import Domains

@@ -28,7 +28,7 @@ def config_of(name: str, config: Any) -> Any:
     UserError: no such method, variant or field, or one that must be equal for all.
   """
   chosen = config.compare.variants
-  method, *overrides = chosen[name] if name in chosen else (name,)
+  method, *overrides = chosen.get(name, (name,))
   if method not in METHODS:
     raise UserError(
       f"Unknown method {method!r} in config.compare.methods. Known: "
