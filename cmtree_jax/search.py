@@ -52,7 +52,8 @@ class SearchPlan(NamedTuple):
   outer_rows: int  # of targets per window
   probe_rows: int  # of documents valued per window
   stride: int  # steps that proxies train on between rounds
-  lookahead: int  # steps by which every change is measured, on either side
+  # Steps by which every change is measured, on either side; 0: it is not measured.
+  lookahead: int
   natural_share: float  # of the draws of probes and windows
 
 
@@ -216,7 +217,10 @@ class _Driver:
     search = self._grow(search, np.exp(log_w_N), advance)
     search, found, outer = self._value(search, np.exp(log_w_N))
     advance(plan.population * window_work(plan), f"round {number}: values")
-    state, info = self._step(search.method, self._signals(found, number - 1))
+    state, info = jax.block_until_ready(
+      self._step(search.method, self._signals(found, number - 1))
+    )
+    advance(0, f"round {number}: the tree's step")
     search = self._note_values(search._replace(method=state), found, log_w_N)
     search, gain, loss = self._look_ahead(search, log_w_N)
     advance(lookahead_work(plan), f"round {number}: measured")
@@ -313,9 +317,16 @@ class _Driver:
     """Measures the last change: (search, fall of the loss, loss after it).
 
     Every proxy is cooled down on the old and on the new weights, with paired
-    draws; it goes on from where it was.
+    draws; it goes on from where it was. Without a lookahead the loss is that of
+    the proxies as they are, and nothing is said of the change.
     """
     plan, data = self._plan, self._data
+    if not plan.lookahead:
+      return (
+        self._charge_validation(search, 1),
+        0.0,
+        self._validate(search.phi.params),
+      )
     log_w_N = self._log_w_N(search.method)
     weights = np.exp(old_log_w_N), np.exp(log_w_N)
     pool, drawn = search.pool, ([], [])
@@ -329,14 +340,20 @@ class _Driver:
     for mine in drawn:
       batches = self._members(mine)
       params = self._engine.cooled(search.phi, batches, _ones(batches))
-      loss_P = self._engine.weighted_nats(params, data.validation)
-      losses.append(float(np.mean(np.asarray(loss_P, np.float64))))
+      losses.append(self._validate(params))
     search = search._replace(pool=pool)
-    runs = 2 * plan.population
-    search = self._charge(search, runs * plan.lookahead * plan.rows, GRADIENT)
-    rows = runs * data.validation[1][..., 0].size
-    search = self._charge(search, rows, FORWARD)
+    rows = 2 * plan.population * plan.lookahead * plan.rows
+    search = self._charge_validation(self._charge(search, rows, GRADIENT), 2)
     return search, losses[0] - losses[1], losses[1]
+
+  def _validate(self, params) -> float:
+    """Mean loss of the proxies on the validation rows, in bits per byte."""
+    loss_P = self._engine.weighted_nats(params, self._data.validation)
+    return float(np.mean(np.asarray(loss_P, np.float64)))
+
+  def _charge_validation(self, search, times):
+    rows = times * self._plan.population * self._data.validation[1][..., 0].size
+    return self._charge(search, rows, FORWARD)
 
   def _members(self, drawn) -> Batch:
     """Rows of every proxy as steps, [P, S, B, T]; zeros for one that is left out."""

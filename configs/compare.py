@@ -43,5 +43,5 @@ def get_config():
   config.compare.effective_sample_sizes = (0.1,)[:0]
   # A folder whose cells several comparisons share; "": WORKDIR/cells.
   config.compare.cells = ""
-  config.data.targets = ()  # all are prepared; `compare.targets` chooses
+  config.data.targets = ()  # none: those that `compare.targets` names
   return config

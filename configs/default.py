@@ -89,7 +89,8 @@ def get_config() -> ConfigDict:
   config.search.probe_rows = 1024  # of documents valued, per window
   config.search.validation_rows = 256  # rows that measure every change
   config.search.stride = 20  # steps that proxies train on between rounds
-  config.search.lookahead = 20  # cooldown steps by which a change is measured
+  # Cooldown steps by which a change is measured; 0: every change is kept.
+  config.search.lookahead = 20
   config.search.natural_share = 0.25  # of the draws that are valued
   config.search.sample_documents = 32_768  # that stand for the corpus's mass
 

@@ -218,9 +218,15 @@ def prepared(job: learn.Job, plan: cells.Plan) -> prepare.Prepared:
     for place in plan.places
     for one in ((place.searched, "train"), *place.scored.values())
   )
-  config.data.targets = tuple(dict.fromkeys(target for target, _ in needed))
+  if not config.data.targets:
+    config.data.targets = tuple(dict.fromkeys(target for target, _ in needed))
   data = run.prepared(job._replace(config=config))
   for target, split in needed:
+    if target not in data.targets:
+      raise UserError(
+        f"config.compare.targets names {target!r}, which is not in "
+        f"config.data.targets: {', '.join(config.data.targets)}."
+      )
     if not len(data.targets[target][split]):
       raise UserError(
         f"Target {target!r} has no {split} texts; a comparison needs "

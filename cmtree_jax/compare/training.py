@@ -11,9 +11,8 @@ from cmtree_jax import workdir as workdirs
 from cmtree_jax.checkpoint import Checkpointer
 from cmtree_jax.compare import cells
 from cmtree_jax.data import sampler
-from cmtree_jax.evaluate import perplexity
+from cmtree_jax.evaluate import concentration, perplexity
 from cmtree_jax.ledger import GRADIENT, Cost
-from cmtree_jax.mixtures import concentrate
 
 _SCORED = ("validation", "test")  # splits
 
@@ -118,7 +117,7 @@ class Training(NamedTuple):
     log_w_N = folder.log_w_N(cell.search).astype(np.float64)
     if not cell.share:
       return log_w_N
-    return concentrate.to_effective_sample_size(
+    return concentration.to_effective_sample_size(
       log_w_N,
       self.mass_N,
       share=cell.share,

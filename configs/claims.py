@@ -1,0 +1,175 @@
+"""What the experiments on the joint tree share: corpus, sizes, budget and variants.
+
+python -m experiments.joint_against_frozen --config claims:cpu --workdir runs/claims
+
+The argument is a scale and, if wanted, a folder as configs/bench.py takes it:
+"toy" (minutes on two cores), "cpu" (hours on two cores), "gpu" (one H100),
+"gpu,FOLDER". The final model has four times the FLOPs of the proxy that searches.
+"""
+
+from cmtree_jax.types import UserError
+from configs import bench, compare
+
+LEAVES = {4: "2,2", 8: "4,2", 16: "4,4", 32: "8,4", 64: "8,8"}
+TARGETS = (
+  "news",
+  "scripture",
+  "python_sympy",
+  "film_reviews",
+  "humaneval",
+  "film_reviews+humaneval+news",
+)
+BENCH_TARGETS = (
+  "arc_easy",
+  "openbookqa",
+  "gsm8k",
+  "openstax_anatomy",
+  "mbpp>humaneval",
+  "lambada",
+)
+# The search's size s, the final model's 4 s, and 16 s.
+PRESETS = {
+  "toy": ("0.1m", "0.4m", "1.6m"),
+  "cpu": ("0.1m", "0.4m", "1.6m"),
+  "gpu": ("1m", "4m", "25m"),
+}
+
+# Searches of about 1, 3, 10 and 30 % of the FLOPs of a model of 16 s that is trained
+# for 150 steps of 16 rows: rounds, infancy, stride, window, outer rows, probe rows.
+BUDGETS = (
+  (1, 8, 8, 4, 64, 64),
+  (1, 24, 8, 8, 256, 256),
+  (2, 60, 20, 16, 256, 384),
+  (3, 120, 60, 16, 512, 1024),
+)
+
+
+def get_config(argument: str = "cpu"):
+  """A comparison without methods: each experiment names its own."""
+  scale, _, folder = argument.partition(",")
+  if scale not in PRESETS:
+    raise UserError(
+      f"configs/claims.py wants one of {', '.join(PRESETS)}, came {scale!r}."
+    )
+  config = compare.get_config()
+  small, final, _ = PRESETS[scale]
+  config.proxy.preset, config.final.preset = small, final
+  config.compare.targets = TARGETS
+  config.data.targets = TARGETS[:5]
+  if folder:
+    config.data.update(bench.get_config(folder).data)
+    config.data.targets = tuple(
+      dict.fromkeys(t for name in BENCH_TARGETS for t in name.split(">"))
+    )
+    config.compare.targets = BENCH_TARGETS
+  # A difference has the direction of the exact one at half its cost
+  # (experiments/bench_hypergrad.py).
+  config.hypergradient.estimator = "difference"
+  config.partition.num_clusters = 64
+  config.compare.methods = ()
+  config.compare.fractions = (1.0,)
+  config.compare.natural_multiples = ()
+  config.compare.noise_repeats = 3
+  _SCALES[scale](config)
+  config.compare.variants.update(variants(PRESETS[scale]))
+  return config
+
+
+def _toy(config):
+  if config.data.source == ("default",):
+    config.data.source = ("stdlib",)
+    config.data.targets = ("python_modules", "python_topics")
+    config.compare.targets = config.data.targets
+  config.compare.seeds = 2
+  config.compare.noise_repeats = 1
+  config.final.steps = 25
+  config.optimizer.warmup_steps = 10
+  config.tree.solver_steps = 20
+  config.evaluate.max_tokens = 10_000
+  config.swarm.steps = 21
+  config.steer.steps = 20
+  config.search.update(
+    dict(
+      rounds=2,
+      life=60,
+      infancy=20,
+      window=4,
+      lookahead=4,
+      outer_rows=64,
+      probe_rows=64,
+      validation_rows=64,
+      sample_documents=2048,
+    )
+  )
+
+
+def _cpu(config):
+  del config  # the defaults are made for two cores
+
+
+def _gpu(config):
+  config.compare.seeds = 5
+  config.proxy.dtype = "bfloat16"
+  config.batch.rows = 64
+  config.batch.row_tokens = 128
+  config.evaluate.rows = 64
+  config.evaluate.max_tokens = 200_000
+  config.final.steps = 300  # a quarter of an epoch of the default corpus
+  config.optimizer.learning_rate = 3e-3
+  config.optimizer.eps_root = 1e-6  # of a bfloat16 trajectory
+  config.search.update(
+    dict(population=4, life=600, infancy=150, stride=50, outer_rows=1024)
+  )
+  config.search.probe_rows = 2048
+
+
+_SCALES = {"toy": _toy, "cpu": _cpu, "gpu": _gpu}
+
+
+def variants(presets):
+  """Name -> (method, override, ...)."""
+  found = {}
+  for leaves, branching in LEAVES.items():
+    tree = ("cmtree", f"tree.branching={branching}")
+    found[f"joint_{leaves}"] = tree
+    found[f"frozen_{leaves}"] = (*tree, "tree.mode=frozen")
+    found[f"random_{leaves}"] = (
+      *tree,
+      "tree.mode=frozen",
+      "tree.start=random",
+    )
+  found["sources"] = (
+    "cmtree",
+    "tree.mode=domains",
+    "partition.kind=sources",
+  )
+  for clusters in (16, 64, 256):
+    found[f"crisp_{clusters}"] = ("crisp", f"partition.num_clusters={clusters}")
+  found["joint_flat16"] = ("cmtree", "tree.branching=16")
+  found["joint_2x2x2x2"] = ("cmtree", "tree.branching=2,2,2,2")
+  for name, branching in (("4x4", "4,4"), ("2x2x2x2", "2,2,2,2")):
+    tree = ("cmtree", f"tree.branching={branching}")
+    found[f"shared_{name}"] = (*tree, "tree.projection=shared")
+    found[f"oblivious_{name}"] = (*tree, "tree.oblivious=true")
+  for rounds in range(6):
+    found[f"rounds_{rounds}"] = ("cmtree", f"search.rounds={rounds}")
+  found["shuffled"] = ("cmtree", "tree.shuffle_values=true")
+  for name in ("unrolled", "first_order", "one_step"):
+    found[name] = ("cmtree", f"hypergradient.estimator={name}")
+  for window in (1, 4, 64):  # all others have 16
+    found[f"window_{window}"] = ("cmtree", f"search.window={window}")
+  for number, (rounds, *fields) in enumerate(BUDGETS, 1):
+    search = [
+      *(f"search.rounds={rounds}", "search.population=1"),
+      "search.life=1000000",  # one proxy, never born anew
+      "search.lookahead=0",  # what a step gains is not measured
+    ]
+    names = ("infancy", "stride", "window", "outer_rows", "probe_rows")
+    search += [
+      f"search.{name}={value}"
+      for name, value in zip(names, fields, strict=True)
+    ]
+    found[f"budget_{number}"] = ("cmtree", *search)
+  found["found_at_s"] = ("cmtree", f"proxy.preset={presets[0]}")
+  found["found_at_4s"] = ("cmtree", f"proxy.preset={presets[1]}")
+  return found

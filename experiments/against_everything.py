@@ -1,0 +1,80 @@
+"""The joint tree against every method of the package, on all targets.
+
+  python -m experiments.against_everything --config claims:toy --workdir runs/claims
+
+The comparison's own table and figure (`table.md`, `comparison.svg`), and a summary:
+is the tree better than similarity and than the best measured other method, on how
+many targets; how many of its tokens does natural's loss take?
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from cmtree_jax.evaluate.results import MEAN
+from cmtree_jax.main import command
+from cmtree_jax.methods import METHODS
+from experiments import claims
+from experiments.claims import Results
+
+TREE = "joint_16"
+SIMILARITY = ("crisp_16", "crisp_64", "crisp_256")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+  """Runs the experiment; returns the exit status as `cmtree_jax.main` does."""
+  others = [name for name in METHODS if name not in ("cmtree", "crisp")]
+  return command(
+    "experiments.against_everything",
+    "The joint tree against every method, on all targets.",
+    claims.job(
+      "against_everything",
+      [TREE, *SIMILARITY, *others],
+      show,
+      fractions=(0.2, 0.4, 1.0),
+    ),
+    arguments,
+  )
+
+
+def show(found: Results) -> Iterator[Path]:
+  """One row per target."""
+  from cmtree_jax.evaluate.standings import standings
+
+  rows = []
+  similarity = found.trained(SIMILARITY)
+  for one in standings(found.rows, seeds=found.config.compare.seeds):
+    if one.method != TREE or one.target not in (one.target_set, MEAN):
+      continue  # of a union only the mean
+    target = one.target_set
+    rows.append(
+      [
+        target,
+        f"{one.bpb:.3f}",
+        claims.signed(one.to_natural),
+        *(
+          claims.signed(found.difference(TREE, other, target))
+          for other in similarity
+        ),
+        one.best_other,
+        claims.signed(one.to_best),
+        one.best_verdict,
+        f"{'≤' * one.reach.at_most}{one.reach.budget:.2f}",
+        f"{one.search_share:.2f}",
+      ]
+    )
+  yield claims.write_table(
+    found.folder / "summary.md",
+    f"{TREE} on every target, test bits per byte",
+    [
+      *("target", "BPB", "less natural"),
+      *(f"less {other}" for other in similarity),
+      *("best other", "less best other", "verdict"),
+      *("share of natural's tokens", "search / final FLOPs"),
+    ],
+    rows,
+  )
+
+
+if __name__ == "__main__":
+  sys.exit(main())

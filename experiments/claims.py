@@ -1,0 +1,202 @@
+"""What the experiments on the joint tree share: one comparison each, over common cells.
+
+Each experiment names methods and variants of configs/claims.py, has them compared,
+and draws what it shows from the rows. Cells lie in WORKDIR/cells, so what one
+experiment has trained another does not train again, and a stopped command goes on.
+"""
+
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow.parquet as pq
+
+from cmtree_jax.compare import cells
+from cmtree_jax.evaluate import comparison
+from cmtree_jax.evaluate.comparison import Interval
+from cmtree_jax.evaluate.standings import NATURAL
+
+# Colours that differ for the colour-blind, for lines of one figure.
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#767676", "#e69f00")
+
+
+class Results(NamedTuple):
+  """The rows of a comparison, as an experiment asks for them."""
+
+  config: Any
+  folder: Path  # of the experiment
+  cells: cells.Folder
+  rows: list[dict[str, Any]]
+
+  @property
+  def targets(self) -> list[str]:
+    """Target sets; larger models stand in sets of their own."""
+    return list(dict.fromkeys(row["target_set"] for row in self.rows))
+
+  def trained(self, methods: Iterable[str]) -> list[str]:
+    """Those of the methods that were compared."""
+    methods_seen = {row["method"] for row in self.rows}
+    return [name for name in methods if name in methods_seen]
+
+  def bpb(self, method: str, target: str) -> list[float]:
+    """Test bits per byte by seed, the mean over a set's targets."""
+    seeds: dict[int, list[float]] = {}
+    for row in self.rows:
+      if (row["method"], row["target_set"]) == (method, target) and (
+        row["split"] == "test" and row["fraction"] == 1
+      ):
+        seeds.setdefault(row["seed"], []).append(row["bpb"])
+    wanted = range(self.config.compare.seeds)
+    return [sum(seeds[seed]) / len(seeds[seed]) for seed in wanted]
+
+  def difference(self, method: str, other: str, target: str) -> Interval:
+    """Paired by seed."""
+    return comparison.paired_difference(
+      self.bpb(method, target), self.bpb(other, target)
+    )
+
+  def value(self, method: str, target: str, column: str) -> float:
+    """The mean over seeds of a column of full trainings."""
+    found = [
+      row[column]
+      for row in self.rows
+      if (row["method"], row["target_set"]) == (method, target)
+      and row["fraction"] == 1
+    ]
+    return sum(found) / len(found)
+
+  def data(self) -> Any:
+    """The corpus, prepared before."""
+    from cmtree_jax import learn
+    from cmtree_jax.checkpoint import StopFlag
+    from cmtree_jax.compare import job as compare
+    from cmtree_jax.report.progress import Reporter
+
+    with Reporter(0.0) as reporter:
+      job = learn.Job(self.config, self.folder, reporter, StopFlag())
+      return compare.prepared(job, compare.plan_of(self.config))
+
+  def found(self, method: str, target: str) -> cells.Found:
+    """What the first search of a method handed over."""
+    found = self.cells.found(cells.Search(method, target, 0))
+    assert found is not None
+    return found
+
+
+def job(
+  name: str,
+  methods: Sequence[str],
+  show: Callable[[Results], Iterable[Path]],
+  **fields: Any,
+) -> Callable[..., int]:
+  """What `cmtree_jax.main.command` runs for an experiment.
+
+  Args:
+    name: of the experiment and of its folder in the workdir.
+    methods: names of methods and variants, unless the config names some.
+    show: draws and writes; returns the files.
+    **fields: more of `config.compare`.
+  """
+
+  def run(config: Any, workdir: Path, *, overwrite: bool = False) -> int:
+    from cmtree_jax.compare import job as compare
+    from cmtree_jax.report import text
+
+    with config.unlocked():
+      config.compare.methods = config.compare.methods or tuple(methods)
+      config.compare.cells = str(workdir / "cells")
+      config.compare.update(fields)
+    folder = workdir / name
+    if status := compare.run_comparison(config, folder, overwrite=overwrite):
+      return status
+    rows = pq.read_table(folder / compare.RESULTS_FILE).to_pylist()
+    found = Results(config, folder, cells.Folder(workdir / "cells"), rows)
+    text.show_files(list(show(found)))
+    return 0
+
+  return run
+
+
+def write_table(
+  path: Path, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]
+) -> Path:
+  """Writes and prints a Markdown table."""
+  from cmtree_jax.data import store
+
+  lines = [columns, ["---"] + ["---:"] * (len(columns) - 1), *rows]
+  table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+  text = f"## {title}\n\n{table}\n"
+  store.write_atomically(path, text)
+  print(text)
+  return path
+
+
+def signed(interval: Interval) -> str:
+  """A difference with half the width of its interval."""
+  return f"{interval.mean:+.3f} ±{interval.high - interval.mean:.3f}"
+
+
+def differences(found: Results, methods: Sequence[str]) -> list[list[str]]:
+  """Rows of a table: natural's bits per byte, then differences to it by target."""
+  rows = [
+    [NATURAL]
+    + [
+      f"{sum(bpb) / len(bpb):.3f}"
+      for bpb in (found.bpb(NATURAL, target) for target in found.targets)
+    ]
+  ]
+  for method in methods:
+    row = [signed(found.difference(method, NATURAL, t)) for t in found.targets]
+    rows.append([method, *row])
+  return rows
+
+
+def panels(count: int, *, width: float = 3.1, height: float = 2.7):
+  """A figure with one panel per target, three in a row: (figure, axes)."""
+  from matplotlib.figure import Figure
+
+  columns = min(count, 3)
+  lines = -(-count // columns)
+  figure = Figure((width * columns, height * lines + 0.5), layout="constrained")
+  axes = figure.subplots(lines, columns, squeeze=False).ravel()
+  for ax in axes[count:]:
+    ax.set_visible(False)
+  for ax in axes[:count]:
+    ax.axhline(0, color="black", linewidth=0.8)
+    ax.grid(axis="y", color="#dddddd", linewidth=0.6)
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+  return figure, axes[:count]
+
+
+def line(
+  ax: Any,
+  points: Mapping[float, Interval],
+  *,
+  color: str,
+  marker: str = "o",
+  **style: Any,
+) -> None:
+  """Means with their intervals, joined."""
+  x = list(points)
+  mean = [one.mean for one in points.values()]
+  spread = [one.high - one.mean for one in points.values()]
+  ax.errorbar(
+    x, mean, spread, color=color, marker=marker, markersize=4, capsize=2,
+    linewidth=1.4, **style,
+  )  # fmt: skip
+
+
+def save(figure: Any, path: Path) -> Path:
+  """Writes a figure; equal results give equal bytes."""
+  import matplotlib
+
+  from cmtree_jax.data import store
+
+  content = io.BytesIO()
+  style = {"svg.hashsalt": path.stem, "svg.fonttype": "none"}
+  with matplotlib.rc_context(style):
+    figure.savefig(content, format="svg", metadata={"Date": None})
+  store.write_atomically(path, content.getvalue())
+  return path

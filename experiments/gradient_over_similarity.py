@@ -1,0 +1,99 @@
+"""What the gradient adds to similarity: from the start, round by round.
+
+  python -m experiments.gradient_over_similarity --config claims:toy --workdir runs/claims
+
+The start is CRISP on the tree's own leaves; each round of values should gain on it.
+Values shuffled among documents must not. Cheaper and more exact hypergradients, and
+shorter and longer unrolls, say what of the direction matters.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from cmtree_jax.main import command
+from experiments import claims
+from experiments.claims import NATURAL, Results
+
+ROUNDS = range(6)
+ESTIMATORS = {
+  "difference (exact direction)": "joint_16",
+  "exact": "unrolled",
+  "first order": "first_order",
+  "one step": "one_step",
+}
+UNROLLS = {1: "window_1", 4: "window_4", 16: "joint_16", 64: "window_64"}
+SHUFFLED = "shuffled"
+FLAT = "crisp_256"  # the finest similarity
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+  """Runs the experiment; returns the exit status as `cmtree_jax.main` does."""
+  return command(
+    "experiments.gradient_over_similarity",
+    "What each round of values adds to a start by similarity.",
+    claims.job("gradient_over_similarity", _methods(), show),
+    arguments,
+  )
+
+
+def _methods():
+  names = [f"rounds_{n}" for n in ROUNDS]
+  names += [*ESTIMATORS.values(), *UNROLLS.values(), SHUFFLED, FLAT]
+  return list(dict.fromkeys(names))
+
+
+def show(found: Results) -> Iterator[Path]:
+  """The figure of the rounds, and all differences to the start."""
+  figure, axes = claims.panels(len(found.targets))
+  for ax, target in zip(axes, found.targets, strict=True):
+    points = {
+      float(n): found.difference(f"rounds_{n}", NATURAL, target)
+      for n in ROUNDS
+      if found.trained([f"rounds_{n}"])
+    }
+    claims.line(ax, points, color=claims.COLORS[0], label="tree, 4x4")
+    last = {max(points): found.difference(SHUFFLED, NATURAL, target)}
+    claims.line(
+      ax, last, color=claims.COLORS[1], marker="s", label="values shuffled"
+    )
+    flat = found.difference(FLAT, NATURAL, target).mean
+    ax.axhline(
+      flat, color="#767676", linestyle="--", label="CRISP, 256 clusters"
+    )
+    ax.set_title(target, fontsize=10)
+    ax.set_xticks(list(ROUNDS))
+  axes[0].set_ylabel("test BPB less natural's")
+  figure.supxlabel("rounds of values (0: the start by similarity)", fontsize=10)
+  handles, labels = axes[0].get_legend_handles_labels()
+  figure.legend(
+    handles, labels, loc="outside upper center", ncols=3, frameon=False
+  )
+  yield claims.save(figure, found.folder / "rounds.svg")
+  named = {
+    **{f"after round {n}": f"rounds_{n}" for n in ROUNDS if n},
+    "values shuffled": SHUFFLED,
+    **ESTIMATORS,
+    **{f"unroll of {steps}": name for steps, name in UNROLLS.items()},
+    "CRISP, 256 clusters": FLAT,
+  }
+  yield claims.write_table(
+    found.folder / "gradient.md",
+    "Test bits per byte less those of the start",
+    ["search", *found.targets],
+    (
+      [
+        label,
+        *(
+          claims.signed(found.difference(name, "rounds_0", target))
+          for target in found.targets
+        ),
+      ]
+      for label, name in named.items()
+      if found.trained([name])
+    ),
+  )
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,107 @@
+"""Joint against frozen: what is it worth to learn the partition with the mixture?
+
+  python -m experiments.joint_against_frozen --config claims:toy --workdir runs/claims
+
+4 to 64 leaves of the joint tree; of the same tree whose k-means partition of the start
+stays as it is; of one cut by random projections; and the labelled sources, weighed by
+the same learner. Each at its own concentration and at equal effective sample sizes.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from cmtree_jax.main import command
+from configs.claims import LEAVES
+from experiments import claims
+from experiments.claims import NATURAL, Results
+
+KINDS = {
+  "joint": "joint tree",
+  "frozen": "frozen k-means",
+  "random": "frozen random projections",
+}
+SHARES = (0.3, 0.1)  # effective sample sizes that all are brought to
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+  """Runs the experiment; returns the exit status as `cmtree_jax.main` does."""
+  methods = [f"{kind}_{leaves}" for leaves in LEAVES for kind in KINDS]
+  return command(
+    "experiments.joint_against_frozen",
+    "The joint tree against frozen partitions, by the number of leaves.",
+    claims.job(
+      "joint_against_frozen",
+      [*methods, "sources"],
+      show,
+      effective_sample_sizes=SHARES,
+    ),
+    arguments,
+  )
+
+
+def show(found: Results) -> Iterator[Path]:
+  """A figure and a table for each concentration."""
+  for share in (0.0, *SHARES):
+    at = f"@{share:g}" if share else ""
+    own = f"effective sample size {share:g}" if share else "own concentration"
+    stem = f"ess{share:g}" if share else "own"
+    yield claims.write_table(
+      found.folder / f"{stem}.md",
+      f"Joint less frozen, test bits per byte, {own}",
+      ["leaves", *(f"{t}, {KINDS[k]}" for t in found.targets for k in OTHERS)],
+      (_row(found, leaves, at) for leaves in _leaves(found)),
+    )
+    yield _draw(found, at, own, found.folder / f"{stem}.svg")
+
+
+OTHERS = ("frozen", "random")
+
+
+def _leaves(found):
+  return [n for n in LEAVES if found.trained([f"joint_{n}"])]
+
+
+def _row(found, leaves, at):
+  return [str(leaves)] + [
+    claims.signed(
+      found.difference(f"joint_{leaves}{at}", f"{other}_{leaves}{at}", target)
+    )
+    for target in found.targets
+    for other in OTHERS
+  ]
+
+
+def _draw(found: Results, at: str, title: str, path: Path) -> Path:
+  figure, axes = claims.panels(len(found.targets))
+  for ax, target in zip(axes, found.targets, strict=True):
+    for kind, color, marker, shift in zip(
+      KINDS, claims.COLORS, "osD", (1.0, 1.06, 0.94), strict=False
+    ):
+      points = {
+        shift * leaves: found.difference(
+          f"{kind}_{leaves}{at}", NATURAL, target
+        )
+        for leaves in _leaves(found)
+      }
+      claims.line(ax, points, color=color, marker=marker, label=KINDS[kind])
+    sources = found.difference(f"sources{at}", NATURAL, target)
+    ax.axhspan(sources.low, sources.high, color="#e8e8e8", zorder=0)
+    ax.axhline(
+      sources.mean, color="#767676", linestyle="--", label="labelled sources"
+    )
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(_leaves(found), list(map(str, _leaves(found))))
+    ax.minorticks_off()
+    ax.set_title(target, fontsize=10)
+  axes[0].set_ylabel("test BPB less natural's")
+  figure.supxlabel(f"leaves ({title}; 95 % intervals over seeds)", fontsize=10)
+  handles, labels = axes[0].get_legend_handles_labels()
+  figure.legend(
+    handles, labels, loc="outside upper center", ncols=4, frameon=False
+  )
+  return claims.save(figure, path)
+
+
+if __name__ == "__main__":
+  sys.exit(main())

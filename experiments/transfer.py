@@ -1,0 +1,61 @@
+"""From proxy to target: is a recipe found with a small model good for a larger one?
+
+  python -m experiments.transfer --config claims:toy --workdir runs/claims
+
+Recipes found with proxies of size s and 4 s train models of 4 s and 16 s.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from cmtree_jax.main import command
+from configs.claims import PRESETS
+from experiments import claims
+from experiments.claims import Results
+
+METHODS = ("found_at_s", "found_at_4s", "crisp_256")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+  """Runs the experiment; returns the exit status as `cmtree_jax.main` does."""
+
+  def job(config: Any, workdir: Path, *, overwrite: bool = False) -> int:
+    small = config.proxy.preset
+    (largest,) = {p[2] for p in PRESETS.values() if p[0] == small}
+    run = claims.job("transfer", METHODS, show, final_presets=(largest,))
+    return run(config, workdir, overwrite=overwrite)
+
+  return command(
+    "experiments.transfer",
+    "Recipes of small proxies, used for larger models.",
+    job,
+    arguments,
+  )
+
+
+def show(found: Results) -> Iterator[Path]:
+  """One table: every target at both sizes."""
+  yield claims.write_table(
+    found.folder / "transfer.md",
+    "Test bits per byte: natural's, and differences to it",
+    ["recipe", *found.targets],
+    claims.differences(found, METHODS),
+  )
+  yield claims.write_table(
+    found.folder / "sizes.md",
+    "Found at s less found at 4 s",
+    ["target", "difference"],
+    (
+      [
+        target,
+        claims.signed(found.difference("found_at_s", "found_at_4s", target)),
+      ]
+      for target in found.targets
+    ),
+  )
+
+
+if __name__ == "__main__":
+  sys.exit(main())
