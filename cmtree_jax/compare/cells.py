@@ -191,6 +191,7 @@ def rows(
     for target_set, targets in plan.sets_of(cell.search).items():
       for target in targets:
         for split, bpb in scored["bpb"][target].items():
+          accuracy = scored["accuracy"][target][split]
           made.append(
             {
               "method": cell.search.method,
@@ -201,6 +202,7 @@ def rows(
               "fraction": cell.fraction,
               "tokens": scored["tokens"],
               "bpb": bpb,
+              "accuracy": math.nan if accuracy is None else accuracy,
               "search_tokens": found.cost.tokens,
               "search_flops": found.cost.flops,
               "final_flops": scored["final_flops"],
@@ -227,6 +229,7 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
       ("fraction", number),
       ("tokens", integer),
       ("bpb", number),
+      ("accuracy", number),  # NaN: the target has no choices
       ("search_tokens", number),
       ("search_flops", number),
       ("final_flops", number),

@@ -1,7 +1,7 @@
 """The final trainings of a comparison, and the frozen evaluation of their models."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,10 +11,9 @@ from cmtree_jax import workdir as workdirs
 from cmtree_jax.checkpoint import Checkpointer
 from cmtree_jax.compare import cells
 from cmtree_jax.data import sampler
-from cmtree_jax.evaluate import perplexity
+from cmtree_jax.data.store import SCORED_SPLITS
+from cmtree_jax.evaluate import answers, perplexity
 from cmtree_jax.ledger import GRADIENT, Cost
-
-_SCORED = ("validation", "test")  # splits
 
 
 class Training(NamedTuple):
@@ -22,7 +21,8 @@ class Training(NamedTuple):
 
   job: learn.Job
   pool: sampler.Sampler
-  eval_sets: dict[tuple[str, str], perplexity.EvalSet]  # (target, split)
+  # By (target, split).
+  eval_sets: dict[tuple[str, str], perplexity.EvalSet | answers.AnswerSet]
   engine_of: Callable[[int], engine.Engine]  # of so many steps
   flops_per_token: float  # of a forward pass
   commit: str | None
@@ -32,12 +32,12 @@ class Training(NamedTuple):
     """Samples, frozen evaluation and compiled functions of a corpus."""
     config = job.config
     row_tokens = config.batch.row_tokens
-    places = [(target, split) for target in data.targets for split in _SCORED]
-    sets = learn.eval_sets(
-      [data.targets[target][split] for target, split in places],
-      config,
-      max_tokens=config.evaluate.max_tokens,
-    )
+    places = _places(data.targets)
+    documents = {
+      f"{target}, {split}": data.targets[target][split]
+      for target, split in places
+    }
+    sets = learn.scored_sets(documents, job)
     model = settings.proxy_of(config.final.preset, config, data.vocab_size)
     return cls(
       job=job,
@@ -63,10 +63,10 @@ class Training(NamedTuple):
     """
     config, batch = self.job.config, self.job.config.batch
     final, steps = config.final, steps_of(config, cell.fraction)
-    places = [(target, split) for target in targets for split in _SCORED]
+    places = _places(targets)
     checkpointer = Checkpointer(folder.work(cell))
     text = f"final training, {cell.name}"
-    bpb = loops.mixture_runs(
+    found = loops.mixture_runs(
       {cell.name: folder.log_w_N(cell.search).astype(np.float64)},
       [self.pool._replace(seed=1000 + cell.seed)],
       [self.eval_sets[place] for place in places],
@@ -82,12 +82,13 @@ class Training(NamedTuple):
       first_seed=cell.seed,
     )
     checkpointer.close()
-    scores: dict[str, dict[str, float]] = {target: {} for target in targets}
-    for (target, split), value in zip(places, bpb[0, 0], strict=True):
-      scores[target][split] = float(value)
+    accuracy = [
+      None if np.isnan(x) else float(x) for x in found.accuracy[0, 0]
+    ]  # JSON has no NaN
     tokens = steps * batch.rows * batch.row_tokens
     return {
-      "bpb": scores,
+      "bpb": _by_place(places, found.bpb[0, 0].tolist()),
+      "accuracy": _by_place(places, accuracy),
       "tokens": tokens,
       "final_flops": Cost().plus(tokens, GRADIENT, self.flops_per_token).flops,
       "commit": self.commit,
@@ -97,6 +98,21 @@ class Training(NamedTuple):
 def steps_of(config: Any, fraction: float) -> int:
   """Training steps at a share of the token budget."""
   return round(config.final.steps * fraction)
+
+
+def _places(targets: Iterable[str]) -> list[tuple[str, str]]:
+  """What a model is scored on: (target, split)."""
+  return [(target, split) for target in targets for split in SCORED_SPLITS]
+
+
+def _by_place(
+  places: list[tuple[str, str]], values: list[Any]
+) -> dict[str, dict[str, Any]]:
+  """Target -> split -> value."""
+  found: dict[str, dict[str, Any]] = {}
+  for (target, split), value in zip(places, values, strict=True):
+    found.setdefault(target, {})[split] = value
+  return found
 
 
 def _engines(config: Any, model: Any) -> Callable[[int], engine.Engine]:
@@ -113,7 +129,7 @@ def _engines(config: Any, model: Any) -> Callable[[int], engine.Engine]:
   def engine_of(steps):
     # What does not depend on the optimizer's steps is compiled once.
     return make(steps)._replace(
-      init=full.init, weighted_nats=full.weighted_nats
+      init=full.init, weighted_nats=full.weighted_nats, losses=full.losses
     )
 
   return engine_of
