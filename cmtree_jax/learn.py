@@ -25,7 +25,7 @@ from cmtree_jax.batch import stack_rows
 from cmtree_jax.checkpoint import Checkpointer, StopFlag
 from cmtree_jax.data import packing, sampler, strata
 from cmtree_jax.domains import Domains
-from cmtree_jax.evaluate import perplexity
+from cmtree_jax.evaluate import answers, perplexity
 from cmtree_jax.ledger import Cost
 from cmtree_jax.methods.base import Facts, Method, Signals, Weights
 from cmtree_jax.prepare import DocumentSet, Prepared
@@ -432,6 +432,37 @@ def eval_sets(
     )
     for one in documents
   )
+
+
+def scored_sets(
+  documents: Mapping[str, DocumentSet], job: Job
+) -> tuple[perplexity.EvalSet | answers.AnswerSet, ...]:
+  """What final trainings are scored on: answers of each, or texts without any.
+
+  Args:
+    documents: of targets, by a name for people.
+    job: told of prompts that do not fit into a row.
+  """
+  config, sets = job.config, []
+  limit, row_tokens = config.evaluate.max_tokens, config.batch.row_tokens
+  for name, one in documents.items():
+    if one.questions is None:
+      sets += eval_sets([one], config, max_tokens=limit)
+      continue
+    asked = answers.answer_set(
+      one.questions,
+      one.key_N,
+      max_tokens=limit,
+      rows=config.evaluate.rows,
+      row_tokens=row_tokens,
+    )
+    if asked.num_cut:
+      job.reporter.say(
+        f"{name}: {asked.num_cut} of {asked.num_questions} questions have their "
+        f"prompts cut to fit into rows of {row_tokens} tokens."
+      )
+    sets.append(asked)
+  return tuple(sets)
 
 
 def search_data(config: Any, data: Prepared) -> search.SearchData:

@@ -17,7 +17,7 @@ from cmtree_jax.batch import stack_rows
 from cmtree_jax.checkpoint import Checkpointer, StopFlag
 from cmtree_jax.data.sampler import Sampler, SamplerState
 from cmtree_jax.engine import Engine
-from cmtree_jax.evaluate import perplexity
+from cmtree_jax.evaluate import answers, perplexity
 from cmtree_jax.methods.base import Facts, Method, Signals, Weights
 from cmtree_jax.types import Fault
 
@@ -70,10 +70,17 @@ class RunPlan(NamedTuple):
   calls_per_save: int
 
 
+class Scores(NamedTuple):
+  """What all final runs reached, [recipes, seeds, targets]."""
+
+  bpb: np.ndarray  # NaN where not yet measured
+  accuracy: np.ndarray  # NaN also where no question has several choices
+
+
 class Runs(NamedTuple):
   """The state of all final runs; all of it is saved."""
 
-  bpb: np.ndarray  # [recipes, seeds, targets], NaN where not yet measured
+  scores: Scores
   cell: np.ndarray  # index of the run in progress
   step: np.ndarray  # its training steps so far
   phi: Any
@@ -83,7 +90,7 @@ class Runs(NamedTuple):
 def mixture_runs(
   log_w: Mapping[str, np.ndarray],
   samplers: Sequence[Sampler],
-  eval_sets: Sequence[perplexity.EvalSet],
+  eval_sets: Sequence[perplexity.EvalSet | answers.AnswerSet],
   plan: RunPlan,
   engine: Engine,
   *,
@@ -91,7 +98,7 @@ def mixture_runs(
   stop: StopFlag,
   advance: Advance,
   first_seed: int = 0,
-) -> np.ndarray:
+) -> Scores:
   """Trains one model per recipe and seed on equal tokens and scores it.
 
   A seed fixes the parameters at the start and the arrival points of documents, so
@@ -109,7 +116,7 @@ def mixture_runs(
     advance: told of progress.
     first_seed: of the parameters at the start, for the first sampler.
   Returns:
-    Bits per byte [recipes, seeds, targets].
+    Bits per byte and accuracy.
   Raises:
     Fault: a loss is not finite.
     Interrupted: after saving.
@@ -117,8 +124,9 @@ def mixture_runs(
   from cmtree_jax.data import pipeline
 
   names = list(log_w)
+  unknown = np.full((len(names), len(samplers), len(eval_sets)), np.nan)
   runs = Runs(
-    bpb=np.full((len(names), len(samplers), len(eval_sets)), np.nan),
+    scores=Scores(unknown, unknown),
     cell=np.array(0),
     step=np.array(0),
     phi=engine.init(_run_keys(first_seed)),
@@ -165,7 +173,7 @@ def mixture_runs(
         stop.check()
         if finished:
           break
-  return runs.bpb
+  return runs.scores
 
 
 def _train_call(runs, batch, plan, engine):
@@ -179,14 +187,22 @@ def _train_call(runs, batch, plan, engine):
 
 def _finish(runs, place, eval_sets, engine):
   """Scores the run and goes to the next."""
-  bpb = runs.bpb.copy()
-  bpb[place] = [_score(engine, runs.phi.params, one) for one in eval_sets]
-  return runs._replace(bpb=bpb, cell=runs.cell + 1, step=np.array(0))
+  found = [_score(engine, runs.phi.params, one) for one in eval_sets]
+  scores = Scores(runs.scores.bpb.copy(), runs.scores.accuracy.copy())
+  scores.bpb[place] = [one.bpb for one in found]
+  scores.accuracy[place] = [one.accuracy for one in found]
+  return runs._replace(scores=scores, cell=runs.cell + 1, step=np.array(0))
 
 
-def _score(engine, params, one: perplexity.EvalSet) -> float:
+def _score(
+  engine, params, one: perplexity.EvalSet | answers.AnswerSet
+) -> answers.Score:
+  if isinstance(one, answers.AnswerSet):
+    loss_PCBT = engine.losses(params, one.batches)
+    return answers.score(np.asarray(loss_PCBT)[0], one)
   nats_P = engine.weighted_nats(params, (one.batches, one.weight_CBT))
-  return perplexity.bits_per_byte(float(nats_P[0]), one.num_bytes)
+  bpb = perplexity.bits_per_byte(float(nats_P[0]), one.num_bytes)
+  return answers.Score(bpb, math.nan)
 
 
 def _run_keys(seed: int):

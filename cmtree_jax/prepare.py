@@ -25,13 +25,14 @@ from cmtree_jax.data import (
   sources,
   store,
 )
+from cmtree_jax.data import questions as question_arrays
 from cmtree_jax.data import tokenizer as tokenizers
 from cmtree_jax.types import Target, UserError
 
 Progress = Callable[[str], None]
 
 # Raise it when prepared folders change, so that old ones are unused.
-_FORMAT = 2
+_FORMAT = 3
 
 EMBEDDER_FILE = "embedder.npz"
 TOKENIZER_FILE = "tokenizer.bin"
@@ -47,6 +48,8 @@ class DocumentSet(NamedTuple):
   key_N: np.ndarray  # uint64, hash of every id
   tokens: packing.TokenStore
   embedding_NE: np.ndarray
+  # Of a target with answers: of its validation and test texts.
+  questions: question_arrays.Questions | None = None
 
   def __len__(self) -> int:
     return len(self.key_N)
@@ -209,6 +212,10 @@ def _build(plan: _Plan, digest: str, engine, progress: Progress) -> None:
       ids = [f"{name}/{split}/{i}" for i in range(len(texts))]
       made = arrays_of(ids, texts, tok, embedder)
       store.write_arrays(folder, f"{name}.{split}", made)
+      asked = target.questions.get(split)
+      if asked and split in store.SCORED_SPLITS:
+        encoded = question_arrays.encode(asked, tok)
+        question_arrays.write(folder, f"{name}.{split}", encoded)
   manifest = {
     "format": _FORMAT,
     "corpus_digest": digest,
@@ -424,6 +431,7 @@ def load_set(folder: Path, name: str, mmap_mode=None) -> DocumentSet:
     arrays["key_N"],
     packing.TokenStore(arrays["flat"], arrays["start_N1"], arrays["bytes_N"]),
     arrays["embedding_NE"],
+    question_arrays.load(folder, name),
   )
 
 

@@ -212,20 +212,17 @@ def train_and_score(
   """Final training of every recipe and seed: BPB [recipes, seeds, targets]."""
   config = job.config
   batch = config.batch
-  tests = [splits["test"] for splits in data.targets.values()]
-  eval_sets = learn.eval_sets(
-    tests, config, max_tokens=config.evaluate.max_tokens
-  )
+  tests = {f"{name}, test": x["test"] for name, x in data.targets.items()}
   pool = learn.pool_sampler(data, config, seed=0)
   samplers = [
     pool._replace(seed=1000 + seed) for seed in range(config.final.seeds)
   ]
   final = config.final
   checkpointer = job.checkpointer("final")
-  bpb = loops.mixture_runs(
+  scores = loops.mixture_runs(
     {name: one.log_w_N for name, one in found.items()},
     samplers,
-    eval_sets,
+    learn.scored_sets(tests, job),
     loops.RunPlan(
       final.steps, batch.rows, final.steps_per_call, final.calls_per_save
     ),
@@ -239,7 +236,7 @@ def train_and_score(
     advance=job.reporter.advance,
   )
   checkpointer.close()
-  return bpb
+  return scores.bpb
 
 
 def summarize(

@@ -57,11 +57,11 @@ class Skip(NamedTuple):
 
 
 class Question(NamedTuple):
-  """Multiple choice; `prompt + choices[answer]` is the whole text."""
+  """A prompt and how it may go on; `prompt + choices[answer]` is the whole text."""
 
   prompt: str
-  choices: tuple[str, ...]  # as they continue the prompt
-  answer: int
+  choices: tuple[str, ...]  # as they continue the prompt; one: an open answer
+  answer: int  # the right one
 
 
 class Target(NamedTuple):

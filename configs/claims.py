@@ -126,9 +126,9 @@ def _gpu(config):
 _SCALES = {"toy": _toy, "cpu": _cpu, "gpu": _gpu}
 
 
-def variants(presets):
+def variants(presets: tuple[str, str, str]):
   """Name -> (method, override, ...)."""
-  found = {}
+  found: dict[str, tuple[str, ...]] = {}
   for leaves, branching in LEAVES.items():
     tree = ("cmtree", f"tree.branching={branching}")
     found[f"joint_{leaves}"] = tree

@@ -146,7 +146,8 @@ def get_config() -> ConfigDict:
   config.final.calls_per_save = 6
 
   config.evaluate = ConfigDict()
-  config.evaluate.max_tokens = 40_000  # of each target's test split
+  # Of each target's test split; of prompts and choices where it has questions.
+  config.evaluate.max_tokens = 40_000
   config.evaluate.rows = 32  # per chunk
 
   for method in METHODS:  # their options

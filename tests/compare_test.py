@@ -2,6 +2,7 @@
 
 import collections
 import json
+import math
 import pathlib
 import signal
 import subprocess
@@ -117,20 +118,7 @@ def test_runs_of_a_seed_are_paired_and_seeds_differ(finished, corpus, tmp_path):
 
 def test_a_cell_is_the_run_of_its_seed_in_any_job(corpus, tmp_path):
   # The main job trains seeds in a row, a comparison each on its own.
-  settings = [
-    one
-    for one in _arguments(corpus, tmp_path / "main")
-    if not one.startswith(("--config.compare", "--config=", "--config.cache"))
-  ]
-  extra = (
-    "--config=configs/default.py",
-    f"--config.cache_dir={corpus / 'cache'}",
-    "--config.data.targets=",
-    "--config.method=natural",
-    "--config.baselines=",
-    "--config.final.seeds=2",
-  )
-  assert main.main([*settings, *extra]) == 0
+  assert main.main(_main_arguments(corpus, tmp_path / "main")) == 0
   rows = json.loads((tmp_path / "main" / "comparison.json").read_text())
   assert command.main(_arguments(corpus, tmp_path / "cells", *_NATURAL)) == 0
   found = {row["target"]: row["bpb"] for row in rows}
@@ -143,6 +131,66 @@ def test_seeds_draw_other_documents(corpus, tmp_path, monkeypatch):
   assert command.main(_arguments(corpus, tmp_path, *_NATURAL)) == 0
   first, second = _test_bpb(tmp_path, "natural")
   assert abs(first - second) > 1e-4
+
+
+def test_answers_are_scored_beside_texts(finished, corpus, tmp_path):
+  files = _exam(tmp_path), corpus / "arithmetic.jsonl"
+  settings = [
+    f"data.target_files={files[0]},{files[1]}",
+    "compare.targets=arithmetic,exam",
+  ]
+  workdir = tmp_path / "cells"
+  arguments = _arguments(corpus, workdir, *_NATURAL, *settings)
+  assert command.main(arguments) == 0
+  rows = _rows(workdir)
+  # A target without answers does not notice.
+  assert _test_bpb(workdir, "natural") == _test_bpb(finished, "natural")[:2]
+  for row in rows:
+    if row["target"] == "arithmetic":
+      assert math.isnan(row["accuracy"])
+    else:
+      # Six questions of three rows of 16 tokens each are within the limit of 300.
+      assert 0 <= row["accuracy"] <= 1
+      assert row["accuracy"] * 6 == pytest.approx(round(row["accuracy"] * 6))
+      assert 0 < row["bpb"] < 20
+  table = (workdir / "table.md").read_text().split("## ")
+  assert "| BPB | − natural |" in table[1]
+  assert "| BPB | acc. | − natural |" in table[2]
+  # The main job scores the same.
+  assert (
+    main.main(
+      [*_main_arguments(corpus, tmp_path / "main"), f"--config.{settings[0]}"]
+    )
+    == 0
+  )
+  (found,) = [
+    row["bpb"]
+    for row in json.loads((tmp_path / "main" / "comparison.json").read_text())
+    if row["target"] == "exam"
+  ]
+  assert found == [
+    row["bpb"]
+    for row in rows
+    if (row["target"], row["split"]) == ("exam", "test")
+  ]
+
+
+def _exam(folder: pathlib.Path) -> pathlib.Path:
+  """A target of questions with three choices."""
+  path = folder / "exam.jsonl"
+  corpora.write(
+    path,
+    [
+      {
+        "question": f"{i} + {i} = ?",
+        "choices": [f"{i + i + more}" for more in range(3)],
+        "answer": 0,
+        "split": split,
+      }
+      for i, split in enumerate(("train", "validation", "test") * 6)
+    ],
+  )
+  return path
 
 
 def test_the_table_is_that_of_the_rows(finished):
@@ -320,6 +368,24 @@ def _arguments(corpus, workdir, *overrides: str) -> list[str]:
   return corpora.arguments(
     "configs/compare.py", corpus, workdir, _TARGETS, *_TINY, *overrides
   )
+
+
+def _main_arguments(corpus, workdir) -> list[str]:
+  """Of the main job on the same corpus: natural, two seeds."""
+  settings = [
+    one
+    for one in _arguments(corpus, workdir)
+    if not one.startswith(("--config.compare", "--config=", "--config.cache"))
+  ]
+  extra = (
+    "--config=configs/default.py",
+    f"--config.cache_dir={corpus / 'cache'}",
+    "--config.data.targets=",
+    "--config.method=natural",
+    "--config.baselines=",
+    "--config.final.seeds=2",
+  )
+  return [*settings, *extra]
 
 
 def _start(corpus, workdir) -> subprocess.Popen[bytes]:

@@ -73,6 +73,36 @@ def test_arrays_hold_what_the_files_hold(corpus):
   assert texts["text"] == [lines[31]["text"], lines[2]["text"]]
 
 
+def test_answers_are_kept_beside_what_a_text_alone_gives(corpus):
+  plain = _prepare(corpus)
+  goal = [
+    json.loads(line)
+    for line in (corpus / "goal.jsonl").read_text().splitlines()
+  ]
+  asked = [{**x, "question": "?", "answer": x["text"][-1]} for x in goal]
+  corpora.write(corpus / "goal.jsonl", asked)
+  found = _prepare(corpus)
+  assert found.folder != plain.folder
+  for path in plain.folder.glob("*.npy"):
+    assert path.read_bytes() == (found.folder / path.name).read_bytes()
+  assert all(one.questions is None for one in plain.targets["goal"].values())
+  sets = found.targets["goal"]
+  assert sets["train"].questions is None  # it drives searches, as text
+  tok = ByteTokenizer()
+  for split in ("validation", "test"):
+    questions = sets[split].questions
+    assert questions is not None
+    for i, text in enumerate(x["text"] for x in asked if x["split"] == split):
+      start, stop = questions.prompts.start_N1[i : i + 2]
+      assert (
+        tok.decode(questions.prompts.flat[start + 1 : stop - 1]) == text[:-2]
+      )
+      start, stop = questions.choices.start_N1[i : i + 2]
+      assert (
+        tok.decode(questions.choices.flat[start + 1 : stop - 1]) == text[-2:]
+      )
+
+
 def test_what_is_not_used_stands_in_the_manifest(corpus):
   with (corpus / "a.jsonl").open("a") as file:
     file.write('{"text": ""}\n{"id": "a1", "text": "again"}\n{\n')

@@ -237,6 +237,7 @@ def rows(
       at = f" at {cell.preset}" if cell.preset else ""
       for place in places:
         for split, bpb in scored["bpb"][place.name].items():
+          accuracy = scored["accuracy"][place.name][split]
           made.append(
             {
               "method": cell.method,
@@ -247,6 +248,7 @@ def rows(
               "fraction": cell.fraction,
               "tokens": scored["tokens"],
               "bpb": bpb,
+              "accuracy": math.nan if accuracy is None else accuracy,
               "search_tokens": found.cost.tokens,
               "search_flops": found.cost.flops,
               "final_flops": scored["final_flops"],
@@ -273,6 +275,7 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
       ("fraction", number),
       ("tokens", integer),
       ("bpb", number),
+      ("accuracy", number),  # NaN: the target has no choices
       ("search_tokens", number),
       ("search_flops", number),
       ("final_flops", number),

@@ -11,10 +11,9 @@ from cmtree_jax import workdir as workdirs
 from cmtree_jax.checkpoint import Checkpointer
 from cmtree_jax.compare import cells
 from cmtree_jax.data import sampler
-from cmtree_jax.evaluate import concentration, perplexity
+from cmtree_jax.data.store import SCORED_SPLITS
+from cmtree_jax.evaluate import answers, concentration, perplexity
 from cmtree_jax.ledger import GRADIENT, Cost
-
-_SCORED = ("validation", "test")  # splits
 
 
 class Training(NamedTuple):
@@ -23,7 +22,8 @@ class Training(NamedTuple):
   job: learn.Job
   pool: sampler.Sampler
   mass_N: np.ndarray  # of the pool's documents
-  eval_sets: dict[tuple[str, str], perplexity.EvalSet]  # (target, split)
+  # By (target, split).
+  eval_sets: dict[tuple[str, str], perplexity.EvalSet | answers.AnswerSet]
   model_of: Callable[[str], Any]  # of a preset
   engine_of: Callable[[str, int], engine.Engine]  # of so many steps
   commit: str | None
@@ -35,14 +35,14 @@ class Training(NamedTuple):
     places = [
       (target, split)
       for target, splits in data.targets.items()
-      for split in _SCORED
+      for split in SCORED_SPLITS
       if len(splits[split])
     ]
-    sets = learn.eval_sets(
-      [data.targets[target][split] for target, split in places],
-      config,
-      max_tokens=config.evaluate.max_tokens,
-    )
+    documents = {
+      f"{target}, {split}": data.targets[target][split]
+      for target, split in places
+    }
+    sets = learn.scored_sets(documents, job)
 
     @functools.cache
     def model_of(preset):
@@ -81,7 +81,7 @@ class Training(NamedTuple):
     wanted = [one for place in places for one in place.scored.values()]
     checkpointer = Checkpointer(folder.work(cell))
     text = f"final training, {cell.name}"
-    bpb = loops.mixture_runs(
+    found = loops.mixture_runs(
       {cell.name: log_w_N},
       [self.pool._replace(seed=1000 + cell.seed)],
       [self.eval_sets[one] for one in wanted],
@@ -97,14 +97,14 @@ class Training(NamedTuple):
       first_seed=cell.seed,
     )
     checkpointer.close()
-    found = iter(bpb[0, 0].tolist())
+    accuracy = [
+      None if np.isnan(x) else float(x) for x in found.accuracy[0, 0]
+    ]  # JSON has no NaN
     tokens = steps * batch.rows * batch.row_tokens
     flops = self.model_of(preset).flops_per_token(batch.row_tokens)
     return {
-      "bpb": {
-        place.name: {split: next(found) for split in place.scored}
-        for place in places
-      },
+      "bpb": _by_place(places, found.bpb[0, 0].tolist()),
+      "accuracy": _by_place(places, accuracy),
       "tokens": tokens,
       "final_flops": Cost().plus(tokens, GRADIENT, flops).flops,
       "effective_sample_size": learn.effective_sample_size(
@@ -130,6 +130,17 @@ def steps_of(config: Any, fraction: float) -> int:
   return round(config.final.steps * fraction)
 
 
+def _by_place(
+  places: tuple[cells.Place, ...], values: list[Any]
+) -> dict[str, dict[str, Any]]:
+  """Place -> split -> value."""
+  found = iter(values)
+  return {
+    place.name: {split: next(found) for split in place.scored}
+    for place in places
+  }
+
+
 def _engines(
   config: Any, model_of: Callable[[str], Any]
 ) -> Callable[[str, int], engine.Engine]:
@@ -144,6 +155,8 @@ def _engines(
       return made
     # What does not depend on the optimizer's steps is compiled once.
     full = engine_of(preset, config.final.steps)
-    return made._replace(init=full.init, weighted_nats=full.weighted_nats)
+    return made._replace(
+      init=full.init, weighted_nats=full.weighted_nats, losses=full.losses
+    )
 
   return engine_of

@@ -20,6 +20,7 @@ from cmtree_jax.types import UserError
 
 # Of a target; a text that two of them have is kept in the later one.
 SPLITS = ("train", "validation", "test")
+SCORED_SPLITS = SPLITS[1:]  # what final models are scored on
 
 
 def key_of(*parts: Any) -> str:

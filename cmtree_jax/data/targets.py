@@ -2,8 +2,9 @@
 
 A line or row holds a `split` and a text, or a multiple-choice question:
 `question`, `choices`, `answer` and perhaps a `context` that stands before the
-question. A target is small, so it is held whole. One that has test
-documents only is scored and drives no search.
+question. A text beside a `question` that ends with the string `answer` is a
+question with an open answer. A target is small, so it is held whole. One that has
+test documents only is scored and drives no search.
 """
 
 import os
@@ -93,13 +94,29 @@ def _split(row: Row) -> str:
 
 def _item(row: Row, split: str, rules: Rules) -> _Item:
   values = row.values
-  question = None
-  if values.get("choices") is not None:
-    question = _question(values)
-    if values.get(rules.text_field) is None:
-      text = question.prompt + question.choices[question.answer]
-      values = {rules.text_field: text}
+  if values.get("choices") is None:
+    text = fields.text_of(values, rules)
+    return _Item(split, row.where, text, _open_question(values, text))
+  question = _question(values)
+  if values.get(rules.text_field) is None:
+    text = question.prompt + question.choices[question.answer]
+    values = {rules.text_field: text}
   return _Item(split, row.where, fields.text_of(values, rules), question)
+
+
+def _open_question(values: Mapping[str, Any], text: str) -> Question | None:
+  """What stands before the answer, and the answer; None where there is none.
+
+  White space between them goes to the answer: a word and the space before it are
+  one token.
+  """
+  asked, answer = values.get("question"), values.get("answer")
+  if not isinstance(asked, str) or not isinstance(answer, str):
+    return None
+  if not asked.strip() or not answer.strip() or not text.endswith(answer):
+    return None
+  prompt = text.removesuffix(answer).rstrip()
+  return Question(prompt, (text[len(prompt) :],), 0)
 
 
 def _question(values: Mapping[str, Any]) -> Question:
@@ -178,9 +195,12 @@ def _without_leaks(items: list[_Item]) -> tuple[list[_Item], list[Skip]]:
 
 
 def _check_questions(items: list[_Item]) -> None:
-  asked = [item for item in items if item.question is not None]
+  def has_choices(item: _Item) -> bool:
+    return item.question is not None and len(item.question.choices) > 1
+
+  asked = [item for item in items if has_choices(item)]
   if asked and len(asked) < len(items):
-    plain = next(item for item in items if item.question is None)
+    plain = next(item for item in items if not has_choices(item))
     raise UserError(
       f"{plain.where}: wanted 'choices' as in {asked[0].where}, came a line "
       "without; make two targets of the file."
@@ -210,11 +230,12 @@ def _target(path: str, items: list[_Item]) -> Target:
   of_split = {
     x: [item for item in items if item.split == x] for x in store.SPLITS
   }
-  questions = {
-    split: tuple(item.question for item in found if item.question is not None)
-    for split, found in of_split.items()
-  }
   texts = {x: tuple(item.text for item in of_split[x]) for x in store.SPLITS}
-  return Target(
-    name, **texts, questions=questions if any(questions.values()) else {}
-  )
+  questions: dict[str, tuple[Question, ...]] = {}
+  if any(item.question is not None for item in items):
+    questions = {
+      # A text that does not end with its answer is an answer as a whole.
+      x: tuple(one.question or Question("", (one.text,), 0) for one in found)
+      for x, found in of_split.items()
+    }
+  return Target(name, **texts, questions=questions)

@@ -31,6 +31,7 @@ class Standing(NamedTuple):
   tokens: int  # of one final training
   bpb: float  # mean over seeds, of the test split
   validation_bpb: float
+  accuracy: float  # mean over seeds, of the test split; NaN: no choices
   to_natural: Interval  # paired by seed; less is better
   verdict: str  # of that difference, see `comparison.verdict`
   best_other: (
@@ -84,7 +85,10 @@ def _means(rows: Sequence[Row]) -> list[Row]:
     {
       **group[0],
       "target": MEAN,
-      "bpb": float(np.mean([row["bpb"] for row in group])),
+      **{
+        name: float(np.mean([row[name] for row in group]))
+        for name in ("bpb", "accuracy")
+      },
     }
     for group in groups.values()
     if len(group) > 1
@@ -138,6 +142,7 @@ def _standing(
     tokens=rows[0]["tokens"],
     bpb=float(np.mean(bpb_S)),
     validation_bpb=math.nan,  # filled in by the caller
+    accuracy=mean("accuracy"),
     to_natural=to_natural,
     verdict="" if method == NATURAL else comparison.verdict(to_natural, floor),
     best_other=best,

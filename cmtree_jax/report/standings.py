@@ -27,6 +27,8 @@ _COST = (
 _UNKNOWN = "-"  # natural was not trained for so long
 
 LEGEND = (
+  "BPB: bits per byte of the right answers where a target has answers, else of its "
+  "texts. Acc.: share of questions whose right choice has the fewest bits per byte. "
   "Differences are paired by seed, ± is half of their 95 % interval. Better and "
   "worse: the interval excludes zero and the difference is beyond the noise floor, "
   "which is that of two means of independent seeds. The best other method is chosen "
@@ -43,7 +45,7 @@ def show(standings: Sequence[Standing], files: Sequence[Path]) -> None:
   """Prints the tables of all targets and what was written."""
   console = Console(highlight=False)
   for block in blocks(standings):
-    console.print(_table(title(block), _QUALITY, map(_quality, block)))
+    console.print(_table(title(block), _columns(block), map(_quality, block)))
     console.print(_table(None, _COST, map(_cost, block)))
     console.print(verdict(block), markup=False)
     console.print()
@@ -55,7 +57,8 @@ def markdown(standings: Sequence[Standing]) -> str:
   """The same as a Markdown text, one table per target."""
   parts = []
   for block in blocks(standings):
-    names = ["method", *(name.replace("\n", " ") for name in _QUALITY + _COST)]
+    columns = [*_columns(block), *_COST]
+    names = ["method", *(name.replace("\n", " ") for name in columns)]
     lines = [names, ["---"] + ["---:"] * (len(names) - 1)]
     lines += [[*_quality(one), *_cost(one)[1:]] for one in block]
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -134,11 +137,19 @@ def _table(
   return made
 
 
+def _columns(block: Sequence[Standing]) -> tuple[str, ...]:
+  """Headings of `_quality`; all methods of a target have an accuracy or none."""
+  bpb, *others = _QUALITY
+  return _QUALITY if math.isnan(block[0].accuracy) else (bpb, "acc.", *others)
+
+
 def _quality(one: Standing) -> list[str]:
   natural = one.method == NATURAL
+  accuracy = [] if math.isnan(one.accuracy) else [f"{one.accuracy:.3f}"]
   return [
     one.method,
     f"{one.bpb:.4f}",
+    *accuracy,
     "" if natural else difference(one.to_natural),
     one.verdict,
     difference(one.to_best) if one.best_other else "",

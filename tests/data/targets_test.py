@@ -98,6 +98,56 @@ def test_text_of_a_question_may_be_given(tmp_path):
   assert target.questions["train"][0].prompt.startswith("Question: 2 + 2?")
 
 
+def test_an_open_answer_is_what_its_text_ends_with(tmp_path):
+  path = write(
+    tmp_path / "t.jsonl",
+    {"text": "Q: 2+2? A: 4 4", "question": "2+2?", "answer": "4"},
+    {"text": 'def f():\n  """F."""\n  return 1', "answer": "  return 1"},
+    {"text": "Q: 2+3? A: 5.", "question": "2+3?", "answer": "5"},
+  )
+  lines = [json.loads(line) for line in path.read_text().splitlines()]
+  lines[1]["question"] = "F."
+  for line, split in zip(lines, ("train", "valid", "test"), strict=True):
+    line["split"] = split
+  target, _ = targets.read(str(write(path, *lines)), RULES)
+  assert target.questions == {
+    "train": (Question("Q: 2+2? A: 4", (" 4",), 0),),
+    "validation": (Question('def f():\n  """F."""', ("\n  return 1",), 0),),
+    "test": (Question("", ("Q: 2+3? A: 5.",), 0),),  # whole
+  }
+  for split in store.SPLITS:
+    (one,), (text,) = target.questions[split], getattr(target, split)
+    assert one.prompt + one.choices[one.answer] == text
+
+
+@pytest.mark.parametrize(
+  "fields",
+  [
+    {"answer": "report"},
+    {"question": "?"},
+    {"question": "?", "answer": "other"},
+    {"question": "?", "answer": " "},
+    {"question": " ", "answer": "report"},
+    {"question": "?", "answer": 0},
+  ],
+)
+def test_texts_without_an_answer_at_their_end_are_plain(tmp_path, fields):
+  end = " " if fields.get("answer") == " " else " report"
+  lines = [
+    {"text": line["split"] + end, "split": line["split"], **fields}
+    for line in TEXTS
+  ]
+  target, skips = targets.read(str(write(tmp_path / "t.jsonl", *lines)), RULES)
+  assert (target.questions, skips) == ({}, [])
+  assert target.test == (lines[2]["text"],)
+
+
+def test_choices_and_open_answers_do_not_mix(tmp_path):
+  line = {"text": "a b", "question": "a", "answer": "b", "split": "test"}
+  message = refusal(write(tmp_path / "t.jsonl", line, question("train")))
+  assert "line 1: wanted 'choices' as in" in message
+
+
 UNUSABLE = {
   "empty": ({"text": "", "split": "test"}, "an empty text", "came ''"),
   "no text": (

@@ -139,6 +139,22 @@ def test_a_set_of_several_targets_has_their_mean_first():
   assert found[0].target_set == "a+b"
 
 
+def test_accuracy_is_that_of_compared_seeds_on_the_test_split():
+  rows = [
+    {**row, "target_set": "a+b", "target": target, "accuracy": accuracy}
+    for target, shift in (("a", 0.0), ("b", 0.2), ("c", math.nan))
+    for row in _rows("natural", 1.5)
+    for accuracy in [row["seed"] / 10 + shift - (row["split"] != "test")]
+  ]
+  rows += [{**row, "seed": SEEDS, "accuracy": 9.0} for row in rows[-1:]]
+  found = standings([r for r in rows if r["target"] != "c"], seeds=SEEDS)
+  assert [one.accuracy for one in found] == pytest.approx([0.2, 0.1, 0.3])
+  # The mean over targets is known only if all have one.
+  (mean, *_, c) = standings(rows[:-1], seeds=SEEDS)
+  assert math.isnan(c.accuracy)
+  assert math.isnan(mean.accuracy)
+
+
 def test_sets_keep_their_order_and_do_not_mix():
   rows = [
     {**row, "target_set": name, "target": name, "bpb": row["bpb"] + more}
@@ -191,6 +207,7 @@ def _row(method, seed, fraction, bpb):
     "fraction": fraction,
     "tokens": 1000,
     "bpb": bpb,
+    "accuracy": 0.25,
     "search_tokens": 0.0,
     "search_flops": 0.0,
     "final_flops": FLOPS,
