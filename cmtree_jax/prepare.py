@@ -7,6 +7,7 @@ place, not its text.
 
 import functools
 import json
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -94,9 +95,13 @@ def prepare(
   """
   try:
     found = origins.find(data, cache_dir=cache_dir, progress=progress)
-    taken = _read(data, found.parts, cache_dir, engine, progress)
+    taken = _sampled(
+      _read(data, found.parts, cache_dir, engine, progress), data.max_documents
+    )
     targets = {} if learned else origins.choose(found, data)
     digest = _digest(taken, targets)
+    if data.max_documents:
+      digest = store.key_of(digest, data.max_documents)
     settings: list[Any] = [
       tokenizer.to_dict(),
       embedding.to_dict(),
@@ -142,6 +147,25 @@ def _read(data, parts, cache_dir, engine, progress) -> intake.Intake:
     f"{'file' if len(parts) == 1 else 'files'} ({_since(begin)})"
   )
   return taken
+
+
+def _sampled(taken: intake.Intake, max_documents: int) -> intake.Intake:
+  """Drops all but the documents with the smallest text digests; 0 keeps all."""
+  if not 0 < max_documents < sum(taken.counts):
+    return taken
+  kept = np.array(
+    shards.smallest(
+      taken.digests, max_bytes=sys.maxsize, max_documents=max_documents
+    )
+  )
+  dropped = tuple(
+    np.union1d(gone, np.setdiff1d(np.arange(count), kept[kept[:, 0] == n, 1]))
+    for n, (gone, count) in enumerate(
+      zip(taken.dropped, taken.counts, strict=True)
+    )
+  )
+  note = f"A sample of {max_documents:,} documents, config.data.max_documents."
+  return taken._replace(dropped=dropped, notes=(*taken.notes, note))
 
 
 def _digest(taken: intake.Intake, targets: dict[str, Target]) -> str:

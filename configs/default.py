@@ -35,6 +35,7 @@ def get_config() -> ConfigDict:
   config.data.max_document_bytes = 5_000_000  # larger documents are refused
   config.data.strict = False  # stop at the first bad document
   config.data.max_skipped = 1000  # bad documents; more stop the job
+  config.data.max_documents = 0  # of the pool, a sample by digest; 0: all
   config.data.drop_repeated_texts = False  # keep the first of equal texts only
   config.data.shard_documents = 8192  # of a shard, the unit of parallel work
   config.data.max_overlap = 0.01  # share of a target's 13-word runs in the pool

@@ -197,3 +197,19 @@ def test_a_place_without_room_is_told(corpus):
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
   assert len(_prepare(corpus, "embedding.dim=5").pool) == 60
+
+
+def test_a_sample_is_of_the_smallest_digests_however_it_is_cut(corpus):
+  sample = _prepare(corpus, "data.max_documents=20")
+  again = _prepare(
+    corpus, "data.max_documents=20", "data.shard_documents=7", cache="other"
+  )
+  whole = _prepare(corpus)
+  assert len(sample.pool) == 20 < len(whole.pool) == 60
+  ids = [
+    list(one.documents.rows(np.arange(len(one.pool)), "id")["id"])
+    for one in (sample, again)
+  ]
+  assert ids[0] == ids[1]
+  assert any("20 documents" in note for note in sample.notes)
+  assert sample.digest == again.digest != whole.digest
