@@ -163,7 +163,7 @@ def _train(learner: Learner) -> Found:
     result = search.train_proxy(
       learner.method,
       learner.facts,
-      search_data(config, learner.data),
+      search_data(config, learner.data, learner.domains),
       settings.search_plan(config, **options),
       engine.make(
         proxy,
@@ -465,7 +465,9 @@ def scored_sets(
   return tuple(sets)
 
 
-def search_data(config: Any, data: Prepared) -> search.SearchData:
+def search_data(
+  config: Any, data: Prepared, placed: Domains
+) -> search.SearchData:
   """Samplers and frozen sets of a search."""
   pool = pool_sampler(data, config, seed=config.seed)
   train, train_weight_N, train_scale_N = _targets(data, "train", config)
@@ -477,6 +479,7 @@ def search_data(config: Any, data: Prepared) -> search.SearchData:
   return search.SearchData(
     pool=pool,
     embedding_NE=data.pool.embedding_NE,
+    domain_N=placed.domain_N,
     mass_N=data.pool.tokens.mass_N,
     sample_size=config.search.sample_documents,
     targets=train,

@@ -31,6 +31,7 @@ class SearchData(NamedTuple):
 
   pool: Sampler
   embedding_NE: np.ndarray
+  domain_N: np.ndarray  # int32, of the partition that is given
   mass_N: np.ndarray
   sample_size: int  # documents that stand for the corpus in a round
   targets: Sampler  # training documents of all targets together
@@ -181,6 +182,7 @@ class _Driver:
         state,
         Signals(
           mass_B=data.mass_N[rows].astype(np.float32),
+          domain_B=data.domain_N[rows],
           embedding_BE=np.asarray(data.embedding_NE[rows]),
         ),
       )
@@ -403,6 +405,7 @@ class _Driver:
     sample_NE, sample_mass_N = self._sample(number)
     return Signals(
       mass_B=jnp.asarray(mass, jnp.float32),
+      domain_B=jnp.asarray(self._data.domain_N[document]),
       embedding_BE=jnp.asarray(self._data.embedding_NE[document]),
       value_B=jnp.asarray(value, jnp.float32),
       log_proposal_B=jnp.asarray(log_proposal, jnp.float32),

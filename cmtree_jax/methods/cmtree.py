@@ -11,14 +11,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from cmtree_jax import shapes
-from cmtree_jax.embed import kmeans
-from cmtree_jax.methods import checks
+from cmtree_jax.methods import checks, tree_domains, tree_start
 from cmtree_jax.methods.base import Facts, Method, Signals
-from cmtree_jax.tree import mixture, model, penalties, warm_start
+from cmtree_jax.tree import mixture, model, penalties
 
 
 class TreeWeights(NamedTuple):
@@ -76,6 +74,8 @@ def make(
   *,
   branching: tuple[int, ...] = (4, 4),
   mode: str = "joint",
+  start: str = "kmeans",
+  projection: str = "per_level",
   oblivious: bool = False,
   hard: bool = False,
   gumbel: bool = True,
@@ -94,6 +94,7 @@ def make(
   replay_size: int = 6144,
   replay_decay: float = 0.7,
   value_clip: float = 3.0,
+  shuffle_values: bool = False,
 ) -> Method:
   r"""Learns a tree and its mixture from the values of documents.
 
@@ -113,7 +114,16 @@ def make(
     branching: children per node, from the root down. One number is a flat
       partition.
     mode: "joint" moves angles, prototypes, sharpness and tilts; "frozen" moves
-      the tilts alone, on the k-means partition of the start.
+      the tilts alone, on the partition of the start; "domains" moves the tilts
+      of the K domains of the partition that is given (the labelled sources, for
+      one), and reads none of the options of the tree's form and start.
+    start: what the first partition is made of. "kmeans": every level's leading
+      principal directions, and k-means in them; "random": random projections,
+      and random documents of the corpus as prototypes. Tilts start from
+      similarity either way.
+    projection: "per_level", or "shared": all levels have one angle, which is
+      learned as one parameter (gradients are summed over levels). The overlap
+      penalty is then a constant.
     oblivious: a level's prototypes are shared by its nodes (a product of
       partitions).
     hard: straight-through leaves in the proximal step.
@@ -134,15 +144,20 @@ def make(
     replay_size: documents kept.
     replay_decay: factor on the weight of older values per round.
     value_clip: standard deviations at which a centered value is clipped.
+    shuffle_values: a control that must not gain: the values of a round are
+      dealt out anew among its documents, at random.
   Returns:
     A Method of the train loop.
   Raises:
-    ValueError: for an unknown mode or a level of fewer than two children.
+    ValueError: for an unknown mode, start or projection, or a level of fewer
+      than two children.
   References:
     Values: Gu et al., `PDS <https://arxiv.org/abs/2410.07064>`_, 2024; start:
     Grangier et al., `CRISP <https://arxiv.org/abs/2410.03735>`_, 2024.
   """
-  checks.one_of("mode", mode, ("joint", "frozen"))
+  checks.one_of("mode", mode, ("joint", "frozen", "domains"))
+  checks.one_of("start", start, ("kmeans", "random"))
+  checks.one_of("projection", projection, ("per_level", "shared"))
   if not branching or min(branching) < 2:
     raise ValueError(
       f"branching {branching} must give every level at least 2 children."
@@ -162,18 +177,24 @@ def make(
     },
     _labels,
   )
+  if projection == "shared":
+    optimizer = optax.chain(_tied_angles(), optimizer)
+  plan = tree_start.Plan(
+    start,
+    tuple(branching),
+    angle_dim,
+    kappa,
+    oblivious,
+    shared=projection == "shared",
+    target_share=warm_start_mass,
+  )
 
   def init(key: shapes.Key, facts: Facts) -> State:
     key_start, key_noise = jax.random.split(key)
-    theta = _start(
-      key_start,
-      facts,
-      branching=branching,
-      angle_dim=angle_dim,
-      kappa=kappa,
-      oblivious=oblivious,
-      target_share=warm_start_mass,
-    )
+    if mode == "domains":
+      theta = tree_domains.start(facts)
+    else:
+      theta = tree_start.make(key_start, facts, plan)
     corpus = Corpus(
       jnp.asarray(facts.sample_NE),
       jnp.asarray(facts.sample_mass_N),
@@ -197,6 +218,12 @@ def make(
     )
 
   def step(state: State, signals: Signals) -> tuple[State, Info]:
+    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.round)
+    if shuffle_values:
+      key_sample, key_noise, key_shuffle = jax.random.split(key, 3)
+      signals = _shuffle_values(signals, key_shuffle)
+    else:
+      key_sample, key_noise = jax.random.split(key)
     replay = _remember(
       state.replay,
       signals,
@@ -204,8 +231,6 @@ def make(
       decay=replay_decay,
       clip=value_clip,
     )
-    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.round)
-    key_sample, key_noise = jax.random.split(key)
     whole = Corpus(
       signals.sample_NE,
       signals.sample_mass_N,
@@ -293,7 +318,8 @@ def make(
     "sample_NE",
     "sample_mass_N",
   }
-  return Method(init, step, finalize, frozenset(signals), "train", judge)
+  tree = Method(init, step, finalize, frozenset(signals), "train", judge)
+  return tree_domains.of_domains(tree) if mode == "domains" else tree
 
 
 class Corpus(NamedTuple):
@@ -334,39 +360,25 @@ def _labels(theta: model.Theta):
   )
 
 
-def _start(key, facts, *, branching, angle_dim, kappa, oblivious, target_share):
-  """The warm start: k-means on pool and target together, CRISP's tilts."""
-  seed = int(jax.random.randint(key, (), 0, 2**31 - 1))
-  features = np.concatenate([facts.sample_NE, facts.target_NE])
-  mass = np.concatenate(
-    [
-      (1 - target_share) * np.asarray(facts.sample_mass_N),
-      target_share * np.asarray(facts.target_mass_N),
-    ]
-  )
+def _tied_angles() -> optax.GradientTransformation:
+  """Sums the angles' gradients over levels: equal angles then stay equal."""
 
-  def cluster(points, point_mass, count):
-    fitted = kmeans.fit(
-      points, num_clusters=count, seed=seed, mass_N=point_mass
-    )
-    return fitted.center_LE
+  def tie(grads, params):
+    del params
+    total_PE = sum(level.angle_PE for level in grads)
+    return tuple(level._replace(angle_PE=total_PE) for level in grads)
 
-  theta = warm_start.fit(
-    features,
-    mass,
-    branching=branching,
-    angle_dim=min(angle_dim, features.shape[1]),
-    kappa=kappa,
-    oblivious=oblivious,
-    cluster=cluster,
-  )
-  return warm_start.with_similarity_tilts(
-    theta,
-    facts.sample_NE,
-    facts.sample_mass_N,
-    facts.target_NE,
-    facts.target_mass_N,
-  )
+  return optax.stateless(tie)
+
+
+def _shuffle_values(signals: Signals, key: shapes.Key) -> Signals:
+  """The same values on other documents; what has no mass keeps its own."""
+  real_B = signals.mass_B > 0
+  draw_B = jax.random.uniform(key, real_B.shape)
+  from_B = jnp.argsort(jnp.where(real_B, draw_B, jnp.inf), stable=True)
+  to_B = jnp.argsort(~real_B, stable=True)
+  value_B = jnp.asarray(signals.value_B)
+  return signals._replace(value_B=value_B.at[to_B].set(value_B[from_B]))
 
 
 def _weigh(theta, corpus: Corpus, *, key=None, hard=False):

@@ -18,9 +18,13 @@ def angle_overlap(theta: Theta) -> shapes.Scalar:
   """
   if len(theta) < 2:
     return jnp.zeros(())
+  return jnp.mean(jnp.stack(list(pair_overlaps(theta).values())))
+
+
+def pair_overlaps(theta: Theta) -> dict[tuple[int, int], shapes.Scalar]:
+  """The overlap of every pair of levels, by their depths from the root."""
   basis = [jnp.linalg.qr(level.angle_PE.T)[0] for level in theta]
-  overlap = [
-    jnp.sum((a.T @ b) ** 2) / min(a.shape[1], b.shape[1])
-    for a, b in itertools.combinations(basis, 2)
-  ]
-  return jnp.mean(jnp.stack(overlap))
+  return {
+    (i, j): jnp.sum((a.T @ b) ** 2) / min(a.shape[1], b.shape[1])
+    for (i, a), (j, b) in itertools.combinations(enumerate(basis), 2)
+  }

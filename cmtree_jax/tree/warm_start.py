@@ -1,7 +1,8 @@
-"""Where a tree starts: a partition by k-means, tilted by similarity to the target.
+"""Where a tree starts: grown from the root down, tilted by similarity to the target.
 
 The start is CRISP on the tree's own leaves, so what is learned after it is what the
-joint learning is worth.
+joint learning is worth. How a level's angle and a node's prototypes are found is an
+argument: the principal directions here and k-means, or those of `random_start`.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,6 +15,8 @@ from cmtree_jax.tree import mixture, model
 
 # (points [N, P], masses [N], number of clusters) -> centers [C, P]
 Cluster = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
+# (features [N, E], masses [N], node of each [N], levels above) -> angle [P, E]
+Angle = Callable[[np.ndarray, np.ndarray, np.ndarray, model.Theta], np.ndarray]
 
 
 def fit(
@@ -21,24 +24,24 @@ def fit(
   mass_N: np.ndarray,
   *,
   branching: Sequence[int],
-  angle_dim: int,
   kappa: float,
   oblivious: bool,
+  angle: Angle,
   cluster: Cluster,
 ) -> model.Theta:
-  """A tree of k-means centers with zero tilt, grown from the root down.
+  """A tree of cluster centers with zero tilt, grown from the root down.
 
-  Each level projects on the leading principal directions of what its parents
-  left unexplained and clusters every node's documents there.
+  Each level projects by an angle of its own and clusters every node's documents
+  there.
 
   Args:
     sample_NE: document features.
     mass_N: their masses.
     branching: children per node of every level.
-    angle_dim: P; at most E.
     kappa: sharpness of every level.
     oblivious: one set of prototypes per level, the same for all of its nodes.
-    cluster: k-means.
+    angle: finds a level's projection.
+    cluster: finds a node's prototypes.
   """
   theta: list[model.Level] = []
   node_N = np.zeros(len(sample_NE), np.int64)
@@ -46,7 +49,7 @@ def fit(
   for children in branching:
     if oblivious:
       node_N, nodes = np.zeros_like(node_N), 1
-    angle_PE = _angle(sample_NE, mass_N, node_N, angle_dim, first=not theta)
+    angle_PE = angle(sample_NE, mass_N, node_N, tuple(theta))
     z_NP = sample_NE @ angle_PE.T
     z_NP /= np.linalg.norm(z_NP, axis=1, keepdims=True) + 1e-12
     prototype_MCP = np.stack(
@@ -68,6 +71,42 @@ def fit(
     node_N = node_N * children + np.argmax(cosine_NC, axis=1)
     nodes *= children
   return tuple(theta)
+
+
+def principal_angle(
+  sample_NE: np.ndarray,
+  mass_N: np.ndarray,
+  node_N: np.ndarray,
+  above: model.Theta,
+  *,
+  angle_dim: int,
+) -> np.ndarray:
+  """The leading principal directions of what the levels above left unexplained.
+
+  The root keeps the mean: cosines are taken from the origin.
+
+  Args:
+    sample_NE: document features.
+    mass_N: their masses.
+    node_N: the node of each, whose mean is taken off.
+    above: the levels so far.
+    angle_dim: P; at most E.
+  """
+  residual_NE = sample_NE
+  if above:
+    count = node_N.max() + 1
+    weight = np.bincount(node_N, mass_N, count)[:, None] + 1e-12
+    sums = np.zeros((count, sample_NE.shape[1]))
+    np.add.at(sums, node_N, mass_N[:, None] * sample_NE)
+    residual_NE = sample_NE - (sums / weight)[node_N]
+  scatter_EE = residual_NE.T @ (mass_N[:, None] * residual_NE)
+  _, vectors = np.linalg.eigh(scatter_EE)
+  angle_PE = vectors[:, ::-1][:, :angle_dim].T
+  # A sign convention makes the start independent of the solver's.
+  largest = np.argmax(np.abs(angle_PE), axis=1)
+  return (
+    angle_PE * np.sign(angle_PE[np.arange(len(angle_PE)), largest])[:, None]
+  )
 
 
 def with_similarity_tilts(
@@ -113,25 +152,3 @@ def with_similarity_tilts(
 def _mass(theta, features, mass_N):
   log_p_NL = model.log_p_leaf(theta, jnp.asarray(features, jnp.float32))
   return jnp.exp(mixture.leaf_mass(log_p_NL, jnp.asarray(mass_N))) + 1e-9
-
-
-def _angle(sample_NE, mass_N, node_N, angle_dim, *, first):
-  """Principal directions of the documents around their nodes' means.
-
-  The root keeps the mean: cosines are taken from the origin.
-  """
-  residual_NE = sample_NE
-  if not first:
-    count = node_N.max() + 1
-    weight = np.bincount(node_N, mass_N, count)[:, None] + 1e-12
-    sums = np.zeros((count, sample_NE.shape[1]))
-    np.add.at(sums, node_N, mass_N[:, None] * sample_NE)
-    residual_NE = sample_NE - (sums / weight)[node_N]
-  scatter_EE = residual_NE.T @ (mass_N[:, None] * residual_NE)
-  _, vectors = np.linalg.eigh(scatter_EE)
-  angle_PE = vectors[:, ::-1][:, :angle_dim].T
-  # A sign convention makes the start independent of the solver's.
-  largest = np.argmax(np.abs(angle_PE), axis=1)
-  return (
-    angle_PE * np.sign(angle_PE[np.arange(len(angle_PE)), largest])[:, None]
-  )

@@ -35,9 +35,9 @@ TRUST = 0.05  # far less than the values ask for
 
 
 @functools.cache
-def tree_round(mode="joint", value_scale=1.0):
+def tree_round(mode="joint", value_scale=1.0, **options):
   """(method, state before, state after, info) of one round on the pool."""
-  method = make("cmtree", mode=mode, trust=TRUST, solver_steps=150)
+  method = make("cmtree", mode=mode, trust=TRUST, solver_steps=150, **options)
   before = method.init(jax.random.key(0), facts(4.0))
   signals = SIGNALS._replace(
     value_B=np.float32(value_scale) * SIGNALS.value_B,
@@ -95,6 +95,86 @@ def test_a_joint_step_moves_everything():
   for old, new in zip(before.theta, after.theta, strict=True):
     for field in model.Level._fields:
       assert np.abs(getattr(old, field) - getattr(new, field)).max() > 1e-3
+
+
+def test_levels_that_share_an_angle_go_on_sharing_it():
+  _, before, after, info = tree_round("joint", projection="shared")
+  for state in (before, after):
+    root, below = state.theta
+    np.testing.assert_array_equal(root.angle_PE, below.angle_PE)
+  moved = after.theta[0].angle_PE - before.theta[0].angle_PE
+  assert np.abs(moved).max() > 1e-3
+  np.testing.assert_allclose(info.overlap, 1.0, rtol=1e-5)
+  assert info.heldout_gain > 0
+
+
+def test_a_shared_angle_has_the_sum_of_the_levels_slopes():
+  theta = tree_round("joint", projection="shared")[1].theta
+
+  def cost(root_PE, below_PE):
+    angles = zip(theta, (root_PE, below_PE), strict=True)
+    tied = tuple(level._replace(angle_PE=angle) for level, angle in angles)
+    log_p_NL = model.log_p_leaf(tied, jnp.asarray(SAMPLE["sample_NE"]))
+    return jnp.mean(jnp.exp(log_p_NL[:, 0]))
+
+  angle_PE = theta[0].angle_PE
+  slopes = jax.grad(cost, argnums=(0, 1))(angle_PE, angle_PE)
+  alike = tuple(
+    level._replace(angle_PE=slope)
+    for level, slope in zip(theta, slopes, strict=True)
+  )
+  tie = cmtree._tied_angles()
+  tied: Any = tie.update(alike, tie.init(theta), theta)[0]
+  whole_PE = jax.grad(lambda angle_PE: cost(angle_PE, angle_PE))(angle_PE)
+  for level in tied:
+    np.testing.assert_allclose(level.angle_PE, whole_PE, atol=1e-7)
+  assert np.abs(slopes[0] - slopes[1]).max() > 1e-3
+
+
+def test_shuffled_values_are_those_of_the_round_and_leave_the_padding():
+  signals = jax.tree.map(jnp.asarray, SIGNALS)  # target documents have no mass
+  shuffle = jax.jit(cmtree._shuffle_values)
+  one, two = (
+    np.asarray(shuffle(signals, jax.random.key(seed)).value_B)
+    for seed in (0, 1)
+  )
+  old = np.asarray(signals.value_B)
+  for new in (one, two):
+    np.testing.assert_array_equal(np.sort(new[:POOL]), np.sort(old[:POOL]))
+    np.testing.assert_array_equal(new[POOL:], old[POOL:])
+    assert (new[:POOL] != old[:POOL]).mean() > 0.9
+  assert (one[:POOL] != two[:POOL]).mean() > 0.9
+  # Documents without mass may stand anywhere.
+  back = jax.tree.map(lambda x: None if x is None else x[::-1], signals)
+  new = np.asarray(shuffle(back, jax.random.key(0)).value_B)
+  np.testing.assert_array_equal(new[:-POOL], old[::-1][:-POOL])
+  np.testing.assert_array_equal(np.sort(new[-POOL:]), np.sort(old[:POOL]))
+
+
+def test_a_tree_gains_nothing_from_shuffled_values():
+  settings = dict(mode="frozen", trust=TRUST, solver_steps=150)
+  method = make("cmtree", shuffle_values=True, **settings)
+  step = jax.jit(method.step)
+  signals = take(
+    method,
+    np.arange(POOL),
+    SIGNALS._replace(log_proposal_B=np.zeros_like(SIGNALS.log_proposal_B)),
+  )
+  start = method.init(jax.random.key(0), facts(4.0))
+  value_N = np.asarray(signals.mass_B * signals.value_B, np.float64)
+
+  def gain(method, state):
+    new_N, old_N = pool_log_w(method, state), pool_log_w(method, start)
+    return value_N @ (np.exp(new_N) - np.exp(old_N))
+
+  shuffled = [
+    gain(method, step(start._replace(round=jnp.int32(number)), signals)[0])
+    for number in range(12)
+  ]
+  told, _, after, _ = tree_round("frozen")
+  # A mean of twelve steps in directions of chance, each as far as the one told.
+  assert abs(np.mean(shuffled)) < 0.5 * gain(told, after)
+  assert min(shuffled) < 0 < max(shuffled)
 
 
 def test_a_step_that_did_not_help_is_taken_back_and_shrinks():

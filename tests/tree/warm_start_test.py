@@ -1,5 +1,7 @@
 """The start of a tree: known blobs, CRISP by hand, determinism."""
 
+import functools
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from cmtree_jax.tree import mixture, model, penalties, warm_start
 
 SIZES = (20, 30, 10, 40)
 TARGET_SIZES = (6, 0, 2, 2)
+ANGLE = functools.partial(warm_start.principal_angle, angle_dim=3)
 
 
 def cluster(points, mass_N, count):
@@ -31,7 +34,7 @@ def start(features, mass_N, *, oblivious=False, kappa=200.0, branching=(2, 2)):
     features,
     mass_N,
     branching=branching,
-    angle_dim=3,
+    angle=ANGLE,
     kappa=kappa,
     oblivious=oblivious,
     cluster=cluster,
@@ -72,7 +75,7 @@ def test_deeper_nodes_get_the_documents_that_reach_them(corpus):
     features,
     mass_N,
     branching=(2, 2, 2),
-    angle_dim=3,
+    angle=ANGLE,
     kappa=200.0,
     oblivious=False,
     cluster=record,

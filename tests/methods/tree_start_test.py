@@ -1,0 +1,83 @@
+"""The tree before the first round, as the options of `cmtree` ask for it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cmtree_jax.tree import mixture, model
+from tests.methods.world import SAMPLE, assert_equal, facts, make
+
+
+def start(seed=0, known=None, **options):
+  method = make("cmtree", **options)
+  return method.init(jax.random.key(seed), known or facts()).theta
+
+
+def partition(theta):
+  return [(level.angle_PE, level.prototype_MCP) for level in theta]
+
+
+@pytest.mark.parametrize("oblivious", [False, True])
+@pytest.mark.parametrize("projection", ["per_level", "shared"])
+@pytest.mark.parametrize("kind", ["kmeans", "random"])
+def test_weights_have_mean_one_and_no_leaf_is_empty(
+  kind, projection, oblivious
+):
+  method = make(
+    "cmtree", start=kind, projection=projection, oblivious=oblivious
+  )
+  state = method.init(jax.random.key(0), facts())
+  log_p_NL = model.log_p_leaf(state.theta, jnp.asarray(SAMPLE["sample_NE"]))
+  mass_N = SAMPLE["sample_mass_N"]
+  log_w_N = mixture.document_log_w(log_p_NL, state.log_w_L)
+  np.testing.assert_allclose(mass_N @ np.exp(log_w_N), 1.0, rtol=1e-5)
+  assert np.ptp(log_w_N) > 0.1  # tilted towards the target
+  assert (mass_N @ np.exp(log_p_NL)).min() > 0.02
+  root, below = state.theta
+  for level in (root, below):
+    np.testing.assert_allclose(
+      level.angle_PE @ level.angle_PE.T, np.eye(3), atol=1e-5
+    )
+    np.testing.assert_allclose(np.exp(level.log_kappa), 4.0, rtol=1e-6)
+  same = bool((root.angle_PE == below.angle_PE).all())
+  assert same == (projection == "shared")
+
+
+def test_a_shared_angle_is_that_of_the_root():
+  np.testing.assert_array_equal(
+    start(projection="shared")[1].angle_PE, start()[0].angle_PE
+  )
+
+
+def test_random_prototypes_are_projected_documents():
+  for level in start(start="random"):
+    z_NP = model.normalize(SAMPLE["sample_NE"] @ level.angle_PE.T)
+    for prototype_P in level.prototype_MCP.reshape(-1, 3):
+      assert np.abs(z_NP - prototype_P).max(axis=1).min() < 1e-5
+
+
+def test_chance_is_a_matter_of_the_key_and_not_of_the_target():
+  one, two = start(0, start="random"), start(1, start="random")
+  assert_equal(one, start(0, start="random"), rtol=0)
+  assert np.abs(one[0].angle_PE - two[0].angle_PE).max() > 0.1
+  other = facts()._replace(target_NE=np.roll(facts().target_NE, 1, 1))
+  moved = start(0, other, start="random")
+  assert_equal(partition(one), partition(moved), rtol=0)
+  assert np.abs(one[0].tilt_MC - moved[0].tilt_MC).max() > 0.1
+  # k-means sees the target.
+  moved = start(0, other)
+  assert np.abs(start()[0].angle_PE - moved[0].angle_PE).max() > 0.01
+
+
+@pytest.mark.parametrize(
+  ("option", "known"),
+  [
+    (dict(start="ward"), "kmeans, random"),
+    (dict(projection="both"), "per_level, shared"),
+    (dict(mode="fixed"), "domains, frozen, joint"),
+  ],
+)
+def test_unknown_words_are_refused(option, known):
+  with pytest.raises(ValueError, match=f"Unknown .* Known: {known}"):
+    make("cmtree", **option)
