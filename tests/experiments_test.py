@@ -75,7 +75,7 @@ def test_experiments_share_their_cells(corpus, tmp_path):
   flops = {r["target_set"]: r["final_flops"] for r in rows}
   assert flops["arithmetic at 0.3m"] < flops["arithmetic"]
   found = second.found("crisp_16", "arithmetic")
-  assert len(found.partition["log_w_leaf"]) == 16
+  assert found.partition and len(found.partition["log_w_leaf"]) == 16
 
 
 def test_other_settings_refuse_the_shared_cells(corpus, tmp_path, capsys):
@@ -86,7 +86,9 @@ def test_other_settings_refuse_the_shared_cells(corpus, tmp_path, capsys):
     "configs/claims.py:toy", corpus, tmp_path, _TARGETS, *_TINY
   )
   status = command("test", "A test.", job, arguments)
-  corpora.assert_one_line(status, 2, ["seed", "--workdir"], capsys)
+  corpora.assert_one_line(
+    status, 2, ["cells holds another run", "--workdir"], capsys
+  )
 
 
 _NAMES = [
@@ -120,7 +122,7 @@ def made_up(tmp_path_factory) -> claims.Results:
       + 0.1 * shared[seed]
       - 0.1 * method.startswith("joint")
       + 1e-3 * rng.normal(),
-      "accuracy": None,
+      "accuracy": float("nan"),
       "search_tokens": 100.0,
       "search_flops": 1e6 * (1 + names.index(method) if method in names else 1),
       "final_flops": 1e8,
