@@ -1,6 +1,7 @@
 """Learns a recipe by any method: what each loop needs of config and corpus."""
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from cmtree_jax import (
   domains,
   engine,
   loops,
+  optim,
   search,
   settings,
   sharding,
@@ -165,12 +167,12 @@ def _train(learner: Learner) -> Found:
       learner.facts,
       search_data(config, learner.data, learner.domains),
       settings.search_plan(config, **options),
-      engine.make(
+      _search_engine(
         proxy,
-        optimizer,
-        mesh=sharding.make_mesh(**config.mesh),
-        estimator=config.hypergradient.estimator,
-        options=options,
+        tuple(config.optimizer.items()),
+        sharding.make_mesh(**config.mesh),
+        config.hypergradient.estimator,
+        tuple(options.items()),
       ),
       seed=learner.seed,
       flops_per_token=proxy.flops_per_token(config.batch.row_tokens),
@@ -184,6 +186,17 @@ def _train(learner: Learner) -> Found:
     cost=result.cost,
     history=result.history,
     value_N=result.value_N,
+  )
+
+
+@functools.lru_cache(maxsize=2)  # searches of one comparison compile once
+def _search_engine(proxy, optimizer, mesh, estimator, options) -> engine.Engine:
+  return engine.make(
+    proxy,
+    optim.adamw(total_steps=None, **dict(optimizer)),
+    mesh=mesh,
+    estimator=estimator,
+    options=dict(options),
   )
 
 

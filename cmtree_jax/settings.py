@@ -1,5 +1,6 @@
 """The config as plans, models and optimizers; refuses what contradicts itself."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -153,9 +154,15 @@ def make_method(name: str, config: Any) -> Method:
   block = {"cmtree": "tree"}.get(name, name)
   options = dict(config[block]) if block in config else {}
   try:
-    return METHODS[name](**options)
+    return _made(name, tuple(options.items()))
   except ValueError as error:
     raise UserError(f"config.{block}: {error}") from error
+
+
+@functools.lru_cache(maxsize=64)
+def _made(name: str, options: tuple[tuple[str, Any], ...]) -> Method:
+  """One object for equal options: its jitted step is traced once."""
+  return METHODS[name](**dict(options))
 
 
 def estimator_options(
