@@ -10,7 +10,14 @@ The argument is a scale and, if wanted, a folder as configs/bench.py takes it:
 from cmtree_jax.types import UserError
 from configs import bench, compare
 
-LEAVES = {4: "2,2", 8: "4,2", 16: "4,4", 32: "8,4", 64: "8,8"}
+LEAVES = {
+  4: "2,2",
+  8: "4,2",
+  16: "4,4",
+  32: "8,4",
+  64: "8,8",
+  256: "16,16",  # the default tree
+}
 TARGETS = (
   "news",
   "scripture",
@@ -104,7 +111,7 @@ def _toy(config):
 
 
 def _cpu(config):
-  del config  # the defaults are made for two cores
+  config.search.rounds = 2
 
 
 def _gpu(config):
@@ -151,8 +158,9 @@ def variants(presets: tuple[str, str, str]):
     tree = ("cmtree", f"tree.branching={branching}")
     found[f"shared_{name}"] = (*tree, "tree.projection=shared")
     found[f"oblivious_{name}"] = (*tree, "tree.oblivious=true")
-  for rounds in range(6):
+  for rounds in range(4):
     found[f"rounds_{rounds}"] = ("cmtree", f"search.rounds={rounds}")
+  found["no_noise"] = ("cmtree", "tree.gumbel=false")
   found["shuffled"] = ("cmtree", "tree.shuffle_values=true")
   for name in ("unrolled", "first_order", "one_step"):
     found[name] = ("cmtree", f"hypergradient.estimator={name}")

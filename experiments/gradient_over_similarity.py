@@ -15,15 +15,15 @@ from cmtree_jax.main import command
 from experiments import claims
 from experiments.claims import NATURAL, Results
 
-ROUNDS = range(6)
+ROUNDS = range(4)
 ESTIMATORS = {
-  "difference (exact direction)": "joint_16",
+  "difference (exact direction)": "joint_256",
   "exact": "unrolled",
   "first order": "first_order",
   "one step": "one_step",
 }
-UNROLLS = {1: "window_1", 4: "window_4", 16: "joint_16", 64: "window_64"}
-SHUFFLED = "shuffled"
+UNROLLS = {1: "window_1", 4: "window_4", 16: "joint_256", 64: "window_64"}
+SHUFFLED, NO_NOISE = "shuffled", "no_noise"
 FLAT = "crisp_256"  # the finest similarity
 
 
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _methods():
   names = [f"rounds_{n}" for n in ROUNDS]
-  names += [*ESTIMATORS.values(), *UNROLLS.values(), SHUFFLED, FLAT]
+  names += [*ESTIMATORS.values(), *UNROLLS.values(), SHUFFLED, NO_NOISE, FLAT]
   return list(dict.fromkeys(names))
 
 
@@ -52,7 +52,7 @@ def show(found: Results) -> Iterator[Path]:
       for n in ROUNDS
       if found.trained([f"rounds_{n}"])
     }
-    claims.line(ax, points, color=claims.COLORS[0], label="tree, 4x4")
+    claims.line(ax, points, color=claims.COLORS[0], label="tree, 16x16")
     last = {max(points): found.difference(SHUFFLED, NATURAL, target)}
     claims.line(
       ax, last, color=claims.COLORS[1], marker="s", label="values shuffled"
@@ -73,6 +73,7 @@ def show(found: Results) -> Iterator[Path]:
   named = {
     **{f"after round {n}": f"rounds_{n}" for n in ROUNDS if n},
     "values shuffled": SHUFFLED,
+    "without Gumbel noise": NO_NOISE,
     **ESTIMATORS,
     **{f"unroll of {steps}": name for steps, name in UNROLLS.items()},
     "CRISP, 256 clusters": FLAT,

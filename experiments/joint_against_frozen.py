@@ -58,8 +58,8 @@ def show(found: Results) -> Iterator[Path]:
 OTHERS = ("frozen", "random")
 
 
-def _leaves(found):
-  return [n for n in LEAVES if found.trained([f"joint_{n}"])]
+def _leaves(found: Results, kind: str = "joint") -> list[int]:
+  return [n for n in LEAVES if found.trained([f"{kind}_{n}"])]
 
 
 def _row(found, leaves, at):
@@ -67,6 +67,8 @@ def _row(found, leaves, at):
     claims.signed(
       found.difference(f"joint_{leaves}{at}", f"{other}_{leaves}{at}", target)
     )
+    if leaves in _leaves(found, other)
+    else "-"
     for target in found.targets
     for other in OTHERS
   ]
@@ -82,7 +84,7 @@ def _draw(found: Results, at: str, title: str, path: Path) -> Path:
         shift * leaves: found.difference(
           f"{kind}_{leaves}{at}", NATURAL, target
         )
-        for leaves in _leaves(found)
+        for leaves in _leaves(found, kind)
       }
       claims.line(ax, points, color=color, marker=marker, label=KINDS[kind])
     sources = found.difference(f"sources{at}", NATURAL, target)

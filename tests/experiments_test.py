@@ -94,8 +94,8 @@ def test_other_settings_refuse_the_shared_cells(corpus, tmp_path, capsys):
 _NAMES = [
   *(f"{kind}_{leaves}" for leaves in LEAVES for kind in ("joint", "frozen")),
   *(f"random_{leaves}" for leaves in LEAVES),
-  *("sources", "shuffled", "unrolled", "first_order", "one_step"),
-  *(f"rounds_{n}" for n in range(6)),
+  *("sources", "shuffled", "no_noise", "unrolled", "first_order", "one_step"),
+  *(f"rounds_{n}" for n in range(4)),
   *("window_1", "window_4", "window_64", "crisp_16", "crisp_64", "crisp_256"),
   *(f"budget_{n}" for n in range(1, 5)),
   *("found_at_s", "found_at_4s"),

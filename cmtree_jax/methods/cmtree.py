@@ -72,15 +72,15 @@ class Info(NamedTuple):
 
 def make(
   *,
-  branching: tuple[int, ...] = (4, 4),
+  branching: tuple[int, ...] = (16, 16),
   mode: str = "joint",
   start: str = "kmeans",
   projection: str = "per_level",
   oblivious: bool = False,
   hard: bool = False,
   gumbel: bool = True,
-  angle_dim: int = 32,
-  kappa: float = 16.0,
+  angle_dim: int = 64,
+  kappa: float = 64.0,
   temperature: tuple[float, float] = (1.0, 0.5),
   annealing_rounds: int = 8,
   warm_start_mass: float = 0.5,

@@ -64,9 +64,13 @@ def table(comparison: Sequence[dict[str, Any]]) -> Table:
 
 
 def tree(nodes: Sequence[Node]) -> Tree:
-  """Every node with mass, mixture, weight, top terms and a typical document."""
+  """The nodes with mass, mixture, weight, top terms and a typical document.
+
+  Of each node's children the largest by mixture; recipe.json has them all.
+  """
   drawn: dict[str, Tree] = {}
-  for node in nodes:
+  shown, rest = _largest(nodes)
+  for node in shown:
     label = (
       f"[bold]{node.path or 'corpus'}[/bold]  mass {node.mass:.1%}  "
       f"mixture {node.mixture:.1%}  weight {node.weight:.2f}  "
@@ -78,7 +82,38 @@ def tree(nodes: Sequence[Node]) -> Tree:
       drawn[node.path] = parent.add(label)
     else:
       drawn[""] = Tree(label)
+  for parent, others in rest.items():
+    if parent in drawn and others:
+      mass, mixture = (
+        sum(getattr(one, field) for one in others)
+        for field in ("mass", "mixture")
+      )
+      drawn[parent].add(
+        f"{len(others)} smaller ones: mass {mass:.1%}  mixture {mixture:.1%}"
+      )
   return drawn[""]
+
+
+_CHILDREN = 6  # of a node that are shown
+
+
+def _largest(nodes: Sequence[Node]) -> tuple[list[Node], dict[str, list[Node]]]:
+  """The nodes that are shown, in their order; and by parent those that are not."""
+  children: dict[str, list[Node]] = {}
+  for node in nodes:
+    if node.path:
+      children.setdefault(node.path.rpartition(".")[0], []).append(node)
+  rest = {
+    parent: sorted(some, key=lambda one: -one.mixture)[_CHILDREN:]
+    for parent, some in children.items()
+  }
+  hidden = {node.path for some in rest.values() for node in some}
+
+  def inside(path):
+    parts = path.split(".")
+    return any(".".join(parts[: n + 1]) in hidden for n in range(len(parts)))
+
+  return [node for node in nodes if not inside(node.path)], rest
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
