@@ -77,6 +77,7 @@ def get_config(argument: str = "cpu"):
   config.compare.fractions = (1.0,)
   config.compare.natural_multiples = ()
   config.compare.noise_repeats = 3
+  config.final.steps_per_call = 30  # two fifths of the budget are calls, too
   _SCALES[scale](config)
   config.compare.variants.update(variants(PRESETS[scale]))
   return config
@@ -89,7 +90,8 @@ def _toy(config):
     config.compare.targets = config.data.targets
   config.compare.seeds = 2
   config.compare.noise_repeats = 1
-  config.final.steps = 25
+  config.final.steps = 30
+  config.final.steps_per_call = 6
   config.optimizer.warmup_steps = 10
   config.tree.solver_steps = 20
   config.evaluate.max_tokens = 10_000

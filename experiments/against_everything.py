@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
       "against_everything",
       [TREE, *SIMILARITY, *others],
       show,
-      fractions=(0.2, 0.4, 1.0),
+      fractions=(0.4, 1.0),
     ),
     arguments,
   )
