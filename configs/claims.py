@@ -77,6 +77,8 @@ def get_config(argument: str = "cpu"):
   config.compare.fractions = (1.0,)
   config.compare.natural_multiples = ()
   config.compare.noise_repeats = 3
+  # That joint and frozen recipes are brought to.
+  config.compare.effective_sample_sizes = (0.3, 0.1)
   config.final.steps_per_call = 30  # two fifths of the budget are calls, too
   _SCALES[scale](config)
   config.compare.variants.update(variants(PRESETS[scale]))

@@ -88,6 +88,8 @@ def job(
   name: str,
   methods: Sequence[str],
   show: Callable[[Results], Iterable[Path]],
+  *,
+  concentrations: bool = False,
   **fields: Any,
 ) -> Callable[..., int]:
   """What `cmtree_jax.main.command` runs for an experiment.
@@ -96,6 +98,7 @@ def job(
     name: of the experiment and of its folder in the workdir.
     methods: names of methods and variants, unless the config names some.
     show: draws and writes; returns the files.
+    concentrations: also at the effective sample sizes that the config names.
     **fields: more of `config.compare`.
   """
 
@@ -106,6 +109,8 @@ def job(
     with config.unlocked():
       config.compare.methods = config.compare.methods or tuple(methods)
       config.compare.cells = str(workdir / "cells")
+      if not concentrations:
+        config.compare.effective_sample_sizes = ()
       config.compare.update(fields)
     folder = workdir / name
     if status := compare.run_comparison(config, folder, overwrite=overwrite):

@@ -21,7 +21,6 @@ KINDS = {
   "frozen": "frozen k-means",
   "random": "frozen random projections",
 }
-SHARES = (0.3, 0.1)  # effective sample sizes that all are brought to
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
       "joint_against_frozen",
       [*methods, "sources"],
       show,
-      effective_sample_sizes=SHARES,
+      concentrations=True,
     ),
     arguments,
   )
@@ -42,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def show(found: Results) -> Iterator[Path]:
   """A figure and a table for each concentration."""
-  for share in (0.0, *SHARES):
+  for share in (0.0, *found.config.compare.effective_sample_sizes):
     at = f"@{share:g}" if share else ""
     own = f"effective sample size {share:g}" if share else "own concentration"
     stem = f"ess{share:g}" if share else "own"
