@@ -39,21 +39,23 @@ class Results(NamedTuple):
     methods_seen = {row["method"] for row in self.rows}
     return [name for name in methods if name in methods_seen]
 
-  def bpb(self, method: str, target: str) -> list[float]:
-    """Test bits per byte by seed, the mean over a set's targets."""
+  def bpb(self, method: str, target: str, split: str = "test") -> list[float]:
+    """Bits per byte by seed, the mean over a set's targets."""
     seeds: dict[int, list[float]] = {}
     for row in self.rows:
       if (row["method"], row["target_set"]) == (method, target) and (
-        row["split"] == "test" and row["fraction"] == 1
+        row["split"] == split and row["fraction"] == 1
       ):
         seeds.setdefault(row["seed"], []).append(row["bpb"])
     wanted = range(self.config.compare.seeds)
     return [sum(seeds[seed]) / len(seeds[seed]) for seed in wanted]
 
-  def difference(self, method: str, other: str, target: str) -> Interval:
+  def difference(
+    self, method: str, other: str, target: str, split: str = "test"
+  ) -> Interval:
     """Paired by seed."""
     return comparison.paired_difference(
-      self.bpb(method, target), self.bpb(other, target)
+      self.bpb(method, target, split), self.bpb(other, target, split)
     )
 
   def value(self, method: str, target: str, column: str) -> float:

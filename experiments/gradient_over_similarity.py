@@ -94,6 +94,40 @@ def show(found: Results) -> Iterator[Path]:
       if found.trained([name])
     ),
   )
+  yield claims.write_table(
+    found.folder / "limits.md",
+    "What became of the gain of the rounds, bits per byte (less is better)",
+    [
+      *("target", "rounds", "predicted", "on held-out values"),
+      *("measured by lookahead", "final, validation", "final, test"),
+    ],
+    (
+      _limits(found, n, target)
+      for target in found.targets
+      for n in ROUNDS
+      if n and found.trained([f"rounds_{n}"])
+    ),
+  )
+
+
+def _limits(found: Results, rounds: int, target: str) -> list[str]:
+  """From the values' promise to the final model: each step loses something else.
+
+  Held-out values: what the signal's noise takes. Lookahead: what a whole cooldown
+  on the new weights gives. Validation and test: of another text than was searched
+  on, after a training from the start.
+  """
+  name = f"rounds_{rounds}"
+  history = found.found(name, target).history
+  promised = [
+    f"{-sum(row[field] for row in history):+.3f}"
+    for field in ("predicted_gain", "heldout_gain", "gain")
+  ]
+  final = [
+    claims.signed(found.difference(name, "rounds_0", target, split))
+    for split in ("validation", "test")
+  ]
+  return [target, str(rounds), *promised, *final]
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import pytest
 
 from cmtree_jax.compare import cells
 from cmtree_jax.config import load
+from cmtree_jax.ledger import Cost
 from cmtree_jax.main import command
 from configs.claims import LEAVES, get_config
 from experiments import (
@@ -134,7 +135,14 @@ def made_up(tmp_path_factory) -> claims.Results:
     for seed in range(3)
   ]
   folder = tmp_path_factory.mktemp("made_up")
-  return claims.Results(config, folder, cells.Folder(folder), rows)
+  made = cells.Folder(folder).make()
+  gains = {"predicted_gain": 0.5, "heldout_gain": 0.25, "gain": 0.125}
+  for rounds in range(4):
+    for target in ("one", "two"):
+      found = cells.Found(Cost(), 0.5, [gains] * rounds, None)
+      cell = cells.Search(f"rounds_{rounds}", target, 0)
+      made.save_found(cell, found, np.zeros(1))
+  return claims.Results(config, folder, made, rows)
 
 
 @pytest.mark.parametrize(
@@ -145,8 +153,12 @@ def made_up(tmp_path_factory) -> claims.Results:
       ["own.svg", "own.md", "ess0.3.svg", "ess0.3.md", "ess0.1.svg"],
       ["| 64 |", "-0.1"],
     ),
-    (gradient_over_similarity, ["rounds.svg", "gradient.md"], ["unroll of 64"]),
-    (against_everything, ["summary.md"], ["| one |", "-0.1", "better"]),
+    (
+      gradient_over_similarity,
+      ["rounds.svg", "gradient.md"],
+      ["unroll of 64", "| one | 2 | -1.000 | -0.500 | -0.250 |"],
+    ),
+    (against_everything, ["summary.md"], ["| one |", "-0.1", "no difference"]),
     (transfer, ["transfer.md", "sizes.md"], ["found_at_4s"]),
   ],
 )
