@@ -59,8 +59,9 @@ def get_config(argument: str = "cpu"):
       f"configs/claims.py wants one of {', '.join(PRESETS)}, came {scale!r}."
     )
   config = compare.get_config()
-  small, final, _ = PRESETS[scale]
+  small, final, largest = PRESETS[scale]
   config.proxy.preset, config.final.preset = small, final
+  config.compare.final_presets = (largest,)  # of transfer and search_cost
   config.compare.targets = TARGETS
   config.data.targets = TARGETS[:5]
   if folder:

@@ -92,6 +92,7 @@ def job(
   show: Callable[[Results], Iterable[Path]],
   *,
   concentrations: bool = False,
+  sizes: bool = False,
   **fields: Any,
 ) -> Callable[..., int]:
   """What `cmtree_jax.main.command` runs for an experiment.
@@ -101,6 +102,7 @@ def job(
     methods: names of methods and variants, unless the config names some.
     show: draws and writes; returns the files.
     concentrations: also at the effective sample sizes that the config names.
+    sizes: also models of the further sizes that the config names.
     **fields: more of `config.compare`.
   """
 
@@ -113,6 +115,8 @@ def job(
       config.compare.cells = str(workdir / "cells")
       if not concentrations:
         config.compare.effective_sample_sizes = ()
+      if not sizes:
+        config.compare.final_presets = ()
       config.compare.update(fields)
     folder = workdir / name
     if status := compare.run_comparison(config, folder, overwrite=overwrite):

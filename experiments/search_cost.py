@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cmtree_jax.main import command
-from configs.claims import BUDGETS, PRESETS
+from configs.claims import BUDGETS
 from experiments import claims
 from experiments.claims import NATURAL, Results
 
@@ -25,22 +25,10 @@ START = ("rounds_0", "crisp_256")
 def main(arguments: Sequence[str] | None = None) -> int:
   """Runs the experiment; returns the exit status as `cmtree_jax.main` does."""
 
-  def job(config: Any, workdir: Path, *, overwrite: bool = False) -> int:
-    (largest,) = {
-      sizes[2] for sizes in PRESETS.values() if sizes[0] == config.proxy.preset
-    }
-    run = claims.job(
-      "search_cost",
-      [*SEARCHES, TREE, *START],
-      show,
-      final_presets=(largest,),
-    )
-    return run(config, workdir, overwrite=overwrite)
-
   return command(
     "experiments.search_cost",
     "Quality against the FLOPs of the search, and where its time goes.",
-    job,
+    claims.job("search_cost", [*SEARCHES, TREE, *START], show, sizes=True),
     arguments,
   )
 

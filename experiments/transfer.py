@@ -8,10 +8,8 @@ Recipes found with proxies of size s and 4 s train models of 4 s and 16 s.
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from cmtree_jax.main import command
-from configs.claims import PRESETS
 from experiments import claims
 from experiments.claims import Results
 
@@ -21,16 +19,10 @@ METHODS = ("found_at_s", "found_at_4s", "crisp_256")
 def main(arguments: Sequence[str] | None = None) -> int:
   """Runs the experiment; returns the exit status as `cmtree_jax.main` does."""
 
-  def job(config: Any, workdir: Path, *, overwrite: bool = False) -> int:
-    small = config.proxy.preset
-    (largest,) = {p[2] for p in PRESETS.values() if p[0] == small}
-    run = claims.job("transfer", METHODS, show, final_presets=(largest,))
-    return run(config, workdir, overwrite=overwrite)
-
   return command(
     "experiments.transfer",
     "Recipes of small proxies, used for larger models.",
-    job,
+    claims.job("transfer", METHODS, show, sizes=True),
     arguments,
   )
 
