@@ -181,6 +181,15 @@ def panels(count: int, *, width: float = 3.1, height: float = 2.7):
   return figure, axes[:count]
 
 
+def legend(figure: Any, axes: Sequence[Any]) -> None:
+  """One legend for all panels, above them."""
+  handles, labels = axes[0].get_legend_handles_labels()
+  columns = 4 if len(axes) > 2 else 2
+  figure.legend(
+    handles, labels, loc="outside upper center", ncols=columns, frameon=False
+  )
+
+
 def line(
   ax: Any,
   points: Mapping[float, Interval],

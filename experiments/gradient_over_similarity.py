@@ -65,10 +65,7 @@ def show(found: Results) -> Iterator[Path]:
     ax.set_xticks(list(ROUNDS))
   axes[0].set_ylabel("test BPB less natural's")
   figure.supxlabel("rounds of values (0: the start by similarity)", fontsize=10)
-  handles, labels = axes[0].get_legend_handles_labels()
-  figure.legend(
-    handles, labels, loc="outside upper center", ncols=3, frameon=False
-  )
+  claims.legend(figure, axes)
   yield claims.save(figure, found.folder / "rounds.svg")
   named = {
     **{f"after round {n}": f"rounds_{n}" for n in ROUNDS if n},

@@ -97,10 +97,7 @@ def _draw(found: Results, at: str, title: str, path: Path) -> Path:
     ax.set_title(target, fontsize=10)
   axes[0].set_ylabel("test BPB less natural's")
   figure.supxlabel(f"leaves ({title}; 95 % intervals over seeds)", fontsize=10)
-  handles, labels = axes[0].get_legend_handles_labels()
-  figure.legend(
-    handles, labels, loc="outside upper center", ncols=4, frameon=False
-  )
+  claims.legend(figure, axes)
   return claims.save(figure, path)
 
 

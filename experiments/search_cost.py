@@ -82,10 +82,7 @@ def _draw(found: Results, searches: Sequence[str], path: Path) -> Path:
     ax.set_title(target, fontsize=10)
   axes[0].set_ylabel("test BPB less natural's")
   figure.supxlabel("FLOPs of the search / of the final training", fontsize=10)
-  handles, labels = axes[0].get_legend_handles_labels()
-  figure.legend(
-    handles, labels, loc="outside upper center", ncols=3, frameon=False
-  )
+  claims.legend(figure, axes)
   return claims.save(figure, path)
 
 
