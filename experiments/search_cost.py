@@ -79,11 +79,17 @@ def _draw(found: Results, searches: Sequence[str], path: Path) -> Path:
       ]
       ax.axhline(mean, color="#767676", linestyle=style, label=label)
     ax.set_xscale("log")
+    ticks = [t for t in _TICKS if min(points) / 2 < t < 2 * max(points)]
+    ax.set_xticks(ticks, [f"{100 * t:g} %" for t in ticks])
+    ax.minorticks_off()
     ax.set_title(target, fontsize=10)
   axes[0].set_ylabel("test BPB less natural's")
   figure.supxlabel("FLOPs of the search / of the final training", fontsize=10)
   claims.legend(figure, axes)
   return claims.save(figure, path)
+
+
+_TICKS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30)
 
 
 def _profile(found: Results) -> Path:
