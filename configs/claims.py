@@ -82,15 +82,17 @@ def get_config(argument: str = "cpu"):
   config.compare.effective_sample_sizes = (0.3, 0.1)
   config.final.steps_per_call = 30  # two fifths of the budget are calls, too
   _SCALES[scale](config)
-  config.compare.variants.update(variants(PRESETS[scale]))
+  leaves = (4, 16) if scale == "toy" else tuple(LEAVES)
+  config.compare.variants.update(variants(PRESETS[scale], leaves))
   return config
 
 
 def _toy(config):
   if config.data.source == ("default",):
     config.data.source = ("stdlib",)
-    config.data.targets = ("python_modules", "python_topics")
+    config.data.targets = ("python_topics",)
     config.compare.targets = config.data.targets
+  config.compare.effective_sample_sizes = (0.3,)
   config.compare.seeds = 2
   config.compare.noise_repeats = 1
   config.final.steps = 30
@@ -138,11 +140,11 @@ def _gpu(config):
 _SCALES = {"toy": _toy, "cpu": _cpu, "gpu": _gpu}
 
 
-def variants(presets: tuple[str, str, str]):
-  """Name -> (method, override, ...)."""
+def variants(presets: tuple[str, str, str], leaves_of: tuple[int, ...]):
+  """Name -> (method, override, ...), joint and frozen trees of so many leaves."""
   found: dict[str, tuple[str, ...]] = {}
-  for leaves, branching in LEAVES.items():
-    tree = ("cmtree", f"tree.branching={branching}")
+  for leaves in leaves_of:
+    tree = ("cmtree", f"tree.branching={LEAVES[leaves]}")
     found[f"joint_{leaves}"] = tree
     found[f"frozen_{leaves}"] = (*tree, "tree.mode=frozen")
     found[f"random_{leaves}"] = (
@@ -150,6 +152,7 @@ def variants(presets: tuple[str, str, str]):
       "tree.mode=frozen",
       "tree.start=random",
     )
+  found["joint_256"] = ("cmtree", f"tree.branching={LEAVES[256]}")
   found["sources"] = (
     "cmtree",
     "tree.mode=domains",

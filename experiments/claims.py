@@ -16,6 +16,7 @@ from cmtree_jax.compare import cells
 from cmtree_jax.evaluate import comparison
 from cmtree_jax.evaluate.comparison import Interval
 from cmtree_jax.evaluate.standings import NATURAL
+from cmtree_jax.methods import METHODS
 
 # Colours that differ for the colour-blind, for lines of one figure.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#767676", "#e69f00")
@@ -99,7 +100,8 @@ def job(
 
   Args:
     name: of the experiment and of its folder in the workdir.
-    methods: names of methods and variants, unless the config names some.
+    methods: names of methods and variants, unless the config names some; those
+      that the config's scale leaves out are left out.
     show: draws and writes; returns the files.
     concentrations: also at the effective sample sizes that the config names.
     sizes: also models of the further sizes that the config names.
@@ -111,7 +113,10 @@ def job(
     from cmtree_jax.report import text
 
     with config.unlocked():
-      config.compare.methods = config.compare.methods or tuple(methods)
+      known = {*config.compare.variants, *METHODS}
+      config.compare.methods = config.compare.methods or tuple(
+        name for name in methods if name in known
+      )
       config.compare.cells = str(workdir / "cells")
       if not concentrations:
         config.compare.effective_sample_sizes = ()
