@@ -95,6 +95,7 @@ def _toy(config):
   config.compare.effective_sample_sizes = (0.3,)
   config.compare.seeds = 2
   config.compare.noise_repeats = 1
+  config.partition.num_clusters = 8
   config.final.steps = 30
   config.final.steps_per_call = 6
   config.optimizer.warmup_steps = 10
