@@ -107,7 +107,10 @@ _NAMES = [
 def made_up(tmp_path_factory) -> claims.Results:
   """Rows in which joint trees are .1 better than all else; .1 of noise."""
   rng = np.random.default_rng(0)
-  config = load("configs/claims.py:toy", ["compare.seeds=3"])
+  config = load(
+    "configs/claims.py:toy",
+    ["compare.seeds=3", "compare.effective_sample_sizes=0.3,0.1"],
+  )
   names = [*_NAMES, *(f"{n}@{s}" for n in _NAMES for s in (0.3, 0.1))]
   shared = rng.normal(size=3)
   rows = [
