@@ -16,13 +16,14 @@ from experiments import claims
 from experiments.claims import NATURAL, Results
 
 ROUNDS = range(4)
+TREE = "joint_256"
 ESTIMATORS = {
-  "difference (exact direction)": "joint_256",
+  "difference (exact direction)": TREE,
   "exact": "unrolled",
   "first order": "first_order",
   "one step": "one_step",
 }
-UNROLLS = {1: "window_1", 4: "window_4", 16: "joint_256", 64: "window_64"}
+UNROLLS = {1: "window_1", 4: "window_4", 16: TREE, 64: "window_64"}
 SHUFFLED, NO_NOISE = "shuffled", "no_noise"
 FLAT = "crisp_256"  # the finest similarity
 
@@ -44,13 +45,13 @@ def _methods():
 
 
 def show(found: Results) -> Iterator[Path]:
-  """The figure of the rounds, and all differences to the start."""
+  """The figure of the rounds, all differences to the start, and the limits."""
+  rounds = _rounds(found)
   figure, axes = claims.panels(len(found.targets))
   for ax, target in zip(axes, found.targets, strict=True):
     points = {
-      float(n): found.difference(f"rounds_{n}", NATURAL, target)
-      for n in ROUNDS
-      if found.trained([f"rounds_{n}"])
+      float(n): found.difference(name, NATURAL, target)
+      for n, name in rounds.items()
     }
     claims.line(ax, points, color=claims.COLORS[0], label="tree, 16x16")
     last = {max(points): found.difference(SHUFFLED, NATURAL, target)}
@@ -62,13 +63,13 @@ def show(found: Results) -> Iterator[Path]:
       flat, color="#767676", linestyle="--", label="CRISP, 256 clusters"
     )
     ax.set_title(target, fontsize=10)
-    ax.set_xticks(list(ROUNDS))
+    ax.set_xticks(list(rounds))
   axes[0].set_ylabel("test BPB less natural's")
   figure.supxlabel("rounds of values (0: the start by similarity)", fontsize=10)
   claims.legend(figure, axes)
   yield claims.save(figure, found.folder / "rounds.svg")
   named = {
-    **{f"after round {n}": f"rounds_{n}" for n in ROUNDS if n},
+    **{f"after round {n}": name for n, name in rounds.items() if n},
     "values shuffled": SHUFFLED,
     "without Gumbel noise": NO_NOISE,
     **ESTIMATORS,
@@ -99,12 +100,16 @@ def show(found: Results) -> Iterator[Path]:
       *("measured by lookahead", "final, validation", "final, test"),
     ],
     (
-      _limits(found, n, target)
-      for target in found.targets
-      for n in ROUNDS
-      if n and found.trained([f"rounds_{n}"])
+      _limits(found, n, target) for target in found.targets for n in rounds if n
     ),
   )
+
+
+def _rounds(found: Results) -> dict[int, str]:
+  """Rounds -> the search of so many; the usual one has the config's."""
+  names = {n: f"rounds_{n}" for n in ROUNDS}
+  names[found.config.search.rounds] = TREE
+  return {n: name for n, name in names.items() if found.trained([name])}
 
 
 def _limits(found: Results, rounds: int, target: str) -> list[str]:
@@ -114,7 +119,7 @@ def _limits(found: Results, rounds: int, target: str) -> list[str]:
   on the new weights gives. Validation and test: of another text than was searched
   on, after a training from the start.
   """
-  name = f"rounds_{rounds}"
+  name = _rounds(found)[rounds]
   history = found.found(name, target).history
   promised = [
     f"{-sum(row[field] for row in history):+.3f}"
