@@ -72,3 +72,18 @@ def test_more_sizes_and_concentrations_are_cells_of_the_full_budget():
     "crisp.a.0.x1.ess0.3",
   ]
   assert plan.finals()[-1].method == "crisp@0.3"
+
+
+def test_a_training_keeps_what_it_was_scored_on_before(tmp_path):
+  folder = cells.Folder(tmp_path).make()
+  cell = cells.Final(cells.Search("natural", cells.ANY, 0), 0)
+  a, b = map(cells.Place.of, "ab")
+  for place, bpb in ((a, 1.0), (b, 2.0)):
+    scores = {place.name: {"test": bpb}}
+    folder.save_scored(cell, {"bpb": scores, "accuracy": scores, "tokens": 7})
+  assert folder.scored(cell, (a, b)) == {
+    "bpb": {"a": {"test": 1.0}, "b": {"test": 2.0}},
+    "accuracy": {"a": {"test": 1.0}, "b": {"test": 2.0}},
+    "tokens": 7,
+  }
+  assert folder.scored(cell, (cells.Place.of("c"),)) is None

@@ -196,8 +196,13 @@ class Folder(NamedTuple):
     return facts
 
   def save_scored(self, cell: Final, facts: Mapping[str, Any]) -> None:
-    """Ends a final training."""
-    self._end(cell, facts)
+    """Ends a final training; what it was scored on before stays."""
+    before = _read(self._file(cell, "json")) or {}
+    scores = {
+      name: {**before.get(name, {}), **facts[name]}
+      for name in ("bpb", "accuracy")
+    }
+    self._end(cell, {**facts, **scores})
 
   def make(self) -> "Folder":
     """Makes the folder."""

@@ -143,18 +143,7 @@ def check(config: Any) -> None:
     else:
       settings.make_method(name, config)
   _check_targets(chosen.targets)
-  for preset in chosen.final_presets:
-    if preset not in PRESETS or preset == config.final.preset:
-      raise UserError(
-        f"config.compare.final_presets: {preset!r} is unknown or that of "
-        f"config.final.preset. Known: {', '.join(PRESETS)}."
-      )
-  for share in chosen.effective_sample_sizes:
-    if not 0 < share < 1:
-      raise UserError(
-        "config.compare.effective_sample_sizes must be shares of the corpus "
-        f"between 0 and 1, came {share}."
-      )
+  _check_more_trainings(config)
   for field, least in (("seeds", 1), ("search_seeds", 1), ("noise_repeats", 0)):
     if chosen[field] < least:
       raise UserError(
@@ -195,6 +184,22 @@ def _check_targets(targets: tuple[str, ...]) -> None:
     if target_set == cells.ANY:
       raise UserError(
         f"config.compare.targets: no target may be called {cells.ANY!r} here."
+      )
+
+
+def _check_more_trainings(config: Any) -> None:
+  """Of other sizes, and at other concentrations."""
+  for preset in config.compare.final_presets:
+    if preset not in PRESETS or preset == config.final.preset:
+      raise UserError(
+        f"config.compare.final_presets: {preset!r} is unknown or that of "
+        f"config.final.preset. Known: {', '.join(PRESETS)}."
+      )
+  for share in config.compare.effective_sample_sizes:
+    if not 0 < share < 1:
+      raise UserError(
+        "config.compare.effective_sample_sizes must be shares of the corpus "
+        f"between 0 and 1, came {share}."
       )
 
 
