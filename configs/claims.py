@@ -76,7 +76,6 @@ def get_config(argument: str = "cpu"):
   config.partition.num_clusters = 64
   config.compare.methods = ()
   config.compare.fractions = (1.0,)
-  config.compare.natural_multiples = ()
   config.compare.noise_repeats = 3
   # That joint and frozen recipes are brought to.
   config.compare.effective_sample_sizes = (0.3, 0.1)

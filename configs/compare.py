@@ -40,7 +40,7 @@ def get_config():
   config.compare.final_presets = ("",)[:0]
   # Every targeted recipe is trained on once more at each of these effective sample
   # sizes (its weights to a power), as METHOD@SHARE.
-  config.compare.effective_sample_sizes = (0.1,)[:0]
+  config.compare.effective_sample_sizes = ()
   # A folder whose cells several comparisons share; "": WORKDIR/cells.
   config.compare.cells = ""
   config.data.targets = ()  # none: those that `compare.targets` names

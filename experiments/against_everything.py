@@ -32,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
       [TREE, *SIMILARITY, *others],
       show,
       fractions=(0.4, 1.0),
+      natural_multiples=(2.0, 4.0),
     ),
     arguments,
   )
@@ -61,6 +62,7 @@ def show(found: Results) -> Iterator[Path]:
         one.best_verdict,
         f"{'≤' * one.reach.at_most}{one.reach.budget:.2f}",
         f"{one.search_share:.2f}",
+        claims.signed(one.at_equal_flops) if one.at_equal_flops else "-",
       ]
     )
   yield claims.write_table(
@@ -71,6 +73,7 @@ def show(found: Results) -> Iterator[Path]:
       *(f"less {other}" for other in similarity),
       *("best other", "less best other", "verdict"),
       *("share of natural's tokens", "search / final FLOPs"),
+      "less natural at equal FLOPs",
     ],
     rows,
   )

@@ -122,7 +122,8 @@ def job(
         config.compare.effective_sample_sizes = ()
       if not sizes:
         config.compare.final_presets = ()
-      config.compare.update(fields)
+      # At equal FLOPs, too, only where an experiment asks for it.
+      config.compare.update({"natural_multiples": (), **fields})
     folder = workdir / name
     if status := compare.run_comparison(config, folder, overwrite=overwrite):
       return status

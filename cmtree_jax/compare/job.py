@@ -1,5 +1,6 @@
 """The story of a comparison: prepare once, search, train, score, table."""
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -124,7 +125,7 @@ def plan_of(config: Any) -> cells.Plan:
     natural_multiples=tuple(chosen.natural_multiples),
     noise_repeats=chosen.noise_repeats,
     presets=tuple(chosen.final_presets),
-    shares=tuple(chosen.effective_sample_sizes),
+    shares=_shares(config),
   )
 
 
@@ -195,12 +196,21 @@ def _check_more_trainings(config: Any) -> None:
         f"config.compare.final_presets: {preset!r} is unknown or that of "
         f"config.final.preset. Known: {', '.join(PRESETS)}."
       )
-  for share in config.compare.effective_sample_sizes:
-    if not 0 < share < 1:
-      raise UserError(
-        "config.compare.effective_sample_sizes must be shares of the corpus "
-        f"between 0 and 1, came {share}."
-      )
+  _shares(config)
+
+
+def _shares(config: Any) -> tuple[float, ...]:
+  """Effective sample sizes; a tuple that was empty knows no type of its own."""
+  try:
+    found = tuple(map(float, config.compare.effective_sample_sizes))
+  except ValueError:
+    found = (math.nan,)
+  if not all(0 < share < 1 for share in found):
+    raise UserError(
+      "config.compare.effective_sample_sizes must be shares of the corpus "
+      f"between 0 and 1, came {list(config.compare.effective_sample_sizes)}."
+    )
+  return found
 
 
 def _check_steps(fraction: float, config: Any) -> None:
