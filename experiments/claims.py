@@ -170,10 +170,10 @@ def differences(found: Results, methods: Sequence[str]) -> list[list[str]]:
 
 
 def panels(count: int, *, width: float = 3.1, height: float = 2.7):
-  """A figure with one panel per target, three in a row: (figure, axes)."""
+  """A figure with one panel per target: (figure, axes)."""
   from matplotlib.figure import Figure
 
-  columns = min(count, 3)
+  columns = 2 if count in (2, 4) else min(count, 3)
   lines = -(-count // columns)
   figure = Figure((width * columns, height * lines + 0.5), layout="constrained")
   axes = figure.subplots(lines, columns, squeeze=False).ravel()
