@@ -145,7 +145,8 @@ def train_proxy(
 
 def search_work(plan: SearchPlan) -> float:
   """Work of a whole search in plain training rows."""
-  raising = plan.population * plan.infancy + (plan.life - plan.infancy) / 2
+  raising = plan.population * plan.infancy  # and the sum of `first_ages`
+  raising += (plan.population - 1) * (plan.life - plan.infancy) / 2
   proxy = window_work(plan) + plan.stride * plan.rows
   one_round = plan.population * proxy + lookahead_work(plan)
   return plan.rows * raising + plan.rounds * one_round

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cmtree_jax import search
+from cmtree_jax.bilevel import population
 from cmtree_jax.bilevel.cost import WindowCost
 from cmtree_jax.checkpoint import Checkpointer, StopFlag
 from cmtree_jax.methods.base import DomainWeights, Method
@@ -86,3 +87,10 @@ def test_documents_come_with_their_domains(tmp_path):
     assert row["mismatch"] == 0 < row["documents"]
   # Weights that read domains alone were enough to draw by.
   assert np.isfinite([row["gain"] for row in result.history]).all()
+
+
+def test_the_estimate_of_raising_is_the_sum_of_first_ages():
+  for members, life in ((1, 10**6), (2, 300), (4, 308)):
+    plan = PLAN._replace(population=members, life=life, infancy=100, rounds=0)
+    ages = population.first_ages(members, life=life, infancy=100)
+    assert search.search_work(plan) == plan.rows * ages.sum()
