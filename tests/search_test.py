@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from cmtree_jax import search
 from cmtree_jax.bilevel import population
@@ -54,7 +55,8 @@ def watching() -> Method:
   )
 
 
-def test_documents_come_with_their_domains(tmp_path):
+@pytest.mark.parametrize("lookahead", [2, 0])
+def test_documents_come_with_their_domains(tmp_path, lookahead):
   corpus = toy.corpus()
   steer = corpus.steer
   size = len(steer.domain_N)
@@ -74,7 +76,7 @@ def test_documents_come_with_their_domains(tmp_path):
       target_scale_N=np.ones(len(steer.target_weight_N)),
       validation=(batch, np.ones(batch.tokens_BT.shape, np.float32)),
     ),
-    PLAN,
+    PLAN._replace(lookahead=lookahead),
     toy.engine(),
     seed=0,
     flops_per_token=1.0,
@@ -86,7 +88,10 @@ def test_documents_come_with_their_domains(tmp_path):
   for row in result.history:
     assert row["mismatch"] == 0 < row["documents"]
   # Weights that read domains alone were enough to draw by.
-  assert np.isfinite([row["gain"] for row in result.history]).all()
+  gains = np.array([row["gain"] for row in result.history])
+  assert np.isfinite(gains).all()
+  assert (gains == 0).all() == (lookahead == 0)  # without one, nothing is said
+  assert all(row["validation_loss"] > 0 for row in result.history)
 
 
 def test_the_estimate_of_raising_is_the_sum_of_first_ages():
