@@ -150,8 +150,9 @@ def write_table(
 
 
 def signed(interval: Interval) -> str:
-  """A difference with half the width of its interval."""
-  return f"{interval.mean:+.3f} ±{interval.high - interval.mean:.3f}"
+  """A difference with half the width of its interval, where it has one."""
+  spread = interval.high - interval.mean
+  return f"{interval.mean:+.3f}" + (f" ±{spread:.3f}" if spread >= 0 else "")
 
 
 def differences(found: Results, methods: Sequence[str]) -> list[list[str]]:

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from cmtree_jax.main import command
 from experiments import claims
-from experiments.claims import NATURAL, Results
+from experiments.claims import Results
 
 ROUNDS = range(4)
-TREE = "joint_256"
+START, TREE = "rounds_0", "joint_256"
 ESTIMATORS = {
   "difference (exact direction)": TREE,
   "exact": "unrolled",
@@ -50,21 +50,21 @@ def show(found: Results) -> Iterator[Path]:
   figure, axes = claims.panels(len(found.targets))
   for ax, target in zip(axes, found.targets, strict=True):
     points = {
-      float(n): found.difference(name, NATURAL, target)
+      float(n): found.difference(name, START, target)
       for n, name in rounds.items()
     }
     claims.line(ax, points, color=claims.COLORS[0], label="tree, 16x16")
-    last = {max(points): found.difference(SHUFFLED, NATURAL, target)}
+    last = {max(points): found.difference(SHUFFLED, START, target)}
     claims.line(
       ax, last, color=claims.COLORS[1], marker="s", label="values shuffled"
     )
-    flat = found.difference(FLAT, NATURAL, target).mean
+    flat = found.difference(FLAT, START, target).mean
     ax.axhline(
       flat, color="#767676", linestyle="--", label="CRISP, 256 clusters"
     )
     ax.set_title(target, fontsize=10)
     ax.set_xticks(list(rounds))
-  axes[0].set_ylabel("test BPB less natural's")
+  axes[0].set_ylabel("test BPB less the start's")
   figure.supxlabel("rounds of values (0: the start by similarity)", fontsize=10)
   claims.legend(figure, axes)
   yield claims.save(figure, found.folder / "rounds.svg")
@@ -84,7 +84,7 @@ def show(found: Results) -> Iterator[Path]:
       [
         label,
         *(
-          claims.signed(found.difference(name, "rounds_0", target))
+          claims.signed(found.difference(name, START, target))
           for target in found.targets
         ),
       ]
@@ -126,7 +126,7 @@ def _limits(found: Results, rounds: int, target: str) -> list[str]:
     for field in ("predicted_gain", "heldout_gain", "gain")
   ]
   final = [
-    claims.signed(found.difference(name, "rounds_0", target, split))
+    claims.signed(found.difference(name, START, target, split))
     for split in ("validation", "test")
   ]
   return [target, str(rounds), *promised, *final]
