@@ -160,10 +160,15 @@ def variants(presets: tuple[str, str, str], leaves_of: tuple[int, ...]):
   )
   for clusters in (16, 64, 256):
     found[f"crisp_{clusters}"] = ("crisp", f"partition.num_clusters={clusters}")
-  found["joint_flat16"] = ("cmtree", "tree.branching=16")
-  found["joint_2x2x2x2"] = ("cmtree", "tree.branching=2,2,2,2")
-  for name, branching in (("4x4", "4,4"), ("2x2x2x2", "2,2,2,2")):
-    tree = ("cmtree", f"tree.branching={branching}")
+  # In all dimensions of the embedding every angle cuts alike.
+  angle = "tree.angle_dim=16"
+  for name, branching in (
+    ("flat16", "16"),
+    ("4x4", "4,4"),
+    ("2x2x2x2", "2,2,2,2"),
+  ):
+    tree = ("cmtree", f"tree.branching={branching}", angle)
+    found[f"angles_{name}"] = tree
     found[f"shared_{name}"] = (*tree, "tree.projection=shared")
     found[f"oblivious_{name}"] = (*tree, "tree.oblivious=true")
   for rounds in range(4):

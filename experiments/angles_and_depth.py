@@ -22,10 +22,10 @@ from experiments import claims
 from experiments.claims import Results
 
 TREES = (
-  *("joint_flat16", "joint_16", "joint_2x2x2x2"),
+  *("angles_flat16", "angles_4x4", "angles_2x2x2x2"),
   *("shared_4x4", "shared_2x2x2x2", "oblivious_4x4", "oblivious_2x2x2x2"),
 )
-SHOWN = ("joint_16", "joint_2x2x2x2", "oblivious_2x2x2x2")  # level by level
+SHOWN = ("angles_4x4", "angles_2x2x2x2", "oblivious_2x2x2x2")  # level by level
 BINS = 8  # quantiles of lengths and losses
 
 

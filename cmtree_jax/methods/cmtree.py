@@ -128,7 +128,8 @@ def make(
       partitions).
     hard: straight-through leaves in the proximal step.
     gumbel: noise in the proximal step.
-    angle_dim: P of every level.
+    angle_dim: P of every level. Levels differ in angle only below the
+      embedding's dimension, which an oblivious tree needs.
     kappa: sharpness at the start.
     temperature: of the Gumbel-softmax, in the first and the last round; the tree
       is read out at one, the mean of hard samples.
