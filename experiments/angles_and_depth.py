@@ -124,9 +124,9 @@ def _draw(found, trees, grids, labels):
       ax.tick_params(length=0, labelsize=7)
       ax.set_title(f"{target}, {tree}", fontsize=8)
     line[0].set_ylabel("level", fontsize=8)
-  figure.colorbar(
-    image, ax=axes, label="share of the label's entropy added", shrink=0.7
-  )
+  bar = figure.colorbar(image, ax=axes, shrink=0.7)
+  bar.set_label("share of entropy added", fontsize=8)
+  bar.ax.tick_params(labelsize=7)
   return claims.save(figure, found.folder / "separation.svg")
 
 
