@@ -1,5 +1,6 @@
 """The language model: size, causality, segments, positions, start and cost."""
 
+import itertools
 import math
 from typing import Any
 
@@ -55,10 +56,23 @@ def test_parameters_are_counted(name):
 
 @pytest.mark.parametrize("name", model.PRESETS)
 def test_presets_are_named_by_their_size(name):
-  config = model.from_preset(name, vocab_size=4096)
+  vocab_size = 2048 if name in _LADDER else 4096
+  config = model.from_preset(name, vocab_size=vocab_size)
   told = float(name[:-1]) * 1e6
   assert abs(config.num_parameters / told - 1) < 0.25
   assert config.width % (2 * config.heads) == 0  # rotary halves
+
+
+_LADDER = ("0.1m", "0.4m", "1.6m")
+
+
+def test_each_of_the_ladder_has_four_times_the_flops_of_the_one_before():
+  flops = [
+    model.from_preset(name, vocab_size=2048).flops_per_token(64)
+    for name in _LADDER
+  ]
+  for small, large in itertools.pairwise(flops):
+    assert 3.5 < large / small < 4.5
 
 
 def test_unknown_presets_are_told():
