@@ -47,15 +47,15 @@ def fit(
   node_N = np.zeros(len(sample_NE), np.int64)
   nodes = 1
   for children in branching:
-    if oblivious:
-      node_N, nodes = np.zeros_like(node_N), 1
     angle_PE = angle(sample_NE, mass_N, node_N, tuple(theta))
     z_NP = sample_NE @ angle_PE.T
     z_NP /= np.linalg.norm(z_NP, axis=1, keepdims=True) + 1e-12
+    # An oblivious level has one set of prototypes, for documents of all nodes.
+    group_N, groups = (0 * node_N, 1) if oblivious else (node_N, nodes)
     prototype_MCP = np.stack(
       [
-        cluster(z_NP[node_N == node], mass_N[node_N == node], children)
-        for node in range(nodes)
+        cluster(z_NP[group_N == group], mass_N[group_N == group], children)
+        for group in range(groups)
       ]
     )
     tilt_nodes = int(np.prod([level.tilt_MC.shape[1] for level in theta]))
@@ -67,7 +67,7 @@ def fit(
         jnp.zeros((tilt_nodes, children)),
       )
     )
-    cosine_NC = np.einsum("np,ncp->nc", z_NP, prototype_MCP[node_N])
+    cosine_NC = np.einsum("np,ncp->nc", z_NP, prototype_MCP[group_N])
     node_N = node_N * children + np.argmax(cosine_NC, axis=1)
     nodes *= children
   return tuple(theta)

@@ -180,3 +180,25 @@ def test_the_target_alone_changes_tilts_alone(corpus, target):
     np.testing.assert_array_equal(one.angle_PE, two.angle_PE)
     np.testing.assert_array_equal(one.prototype_MCP, two.prototype_MCP)
     assert np.abs(two.tilt_MC).max() > 0.01
+
+
+def test_an_oblivious_level_cuts_what_those_above_left():
+  # Two independent signs; the first spreads documents more than the second.
+  rng = np.random.default_rng(0)
+  sign_N2 = rng.choice([-1.0, 1.0], (400, 2))
+  features = np.concatenate([sign_N2 * [3, 2], np.ones((400, 1))], axis=1)
+  features += 0.01 * rng.normal(size=features.shape)
+  theta = warm_start.fit(
+    features,
+    np.full(400, 1 / 400),
+    branching=(2, 2),
+    kappa=200.0,
+    oblivious=True,
+    angle=functools.partial(warm_start.principal_angle, angle_dim=1),
+    cluster=lambda points, mass, count: np.array([[-1.0], [1.0]]),
+  )
+  log_p_NL = model.log_p_leaf(theta, jnp.asarray(features, jnp.float32))
+  leaf_N = np.argmax(np.asarray(log_p_NL), axis=1)
+  for sign in range(2):
+    cut_N = (leaf_N // 2, leaf_N % 2)[sign]
+    assert len(set(zip(cut_N, sign_N2[:, sign], strict=True))) == 2
