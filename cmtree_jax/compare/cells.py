@@ -40,9 +40,7 @@ class Final(NamedTuple):
   seed: int
   fraction: float = FULL  # of the token budget
   preset: str = ""  # the model's size; "": config.final.preset
-  share: float = (
-    0.0  # effective sample size that the recipe is brought to; 0: own
-  )
+  share: float = 0.0  # effective sample size of the recipe; 0: its own
 
   @property
   def name(self) -> str:
