@@ -42,12 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def show(found: Results) -> Iterator[Path]:
   """Losses; overlaps; and what each level separates, as table and figure."""
   trees = found.trained(TREES)
-  yield claims.write_table(
-    found.folder / "depth.md",
-    "Test bits per byte: natural's, and differences to it",
-    ["tree", *found.targets],
-    claims.differences(found, trees),
-  )
+  yield claims.write_differences(found, "depth.md", "tree", trees)
   yield claims.write_table(
     found.folder / "overlap.md",
     "Mean overlap of two levels' angles, from 0 to 1",
@@ -191,7 +186,7 @@ def _reference_loss(config: Any, data: Any, rows: np.ndarray) -> np.ndarray:
   )
   ones = np.ones(batches.tokens_BT.shape, np.float32)
   phi, _ = made.train(phi, batches, ones, np.array([True]))
-  # The first piece of every document, one to a row.
+  # Of every document the first piece, as much as fits into a row.
   row_tokens = config.batch.row_tokens
   pieces = packing.pieces(data.pool.tokens, row_tokens)
   _, first = np.unique(pieces.document, return_index=True)

@@ -155,8 +155,10 @@ def signed(interval: Interval) -> str:
   return f"{interval.mean:+.3f}" + (f" ±{spread:.3f}" if spread >= 0 else "")
 
 
-def differences(found: Results, methods: Sequence[str]) -> list[list[str]]:
-  """Rows of a table: natural's bits per byte, then differences to it by target."""
+def write_differences(
+  found: Results, file: str, what: str, methods: Sequence[str]
+) -> Path:
+  """Writes a table: natural's bits per byte, then differences to it by target."""
   rows = [
     [NATURAL]
     + [
@@ -167,7 +169,12 @@ def differences(found: Results, methods: Sequence[str]) -> list[list[str]]:
   for method in methods:
     row = [signed(found.difference(method, NATURAL, t)) for t in found.targets]
     rows.append([method, *row])
-  return rows
+  return write_table(
+    found.folder / file,
+    "Test bits per byte: natural's, and differences to it",
+    [what, *found.targets],
+    rows,
+  )
 
 
 def panels(count: int, *, width: float = 3.1, height: float = 2.7):

@@ -18,7 +18,6 @@ METHODS = ("found_at_s", "found_at_4s", "crisp_256")
 
 def main(arguments: Sequence[str] | None = None) -> int:
   """Runs the experiment; returns the exit status as `cmtree_jax.main` does."""
-
   return command(
     "experiments.transfer",
     "Recipes of small proxies, used for larger models.",
@@ -28,13 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def show(found: Results) -> Iterator[Path]:
-  """One table: every target at both sizes."""
-  yield claims.write_table(
-    found.folder / "transfer.md",
-    "Test bits per byte: natural's, and differences to it",
-    ["recipe", *found.targets],
-    claims.differences(found, METHODS),
-  )
+  """Every target at both sizes, and what the size of the search changes."""
+  yield claims.write_differences(found, "transfer.md", "recipe", METHODS)
   yield claims.write_table(
     found.folder / "sizes.md",
     "Found at s less found at 4 s",
