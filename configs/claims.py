@@ -16,7 +16,6 @@ LEAVES = {
   16: "4,4",
   32: "8,4",
   64: "8,8",
-  256: "16,16",  # the default tree
 }
 TARGETS = (
   "news",
@@ -145,14 +144,16 @@ def variants(presets: tuple[str, str, str], leaves_of: tuple[int, ...]):
   found: dict[str, tuple[str, ...]] = {}
   for leaves in leaves_of:
     tree = ("cmtree", f"tree.branching={LEAVES[leaves]}")
+    frozen = (*tree, "tree.mode=frozen")
     found[f"joint_{leaves}"] = tree
-    found[f"frozen_{leaves}"] = (*tree, "tree.mode=frozen")
-    found[f"random_{leaves}"] = (
-      *tree,
-      "tree.mode=frozen",
-      "tree.start=random",
+    # k-means of target and pool together, and of the pool alone, as is usual.
+    found[f"frozen_{leaves}"] = (*frozen, "tree.start=kmeans")
+    found[f"pool_{leaves}"] = (
+      *frozen,
+      "tree.start=kmeans",
+      "tree.warm_start_mass=0.0",
     )
-  found["joint_256"] = ("cmtree", f"tree.branching={LEAVES[256]}")
+    found[f"random_{leaves}"] = (*frozen, "tree.start=random")
   found["sources"] = (
     "cmtree",
     "tree.mode=domains",
@@ -173,6 +174,10 @@ def variants(presets: tuple[str, str, str], leaves_of: tuple[int, ...]):
     found[f"oblivious_{name}"] = (*tree, "tree.oblivious=true")
   for rounds in range(4):
     found[f"rounds_{rounds}"] = ("cmtree", f"search.rounds={rounds}")
+  # The same from k-means with similarity tilts.
+  kmeans = ("cmtree", "tree.start=kmeans")
+  found["kmeans_0"] = (*kmeans, "search.rounds=0")
+  found["kmeans"] = kmeans
   found["no_noise"] = ("cmtree", "tree.gumbel=false")
   found["shuffled"] = ("cmtree", "tree.shuffle_values=true")
   for name in ("unrolled", "first_order", "one_step"):

@@ -12,7 +12,6 @@ def get_config():
   config.data.source = ("stdlib",)
   config.data.targets = ()
   config.final.steps = 25
-  config.tree.branching = (4, 4)
   config.tree.solver_steps = 20
   config.search.sample_documents = 2048
   config.final.seeds = 2

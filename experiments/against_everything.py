@@ -17,7 +17,7 @@ from cmtree_jax.methods import METHODS
 from experiments import claims
 from experiments.claims import Results
 
-TREE = "joint_256"
+TREE = "cmtree"
 SIMILARITY = ("crisp_16", "crisp_64", "crisp_256")
 
 
@@ -67,7 +67,7 @@ def show(found: Results) -> Iterator[Path]:
     )
   yield claims.write_table(
     found.folder / "summary.md",
-    f"{TREE} on every target, test bits per byte",
+    "The tree on every target, test bits per byte",
     [
       *("target", "BPB", "less natural"),
       *(f"less {other}" for other in similarity),

@@ -2,9 +2,9 @@
 
   python -m experiments.gradient_over_similarity --config claims:toy --workdir runs/claims
 
-The start is CRISP on the tree's own leaves; each round of values should gain on it.
-Values shuffled among documents must not. Cheaper and more exact hypergradients, and
-shorter and longer unrolls, say what of the direction matters.
+The start is the density ratio of target and corpus, fitted by the tree; each round of
+values should gain on it. Values shuffled among documents must not. Cheaper and more exact
+hypergradients, and shorter and longer unrolls, say what of the direction matters.
 """
 
 import sys
@@ -16,7 +16,7 @@ from experiments import claims
 from experiments.claims import Results
 
 ROUNDS = range(4)
-START, TREE = "rounds_0", "joint_256"
+START, TREE = "rounds_0", "cmtree"
 ESTIMATORS = {
   "difference (exact direction)": TREE,
   "exact": "unrolled",
@@ -25,6 +25,7 @@ ESTIMATORS = {
 }
 UNROLLS = {1: "window_1", 4: "window_4", 16: TREE, 64: "window_64"}
 SHUFFLED, NO_NOISE = "shuffled", "no_noise"
+KMEANS = {"start: k-means": "kmeans_0", "k-means, then values": "kmeans"}
 FLAT = "crisp_256"  # the finest similarity
 
 
@@ -41,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _methods():
   names = [f"rounds_{n}" for n in ROUNDS]
   names += [*ESTIMATORS.values(), *UNROLLS.values(), SHUFFLED, NO_NOISE, FLAT]
+  names += KMEANS.values()
   return list(dict.fromkeys(names))
 
 
@@ -53,7 +55,7 @@ def show(found: Results) -> Iterator[Path]:
       float(n): found.difference(name, START, target)
       for n, name in rounds.items()
     }
-    claims.line(ax, points, color=claims.COLORS[0], label="tree, 16x16")
+    claims.line(ax, points, color=claims.COLORS[0], label="tree")
     last = {max(points): found.difference(SHUFFLED, START, target)}
     claims.line(
       ax, last, color=claims.COLORS[1], marker="s", label="values shuffled"
@@ -74,6 +76,7 @@ def show(found: Results) -> Iterator[Path]:
     "without Gumbel noise": NO_NOISE,
     **ESTIMATORS,
     **{f"unroll of {steps}": name for steps, name in UNROLLS.items()},
+    **KMEANS,
     "CRISP, 256 clusters": FLAT,
   }
   yield claims.write_table(

@@ -2,9 +2,10 @@
 
   python -m experiments.joint_against_frozen --config claims:toy --workdir runs/claims
 
-4 to 64 leaves of the joint tree; of the same tree whose k-means partition of the start
-stays as it is; of one cut by random projections; and the labelled sources, weighed by
-the same learner. Each at its own concentration and at equal effective sample sizes.
+4 to 64 leaves of the joint tree; of trees whose k-means partition, of pool and target
+together or of the pool alone, stays as it is; of one cut by random projections; and the
+labelled sources, weighed by the same learner. Each at its own concentration and at equal
+effective sample sizes.
 """
 
 import sys
@@ -19,6 +20,7 @@ from experiments.claims import NATURAL, Results
 KINDS = {
   "joint": "joint tree",
   "frozen": "frozen k-means",
+  "pool": "frozen k-means of the pool",
   "random": "frozen random projections",
 }
 
@@ -54,7 +56,7 @@ def show(found: Results) -> Iterator[Path]:
     yield _draw(found, at, own, found.folder / f"{stem}.svg")
 
 
-OTHERS = ("frozen", "random")
+OTHERS = ("frozen", "pool", "random")
 
 
 def _leaves(found: Results, kind: str = "joint") -> list[int]:
@@ -77,7 +79,7 @@ def _draw(found: Results, at: str, title: str, path: Path) -> Path:
   figure, axes = claims.panels(len(found.targets))
   for ax, target in zip(axes, found.targets, strict=True):
     for kind, color, marker, shift in zip(
-      KINDS, claims.COLORS, "osD", (1.0, 1.06, 0.94), strict=False
+      KINDS, claims.COLORS, "os^D", (1.0, 1.06, 1.12, 0.94), strict=False
     ):
       points = {
         shift * leaves: found.difference(

@@ -18,7 +18,7 @@ from experiments import claims
 from experiments.claims import NATURAL, Results
 
 SEARCHES = tuple(f"budget_{n}" for n in range(1, len(BUDGETS) + 1))
-TREE = "joint_256"
+TREE = "cmtree"
 START = ("rounds_0", "crisp_256")
 
 
@@ -70,7 +70,7 @@ def _draw(found: Results, searches: Sequence[str], path: Path) -> Path:
       ax,
       dict(sorted(points.items())),
       color=claims.COLORS[0],
-      label="tree, 16x16",
+      label="tree",
     )
     for name, style in zip(found.trained(START), ("--", ":"), strict=False):
       mean = found.difference(name, NATURAL, target).mean

@@ -93,8 +93,12 @@ def test_other_settings_refuse_the_shared_cells(corpus, tmp_path, capsys):
 
 
 _NAMES = [
-  *(f"{kind}_{leaves}" for leaves in LEAVES for kind in ("joint", "frozen")),
-  *(f"random_{leaves}" for leaves in LEAVES),
+  *(
+    f"{kind}_{leaves}"
+    for leaves in LEAVES
+    for kind in ("joint", "frozen", "pool", "random")
+  ),
+  *("cmtree", "kmeans", "kmeans_0"),
   *("sources", "shuffled", "no_noise", "unrolled", "first_order", "one_step"),
   *(f"rounds_{n}" for n in range(4)),
   *("window_1", "window_4", "window_64", "crisp_16", "crisp_64", "crisp_256"),
@@ -124,7 +128,7 @@ def made_up(tmp_path_factory) -> claims.Results:
       "tokens": 1000,
       "bpb": 3.0
       + 0.1 * shared[seed]
-      - 0.1 * method.startswith("joint")
+      - 0.1 * method.startswith(("joint", "cmtree"))
       + 1e-3 * rng.normal(),
       "accuracy": float("nan"),
       "search_tokens": 100.0,
@@ -142,8 +146,8 @@ def made_up(tmp_path_factory) -> claims.Results:
   gains = {"predicted_gain": 0.5, "heldout_gain": 0.25, "gain": 0.125}
   for rounds in range(4):
     for target in ("one", "two"):
-      found = cells.Found(Cost(), 0.5, [gains] * rounds, None)
-      name = "joint_256" if rounds == 2 else f"rounds_{rounds}"
+      found = cells.Found(Cost(), 0.5, [gains] * rounds, None, [])
+      name = "cmtree" if rounds == 2 else f"rounds_{rounds}"
       cell = cells.Search(name, target, 0)
       made.save_found(cell, found, np.zeros(1))
   return claims.Results(config, folder, made, rows)

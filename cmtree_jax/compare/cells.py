@@ -153,6 +153,7 @@ class Found(NamedTuple):
   effective_sample_size: float
   history: list[dict[str, Any]]  # one row per round, observation or run
   partition: dict[str, Any] | None  # see `recipe.Partition.to_json`
+  variant: list[str]  # the method and its overrides
 
 
 class Folder(NamedTuple):

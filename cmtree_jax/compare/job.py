@@ -79,6 +79,7 @@ def cell_folder(config: Any, workdir: Path) -> cells.Folder:
 _CHOICES = (
   *("methods", "targets", "seeds", "fractions", "natural_multiples"),
   *("noise_repeats", "final_presets", "effective_sample_sizes", "cells"),
+  "variants",  # a cell tells which settings it was searched with
 )
 
 
@@ -87,6 +88,7 @@ def compare(job: learn.Job, folder: cells.Folder) -> Callable[[], None]:
   plan = plan_of(job.config)
   data = prepared(job, plan)
   workdirs.claim_corpus(folder.path, data.digest)
+  _check_variants(job.config, plan, folder)
   todo = [cell for cell in plan.searches() if folder.found(cell) is None]
   parts = _partitions([cell.method for cell in todo], job, data)
   for cell in todo:
@@ -252,6 +254,19 @@ def prepared(job: learn.Job, plan: cells.Plan) -> prepare.Prepared:
   return data
 
 
+def _check_variants(config: Any, plan: cells.Plan, folder: cells.Folder):
+  """Refuses cells of a variant that had other overrides under the same name."""
+  for cell in plan.searches():
+    wanted = variants.settings_of(cell.method, config)
+    found = folder.found(cell)
+    if found is not None and found.variant != wanted:
+      raise UserError(
+        f"{folder.path}: {cell.name} was searched as {found.variant}, "
+        f"config.compare.variants says {wanted}. Give the variant another name, "
+        "or config.compare.cells another folder."
+      )
+
+
 def _method(name, config):
   own = variants.config_of(name, config)
   return settings.make_method(own.method, own)
@@ -307,7 +322,13 @@ def search_cell(
   if "key_B" not in method.signals:  # single documents stand in no partition
     domains = parts[method.partition].partition
     partition = recipes.partition_of(found.weights, domains).to_json()
-  facts = cells.Found(found.cost, share, found.history, partition)
+  facts = cells.Found(
+    found.cost,
+    share,
+    found.history,
+    partition,
+    variants.settings_of(cell.method, job.config),
+  )
   folder.save_found(cell, facts, log_w_N)
 
 

@@ -17,6 +17,11 @@ _OWN = (
 )
 
 
+def settings_of(name: str, config: Any) -> list[str]:
+  """The method that a name stands for, and the overrides."""
+  return list(config.compare.variants.get(name, (name,)))
+
+
 def config_of(name: str, config: Any) -> Any:
   """The config of a method's or variant's search; `method` is set in it.
 
@@ -27,12 +32,12 @@ def config_of(name: str, config: Any) -> Any:
   Raises:
     UserError: no such method, variant or field, or one that must be equal for all.
   """
-  chosen = config.compare.variants
-  method, *overrides = chosen.get(name, (name,))
+  method, *overrides = settings_of(name, config)
   if method not in METHODS:
+    known = sorted([*METHODS, *config.compare.variants])
     raise UserError(
       f"Unknown method {method!r} in config.compare.methods. Known: "
-      f"{', '.join(sorted([*METHODS, *chosen]))}."
+      f"{', '.join(known)}."
     )
   own = config.copy_and_resolve_references().lock()
   own.method = method

@@ -72,9 +72,9 @@ class Info(NamedTuple):
 
 def make(
   *,
-  branching: tuple[int, ...] = (16, 16),
+  branching: tuple[int, ...] = (4, 4),
   mode: str = "joint",
-  start: str = "kmeans",
+  start: str = "ratio",
   projection: str = "per_level",
   oblivious: bool = False,
   hard: bool = False,
@@ -84,6 +84,8 @@ def make(
   temperature: tuple[float, float] = (1.0, 0.5),
   annealing_rounds: int = 8,
   warm_start_mass: float = 0.5,
+  start_weight: float = 33.0,
+  start_steps: int = 120,
   trust: float = 0.2,
   kl_penalty: float = 0.0,
   overlap_penalty: float = 0.01,
@@ -118,9 +120,10 @@ def make(
       of the K domains of the partition that is given (the labelled sources, for
       one), and reads none of the options of the tree's form and start.
     start: what the first partition is made of. "kmeans": every level's leading
-      principal directions, and k-means in them; "random": random projections,
-      and random documents of the corpus as prototypes. Tilts start from
-      similarity either way.
+      principal directions, and k-means in them, with tilts from similarity;
+      "ratio": from there, all that `mode` lets move is fitted to the density
+      ratio of target and corpus; "random": random projections, and random
+      documents of the corpus as prototypes, with tilts from similarity.
     projection: "per_level", or "shared": all levels have one angle, which is
       learned as one parameter (gradients are summed over levels). The overlap
       penalty is then a constant.
@@ -135,11 +138,15 @@ def make(
       is read out at one, the mean of hard samples.
     annealing_rounds: rounds between the two (geometric).
     warm_start_mass: share of target documents in the k-means of the start.
+    start_weight: of a document by the density ratio, at most; the effective sample
+      size at the start is then at least its inverse.
+    start_steps: Adam steps of the density ratio.
     trust: nats.
     kl_penalty: :math:`\lambda` in units of the outer loss per nat.
     overlap_penalty: :math:`\mu`.
     solver_steps: Adam steps per round.
-    solver_sample: documents of the corpus sample that a round's steps see.
+    solver_sample: documents of the corpus sample that a round's steps see, and
+      that a step of the density ratio draws.
     tilt_rate: Adam's learning rate of the tilts.
     partition_rate: Adam's learning rate of everything else.
     replay_size: documents kept.
@@ -157,7 +164,7 @@ def make(
     Grangier et al., `CRISP <https://arxiv.org/abs/2410.03735>`_, 2024.
   """
   checks.one_of("mode", mode, ("joint", "frozen", "domains"))
-  checks.one_of("start", start, ("kmeans", "random"))
+  checks.one_of("start", start, ("ratio", "kmeans", "random"))
   checks.one_of("projection", projection, ("per_level", "shared"))
   if not branching or min(branching) < 2:
     raise ValueError(
@@ -188,6 +195,10 @@ def make(
     oblivious,
     shared=projection == "shared",
     target_share=warm_start_mass,
+    optimizer=optimizer,
+    max_weight=start_weight,
+    num_steps=start_steps,
+    batch=solver_sample,
   )
 
   def init(key: shapes.Key, facts: Facts) -> State:

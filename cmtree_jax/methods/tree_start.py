@@ -1,34 +1,40 @@
-"""Where `cmtree` starts: a partition by k-means or by chance, CRISP's tilts on it."""
+"""Where `cmtree` starts: from k-means or chance, then by the density ratio."""
 
 import functools
 from typing import NamedTuple
 
 import jax
 import numpy as np
+import optax
 
 from cmtree_jax import shapes
 from cmtree_jax.embed import kmeans
 from cmtree_jax.methods.base import Facts
-from cmtree_jax.tree import model, random_start, warm_start
+from cmtree_jax.tree import density_ratio, model, random_start, warm_start
 
 
 class Plan(NamedTuple):
   """What the tree of the start is like; options of `cmtree.make`."""
 
-  kind: str  # "kmeans" or "random"
+  kind: str  # "ratio", "kmeans" or "random"
   branching: tuple[int, ...]
   angle_dim: int  # P, cut to E
   kappa: float
   oblivious: bool
   shared: bool  # all levels have the root's angle
   target_share: float  # of the documents that k-means sees
+  optimizer: optax.GradientTransformation  # of the density ratio, as the next
+  max_weight: float
+  num_steps: int
+  batch: int
 
 
 def make(key: shapes.Key, facts: Facts, plan: Plan) -> model.Theta:
   """The tree of the start, tilted by similarity to the targets.
 
   k-means sees pool and targets together. Random prototypes are documents of the
-  pool: the targets then show in the tilts alone.
+  pool: the targets then show in the tilts alone. The density ratio goes on from
+  k-means.
   """
   seed = int(jax.random.randint(key, (), 0, 2**31 - 1))
   angle_dim = min(plan.angle_dim, facts.sample_NE.shape[1])
@@ -52,12 +58,20 @@ def make(key: shapes.Key, facts: Facts, plan: Plan) -> model.Theta:
     angle=_same_as_root(angle) if plan.shared else angle,
     cluster=cluster,
   )
-  return warm_start.with_similarity_tilts(
+  corpus = facts.sample_NE, facts.sample_mass_N
+  target = facts.target_NE, facts.target_mass_N
+  theta = warm_start.with_similarity_tilts(theta, *corpus, *target)
+  if plan.kind != "ratio":
+    return theta
+  return density_ratio.fit(
+    jax.random.fold_in(key, 1),
     theta,
-    facts.sample_NE,
-    facts.sample_mass_N,
-    facts.target_NE,
-    facts.target_mass_N,
+    corpus,
+    target,
+    optimizer=plan.optimizer,
+    max_weight=min(plan.max_weight, facts.max_weight),
+    num_steps=plan.num_steps,
+    batch=plan.batch,
   )
 
 

@@ -46,8 +46,36 @@ def test_weights_have_mean_one_and_no_leaf_is_empty(
 
 def test_a_shared_angle_is_that_of_the_root():
   np.testing.assert_array_equal(
-    start(projection="shared")[1].angle_PE, start()[0].angle_PE
+    start(start="kmeans", projection="shared")[1].angle_PE,
+    start(start="kmeans")[0].angle_PE,
   )
+
+
+def test_the_density_ratio_makes_the_target_likelier_than_kmeans_does():
+  known = facts()._replace(max_weight=100.0)
+
+  def likelihood(theta):
+    log_q_L = mixture.leaf_mass(
+      model.log_p_leaf(theta, jnp.asarray(known.sample_NE)),
+      jnp.asarray(known.sample_mass_N),
+    )
+    log_w_L = mixture.leaf_log_w(
+      mixture.leaf_tilt(theta), log_q_L, max_weight=known.max_weight
+    )
+    assert np.exp(log_w_L).max() <= 4.0 * 1.001
+    log_p_BL = model.log_p_leaf(theta, jnp.asarray(known.target_NE))
+    log_w_B = mixture.document_log_w(log_p_BL, log_w_L)
+    return float(np.asarray(known.target_mass_N) @ np.asarray(log_w_B))
+
+  options = dict(start="ratio", start_weight=4.0, partition_rate=0.02)
+  joint = start(0, known, **options)
+  frozen = start(0, known, mode="frozen", **options)
+  assert likelihood(joint) > likelihood(frozen) + 0.05
+  assert_equal(
+    partition(frozen), partition(start(0, known, start="kmeans")), rtol=0
+  )
+  one, two = start(projection="shared", **options)
+  np.testing.assert_array_equal(one.angle_PE, two.angle_PE)
 
 
 def test_random_prototypes_are_projected_documents():
@@ -66,14 +94,16 @@ def test_chance_is_a_matter_of_the_key_and_not_of_the_target():
   assert_equal(partition(one), partition(moved), rtol=0)
   assert np.abs(one[0].tilt_MC - moved[0].tilt_MC).max() > 0.1
   # k-means sees the target.
-  moved = start(0, other)
-  assert np.abs(start()[0].angle_PE - moved[0].angle_PE).max() > 0.01
+  moved = start(0, other, start="kmeans")
+  assert (
+    np.abs(start(start="kmeans")[0].angle_PE - moved[0].angle_PE).max() > 0.01
+  )
 
 
 @pytest.mark.parametrize(
   ("option", "known"),
   [
-    (dict(start="ward"), "kmeans, random"),
+    (dict(start="ward"), "kmeans, random, ratio"),
     (dict(projection="both"), "per_level, shared"),
     (dict(mode="fixed"), "domains, frozen, joint"),
   ],

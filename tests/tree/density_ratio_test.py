@@ -1,0 +1,124 @@
+"""The start by the density ratio: its optimum by hand, its limit, what may move."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cmtree_jax.tree import density_ratio, mixture, model
+
+NO_LIMIT = 1e9
+ADAM = optax.adam(0.05)
+STILL = optax.multi_transform(
+  {"tilt": ADAM, "partition": optax.set_to_zero()},
+  lambda theta: tuple(
+    model.Level("partition", "partition", "partition", "tilt") for _ in theta
+  ),
+)
+
+
+def documents(shares, seed, number=400):
+  """Documents around three directions, so many in each; masses that sum to one."""
+  rng = np.random.default_rng(seed)
+  kind_N = np.repeat(
+    np.arange(3), np.round(number * np.asarray(shares)).astype(int)
+  )
+  features = np.eye(4)[kind_N] + rng.normal(0, 0.03, (len(kind_N), 4))
+  mass_N = rng.uniform(0.5, 1.5, len(kind_N))
+  return features.astype(np.float32), mass_N / mass_N.sum(), kind_N
+
+
+def tree(directions):
+  """One level of two leaves, sharp."""
+  return (
+    model.Level(
+      jnp.eye(4),
+      jnp.asarray(directions, jnp.float32)[None],
+      jnp.log(jnp.float32(200.0)),
+      jnp.zeros((1, 2)),
+    ),
+  )
+
+
+# Leaves of the first kind, and of the two others together.
+KNOWN = tree([[1, 0, 0, 0], [0, 1, 1, 0]])
+CORPUS = documents((0.5, 0.3, 0.2), 0)
+TARGET = documents((0.1, 0.7, 0.2), 1)
+
+fit = functools.partial(
+  density_ratio.fit,
+  jax.random.key(0),
+  corpus=CORPUS[:2],
+  target=TARGET[:2],
+  num_steps=150,
+  batch=256,
+)
+
+
+def leaf_w(theta):
+  """Weights of the leaves, of mean one over the corpus."""
+  log_q_L = mixture.leaf_mass(
+    model.log_p_leaf(theta, CORPUS[0]), jnp.asarray(CORPUS[1])
+  )
+  tilt_L = mixture.leaf_tilt(theta)
+  return jnp.exp(mixture.leaf_log_w(tilt_L, log_q_L, max_weight=NO_LIMIT))
+
+
+def log_w(theta, documents):
+  """Log-weights of documents."""
+  log_p_BL = model.log_p_leaf(theta, documents[0])
+  return mixture.document_log_w(log_p_BL, jnp.log(leaf_w(theta)))
+
+
+def test_tilts_alone_find_the_ratio_of_masses():
+  theta = fit(KNOWN, optimizer=STILL, max_weight=NO_LIMIT)
+  for before, after in zip(KNOWN[0][:3], theta[0][:3], strict=True):
+    np.testing.assert_array_equal(before, after)
+  for kinds in ((0,), (1, 2)):
+    mass = [one[1][np.isin(one[2], kinds)].sum() for one in (CORPUS, TARGET)]
+    of_leaf = np.isin(CORPUS[2], kinds)
+    found = np.asarray(log_w(theta, CORPUS))[of_leaf]
+    np.testing.assert_allclose(found, np.log(mass[1] / mass[0]), atol=0.05)
+
+
+def test_a_partition_that_moves_finds_a_likelier_ratio():
+  # The target wants the second kind, which this partition has not told apart.
+  start = tree([[1, 1, 0, 0], [0, 0, 1, 0]])
+  likelihood = {
+    name: float(TARGET[1] @ log_w(theta, TARGET))
+    for name, theta in {
+      "start": start,
+      "tilts": fit(start, optimizer=STILL, max_weight=NO_LIMIT),
+      "all": fit(start, optimizer=ADAM, max_weight=NO_LIMIT),
+    }.items()
+  }
+  assert likelihood["start"] == pytest.approx(0, abs=1e-6)
+  assert likelihood["tilts"] < 0.05
+  assert likelihood["all"] > 0.3
+
+
+@pytest.mark.parametrize("limit", [1.2, 1.5])
+def test_no_weight_is_above_the_bound_and_one_is_there(limit):
+  theta = fit(KNOWN, optimizer=ADAM, max_weight=limit)
+  log_w_N = log_w(theta, CORPUS)
+  assert float(jnp.max(log_w_N)) == pytest.approx(np.log(limit), abs=1e-3)
+  # The tilts are the weights, whatever the bound is later on.
+  np.testing.assert_allclose(
+    mixture.leaf_tilt(theta), np.log(leaf_w(theta)), atol=1e-4
+  )
+  share = mixture.effective_sample_size(log_w_N, CORPUS[1])
+  assert 1 / limit <= float(share) < 1
+
+
+def test_equal_keys_give_equal_trees_and_others_do_not():
+  arguments = dict(optimizer=ADAM, max_weight=3.0)
+  first, again = (fit(KNOWN, **arguments) for _ in range(2))
+  jax.tree.map(np.testing.assert_array_equal, first, again)
+  other = density_ratio.fit(
+    jax.random.key(1), KNOWN, CORPUS[:2], TARGET[:2],
+    num_steps=60, batch=256, **arguments,
+  )  # fmt: skip
+  assert not np.array_equal(first[0].prototype_MCP, other[0].prototype_MCP)
