@@ -13,7 +13,7 @@ from configs import bench, compare
 LEAVES = {
   4: "2,2",
   8: "4,2",
-  16: "4,4",
+  16: "4,4",  # the default tree
   32: "8,4",
   64: "8,8",
 }

@@ -17,7 +17,7 @@ from cmtree_jax.methods import METHODS
 from experiments import claims
 from experiments.claims import Results
 
-TREE = "cmtree"
+TREE = "joint_16"
 SIMILARITY = ("crisp_16", "crisp_64", "crisp_256")
 
 

@@ -16,7 +16,7 @@ from experiments import claims
 from experiments.claims import Results
 
 ROUNDS = range(4)
-START, TREE = "rounds_0", "cmtree"
+START, TREE = "rounds_0", "joint_16"
 ESTIMATORS = {
   "difference (exact direction)": TREE,
   "exact": "unrolled",

@@ -18,7 +18,7 @@ from experiments import claims
 from experiments.claims import NATURAL, Results
 
 SEARCHES = tuple(f"budget_{n}" for n in range(1, len(BUDGETS) + 1))
-TREE = "cmtree"
+TREE = "joint_16"
 START = ("rounds_0", "crisp_256")
 
 

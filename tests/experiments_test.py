@@ -98,7 +98,7 @@ _NAMES = [
     for leaves in LEAVES
     for kind in ("joint", "frozen", "pool", "random")
   ),
-  *("cmtree", "kmeans", "kmeans_0"),
+  *("kmeans", "kmeans_0"),
   *("sources", "shuffled", "no_noise", "unrolled", "first_order", "one_step"),
   *(f"rounds_{n}" for n in range(4)),
   *("window_1", "window_4", "window_64", "crisp_16", "crisp_64", "crisp_256"),
@@ -128,7 +128,7 @@ def made_up(tmp_path_factory) -> claims.Results:
       "tokens": 1000,
       "bpb": 3.0
       + 0.1 * shared[seed]
-      - 0.1 * method.startswith(("joint", "cmtree"))
+      - 0.1 * method.startswith("joint")
       + 1e-3 * rng.normal(),
       "accuracy": float("nan"),
       "search_tokens": 100.0,
@@ -147,7 +147,7 @@ def made_up(tmp_path_factory) -> claims.Results:
   for rounds in range(4):
     for target in ("one", "two"):
       found = cells.Found(Cost(), 0.5, [gains] * rounds, None, [])
-      name = "cmtree" if rounds == 2 else f"rounds_{rounds}"
+      name = "joint_16" if rounds == 2 else f"rounds_{rounds}"
       cell = cells.Search(name, target, 0)
       made.save_found(cell, found, np.zeros(1))
   return claims.Results(config, folder, made, rows)

@@ -145,8 +145,7 @@ def make(
     kl_penalty: :math:`\lambda` in units of the outer loss per nat.
     overlap_penalty: :math:`\mu`.
     solver_steps: Adam steps per round.
-    solver_sample: documents of the corpus sample that a round's steps see, and
-      that a step of the density ratio draws.
+    solver_sample: documents of the corpus sample that every Adam step draws.
     tilt_rate: Adam's learning rate of the tilts.
     partition_rate: Adam's learning rate of everything else.
     replay_size: documents kept.
@@ -249,42 +248,46 @@ def make(
       temperature_at(state.round),
       state.max_weight,
     )
-    corpus = _sample(whole, solver_sample, key_sample)
-    log_w_L, log_p_NL = _weigh(state.theta, corpus)
-    before = (
-      mixture.document_log_w(log_p_NL, log_w_L),
-      TreeWeights(state.theta, log_w_L).log_w(
-        Signals(embedding_BE=replay.embedding_RE)
-      ),
+    log_w_L, log_p_NL = _weigh(state.theta, whole)
+    whole = whole._replace(before_N=mixture.document_log_w(log_p_NL, log_w_L))
+    before_R = TreeWeights(state.theta, log_w_L).log_w(
+      Signals(embedding_BE=replay.embedding_RE)
     )
     fit_R, held_R = _split(replay.weight_R)
+    some = _sample(whole, solver_sample, key_sample)
 
-    def measure(theta, weight_R, key=None):
+    def measure(theta, weight_R, corpus=whole, key=None):
       return _measure(
         theta,
         corpus,
         replay,
         weight_R,
-        before,
+        before_R,
         horizon=state.horizon,
         key=key,
         hard=hard,
       )
 
-    def cost(theta, weight_R, key=None):
+    def cost(theta, weight_R, corpus, key=None):
       """What a step minimizes; and the KL divergence that it moves."""
-      found = measure(theta, weight_R, key)
+      found = measure(theta, weight_R, corpus, key)
       return (
         -found.gain
         + kl_penalty * found.kl_natural
         + overlap_penalty * penalties.angle_overlap(theta)
       ), found.kl_step
 
+    def noisy_cost(theta, key):
+      """On documents drawn anew, or a tree would carve out a sample."""
+      fresh = _sample(whole, solver_sample, jax.random.fold_in(key, 0))
+      noise = jax.random.fold_in(key, 1) if gumbel else None
+      return cost(theta, fit_R, fresh, noise)
+
     theta, step_size = _solve(
-      lambda theta, key: cost(theta, fit_R, key),
-      lambda theta: cost(theta, held_R),
+      noisy_cost,
+      lambda theta: cost(theta, held_R, some),
       state.theta,
-      key_noise if gumbel else None,
+      key_noise,
       optimizer=optimizer,
       num_steps=solver_steps,
       step_size=state.step_size,
@@ -304,7 +307,7 @@ def make(
       theta=theta,
       log_w_L=_weigh(theta, whole)[0],
       previous=state.theta,
-      previous_log_w_L=_weigh(state.theta, whole)[0],
+      previous_log_w_L=log_w_L,
       replay=replay,
       step_size=step_size,
       round=state.round + 1,
@@ -341,6 +344,7 @@ class Corpus(NamedTuple):
   mass_N: shapes.FloatN
   temperature: shapes.Scalar  # of noisy leaves
   max_weight: shapes.Scalar
+  before_N: shapes.Array = ()  # log-weights before a step
 
 
 def _sample(corpus: Corpus, size: int, key: shapes.Key) -> Corpus:
@@ -352,7 +356,9 @@ def _sample(corpus: Corpus, size: int, key: shapes.Key) -> Corpus:
   )
   mass_N = corpus.mass_N[chosen]
   return corpus._replace(
-    sample_NE=corpus.sample_NE[chosen], mass_N=mass_N / jnp.sum(mass_N)
+    sample_NE=corpus.sample_NE[chosen],
+    mass_N=mass_N / jnp.sum(mass_N),
+    before_N=corpus.before_N[chosen],
   )
 
 
@@ -418,13 +424,14 @@ def _log_p_leaf(theta, embedding_BE, temperature, key):
 
 
 def _measure(
-  theta, corpus, replay, weight_R, before, *, horizon, key, hard
+  theta, corpus, replay, weight_R, before_R, *, horizon, key, hard
 ) -> Measure:
   """Gain and divergences of a tree's weights; noise is drawn with `key`.
 
-  The step's divergence is the mean of two estimates, from the corpus sample and
-  from the valued documents. The second keeps a tree from carving out single
-  documents that happened to be valued highly, which the sample would not see.
+  The gain is that of documents weighed by `weight_R`. The step's divergence is
+  the mean of two estimates, from the corpus sample and from all valued documents.
+  The second keeps a tree from carving out single documents that happened to be
+  valued highly, which the sample would not see.
   """
   keys = (None, None) if key is None else tuple(jax.random.split(key))
   log_w_L, log_p_NL = _weigh(theta, corpus, key=keys[0], hard=hard)
@@ -434,10 +441,11 @@ def _measure(
   )
   log_w_R = mixture.document_log_w(log_p_RL, log_w_L)
   weight_R = weight_R / jnp.sum(weight_R)
+  all_R = replay.weight_R / jnp.sum(replay.weight_R)
   natural_N = jnp.zeros_like(log_w_N)
   divergences = (
-    mixture.kl_divergence(log_w_N, before[0], corpus.mass_N),
-    mixture.kl_divergence(log_w_R, before[1], weight_R),
+    mixture.kl_divergence(log_w_N, corpus.before_N, corpus.mass_N),
+    mixture.kl_divergence(log_w_R, before_R, all_R),
   )
   return Measure(
     gain=horizon * jnp.sum(weight_R * replay.value_R * jnp.exp(log_w_R)),
@@ -492,10 +500,9 @@ def _solve(
 
   def body(carry, number):
     theta, opt_state, log_beta, best, best_score = carry
-    step_key = None if key is None else jax.random.fold_in(key, number)
 
     def total(theta):
-      cost, kl = objective(theta, step_key)
+      cost, kl = objective(theta, jax.random.fold_in(key, number))
       return cost + jnp.exp(log_beta) * kl
 
     update, opt_state = optimizer.update(
