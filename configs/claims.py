@@ -74,7 +74,7 @@ def get_config(argument: str = "cpu"):
   config.hypergradient.estimator = "difference"
   config.partition.num_clusters = 64
   config.compare.methods = ()
-  config.compare.fractions = (1.0,)
+  config.compare.fractions = (0.4, 1.0)
   config.compare.noise_repeats = 3
   # That joint and frozen recipes are brought to.
   config.compare.effective_sample_sizes = (0.3, 0.1)

@@ -31,8 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
       "against_everything",
       [TREE, *SIMILARITY, *others],
       show,
-      fractions=(0.4, 1.0),
-      natural_multiples=(2.0, 4.0),
+      budgets=True,
     ),
     arguments,
   )

@@ -94,7 +94,7 @@ def job(
   *,
   concentrations: bool = False,
   sizes: bool = False,
-  **fields: Any,
+  budgets: bool = False,
 ) -> Callable[..., int]:
   """What `cmtree_jax.main.command` runs for an experiment.
 
@@ -105,7 +105,8 @@ def job(
     show: draws and writes; returns the files.
     concentrations: also at the effective sample sizes that the config names.
     sizes: also models of the further sizes that the config names.
-    **fields: more of `config.compare`.
+    budgets: also the shares of the token budget that the config names, and
+      natural trained for longer.
   """
 
   def run(config: Any, workdir: Path, *, overwrite: bool = False) -> int:
@@ -122,8 +123,9 @@ def job(
         config.compare.effective_sample_sizes = ()
       if not sizes:
         config.compare.final_presets = ()
-      # At equal FLOPs, too, only where an experiment asks for it.
-      config.compare.update({"natural_multiples": (), **fields})
+      if not budgets:
+        config.compare.fractions = (1.0,)
+        config.compare.natural_multiples = ()
     folder = workdir / name
     if status := compare.run_comparison(config, folder, overwrite=overwrite):
       return status

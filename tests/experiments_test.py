@@ -8,9 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from cmtree_jax.compare import cells
+from cmtree_jax.compare import job as compare
 from cmtree_jax.config import load
 from cmtree_jax.ledger import Cost
 from cmtree_jax.main import command
+from cmtree_jax.types import UserError
 from configs.claims import LEAVES, get_config
 from experiments import (
   against_everything,
@@ -30,16 +32,16 @@ data.targets=
 """.split()
 
 
-def _run(corpus, workdir, name, **fields) -> claims.Results:
+def _run(corpus, workdir, name, *overrides, **parts) -> claims.Results:
   shown = []
 
   def show(found):
     shown.append(found)
     return []
 
-  job = claims.job(name, _METHODS, show, **fields)
+  job = claims.job(name, _METHODS, show, **parts)
   arguments = corpora.arguments(
-    "configs/claims.py:toy", corpus, workdir, _TARGETS, *_TINY
+    "configs/claims.py:toy", corpus, workdir, _TARGETS, *_TINY, *overrides
   )
   assert command("test", "A test.", job, arguments) == 0
   return shown[0]
@@ -55,10 +57,14 @@ def corpus(tmp_path_factory) -> pathlib.Path:
 
 def test_experiments_share_their_cells(corpus, tmp_path):
   first = _run(
-    corpus, tmp_path, "first", effective_sample_sizes=(0.7,), noise_repeats=1
+    *(corpus, tmp_path, "first"),
+    *("compare.effective_sample_sizes=0.7,", "compare.noise_repeats=1"),
+    concentrations=True,
   )
   times = {p: p.stat().st_mtime_ns for p in tmp_path.glob("cells/*/*.json")}
-  second = _run(corpus, tmp_path, "second", final_presets=("0.3m",))
+  second = _run(
+    corpus, tmp_path, "second", "compare.final_presets=0.3m,", sizes=True
+  )
   for path, when in times.items():
     assert path.stat().st_mtime_ns == when, f"{path} was done again"
   for name in ("first", "second"):
@@ -77,6 +83,13 @@ def test_experiments_share_their_cells(corpus, tmp_path):
   assert flops["arithmetic at 0.3m"] < flops["arithmetic"]
   found = second.found("crisp_16", "arithmetic")
   assert found.partition and len(found.partition["log_w_leaf"]) == 16
+  # A name stands for the same overrides in all of them.
+  cell = tmp_path / "cells" / "search" / "crisp_16.arithmetic.0.json"
+  facts = json.loads(cell.read_text())
+  facts["variant"][1] = "partition.num_clusters=8"
+  cell.write_text(json.dumps(facts))
+  with pytest.raises(UserError, match="num_clusters=8.*num_clusters=16"):
+    compare.run_comparison(second.config, second.folder)
 
 
 def test_other_settings_refuse_the_shared_cells(corpus, tmp_path, capsys):

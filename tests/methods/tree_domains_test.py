@@ -81,7 +81,12 @@ def test_it_is_a_frozen_tree_on_features_of_domains():
     [take(method, index) for index in BATCHES],
   )
   frozen = make(
-    "cmtree", mode="frozen", branching=(K,), angle_dim=K + 1, kappa=100.0
+    "cmtree",
+    mode="frozen",
+    start="kmeans",
+    branching=(K,),
+    angle_dim=K + 1,
+    kappa=100.0,
   )
   sample = dict(
     sample_NE=jnp.asarray(ONE_HOT[:POOL]),
