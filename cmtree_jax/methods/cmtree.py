@@ -160,7 +160,8 @@ def make(
       than two children.
   References:
     Values: Gu et al., `PDS <https://arxiv.org/abs/2410.07064>`_, 2024; start:
-    Grangier et al., `CRISP <https://arxiv.org/abs/2410.03735>`_, 2024.
+    Grangier et al., `CRISP <https://arxiv.org/abs/2410.03735>`_, 2024, and
+    Sugiyama et al., `KLIEP <https://doi.org/10.1007/s10463-008-0197-x>`_, 2008.
   """
   checks.one_of("mode", mode, ("joint", "frozen", "domains"))
   checks.one_of("start", start, ("ratio", "kmeans", "random"))
