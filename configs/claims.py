@@ -72,7 +72,6 @@ def get_config(argument: str = "cpu"):
   # A difference has the direction of the exact one at half its cost
   # (experiments/bench_hypergrad.py).
   config.hypergradient.estimator = "difference"
-  config.partition.num_clusters = 64
   config.compare.methods = ()
   config.compare.fractions = (0.4, 1.0)
   config.compare.noise_repeats = 3
