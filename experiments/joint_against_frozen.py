@@ -87,12 +87,14 @@ def _draw(found: Results, at: str, title: str, path: Path) -> Path:
         )
         for leaves in _leaves(found, kind)
       }
-      claims.line(ax, points, color=color, marker=marker, label=KINDS[kind])
-    sources = found.difference(f"sources{at}", NATURAL, target)
-    ax.axhspan(sources.low, sources.high, color="#e8e8e8", zorder=0)
-    ax.axhline(
-      sources.mean, color="#767676", linestyle="--", label="labelled sources"
-    )
+      if points:
+        claims.line(ax, points, color=color, marker=marker, label=KINDS[kind])
+    if found.trained([f"sources{at}"]):
+      sources = found.difference(f"sources{at}", NATURAL, target)
+      ax.axhspan(sources.low, sources.high, color="#e8e8e8", zorder=0)
+      ax.axhline(
+        sources.mean, color="#767676", linestyle="--", label="labelled sources"
+      )
     ax.set_xscale("log", base=2)
     ax.set_xticks(_leaves(found), list(map(str, _leaves(found))))
     ax.minorticks_off()
