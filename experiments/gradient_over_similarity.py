@@ -56,14 +56,16 @@ def show(found: Results) -> Iterator[Path]:
       for n, name in rounds.items()
     }
     claims.line(ax, points, color=claims.COLORS[0], label="tree")
-    last = {max(points): found.difference(SHUFFLED, START, target)}
-    claims.line(
-      ax, last, color=claims.COLORS[1], marker="s", label="values shuffled"
-    )
-    flat = found.difference(FLAT, START, target).mean
-    ax.axhline(
-      flat, color="#767676", linestyle="--", label="CRISP, 256 clusters"
-    )
+    if found.trained([SHUFFLED]):
+      last = {max(points): found.difference(SHUFFLED, START, target)}
+      claims.line(
+        ax, last, color=claims.COLORS[1], marker="s", label="values shuffled"
+      )
+    if found.trained([FLAT]):
+      flat = found.difference(FLAT, START, target).mean
+      ax.axhline(
+        flat, color="#767676", linestyle="--", label="CRISP, 256 clusters"
+      )
     ax.set_title(target, fontsize=10)
     ax.set_xticks(list(rounds))
   axes[0].set_ylabel("test BPB less the start's")
