@@ -69,7 +69,9 @@ def show(found: Results) -> Iterator[Path]:
     ax.set_title(target, fontsize=10)
     ax.set_xticks(list(rounds))
   axes[0].set_ylabel("test BPB less the start's")
-  figure.supxlabel("rounds of values (0: the start by similarity)", fontsize=10)
+  figure.supxlabel(
+    "rounds of values (0: the start by the density ratio)", fontsize=10
+  )
   claims.legend(figure, axes)
   yield claims.save(figure, found.folder / "rounds.svg")
   named = {
