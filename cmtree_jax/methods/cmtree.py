@@ -156,8 +156,8 @@ def make(
   Returns:
     A Method of the train loop.
   Raises:
-    ValueError: for an unknown mode, start or projection, or a level of fewer
-      than two children.
+    ValueError: for an unknown mode, start or projection, a level of fewer
+      than two children, or a `start_weight` below one.
   References:
     Values: Gu et al., `PDS <https://arxiv.org/abs/2410.07064>`_, 2024; start:
     Grangier et al., `CRISP <https://arxiv.org/abs/2410.03735>`_, 2024, and
@@ -169,6 +169,10 @@ def make(
   if not branching or min(branching) < 2:
     raise ValueError(
       f"branching {branching} must give every level at least 2 children."
+    )
+  if start_weight < 1:
+    raise ValueError(
+      f"start_weight {start_weight} must be at least 1, the mean of all weights."
     )
   temperature_at = optax.schedules.exponential_decay(
     temperature[0],

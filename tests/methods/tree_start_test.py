@@ -111,3 +111,8 @@ def test_chance_is_a_matter_of_the_key_and_not_of_the_target():
 def test_unknown_words_are_refused(option, known):
   with pytest.raises(ValueError, match=f"Unknown .* Known: {known}"):
     make("cmtree", **option)
+
+
+def test_no_bound_is_below_the_mean_of_all_weights():
+  with pytest.raises(ValueError, match="start_weight 0.5 must be at least 1"):
+    make("cmtree", start_weight=0.5)
