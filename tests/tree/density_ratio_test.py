@@ -119,6 +119,6 @@ def test_equal_keys_give_equal_trees_and_others_do_not():
   jax.tree.map(np.testing.assert_array_equal, first, again)
   other = density_ratio.fit(
     jax.random.key(1), KNOWN, CORPUS[:2], TARGET[:2],
-    num_steps=60, batch=256, **arguments,
+    num_steps=150, batch=256, **arguments,
   )  # fmt: skip
   assert not np.array_equal(first[0].prototype_MCP, other[0].prototype_MCP)
