@@ -16,7 +16,7 @@ import optax
 from cmtree_jax import shapes
 from cmtree_jax.methods import checks, tree_domains, tree_start
 from cmtree_jax.methods.base import Facts, Method, Signals
-from cmtree_jax.tree import mixture, model, penalties
+from cmtree_jax.tree import mixture, model, penalties, proximal
 
 
 class TreeWeights(NamedTuple):
@@ -288,7 +288,7 @@ def make(
       noise = jax.random.fold_in(key, 1) if gumbel else None
       return cost(theta, fit_R, fresh, noise)
 
-    theta, step_size = _solve(
+    theta, step_size = proximal.solve(
       noisy_cost,
       lambda theta: cost(theta, held_R, some),
       state.theta,
@@ -488,47 +488,3 @@ def _remember(replay, signals, log_w_B, *, decay, clip):
     join(value_B, replay.value_R),
     join(weight_B, decay * replay.weight_R),
   )
-
-
-def _solve(
-  objective, score, theta, key, *, optimizer, num_steps, step_size, trust
-):
-  """A proximal step by Adam: (best iterate by held-out score, step size).
-
-  The objective's KL divergence is weighed by beta, which rises as long as an
-  iterate is outside the trust region and falls as long as it is inside, but not
-  below 1 / step_size. A step size of zero is unknown: beta is then free, and where
-  it ends gives the step size.
-  """
-  unknown = step_size == 0
-  floor = jnp.where(unknown, -jnp.inf, -jnp.log(step_size))
-
-  def body(carry, number):
-    theta, opt_state, log_beta, best, best_score = carry
-
-    def total(theta):
-      cost, kl = objective(theta, jax.random.fold_in(key, number))
-      return cost + jnp.exp(log_beta) * kl
-
-    update, opt_state = optimizer.update(
-      jax.grad(total)(theta), opt_state, theta
-    )
-    theta = optax.apply_updates(theta, update)
-    cost, kl = score(theta)
-    log_beta = jnp.maximum(
-      log_beta + _DUAL_RATE * jnp.clip(kl / trust - 1, -1, 1), floor
-    )
-    value = jnp.where(kl <= 1.2 * trust, cost + jnp.exp(floor) * kl, jnp.inf)
-    better = value < best_score
-    best = jax.tree.map(lambda a, b: jnp.where(better, a, b), theta, best)
-    carry = theta, opt_state, log_beta, best, jnp.minimum(value, best_score)
-    return carry, None
-
-  log_beta = jnp.where(unknown, 0.0, floor)
-  start = theta, optimizer.init(theta), log_beta, theta, score(theta)[0]
-  carry, _ = jax.lax.scan(body, start, jnp.arange(num_steps))
-  _, _, log_beta, best, _ = carry
-  return best, jnp.where(unknown, jnp.exp(-log_beta), step_size)
-
-
-_DUAL_RATE = 0.1  # of log beta per Adam step: e-fold in ten steps
