@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ import numpy as np
 from cmtree_jax import (
   domains,
   engine,
+  frozen_sets,
   loops,
   optim,
   search,
@@ -27,7 +28,6 @@ from cmtree_jax.batch import stack_rows
 from cmtree_jax.checkpoint import Checkpointer, StopFlag
 from cmtree_jax.data import packing, sampler, strata
 from cmtree_jax.domains import Domains
-from cmtree_jax.evaluate import answers, perplexity
 from cmtree_jax.ledger import Cost
 from cmtree_jax.methods.base import Facts, Method, Signals, Weights
 from cmtree_jax.prepare import DocumentSet, Prepared
@@ -314,7 +314,7 @@ def facts_of(
   if method.loop != "runs":
     return facts
   tokens_M, target_M = signals.documents_of(
-    eval_sets(train, config, max_tokens=config.observe.max_tokens)
+    frozen_sets.texts(train, config, max_tokens=config.observe.max_tokens)
   )
   size = {
     preset: settings.proxy_of(preset, config, data.vocab_size).num_parameters
@@ -422,60 +422,13 @@ def _view(learner: Learner) -> signals.View:
   return signals.View(
     domains=domain_rows,
     targets=strata.make(targets, part_N, num_parts=len(train)),
-    eval_sets=eval_sets(train, config, max_tokens=block.max_tokens),
+    eval_sets=frozen_sets.texts(train, config, max_tokens=block.max_tokens),
     bits_T=scale_N[first_T],
     rows=block.rows,
     target_rows=block.target_rows,
     frozen=domain_rows.rows(0, block.frozen_rows),
     chunk_rows=config.evaluate.rows,
   )
-
-
-def eval_sets(
-  documents: Iterable[DocumentSet], config: Any, *, max_tokens: int
-) -> tuple[perplexity.EvalSet, ...]:
-  """A frozen set of each target's documents, whole ones up to `max_tokens`."""
-  return tuple(
-    perplexity.eval_set(
-      one.tokens,
-      one.key_N,
-      max_tokens=max_tokens,
-      rows=config.evaluate.rows,
-      row_tokens=config.batch.row_tokens,
-    )
-    for one in documents
-  )
-
-
-def scored_sets(
-  documents: Mapping[str, DocumentSet], job: Job
-) -> tuple[perplexity.EvalSet | answers.AnswerSet, ...]:
-  """What final trainings are scored on: answers of each, or texts without any.
-
-  Args:
-    documents: of targets, by a name for people.
-    job: told of prompts that do not fit into a row.
-  """
-  config, sets = job.config, []
-  limit, row_tokens = config.evaluate.max_tokens, config.batch.row_tokens
-  for name, one in documents.items():
-    if one.questions is None:
-      sets += eval_sets([one], config, max_tokens=limit)
-      continue
-    asked = answers.answer_set(
-      one.questions,
-      one.key_N,
-      max_tokens=limit,
-      rows=config.evaluate.rows,
-      row_tokens=row_tokens,
-    )
-    if asked.num_cut:
-      job.reporter.say(
-        f"{name}: {asked.num_cut} of {asked.num_questions} questions have their "
-        f"prompts cut to fit into rows of {row_tokens} tokens."
-      )
-    sets.append(asked)
-  return tuple(sets)
 
 
 def search_data(
@@ -525,9 +478,3 @@ def _targets(data, split, config):
     seed=config.seed,
   )
   return made, weight_N, scale_N
-
-
-def effective_sample_size(log_w_N: np.ndarray, mass_N: np.ndarray) -> float:
-  """Share of the corpus that the weights keep in effect."""
-  w_N = np.exp(log_w_N)
-  return float((mass_N @ w_N) ** 2 / (mass_N @ w_N**2))

@@ -14,6 +14,7 @@ from cmtree_jax import (
   assign,
   engine,
   export,
+  frozen_sets,
   learn,
   loops,
   prepare,
@@ -26,7 +27,7 @@ from cmtree_jax.checkpoint import Interrupted, stop_on_signal
 from cmtree_jax.data import store
 from cmtree_jax.domains import Domains
 from cmtree_jax.embed import kmeans
-from cmtree_jax.evaluate import results
+from cmtree_jax.evaluate import concentration, results
 from cmtree_jax.learn import Found, Job
 from cmtree_jax.report import describe
 from cmtree_jax.report import text as report
@@ -85,7 +86,7 @@ def learn_recipe(job: Job) -> Callable[[], None]:
     recipes=list(found),
     targets=list(data.targets),
     effective_sample_size=[
-      learn.effective_sample_size(one.log_w_N, data.pool.tokens.mass_N)
+      concentration.effective_sample_size(one.log_w_N, data.pool.tokens.mass_N)
       for one in found.values()
     ],
     search=[one.cost for one in found.values()],
@@ -222,7 +223,7 @@ def train_and_score(
   scores = loops.mixture_runs(
     {name: one.log_w_N for name, one in found.items()},
     samplers,
-    learn.scored_sets(tests, job),
+    frozen_sets.scored(tests, config, job.reporter.say),
     loops.RunPlan(
       final.steps, batch.rows, final.steps_per_call, final.calls_per_save
     ),

@@ -18,6 +18,7 @@ TOP = {
   "config",
   "domains",
   "engine",
+  "frozen_sets",
   "learn",
   "loops",
   "main",

@@ -17,6 +17,7 @@ from cmtree_jax.checkpoint import Interrupted, stop_on_signal
 from cmtree_jax.compare import cells, training, variants
 from cmtree_jax.data import store
 from cmtree_jax.domains import Domains
+from cmtree_jax.evaluate import concentration
 from cmtree_jax.evaluate.standings import FULL, NATURAL, standings
 from cmtree_jax.proxy.model import PRESETS
 from cmtree_jax.report import standings as report
@@ -314,7 +315,7 @@ def search_cell(
     stage="search",
   )
   log_w_N = found.log_w_N.astype(np.float32)
-  share = learn.effective_sample_size(
+  share = concentration.effective_sample_size(
     log_w_N.astype(np.float64), data.pool.tokens.mass_N
   )
   method = settings.make_method(config.method, config)

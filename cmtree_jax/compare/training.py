@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cmtree_jax import engine, learn, loops, prepare, settings
+from cmtree_jax import engine, frozen_sets, learn, loops, prepare, settings
 from cmtree_jax import workdir as workdirs
 from cmtree_jax.checkpoint import Checkpointer
 from cmtree_jax.compare import cells
@@ -42,7 +42,7 @@ class Training(NamedTuple):
       f"{target}, {split}": data.targets[target][split]
       for target, split in places
     }
-    sets = learn.scored_sets(documents, job)
+    sets = frozen_sets.scored(documents, config, job.reporter.say)
 
     @functools.cache
     def model_of(preset):
@@ -107,7 +107,7 @@ class Training(NamedTuple):
       "accuracy": _by_place(places, accuracy),
       "tokens": tokens,
       "final_flops": Cost().plus(tokens, GRADIENT, flops).flops,
-      "effective_sample_size": learn.effective_sample_size(
+      "effective_sample_size": concentration.effective_sample_size(
         log_w_N, self.mass_N
       ),
       "commit": self.commit,

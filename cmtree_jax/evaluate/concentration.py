@@ -1,8 +1,14 @@
-"""Recipes brought to one concentration, so that partitions compare at equal terms."""
+"""How few documents a recipe trains on; recipes brought to one concentration."""
 
 import numpy as np
 
 from cmtree_jax.tree import mixture
+
+
+def effective_sample_size(log_w_N: np.ndarray, mass_N: np.ndarray) -> float:
+  """Share of the corpus that the weights keep in effect."""
+  w_N = np.exp(log_w_N)
+  return float((mass_N @ w_N) ** 2 / (mass_N @ w_N**2))
 
 
 def to_effective_sample_size(
@@ -40,7 +46,7 @@ def to_effective_sample_size(
   for _ in range(_HALVINGS):
     power = (low + high) / 2
     log_v_N = _normalized(power * log_w_N, mass_N, max_weight)
-    if 1 / (mass_N @ np.exp(2 * log_v_N)) > share:
+    if effective_sample_size(log_v_N, mass_N) > share:
       low = power
     else:
       high = power
