@@ -183,6 +183,9 @@ def variants(presets: tuple[str, str, str], leaves_of: tuple[int, ...]):
     found[name] = ("cmtree", f"hypergradient.estimator={name}")
   for window in (1, 4, 64):  # all others have 16
     found[f"window_{window}"] = ("cmtree", f"search.window={window}")
+  # Values over a whole short training, from near its start, and as long a lookahead.
+  whole = ("search.window=128", "search.lookahead=128", "search.infancy=20")
+  found["whole"] = ("cmtree", *whole, "search.life=21")
   for number, (rounds, *fields) in enumerate(BUDGETS, 1):
     search = [
       *(f"search.rounds={rounds}", "search.population=1"),

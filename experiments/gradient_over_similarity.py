@@ -23,7 +23,13 @@ ESTIMATORS = {
   "first order": "first_order",
   "one step": "one_step",
 }
-UNROLLS = {1: "window_1", 4: "window_4", 16: TREE, 64: "window_64"}
+UNROLLS = {
+  "unroll of 1": "window_1",
+  "unroll of 4": "window_4",
+  "unroll of 16": TREE,
+  "unroll of 64": "window_64",
+  "unroll of 128, of new proxies": "whole",
+}
 SHUFFLED, NO_NOISE = "shuffled", "no_noise"
 KMEANS = {"start: k-means": "kmeans_0", "k-means, then values": "kmeans"}
 FLAT = "crisp_256"  # the finest similarity
@@ -79,7 +85,7 @@ def show(found: Results) -> Iterator[Path]:
     "values shuffled": SHUFFLED,
     "without Gumbel noise": NO_NOISE,
     **ESTIMATORS,
-    **{f"unroll of {steps}": name for steps, name in UNROLLS.items()},
+    **UNROLLS,
     **KMEANS,
     "CRISP, 256 clusters": FLAT,
   }
@@ -101,13 +107,19 @@ def show(found: Results) -> Iterator[Path]:
   )
   yield claims.write_table(
     found.folder / "limits.md",
-    "What became of the gain of the rounds, bits per byte (less is better)",
+    "What became of the gain of a search, bits per byte (less is better)",
     [
-      *("target", "rounds", "predicted", "on held-out values"),
+      *("target", "search", "predicted", "on held-out values"),
       *("measured by lookahead", "final, validation", "final, test"),
     ],
     (
-      _limits(found, n, target) for target in found.targets for n in rounds if n
+      _limits(found, label, name, target)
+      for target in found.targets
+      for name, label in {
+        **{name: label for label, name in UNROLLS.items()},
+        **{name: f"rounds: {n}" for n, name in rounds.items() if n},
+      }.items()
+      if found.trained([name])
     ),
   )
 
@@ -119,14 +131,13 @@ def _rounds(found: Results) -> dict[int, str]:
   return {n: name for n, name in names.items() if found.trained([name])}
 
 
-def _limits(found: Results, rounds: int, target: str) -> list[str]:
+def _limits(found: Results, label: str, name: str, target: str) -> list[str]:
   """From the values' promise to the final model: each step loses something else.
 
   Held-out values: what the signal's noise takes. Lookahead: what a whole cooldown
   on the new weights gives. Validation and test: of another text than was searched
   on, after a training from the start.
   """
-  name = _rounds(found)[rounds]
   history = found.found(name, target).history
   promised = [
     f"{-sum(row[field] for row in history):+.3f}"
@@ -136,7 +147,7 @@ def _limits(found: Results, rounds: int, target: str) -> list[str]:
     claims.signed(found.difference(name, START, target, split))
     for split in ("validation", "test")
   ]
-  return [target, str(rounds), *promised, *final]
+  return [target, label, *promised, *final]
 
 
 if __name__ == "__main__":

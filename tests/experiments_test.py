@@ -105,6 +105,7 @@ def test_other_settings_refuse_the_shared_cells(corpus, tmp_path, capsys):
   )
 
 
+_UNROLLS = ("window_1", "window_4", "window_64", "whole")
 _NAMES = [
   *(
     f"{kind}_{leaves}"
@@ -114,7 +115,8 @@ _NAMES = [
   *("kmeans", "kmeans_0"),
   *("sources", "shuffled", "no_noise", "unrolled", "first_order", "one_step"),
   *(f"rounds_{n}" for n in range(4)),
-  *("window_1", "window_4", "window_64", "crisp_16", "crisp_64", "crisp_256"),
+  *_UNROLLS,
+  *("crisp_16", "crisp_64", "crisp_256"),
   *(f"budget_{n}" for n in range(1, 5)),
   *("found_at_s", "found_at_4s"),
 ]
@@ -157,12 +159,12 @@ def made_up(tmp_path_factory) -> claims.Results:
   folder = tmp_path_factory.mktemp("made_up")
   made = cells.Folder(folder).make()
   gains = {"predicted_gain": 0.5, "heldout_gain": 0.25, "gain": 0.125}
-  for rounds in range(4):
+  rounds_of = {"rounds_1": 1, "rounds_3": 3}
+  for name in ("joint_16", "rounds_1", "rounds_3", *_UNROLLS):
     for target in ("one", "two"):
-      found = cells.Found(Cost(), 0.5, [gains] * rounds, None, [])
-      name = "joint_16" if rounds == 2 else f"rounds_{rounds}"
-      cell = cells.Search(name, target, 0)
-      made.save_found(cell, found, np.zeros(1))
+      history = [gains] * rounds_of.get(name, 2)
+      found = cells.Found(Cost(), 0.5, history, None, [])
+      made.save_found(cells.Search(name, target, 0), found, np.zeros(1))
   return claims.Results(config, folder, made, rows)
 
 
@@ -177,7 +179,11 @@ def made_up(tmp_path_factory) -> claims.Results:
     (
       gradient_over_similarity,
       ["rounds.svg", "gradient.md"],
-      ["unroll of 64", "| one | 2 | -1.000 | -0.500 | -0.250 |"],
+      [
+        "| unroll of 64 |",
+        "| one | rounds: 3 | -1.500 | -0.750 | -0.375 |",
+        "| two | unroll of 128, of new proxies | -1.000 | -0.500 | -0.250 |",
+      ],
     ),
     (against_everything, ["summary.md"], ["| one |", "-0.1", "no difference"]),
     (transfer, ["transfer.md", "sizes.md"], ["found_at_4s"]),
