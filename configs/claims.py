@@ -80,7 +80,9 @@ def get_config(argument: str = "cpu"):
   config.final.steps_per_call = 30  # two fifths of the budget are calls, too
   _SCALES[scale](config)
   leaves = (4, 16) if scale == "toy" else tuple(LEAVES)
-  config.compare.variants.update(variants(PRESETS[scale], leaves))
+  config.compare.variants.update(
+    variants(PRESETS[scale], leaves, rounds=config.search.rounds)
+  )
   return config
 
 
@@ -138,8 +140,13 @@ def _gpu(config):
 _SCALES = {"toy": _toy, "cpu": _cpu, "gpu": _gpu}
 
 
-def variants(presets: tuple[str, str, str], leaves_of: tuple[int, ...]):
-  """Name -> (method, override, ...), joint and frozen trees of so many leaves."""
+def variants(
+  presets: tuple[str, str, str], leaves_of: tuple[int, ...], *, rounds: int
+):
+  """Name -> (method, override, ...), joint and frozen trees of so many leaves.
+
+  `rounds` are those of the usual search, which no other variant repeats.
+  """
   found: dict[str, tuple[str, ...]] = {}
   for leaves in leaves_of:
     tree = ("cmtree", f"tree.branching={LEAVES[leaves]}")
@@ -171,8 +178,8 @@ def variants(presets: tuple[str, str, str], leaves_of: tuple[int, ...]):
     found[f"angles_{name}"] = tree
     found[f"shared_{name}"] = (*tree, "tree.projection=shared")
     found[f"oblivious_{name}"] = (*tree, "tree.oblivious=true")
-  for rounds in range(4):
-    found[f"rounds_{rounds}"] = ("cmtree", f"search.rounds={rounds}")
+  for other in {*range(4)} - {rounds}:
+    found[f"rounds_{other}"] = ("cmtree", f"search.rounds={other}")
   # The same from k-means with similarity tilts.
   kmeans = ("cmtree", "tree.start=kmeans")
   found["kmeans_0"] = (*kmeans, "search.rounds=0")
@@ -186,9 +193,9 @@ def variants(presets: tuple[str, str, str], leaves_of: tuple[int, ...]):
   # Values over a whole short training, from near its start, and as long a lookahead.
   whole = ("search.window=128", "search.lookahead=128", "search.infancy=20")
   found["whole"] = ("cmtree", *whole, "search.life=21")
-  for number, (rounds, *fields) in enumerate(BUDGETS, 1):
+  for number, (few, *fields) in enumerate(BUDGETS, 1):
     search = [
-      *(f"search.rounds={rounds}", "search.population=1"),
+      *(f"search.rounds={few}", "search.population=1"),
       "search.life=1000000",  # one proxy, never born anew
       "search.lookahead=0",  # what a step gains is not measured
     ]
@@ -198,6 +205,5 @@ def variants(presets: tuple[str, str, str], leaves_of: tuple[int, ...]):
       for name, value in zip(names, fields, strict=True)
     ]
     found[f"budget_{number}"] = ("cmtree", *search)
-  found["found_at_s"] = ("cmtree", f"proxy.preset={presets[0]}")
-  found["found_at_4s"] = ("cmtree", f"proxy.preset={presets[1]}")
+  found["found_at_4s"] = ("cmtree", f"proxy.preset={presets[1]}")  # others: s
   return found

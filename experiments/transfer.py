@@ -13,7 +13,8 @@ from cmtree_jax.main import command
 from experiments import claims
 from experiments.claims import Results
 
-METHODS = ("found_at_s", "found_at_4s", "crisp_256")
+AT_S, AT_4S = "joint_16", "found_at_4s"
+METHODS = (AT_S, AT_4S, "crisp_256")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,12 +32,12 @@ def show(found: Results) -> Iterator[Path]:
   yield claims.write_differences(found, "transfer.md", "recipe", METHODS)
   yield claims.write_table(
     found.folder / "sizes.md",
-    "Found at s less found at 4 s",
+    f"Found at s ({AT_S}) less found at 4 s",
     ["target", "difference"],
     (
       [
         target,
-        claims.signed(found.difference("found_at_s", "found_at_4s", target)),
+        claims.signed(found.difference(AT_S, AT_4S, target)),
       ]
       for target in found.targets
     ),

@@ -118,7 +118,7 @@ _NAMES = [
   *_UNROLLS,
   *("crisp_16", "crisp_64", "crisp_256"),
   *(f"budget_{n}" for n in range(1, 5)),
-  *("found_at_s", "found_at_4s"),
+  "found_at_4s",
 ]
 
 
