@@ -297,14 +297,17 @@ def facts_of(
   pool, chosen = data.pool, sample_rows(config, len(data.pool))
   mass_N = pool.tokens.mass_N[chosen]
   train = driving(data, "train")
-  target_mass = np.concatenate([one.tokens.mass_N for one in train])
+  target_NE, target_mass_N = _document_features(train)
+  held_out_NE, held_out_mass_N = _document_features(driving(data, "validation"))
   facts = Facts(
     max_weight=max_weight(config, pool.tokens),
     horizon=config.final.steps / config.search.window,
     sample_NE=pool.embedding_NE[chosen],
     sample_mass_N=(mass_N / mass_N.sum()).astype(np.float32),
-    target_NE=np.concatenate([one.embedding_NE for one in train]),
-    target_mass_N=(target_mass / len(train)).astype(np.float32),
+    target_NE=target_NE,
+    target_mass_N=target_mass_N,
+    held_out_NE=held_out_NE,
+    held_out_mass_N=held_out_mass_N,
     domain_mass_K=placed.mass_K,
     target_domain_TK=np.stack([placed.shares(one) for one in train]),
     final_steps=config.final.steps,
@@ -328,6 +331,13 @@ def facts_of(
     document_tokens_M=tokens_M,
     document_target_M=target_M,
   )
+
+
+def _document_features(targets: list[DocumentSet]):
+  """(features, masses) of all documents; every target weighs the same."""
+  mass_N = np.concatenate([one.tokens.mass_N for one in targets])
+  features_NE = np.concatenate([one.embedding_NE for one in targets])
+  return features_NE, (mass_N / len(targets)).astype(np.float32)
 
 
 def max_weight(config: Any, tokens: packing.TokenStore) -> float:

@@ -81,6 +81,8 @@ def build(texts, domain_N, goal, *, target_K, steps=STEPS) -> Corpus:
     sample_mass_N=np.ones(1),
     target_NE=np.zeros((1, 1)),
     target_mass_N=np.ones(1),
+    held_out_NE=np.zeros((1, 1)),
+    held_out_mass_N=np.ones(1),
     domain_mass_K=np.bincount(domain_N, pool.mass_N, minlength=num_domains),
     target_domain_TK=np.array([target_K]),
     steps=steps,

@@ -75,6 +75,8 @@ class Facts(NamedTuple):
   sample_mass_N: shapes.Array
   target_NE: shapes.Array  # features of the targets' training documents
   target_mass_N: shapes.Array  # every target weighs the same; sums to one
+  held_out_NE: shapes.Array  # of the targets' validation documents
+  held_out_mass_N: shapes.Array
   domain_mass_K: (
     shapes.Array
   )  # q: the domains' shares of the corpus; sums to one

@@ -122,8 +122,9 @@ def make(
     start: what the first partition is made of. "kmeans": every level's leading
       principal directions, and k-means in them, with tilts from similarity;
       "ratio": from there, all that `mode` lets move is fitted to the density
-      ratio of target and corpus; "random": random projections, and random
-      documents of the corpus as prototypes, with tilts from similarity.
+      ratio of target and corpus, as long as validation texts grow likelier;
+      "random": random projections, and random documents of the corpus as
+      prototypes, with tilts from similarity.
     projection: "per_level", or "shared": all levels have one angle, which is
       learned as one parameter (gradients are summed over levels). The overlap
       penalty is then a constant.
@@ -140,7 +141,7 @@ def make(
     warm_start_mass: share of target documents in the k-means of the start.
     start_weight: of a document by the density ratio, at most; the effective sample
       size at the start is then at least its inverse.
-    start_steps: Adam steps of the density ratio.
+    start_steps: Adam steps of the density ratio, at most.
     trust: nats.
     kl_penalty: :math:`\lambda` in units of the outer loss per nat.
     overlap_penalty: :math:`\mu`.

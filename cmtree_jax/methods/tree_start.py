@@ -25,7 +25,7 @@ class Plan(NamedTuple):
   target_share: float  # of the documents that k-means sees
   optimizer: optax.GradientTransformation  # of the density ratio, as the next
   max_weight: float
-  num_steps: int
+  num_steps: int  # at most
   batch: int
 
 
@@ -68,6 +68,7 @@ def make(key: shapes.Key, facts: Facts, plan: Plan) -> model.Theta:
     theta,
     corpus,
     target,
+    (facts.held_out_NE, facts.held_out_mass_N),
     optimizer=plan.optimizer,
     max_weight=min(plan.max_weight, facts.max_weight),
     num_steps=plan.num_steps,

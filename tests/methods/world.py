@@ -74,6 +74,8 @@ def facts_of(mass_K, target_TK=None, *, max_weight=100.0, **more):
     horizon=10.0,
     target_NE=SIGNALS.embedding_BE[POOL:],
     target_mass_N=SIGNALS.target_mass_B[POOL:],
+    held_out_NE=SIGNALS.embedding_BE[POOL:],
+    held_out_mass_N=SIGNALS.target_mass_B[POOL:],
     domain_mass_K=mass_K,
     target_domain_TK=np.atleast_2d(mass_K if target_TK is None else target_TK),
     **SAMPLE,
