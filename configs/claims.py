@@ -81,7 +81,7 @@ def get_config(argument: str = "cpu"):
   _SCALES[scale](config)
   leaves = (4, 16) if scale == "toy" else tuple(LEAVES)
   config.compare.variants.update(
-    variants(PRESETS[scale], leaves, rounds=config.search.rounds)
+    variants(final, leaves, rounds=config.search.rounds)
   )
   return config
 
@@ -140,12 +140,11 @@ def _gpu(config):
 _SCALES = {"toy": _toy, "cpu": _cpu, "gpu": _gpu}
 
 
-def variants(
-  presets: tuple[str, str, str], leaves_of: tuple[int, ...], *, rounds: int
-):
+def variants(final: str, leaves_of: tuple[int, ...], *, rounds: int):
   """Name -> (method, override, ...), joint and frozen trees of so many leaves.
 
-  `rounds` are those of the usual search, which no other variant repeats.
+  `final` is the preset of 4 s; `rounds` are those of the usual search, which no
+  other variant repeats.
   """
   found: dict[str, tuple[str, ...]] = {}
   for leaves in leaves_of:
@@ -205,5 +204,5 @@ def variants(
       for name, value in zip(names, fields, strict=True)
     ]
     found[f"budget_{number}"] = ("cmtree", *search)
-  found["found_at_4s"] = ("cmtree", f"proxy.preset={presets[1]}")  # others: s
+  found["found_at_4s"] = ("cmtree", f"proxy.preset={final}")  # others: s
   return found

@@ -124,7 +124,7 @@ def _ascend(
     return (now, best, jnp.maximum(now_score, best_score)), None
 
   start = (theta, optimizer.init(theta)), theta, score(theta)
-  every = math.gcd(num_steps, _EVERY) if num_steps else 1
+  every = math.gcd(num_steps, _EVERY)
   numbers = jnp.arange(num_steps).reshape(-1, every)
   (_, theta, _), _ = jax.lax.scan(some_steps, start, numbers)
   more_L = weigh(theta, *corpus) - mixture.leaf_tilt(theta)
