@@ -175,8 +175,9 @@ def variants(final: str, leaves_of: tuple[int, ...], *, rounds: int):
   ):
     tree = ("cmtree", f"tree.branching={branching}", angle)
     found[f"angles_{name}"] = tree
-    found[f"shared_{name}"] = (*tree, "tree.projection=shared")
-    found[f"oblivious_{name}"] = (*tree, "tree.oblivious=true")
+    if "," in branching:  # one level has one projection, and one node
+      found[f"shared_{name}"] = (*tree, "tree.projection=shared")
+      found[f"oblivious_{name}"] = (*tree, "tree.oblivious=true")
   for other in {*range(4)} - {rounds}:
     found[f"rounds_{other}"] = ("cmtree", f"search.rounds={other}")
   # The same from k-means with similarity tilts.
