@@ -151,8 +151,10 @@ def variants(final: str, leaves_of: tuple[int, ...], *, rounds: int):
     tree = ("cmtree", f"tree.branching={LEAVES[leaves]}")
     frozen = (*tree, "tree.mode=frozen")
     found[f"joint_{leaves}"] = tree
-    # k-means of target and pool together, and of the pool alone, as is usual.
+    # k-means of target and pool together, tilted by similarity or by the density
+    # ratio as the joint tree is, and of the pool alone, as is usual.
     found[f"frozen_{leaves}"] = (*frozen, "tree.start=kmeans")
+    found[f"ratio_{leaves}"] = frozen
     found[f"pool_{leaves}"] = (
       *frozen,
       "tree.start=kmeans",

@@ -107,11 +107,7 @@ def test_other_settings_refuse_the_shared_cells(corpus, tmp_path, capsys):
 
 _UNROLLS = ("window_1", "window_4", "window_64", "whole")
 _NAMES = [
-  *(
-    f"{kind}_{leaves}"
-    for leaves in LEAVES
-    for kind in ("joint", "frozen", "pool", "random")
-  ),
+  *(f"{kind}_{n}" for n in LEAVES for kind in joint_against_frozen.KINDS),
   *("kmeans", "kmeans_0"),
   *("sources", "shuffled", "no_noise", "unrolled", "first_order", "one_step"),
   *(f"rounds_{n}" for n in range(4)),
@@ -174,7 +170,7 @@ def made_up(tmp_path_factory) -> claims.Results:
     (
       joint_against_frozen,
       ["own.svg", "own.md", "ess0.3.svg", "ess0.3.md", "ess0.1.svg"],
-      ["| 64 |", "-0.1"],
+      ["| frozen random projections | 64 | -0.1"],
     ),
     (
       gradient_over_similarity,
