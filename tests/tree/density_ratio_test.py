@@ -81,9 +81,11 @@ def test_tilts_alone_find_the_ratio_of_masses():
   for kinds in ((0,), (1, 2)):
     mass = [one[1][np.isin(one[2], kinds)].sum() for one in (CORPUS, TARGET)]
     of_leaf = np.isin(CORPUS[2], kinds)
-    found = np.asarray(log_w(theta, CORPUS))[of_leaf]
-    # The likeliest tree has the ratio with the floor, .02, under its weights.
-    found = np.log(0.98 * np.exp(found) + 0.02)
+    found = np.exp(np.asarray(log_w(theta, CORPUS))[of_leaf])
+    # The floor under held-out weights, .02, moves a small one by as much,
+    np.testing.assert_allclose(found, mass[1] / mass[0], atol=0.04)
+    # for the likeliest tree has the ratio with the floor under its weights.
+    found = np.log(0.98 * found + 0.02)
     np.testing.assert_allclose(found, np.log(mass[1] / mass[0]), atol=0.05)
 
 
