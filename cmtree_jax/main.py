@@ -16,7 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   """Runs one job; returns the exit status (0, 1 fault, 2 user, 143 interrupted)."""
 
   def job(*args: Any, **kwargs: Any) -> int:
-    from cmtree_jax import run  # heavy imports wait for --help
+    from cmtree_jax.jobs import learn as run  # heavy imports wait for --help
 
     return run.run(*args, **kwargs)
 

@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from cmtree_jax.main import command
+from cmtree_jax.recipe import partition as partitions
 from experiments import claims
 from experiments.claims import Results
 
@@ -63,10 +64,9 @@ def _overlap(found, tree, target):
 
 
 def _theta(found, tree, target):
-  from cmtree_jax import recipe
 
   partition = found.found(tree, target).partition
-  return recipe.partition_from_json(partition).weights.theta
+  return partitions.partition_from_json(partition).weights.theta
 
 
 def _separation(found: Results, trees: Sequence[str]) -> Iterator[Path]:
@@ -127,8 +127,8 @@ def _draw(found, trees, grids, labels):
 
 def _documents(found: Results) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
   """Features, masses and labels of a sample of the pool."""
-  from cmtree_jax import learn
   from cmtree_jax.evaluate import angles
+  from cmtree_jax.jobs import search as learn
 
   config, data = found.config, found.data()
   rows = learn.sample_rows(config, len(data.pool))
@@ -170,9 +170,11 @@ def _domain(source: str) -> str:
 
 def _reference_loss(config: Any, data: Any, rows: np.ndarray) -> np.ndarray:
   """Mean nats per token of documents under a model of the natural mixture."""
-  from cmtree_jax import engine, learn, settings
-  from cmtree_jax.batch import stack_rows
-  from cmtree_jax.data import packing
+  from cmtree_jax.data.draw import packing
+  from cmtree_jax.data.draw.batch import stack_rows
+  from cmtree_jax.jobs import build as settings
+  from cmtree_jax.jobs import search as learn
+  from cmtree_jax.proxy import engine
 
   model = settings.proxy_of(config.proxy.preset, config, data.vocab_size)
   steps = config.final.steps

@@ -157,8 +157,8 @@ def _domain_weights(seed: int) -> np.ndarray:
 
 def pipeline(corpus: Corpus) -> Row:
   """This package's, with its thread, and what a change of the weights costs."""
-  from cmtree_jax.data import packing, sampler
-  from cmtree_jax.data import pipeline as pipelines
+  from cmtree_jax.data.draw import packing, sampler
+  from cmtree_jax.data.draw import pipeline as pipelines
 
   tokens = packing.TokenStore(
     *(_open(corpus, name) for name in packing.TokenStore._fields)
@@ -239,10 +239,9 @@ def proxy(seconds: float) -> Row:
   """What training the smallest preset takes in, in the quickstart's batches."""
   import jax
 
-  from cmtree_jax import engine as engines
-  from cmtree_jax import optim
-  from cmtree_jax.batch import Batch
-  from cmtree_jax.proxy import model
+  from cmtree_jax.data.draw.batch import Batch
+  from cmtree_jax.proxy import engine as engines
+  from cmtree_jax.proxy import model, optim
 
   steps, rows, row_tokens, vocab_size = 25, 16, 64, 2048
   engine = engines.make(

@@ -29,14 +29,13 @@ import optax
 from rich.console import Console
 from rich.table import Table
 
-from cmtree_jax import optim
-from cmtree_jax.batch import Batch
 from cmtree_jax.bilevel import HYPERGRADS, problem, training
 from cmtree_jax.bilevel.problem import Hypergradient, Inner, InnerLoss
-from cmtree_jax.data import stdlib_corpus
-from cmtree_jax.data.tokenizer import ByteTokenizer
+from cmtree_jax.data.build.tokenizer import ByteTokenizer
+from cmtree_jax.data.corpora import stdlib_corpus
+from cmtree_jax.data.draw.batch import Batch
 from cmtree_jax.proxy import loss as proxy_loss
-from cmtree_jax.proxy import model
+from cmtree_jax.proxy import model, optim
 from experiments import hlo
 
 FRESH, WARM = 30, 200  # age of the proxy, steps

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 
-from cmtree_jax.compare import cells
 from cmtree_jax.evaluate import comparison
 from cmtree_jax.evaluate.comparison import Interval
 from cmtree_jax.evaluate.standings import NATURAL
+from cmtree_jax.jobs import cells
 from cmtree_jax.methods import METHODS
 
 # Colours that differ for the colour-blind, for lines of one figure.
@@ -71,9 +71,9 @@ class Results(NamedTuple):
 
   def data(self) -> Any:
     """The corpus, prepared before."""
-    from cmtree_jax import learn
-    from cmtree_jax.checkpoint import StopFlag
-    from cmtree_jax.compare import job as compare
+    from cmtree_jax.jobs import compare
+    from cmtree_jax.jobs import search as learn
+    from cmtree_jax.loops.checkpoint import StopFlag
     from cmtree_jax.report.progress import Reporter
 
     with Reporter(0.0) as reporter:
@@ -110,7 +110,7 @@ def job(
   """
 
   def run(config: Any, workdir: Path, *, overwrite: bool = False) -> int:
-    from cmtree_jax.compare import job as compare
+    from cmtree_jax.jobs import compare
     from cmtree_jax.report import text
 
     with config.unlocked():

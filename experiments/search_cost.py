@@ -96,9 +96,9 @@ def _profile(found: Results) -> Path:
   """Seconds of every stage of one search whose programs are compiled."""
   import tempfile
 
-  from cmtree_jax import learn
-  from cmtree_jax.checkpoint import StopFlag
-  from cmtree_jax.compare import variants
+  from cmtree_jax.jobs import search as learn
+  from cmtree_jax.jobs import variants
+  from cmtree_jax.loops.checkpoint import StopFlag
 
   class Clock:
     """Takes the place of the progress bar: a report ends a stage."""

@@ -27,11 +27,8 @@ jaxtyping.install_import_hook(
   [
     "cmtree_jax.bilevel",
     "cmtree_jax.embed",
-    "cmtree_jax.engine",
     "cmtree_jax.evaluate",
     "cmtree_jax.methods",
-    "cmtree_jax.mixtures",
-    "cmtree_jax.optim",
     "cmtree_jax.proxy",
     "cmtree_jax.sharding",
     "cmtree_jax.tree",

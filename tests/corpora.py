@@ -10,8 +10,8 @@ import time
 from collections.abc import Iterable
 
 import cmtree_jax
-from cmtree_jax import prepare, workers
 from cmtree_jax.config import load
+from cmtree_jax.data.build import prepare, workers
 
 ROOT = pathlib.Path(cmtree_jax.__file__).parents[1]
 LOCAL = workers.Engine("local")

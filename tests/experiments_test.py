@@ -7,11 +7,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from cmtree_jax.compare import cells
-from cmtree_jax.compare import job as compare
 from cmtree_jax.config import load
-from cmtree_jax.ledger import Cost
+from cmtree_jax.jobs import cells, compare
 from cmtree_jax.main import command
+from cmtree_jax.proxy.ledger import Cost
 from cmtree_jax.types import UserError
 from configs.claims import LEAVES, get_config
 from experiments import (
@@ -217,7 +216,7 @@ def test_a_difference_is_paired_and_a_set_is_the_mean_of_its_targets(made_up):
 
 @pytest.mark.parametrize("scale", ["toy", "cpu", "gpu"])
 def test_every_variant_is_accepted_at_every_scale(scale):
-  from cmtree_jax.compare import job
+  from cmtree_jax.jobs import compare as job
 
   config = get_config(scale)
   config.compare.methods = tuple(config.compare.variants)

@@ -10,9 +10,10 @@ import sys
 import jax
 import numpy as np
 
-from cmtree_jax import engine as engines
-from cmtree_jax import optim, sharding
-from cmtree_jax.batch import Batch
+from cmtree_jax import sharding
+from cmtree_jax.data.draw.batch import Batch
+from cmtree_jax.proxy import engine as engines
+from cmtree_jax.proxy import optim
 from cmtree_jax.proxy.model import ProxyConfig
 
 ROOT = pathlib.Path(__file__).parents[1]

@@ -9,8 +9,7 @@ import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from cmtree_jax import optim, sharding
-from cmtree_jax.batch import Batch
+from cmtree_jax import sharding
 from cmtree_jax.bilevel import (
   HYPERGRADS,
   population,
@@ -19,8 +18,9 @@ from cmtree_jax.bilevel import (
   unrolled,
 )
 from cmtree_jax.bilevel.problem import Inner, InnerLoss
+from cmtree_jax.data.draw.batch import Batch
 from cmtree_jax.proxy import loss as proxy_loss
-from cmtree_jax.proxy import model
+from cmtree_jax.proxy import model, optim
 from experiments import hlo
 
 S, B, T, V = 8, 16, 8, 64

@@ -6,12 +6,16 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from cmtree_jax import engine as engines
-from cmtree_jax import optim, sharding, signals, steer, swarm
-from cmtree_jax.data import packing, sampler, strata
+from cmtree_jax import sharding
+from cmtree_jax.data.draw import packing, sampler, strata
 from cmtree_jax.evaluate import perplexity
+from cmtree_jax.loops import runs as swarm
+from cmtree_jax.loops import steer
 from cmtree_jax.methods.base import Facts
+from cmtree_jax.proxy import engine as engines
+from cmtree_jax.proxy import optim
 from cmtree_jax.proxy.model import ProxyConfig
+from cmtree_jax.signals import domains as signals
 
 K, T, V, ROWS, STEPS = 4, 8, 12, 4, 6
 CONFIG = ProxyConfig(vocab_size=V, width=8, layers=1, heads=2)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from cmtree_jax.data import wheels
+from cmtree_jax.data.corpora import wheels
 from cmtree_jax.shapes import Array, FloatBE, FloatBT, FloatNE, IntBT
 from cmtree_jax.types import UserError
 

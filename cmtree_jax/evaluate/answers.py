@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cmtree_jax.batch import Batch
-from cmtree_jax.data.questions import Questions
+from cmtree_jax.data.draw.batch import Batch
+from cmtree_jax.data.read.questions import Questions
 from cmtree_jax.evaluate import perplexity
 
 # Equal text in two rows has equal losses up to float32 rounding.

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from cmtree_jax import shapes
-from cmtree_jax.batch import Batch
-from cmtree_jax.data import packing
+from cmtree_jax.data.draw import packing
+from cmtree_jax.data.draw.batch import Batch
 
 
 class EvalSet(NamedTuple):

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from cmtree_jax.evaluate import comparison
-from cmtree_jax.ledger import Cost
+from cmtree_jax.proxy.ledger import Cost
 
 MEAN = "mean"  # name of the row over all targets, where there are several
 

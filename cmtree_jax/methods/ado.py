@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from cmtree_jax import shapes
 from cmtree_jax.methods import checks, steering
 from cmtree_jax.methods.base import Ask, Facts, Method, Signals
-from cmtree_jax.mixtures import learning_curves
-from cmtree_jax.mixtures.learning_curves import Law
+from cmtree_jax.methods.laws import learning_curves
+from cmtree_jax.methods.laws.learning_curves import Law
 
 CREDITS = ("root", "root_of_variance")
 

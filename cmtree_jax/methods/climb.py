@@ -13,8 +13,8 @@ from cmtree_jax.methods.base import (
   Signals,
   Trials,
 )
+from cmtree_jax.methods.laws import designs, surrogates
 from cmtree_jax.methods.searching import Info, State
-from cmtree_jax.mixtures import designs, surrogates
 
 
 def make(

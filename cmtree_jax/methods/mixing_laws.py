@@ -15,7 +15,7 @@ from cmtree_jax.methods.base import (
   Trials,
   domain_weights,
 )
-from cmtree_jax.mixtures import diminishing, laws, optimum
+from cmtree_jax.methods.laws import diminishing, laws, optimum
 
 AGGREGATION = ("targets", "explicit", "implicit")
 _CANDIDATES = 2**16  # mixtures whose predicted losses are compared

@@ -15,7 +15,7 @@ from cmtree_jax.methods.base import (
   Trials,
   domain_weights,
 )
-from cmtree_jax.mixtures import designs
+from cmtree_jax.methods.laws import designs
 
 
 class State(NamedTuple):

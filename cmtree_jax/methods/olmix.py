@@ -6,7 +6,7 @@ import numpy as np
 from cmtree_jax import shapes
 from cmtree_jax.methods import checks, searching
 from cmtree_jax.methods.base import DomainWeights, Facts, Method
-from cmtree_jax.mixtures import laws, optimum
+from cmtree_jax.methods.laws import laws, optimum
 
 
 def make(

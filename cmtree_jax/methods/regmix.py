@@ -3,7 +3,7 @@
 from cmtree_jax import shapes
 from cmtree_jax.methods import checks, searching
 from cmtree_jax.methods.base import DomainWeights, Facts, Method
-from cmtree_jax.mixtures import designs, surrogates
+from cmtree_jax.methods.laws import designs, surrogates
 
 
 def make(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from cmtree_jax import shapes
-from cmtree_jax.batch import Batch
+from cmtree_jax.data.draw.batch import Batch
 from cmtree_jax.proxy import model
 
 

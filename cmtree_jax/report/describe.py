@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cmtree_jax.recipe import Partition
+from cmtree_jax.recipe.partition import Partition
 
 _SNIPPET = 160  # characters of a typical document
 

@@ -8,11 +8,11 @@ import numpy as np
 import optax
 import pytest
 
-from cmtree_jax.batch import Batch
 from cmtree_jax.bilevel import HYPERGRADS, problem
 from cmtree_jax.bilevel.problem import Inner, InnerLoss
 from cmtree_jax.bilevel.training import inner_step
 from cmtree_jax.bilevel.unrolled import unrolled
+from cmtree_jax.data.draw.batch import Batch
 from cmtree_jax.proxy import loss as proxy_loss
 from cmtree_jax.proxy.model import Proxy, ProxyConfig
 

@@ -8,9 +8,9 @@ import numpy as np
 import optax
 import pytest
 
-from cmtree_jax import engine as engines
-from cmtree_jax.batch import Batch
 from cmtree_jax.bilevel import values
+from cmtree_jax.data.draw.batch import Batch
+from cmtree_jax.proxy import engine as engines
 from cmtree_jax.proxy.model import ProxyConfig
 
 S, B, T = 4, 3, 6

@@ -5,7 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from cmtree_jax.data import questions, sampler, tokenizer
+from cmtree_jax.data.build import tokenizer
+from cmtree_jax.data.draw import sampler
+from cmtree_jax.data.read import questions
 from cmtree_jax.evaluate import answers
 from cmtree_jax.types import Question
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cmtree_jax.data import packing, sampler
+from cmtree_jax.data.draw import packing, sampler
 from cmtree_jax.evaluate import perplexity
 
 T, V = 8, 50

@@ -11,7 +11,7 @@ from scipy import signal
 
 from cmtree_jax.methods import ado
 from cmtree_jax.methods.base import Signals
-from cmtree_jax.mixtures import learning_curves
+from cmtree_jax.methods.laws import learning_curves
 from tests.methods import planted_proxy as planted
 
 SMALL: dict[str, Any] = dict(every=10, thin=4, num_steps=60)  # 8 starts

@@ -9,14 +9,14 @@ import numpy as np
 import optax
 import pytest
 
-from cmtree_jax import engine as engines
-from cmtree_jax import optim
-from cmtree_jax.batch import Batch
 from cmtree_jax.bilevel.problem import Inner, InnerLoss
 from cmtree_jax.bilevel.unrolled import unrolled
+from cmtree_jax.data.draw.batch import Batch
 from cmtree_jax.evaluate.perplexity import sum_over_chunks
 from cmtree_jax.methods import cmtree
+from cmtree_jax.proxy import engine as engines
 from cmtree_jax.proxy import loss as proxy_loss
+from cmtree_jax.proxy import optim
 from cmtree_jax.proxy.model import Proxy, ProxyConfig
 from cmtree_jax.tree import mixture, model
 from tests.methods.world import (

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from cmtree_jax import loops
+from cmtree_jax.loops import final as loops
 from cmtree_jax.methods.base import Signals
 from tests.methods.world import (
   MAX_WEIGHT,

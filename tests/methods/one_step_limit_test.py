@@ -6,10 +6,11 @@ import numpy as np
 import optax
 import pytest
 
-from cmtree_jax.bilevel import domain_gradients, one_step, problem
+from cmtree_jax.bilevel import one_step, problem
 from cmtree_jax.bilevel.problem import InnerLoss
 from cmtree_jax.methods import dga, doge
 from cmtree_jax.methods.base import Signals
+from cmtree_jax.signals import gradients as domain_gradients
 from tests.methods.world import facts_of
 
 K, B, D, H, C = 4, 3, 5, 6, 2

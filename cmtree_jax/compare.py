@@ -1,0 +1,25 @@
+"""The command line: `python -m cmtree_jax.compare --config configs/compare.py`."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from cmtree_jax.main import command
+
+_DESCRIPTION = """Compare methods on targets and seeds under one token budget, with
+one frozen evaluation."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+  """Runs one comparison; returns the exit status as `cmtree_jax.main` does."""
+
+  def compare(*args: Any, **kwargs: Any) -> int:
+    from cmtree_jax.jobs import compare as job  # heavy imports wait for --help
+
+    return job.run_comparison(*args, **kwargs)
+
+  return command("cmtree_jax.compare", _DESCRIPTION, compare, arguments)
+
+
+if __name__ == "__main__":
+  sys.exit(main())

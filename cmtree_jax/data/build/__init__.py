@@ -1,0 +1,1 @@
+"""Text to arrays on disk: read once, tokenized and embedded shard by shard."""

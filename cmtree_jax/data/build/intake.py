@@ -1,0 +1,251 @@
+"""From sources to shards: every document read once, bad ones counted and told.
+
+Parts (files, mostly) are read side by side, each into raw shards of its own; then
+repeated ids and texts are looked for over all of them. What lies in the folder is
+what a later run continues with.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cmtree_jax.data import store
+from cmtree_jax.data.build import shards, workers
+from cmtree_jax.data.read import sources
+from cmtree_jax.types import Record, Skip, UserError
+
+_PLACES_TOLD = 5  # of each kind of skip
+
+
+class Rules(NamedTuple):
+  """What is read, and how much of it may be bad."""
+
+  fields: sources.Rules
+  strict: bool  # stop at the first bad document
+  max_skipped: int  # documents; more of them stop the job
+  drop_repeated_texts: bool  # keep the first of equal texts only
+  shard_documents: int  # the most in a shard
+
+
+class Intake(NamedTuple):
+  """Raw shards and what is to be left out of them."""
+
+  paths: tuple[Path, ...]
+  counts: tuple[int, ...]  # documents of each
+  dropped: tuple[np.ndarray, ...]  # rows of each that are not used
+  report: dict[str, Any]  # counts, for the manifest
+  notes: tuple[str, ...]  # for people
+
+  @property
+  def digests(self) -> tuple[Path, ...]:
+    """The shards' digests."""
+    return tuple(map(shards.digests_path, self.paths))
+
+
+class PartItem(NamedTuple):
+  """One part to read; see `read_part`."""
+
+  done: Path  # JSON: shards and skips
+  part: sources.Part
+  rules: Rules
+
+
+def read(
+  parts: Sequence[sources.Part],
+  rules: Rules,
+  folder: Path,
+  engine: workers.Engine,
+) -> Intake:
+  """Reads all parts.
+
+  Args:
+    parts: what to read, in the order that the corpus will have.
+    rules: of reading.
+    folder: gets the raw shards; what it holds already is not read again.
+    engine: where.
+  Raises:
+    UserError: too many bad documents, or none that is good.
+  """
+  folder.mkdir(parents=True, exist_ok=True)
+  items = [
+    PartItem(folder / f"{number:05d}.json", part, rules)
+    for number, part in enumerate(parts)
+  ]
+  workers.run(read_part, items, engine, text="reading")
+  reports = [json.loads(item.done.read_text()) for item in items]
+  paths = [folder / n for one in reports for n, _ in one["shards"]]
+  counts = [count for one in reports for _, count in one["shards"]]
+  if not paths:
+    raise UserError(_nothing(parts, reports))
+  ids = _repeated(shards.ID, "ids", paths, sum(counts), folder, engine)
+  texts = _repeated(shards.TEXT, "texts", paths, sum(counts), folder, engine)
+  skips = _sum_skips(reports)
+  if len(ids):
+    skips["a repeated id"] = _told_ids(ids, paths)
+  _check_limit(skips, rules)
+  gone = np.concatenate([ids, texts]) if rules.drop_repeated_texts else ids
+  report = {
+    "parts": [
+      {"kind": part.kind, "path": part.path, "documents": one["documents"]}
+      for part, one in zip(parts, reports, strict=True)
+    ],
+    "skipped": skips,
+    "repeated_texts": {
+      "documents": len(texts),
+      "dropped": rules.drop_repeated_texts,
+    },
+  }
+  dropped = tuple(
+    np.unique(gone[gone[:, 0] == shard, 1]).astype(np.int64)
+    for shard in range(len(paths))
+  )
+  return Intake(
+    tuple(paths), tuple(counts), dropped, report, tuple(_notes(report))
+  )
+
+
+def read_part(item: PartItem) -> None:
+  """Writes the raw shards of one part, then its report."""
+  writer = _Writer(item.done.with_suffix(""), item.rules.shard_documents)
+  skips: dict[str, dict[str, Any]] = {}
+  for found in sources.read(item.part, item.rules.fields):
+    if isinstance(found, Record):
+      writer.add(found)
+      continue
+    _count(skips, found)
+    _check_limit(skips, item.rules)
+  writer.flush()
+  report = {
+    "documents": sum(count for _, count in writer.shards),
+    "shards": writer.shards,
+    "skipped": skips,
+  }
+  store.write_atomically(item.done, store.to_json(report))
+
+
+class _Writer:
+  """Cuts a stream of documents into shards."""
+
+  def __init__(self, stem: Path, max_documents: int):
+    self._stem, self._max_documents = stem, max_documents
+    self._records: list[Record] = []
+    self._bytes = 0
+    self.shards: list[tuple[str, int]] = []
+
+  def add(self, record: Record) -> None:
+    size = len(record.text.encode())
+    if self._records and self._bytes + size > shards.MAX_BYTES:
+      self.flush()
+    self._records.append(record)
+    self._bytes += size
+    if len(self._records) == self._max_documents:
+      self.flush()
+
+  def flush(self) -> None:
+    if self._records:
+      name = f"{self._stem.name}-{len(self.shards):05d}.parquet"
+      shards.write(self._stem.with_name(name), self._records)
+      self.shards.append((name, len(self._records)))
+      self._records, self._bytes = [], 0
+
+
+def _repeated(columns, name, paths, num_documents, folder, engine):
+  """Pairs of documents, [found, 4]: what repeats and what it repeats."""
+  total = shards.num_buckets(num_documents)
+  digests = tuple(map(shards.digests_path, paths))
+  items = [
+    shards.BucketItem(
+      folder / f"{name}-{bucket:03d}.npy", digests, columns, bucket, total
+    )
+    for bucket in range(total)
+  ]
+  workers.run(shards.find_repeated, items, engine, text=f"comparing {name}")
+  found = np.concatenate([np.load(item.done) for item in items])
+  return found[np.lexsort((found[:, 1], found[:, 0]))]
+
+
+def _count(skips: dict[str, dict[str, Any]], skip: Skip) -> None:
+  kind = skips.setdefault(
+    skip.kind, {"documents": 0, "where": [], "message": skip.message}
+  )
+  kind["documents"] += 1
+  if len(kind["where"]) < _PLACES_TOLD:
+    kind["where"].append(skip.where)
+
+
+def _sum_skips(reports):
+  total: dict[str, dict[str, Any]] = {}
+  for report in reports:
+    for kind, skip in report["skipped"].items():
+      if kind not in total:
+        total[kind] = skip
+      else:
+        total[kind]["documents"] += skip["documents"]
+        total[kind]["where"] += skip["where"]
+        del total[kind]["where"][_PLACES_TOLD:]
+  return total
+
+
+def _told_ids(found: np.ndarray, paths: Sequence[Path]) -> dict[str, Any]:
+  """As one kind of skip: which documents have the id of an earlier one."""
+
+  def of(shard, row):
+    columns = store.read_table(paths[shard], "id", "where")
+    return columns["id"][row], columns["where"][row]
+
+  told = found[:_PLACES_TOLD].tolist()
+  name, first = of(*told[0][2:])
+  return {
+    "documents": len(found),
+    "where": [of(*one[:2])[1] for one in told],
+    "message": f"wanted an id that is used once, came {name!r} again (first in "
+    f"{first}); make the ids unique or leave them out.",
+  }
+
+
+def _check_limit(skips, rules: Rules) -> None:
+  limit = 0 if rules.strict else rules.max_skipped
+  if sum(skip["documents"] for skip in skips.values()) > limit:
+    raise UserError(_too_many(skips, rules))
+
+
+def _too_many(skips, rules: Rules) -> str:
+  kind, skip = next(iter(skips.items()))
+  first = f"{skip['where'][0]}: {skip['message']}"
+  if rules.strict:
+    return first
+  total = sum(one["documents"] for one in skips.values())
+  return (
+    f"{total:,} documents cannot be used, more than config.data.max_skipped = "
+    f"{rules.max_skipped:,}; the first, {kind}: {first}"
+  )
+
+
+def _nothing(parts, reports) -> str:
+  skips = _sum_skips(reports)
+  told = "; ".join(
+    f"{one['documents']:,} times {kind} ({', '.join(one['where'])})"
+    for kind, one in skips.items()
+  )
+  return (
+    f"{parts[0].path}{' and others' if len(parts) > 1 else ''}: wanted at least "
+    f"one document, came none{f' ({told})' if told else ''}; check the path and "
+    "config.data.text_field."
+  )
+
+
+def _notes(report: dict[str, Any]):
+  for kind, skip in report["skipped"].items():
+    places = ", ".join(skip["where"])
+    more = ", ..." if skip["documents"] > len(skip["where"]) else ""
+    yield f"Skipped {skip['documents']:,} documents, {kind}: {places}{more}."
+  repeated = report["repeated_texts"]
+  if repeated["documents"]:
+    done = "left out" if repeated["dropped"] else "kept"
+    yield (
+      f"{repeated['documents']:,} documents have the text of an earlier one; "
+      f"{done} (config.data.drop_repeated_texts)."
+    )

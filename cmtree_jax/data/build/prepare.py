@@ -1,0 +1,457 @@
+"""Text to arrays: read, tokenize, embed; each done once per content and resumable.
+
+The work is cut into shards, done on all cores or on Beam (`workers`), and joined
+into flat arrays that stay on disk: what a job holds in memory of a document is its
+place, not its text.
+"""
+
+import functools
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cmtree_jax.data import store
+from cmtree_jax.data.build import intake, overlap, shards, workers
+from cmtree_jax.data.build import tokenizer as tokenizers
+from cmtree_jax.data.corpora import origins
+from cmtree_jax.data.draw import packing, sampler
+from cmtree_jax.data.read import questions as question_arrays
+from cmtree_jax.data.read import sources
+from cmtree_jax.types import Target, UserError
+
+Progress = Callable[[str], None]
+
+# Raise it when prepared folders change, so that old ones are unused.
+_FORMAT = 3
+
+EMBEDDER_FILE = "embedder.npz"
+TOKENIZER_FILE = "tokenizer.bin"
+LEARNED_FILES = (TOKENIZER_FILE, EMBEDDER_FILE)
+RUNS_FILE = "target_runs.npz"
+_TOKENIZER_BYTES = 50_000_000  # learned from; 8k pieces take seven CPU seconds
+_EMBEDDER_BYTES = 200_000_000  # of the sample that the embedder is fitted on
+
+
+class DocumentSet(NamedTuple):
+  """Documents as a learner sees them; the arrays of a pool stay on disk."""
+
+  key_N: np.ndarray  # uint64, hash of every id
+  tokens: packing.TokenStore
+  embedding_NE: np.ndarray
+  # Of a target with answers: of its validation and test texts.
+  questions: question_arrays.Questions | None = None
+
+  def __len__(self) -> int:
+    return len(self.key_N)
+
+
+class Prepared(NamedTuple):
+  """A corpus ready for training, and its targets by name and split."""
+
+  pool: DocumentSet
+  targets: dict[str, dict[str, DocumentSet]]
+  documents: shards.Documents  # texts, for reports and exports; hidden labels
+  vocab_size: int
+  digest: str  # of all ids and texts
+  folder: Path  # holds the tokenizer and the embedder
+  manifest: dict[str, Any]  # what was read and what was left out
+  notes: tuple[str, ...]  # for people
+
+
+def prepare(
+  data,
+  tokenizer,
+  embedding,
+  *,
+  cache_dir: Path,
+  engine: workers.Engine,
+  progress: Progress,
+  learned: Path | None = None,
+) -> Prepared:
+  """Reads the corpus of a config and brings it to arrays.
+
+  Args:
+    data: the config's `data` block.
+    tokenizer: the `tokenizer` block.
+    embedding: the `embedding` block.
+    cache_dir: where downloads and prepared arrays are kept.
+    engine: where the work is done.
+    progress: told one line per stage.
+    learned: folder of a recipe whose tokenizer and embedder are taken, instead
+      of learning them; targets are then not wanted.
+  Raises:
+    UserError: bad data, or a place that cannot be written to.
+  """
+  try:
+    found = origins.find(data, cache_dir=cache_dir, progress=progress)
+    taken = _sampled(
+      _read(data, found.parts, cache_dir, engine, progress), data.max_documents
+    )
+    targets = {} if learned else origins.choose(found, data)
+    digest = _digest(taken, targets)
+    if data.max_documents:
+      digest = store.key_of(digest, data.max_documents)
+    settings: list[Any] = [
+      tokenizer.to_dict(),
+      embedding.to_dict(),
+      data.max_overlap,
+    ]
+    if learned:
+      settings += [store.file_digest(learned / name) for name in LEARNED_FILES]
+    key = store.key_of(_FORMAT, digest, data.drop_repeated_texts, *settings)
+    folder = cache_dir / "prepared" / key
+    if not (folder / "manifest.json").exists():
+      folder.mkdir(parents=True, exist_ok=True)
+      plan = _Plan(
+        folder,
+        taken,
+        targets,
+        data,
+        tokenizer,
+        embedding,
+        cache_dir,
+        learned,
+        found.skipped,
+      )
+      _build(plan, digest, engine, progress)
+    return _load(folder, targets, notes=(*found.notes, *taken.notes))
+  except OSError as error:
+    raise UserError(store.unwritable(cache_dir, error)) from error
+
+
+def _read(data, parts, cache_dir, engine, progress) -> intake.Intake:
+  begin = time.monotonic()
+  rules = intake.Rules(
+    origins.fields(data),
+    data.strict,
+    data.max_skipped,
+    data.drop_repeated_texts,
+    data.shard_documents,
+  )
+  stamps = [(*part, sources.stamp(part)) for part in parts]
+  key = store.key_of(_FORMAT, stamps, rules.fields, rules.shard_documents)
+  taken = intake.read(parts, rules, cache_dir / "corpora" / key, engine)
+  progress(
+    f"Read {sum(taken.counts):,} documents of {len(parts):,} "
+    f"{'file' if len(parts) == 1 else 'files'} ({_since(begin)})"
+  )
+  return taken
+
+
+def _sampled(taken: intake.Intake, max_documents: int) -> intake.Intake:
+  """Drops all but the documents with the smallest text digests; 0 keeps all."""
+  if not 0 < max_documents < sum(taken.counts):
+    return taken
+  kept = np.array(
+    shards.smallest(
+      taken.digests, max_bytes=sys.maxsize, max_documents=max_documents
+    )
+  )
+  dropped = tuple(
+    np.union1d(gone, np.setdiff1d(np.arange(count), kept[kept[:, 0] == n, 1]))
+    for n, (gone, count) in enumerate(
+      zip(taken.dropped, taken.counts, strict=True)
+    )
+  )
+  note = f"A sample of {max_documents:,} documents, config.data.max_documents."
+  return taken._replace(dropped=dropped, notes=(*taken.notes, note))
+
+
+def _digest(taken: intake.Intake, targets: dict[str, Target]) -> str:
+  """A hash of every id and text of the pool and the targets."""
+  parts: list[Any] = [store.file_digest(path) for path in taken.digests]
+  for name, target in sorted(targets.items()):
+    parts.append([name, *target[1:]])
+  return store.key_of(*parts)
+
+
+class _Plan(NamedTuple):
+  """What a folder is built from."""
+
+  folder: Path
+  taken: intake.Intake
+  targets: dict[str, Target]
+  data: Any
+  tokenizer: Any
+  embedding: Any
+  cache_dir: Path
+  learned: Path | None
+  skipped: Mapping[str, Mapping[str, int]]  # lines of targets' files, by kind
+
+
+class ShardItem(NamedTuple):
+  """A raw shard and what becomes of it; see `make_arrays`."""
+
+  done: Path  # .npz of arrays
+  raw: Path
+  documents: Path  # the shard less what is left out
+  dropped: np.ndarray  # rows of the raw shard
+  folder: Path  # of tokenizer, embedder and the targets' runs of words
+  tokenizer: str  # kind
+  cache_dir: Path
+
+
+def _build(plan: _Plan, digest: str, engine, progress: Progress) -> None:
+  folder, taken = plan.folder, plan.taken
+  begin = time.monotonic()
+  tok, embedder = _learn(plan)
+  progress(f"Tokenizer of {tok.vocab_size} tokens ready ({_since(begin)})")
+  overlap.save(folder / RUNS_FILE, overlap.target_runs(plan.targets))
+  begin = time.monotonic()
+  for name in ("arrays", "documents"):
+    (folder / name).mkdir(exist_ok=True)
+  items = [
+    ShardItem(
+      folder / "arrays" / f"{number:05d}.npz",
+      raw,
+      folder / "documents" / f"{number:05d}.parquet",
+      dropped,
+      folder,
+      plan.tokenizer.kind,
+      plan.cache_dir,
+    )
+    for number, (raw, dropped) in enumerate(
+      zip(taken.paths, taken.dropped, strict=True)
+    )
+  ]
+  workers.run(make_arrays, items, engine, text="tokenizing and embedding")
+  arrays = [item.done for item in items]
+  shares = _overlap(folder, arrays, plan.data.max_overlap)
+  sizes = _join(folder, arrays, tok.vocab_size)
+  progress(f"Tokenized and embedded {sum(sizes):,} documents ({_since(begin)})")
+  for name, target in plan.targets.items():
+    for split in store.SPLITS:
+      texts = getattr(target, split)
+      ids = [f"{name}/{split}/{i}" for i in range(len(texts))]
+      made = arrays_of(ids, texts, tok, embedder)
+      store.write_arrays(folder, f"{name}.{split}", made)
+      asked = target.questions.get(split)
+      if asked and split in store.SCORED_SPLITS:
+        encoded = question_arrays.encode(asked, tok)
+        question_arrays.write(folder, f"{name}.{split}", encoded)
+  manifest = {
+    "format": _FORMAT,
+    "corpus_digest": digest,
+    "vocab_size": tok.vocab_size,
+    "shards": sizes,
+    "overlap": shares,
+    "targets": {
+      name: {split: len(getattr(target, split)) for split in store.SPLITS}
+      for name, target in plan.targets.items()
+    },
+    "files": store.sizes(folder, "*.npy", "documents/*.parquet"),
+    "targets_skipped": {k: dict(v) for k, v in plan.skipped.items()},
+    **taken.report,
+  }
+  store.write_atomically(folder / "manifest.json", store.to_json(manifest))
+  store.remove(folder / "arrays")
+
+
+def _learn(plan: _Plan):
+  """The tokenizer and the embedder, from samples that no order changes."""
+  tokenizer, embedding, taken = plan.tokenizer, plan.embedding, plan.taken
+  if plan.learned:
+    for name in LEARNED_FILES:
+      content = (plan.learned / name).read_bytes()
+      store.write_atomically(plan.folder / name, content)
+    return _loaded(plan.folder, tokenizer.kind, plan.cache_dir)
+  sample = _texts(
+    taken, shards.smallest(taken.digests, max_bytes=_TOKENIZER_BYTES)
+  )
+  tok = tokenizers.load_or_train(
+    sample,
+    kind=tokenizer.kind,
+    vocab_size=tokenizer.vocab_size,
+    cache_dir=plan.cache_dir / "tokenizers",
+  )
+  store.write_atomically(plan.folder / TOKENIZER_FILE, tok.to_bytes())
+  chosen = shards.smallest(
+    taken.digests,
+    max_bytes=_EMBEDDER_BYTES,
+    max_documents=embedding.sample,
+  )
+  embedder = fit_embedder(_texts(taken, chosen), embedding, plan.cache_dir)
+  save_embedder(plan.folder / EMBEDDER_FILE, embedder)
+  return tok, embedder
+
+
+def _texts(taken: intake.Intake, rows: Sequence[tuple[int, int]]) -> list[str]:
+  """Texts of (shard, row) in their order; each shard is read once."""
+  texts = [""] * len(rows)
+  wanted: dict[int, list[tuple[int, int]]] = {}
+  for place, (shard, row) in enumerate(rows):
+    wanted.setdefault(shard, []).append((place, row))
+  for shard, places in wanted.items():
+    column = store.read_table(taken.paths[shard], "text")["text"]
+    for place, row in places:
+      texts[place] = column[row]
+  return texts
+
+
+def make_arrays(item: ShardItem) -> None:
+  """Tokenizes and embeds one shard, and looks for the targets' text in it."""
+  digests = np.load(shards.digests_path(item.raw), mmap_mode="r")
+  rows = np.setdiff1d(np.arange(len(digests)), item.dropped)
+  kept = shards.keep(item.raw, item.documents, rows)
+  tok, embedder = _loaded(item.folder, item.tokenizer, item.cache_dir)
+  found = overlap.found(kept["text"], overlap.load(item.folder / RUNS_FILE))
+  made = arrays_of(kept["id"], kept["text"], tok, embedder)
+  store.save_arrays(item.done, {**made, "target_runs": found})
+
+
+@functools.lru_cache(maxsize=1)  # of one corpus at a time
+def _loaded(folder: Path, kind: str, cache_dir: Path):
+  data = (folder / TOKENIZER_FILE).read_bytes()
+  tok = tokenizers.TOKENIZERS[kind].from_bytes(data)
+  return tok, load_embedder(folder / EMBEDDER_FILE, cache_dir=cache_dir)
+
+
+def arrays_of(
+  ids: Sequence[str], texts: Sequence[str], tok, embedder
+) -> dict[str, np.ndarray]:
+  """Everything that a learner sees of some documents."""
+  tokens = packing.store(
+    tok.encode_batch(texts),
+    [len(text.encode()) for text in texts],
+    end_of_text=tokenizers.EOS_ID,
+  )
+  return {
+    "flat": tokens.flat,
+    "start_N1": tokens.start_N1,
+    "bytes_N": tokens.bytes_N,
+    "key_N": sampler.document_keys(ids),
+    "embedding_NE": embedder(texts),
+  }
+
+
+def _overlap(folder: Path, arrays: Sequence[Path], limit: float):
+  """The share of every target's runs of words that the pool has."""
+  runs = overlap.load(folder / RUNS_FILE)
+  found = np.zeros(len(runs.hash_R), bool)
+  for path in arrays:
+    with np.load(path) as file:
+      found |= file["target_runs"]
+  shares = overlap.shares(found, runs)
+  overlap.check(shares, limit=limit)
+  return shares
+
+
+def fit_embedder(texts: Sequence[str], embedding, cache_dir: Path):
+  """The embedder of a config: fitted on the texts, or loaded."""
+  if embedding.kind == "tfidf":
+    from cmtree_jax.embed import tfidf
+
+    return tfidf.fit(
+      texts,
+      dim=embedding.dim,
+      max_features=embedding.max_features,
+      sample=embedding.sample,
+      seed=0,
+    )
+  if embedding.kind == "minilm":
+    from cmtree_jax.embed import minilm
+
+    return minilm.load(cache_dir)
+  raise UserError(
+    f"Unknown embedding.kind {embedding.kind!r}. Known: minilm, tfidf."
+  )
+
+
+def save_embedder(path: Path, embedder) -> None:
+  """Saves what `load_embedder` needs; a pretrained one saves its name alone."""
+  kind = type(embedder).__name__
+  np.savez(path, kind=np.array(kind), **embedder.to_arrays())
+
+
+def load_embedder(path: Path, *, cache_dir: Path):
+  """The embedder that `save_embedder` saved."""
+  with np.load(path) as file:
+    arrays = {name: file[name] for name in file.files}
+  if str(arrays.pop("kind")) == "TfidfEmbedder":
+    from cmtree_jax.embed import tfidf
+
+    return tfidf.TfidfEmbedder.from_arrays(arrays)
+  from cmtree_jax.embed import minilm
+
+  return minilm.load(cache_dir.expanduser())
+
+
+def _join(folder: Path, arrays: Sequence[Path], vocab_size: int) -> list[int]:
+  """Joins the shards' arrays into the pool's; returns documents per shard."""
+  sizes, ends, width = [], [0], 0
+  for path in arrays:
+    with np.load(path) as file:
+      sizes.append(len(file["key_N"]))
+      ends.append(ends[-1] + int(file["start_N1"][-1]))
+      width = file["embedding_NE"].shape[1]
+  total = sum(sizes)
+  dtype = np.uint16 if vocab_size <= 2**16 else np.uint32
+  pool = {
+    name: store.create_array(folder / f"pool.{name}.npy", kind, shape)
+    for name, kind, shape in (
+      ("flat", dtype, (ends[-1],)),
+      ("start_N1", np.int64, (total + 1,)),
+      ("bytes_N", np.int64, (total,)),
+      ("key_N", np.uint64, (total,)),
+      ("embedding_NE", np.float32, (total, width)),
+    )
+  }
+  at = 0
+  for path, size, start in zip(arrays, sizes, ends[:-1], strict=True):
+    with np.load(path) as file:
+      rows = slice(at, at + size)
+      pool["flat"][start : start + len(file["flat"])] = file["flat"]
+      pool["start_N1"][at : at + size + 1] = file["start_N1"] + start
+      for name in ("bytes_N", "key_N", "embedding_NE"):
+        pool[name][rows] = file[name]
+    at += size
+  for array in pool.values():
+    array.flush()
+  return sizes
+
+
+def _load(folder: Path, targets: dict[str, Target], *, notes) -> Prepared:
+  manifest = json.loads((folder / "manifest.json").read_text())
+  store.check_sizes(folder, manifest["files"])
+  sizes = manifest["shards"]
+  paths = [
+    folder / "documents" / f"{number:05d}.parquet"
+    for number in range(len(sizes))
+  ]
+  starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+  return Prepared(
+    pool=load_set(folder, "pool", mmap_mode="r"),
+    targets={
+      name: {s: load_set(folder, f"{name}.{s}") for s in store.SPLITS}
+      for name in targets
+    },
+    documents=shards.Documents(tuple(paths), starts),
+    vocab_size=manifest["vocab_size"],
+    digest=manifest["corpus_digest"],
+    folder=folder,
+    manifest=manifest,
+    notes=tuple(notes),
+  )
+
+
+def load_set(folder: Path, name: str, mmap_mode=None) -> DocumentSet:
+  """Some documents of a prepared folder, "pool" or "TARGET.SPLIT"."""
+  arrays = {
+    field: np.load(folder / f"{name}.{field}.npy", mmap_mode=mmap_mode)
+    for field in ("flat", "start_N1", "bytes_N", "key_N", "embedding_NE")
+  }
+  return DocumentSet(
+    arrays["key_N"],
+    packing.TokenStore(arrays["flat"], arrays["start_N1"], arrays["bytes_N"]),
+    arrays["embedding_NE"],
+    question_arrays.load(folder, name),
+  )
+
+
+def _since(begin: float) -> str:
+  return f"{time.monotonic() - begin:.1f} s"

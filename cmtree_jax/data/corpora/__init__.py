@@ -1,0 +1,1 @@
+"""Corpora that the package makes itself, and what a config may name as a source."""

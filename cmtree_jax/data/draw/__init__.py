@@ -1,0 +1,1 @@
+"""Rows to train on: packed, drawn under weights, exactly resumable."""

@@ -1,0 +1,1 @@
+"""Documents of any source: one reader per kind, one record per document."""

@@ -1,0 +1,269 @@
+"""Files by pattern, their bytes and digests, on this machine or in a bucket.
+
+Compressed bytes are known by how they begin, not by what the file is called, and
+come out through a guard against files that are made to expand without end.
+"""
+
+import contextlib
+import glob
+import gzip
+import hashlib
+import io
+import os
+import posixpath
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import IO, Any
+
+from cmtree_jax.data.read.fields import Part, Unusable
+from cmtree_jax.types import UserError
+
+# A compressed file that has expanded to more than BOMB_BYTES and to more than
+# BOMB_RATIO times what was read of it is not read on. Text of people stays under
+# 20, web logs under 100; gzip ends at 1,032, zstd beyond 10,000.
+BOMB_BYTES = 1 << 28
+BOMB_RATIO = 200
+
+TRUNCATED = "a truncated file"
+DAMAGED = "a damaged file"
+UNREADABLE = "an unreadable file"
+BOMB = "a decompression bomb"
+WHOLE_FILE = (TRUNCATED, DAMAGED, UNREADABLE, BOMB)  # kinds that end a file
+
+
+def find(pattern: str) -> list[str]:
+  """Sorted paths that match; a path that exists is itself and no pattern.
+
+  Raises:
+    UserError: nothing matches, a name is no UTF-8, or the bucket cannot be
+      reached from here.
+  """
+  pattern = os.path.expanduser(pattern)
+  if is_remote(pattern):
+    found = _find_remote(pattern)
+  elif os.path.lexists(pattern):
+    found = [pattern]
+  else:
+    found = glob.glob(pattern, recursive=True)
+  if not found:
+    raise UserError(
+      f"{pattern}: wanted a file or a pattern such as folder/*.jsonl, came one "
+      "that matches nothing; no file is there, check the path."
+    )
+  for path in found:
+    _refuse_name_without_encoding(path)
+  return sorted(found)
+
+
+def parts(kind: str, pattern: str) -> list[Part]:
+  """One part for each file that matches."""
+  return [
+    Part(kind, path, posixpath.basename(path.rstrip("/")))
+    for path in find(pattern)
+  ]
+
+
+def is_remote(path: str) -> bool:
+  """Whether a path names something in a bucket, such as gs://..."""
+  return "://" in path
+
+
+@contextlib.contextmanager
+def raw(path: str) -> Iterator[IO[bytes]]:
+  """The bytes of a file as they are stored.
+
+  Raises:
+    Unusable: the file cannot be read to its end; also raised for the errors
+      that reading it raises inside the `with` block.
+  """
+  from etils import epath
+
+  try:
+    if not is_remote(path):
+      _refuse_what_is_no_file(path)
+    with epath.Path(path).open("rb") as file:
+      yield file
+  except EOFError:
+    raise _truncated() from None
+  except (gzip.BadGzipFile, zlib.error) as error:
+    raise damaged(error) from None
+  except OSError as error:
+    raise _translated(error) from None
+  except Unusable:
+    raise
+  except Exception as error:
+    if not is_remote(path):
+      raise
+    # The libraries of buckets have errors of their own.
+    raise _unreadable(f"{type(error).__name__} ({error})") from None
+
+
+@contextlib.contextmanager
+def opened(path: str) -> Iterator[IO[bytes]]:
+  """The bytes of a file, decompressed if they begin as gzip or zstd do.
+
+  Raises:
+    Unusable: as `raw`, and for a file that expands beyond measure.
+  """
+  with raw(path) as file:
+    head = file.read(4)
+    file.seek(0)
+    if head[:2] == b"\x1f\x8b":
+      # readinto1 hands over what came before an early end; readinto drops it.
+      yield _buffered(gzip.GzipFile(fileobj=file).readinto1, file)
+    elif head == b"\x28\xb5\x2f\xfd" or _is_skippable_frame(head):
+      import pyarrow as pa
+
+      # Unlike others, this reader tells a frame that ends early.
+      source = pa.PythonFile(file, mode="r")
+      stream = pa.CompressedInputStream(source, "zstd")
+      yield _buffered(stream.readinto, file)
+    elif not head and path.endswith((".gz", ".zst")):
+      raise _truncated()
+    else:
+      yield file
+
+
+def digest(part: Part) -> str:
+  """A hash of a file's bytes; one that cannot be read has its own."""
+  total = hashlib.blake2b(digest_size=16)
+  try:
+    with raw(part.path) as file:
+      while block := file.read(1 << 20):
+        total.update(block)
+  except Unusable as problem:
+    total.update(problem.kind.encode())
+  return total.hexdigest()
+
+
+def digest_of(paths: Iterable[str]) -> str:
+  """A hash of the names and bytes of several files."""
+  total = hashlib.blake2b(digest_size=16)
+  for path in paths:
+    name = posixpath.basename(path)
+    total.update(os.fsencode(name) + b"\0")
+    total.update(digest(Part("", path, name)).encode())
+  return total.hexdigest()
+
+
+def refuse_bomb(size: int, taken: int) -> None:
+  """Stops a reader whose file expands beyond measure.
+
+  Args:
+    size: bytes that came out, or will.
+    taken: compressed bytes that they came out of.
+  Raises:
+    Unusable: `size` is over both limits.
+  """
+  if size > BOMB_BYTES and size > BOMB_RATIO * max(taken, 1):
+    raise Unusable(
+      BOMB,
+      f"wanted a file that expands to at most {BOMB_RATIO} times its size, came "
+      f"{size:,} bytes out of {taken:,}; if you trust it, decompress it "
+      "yourself.",
+    )
+
+
+def damaged(error: Exception | str) -> Unusable:
+  """What is raised when a library cannot make sense of a file."""
+  reason = " ".join(str(error).split())[:200]
+  return Unusable(
+    DAMAGED,
+    f"wanted a sound file, came damage ({reason}); copy or make it again.",
+  )
+
+
+class _Guarded(io.RawIOBase):
+  """Decompressed bytes, up to where they can only be meant to fill a disk."""
+
+  def __init__(self, readinto: Callable[[Any], int], file: IO[bytes]):
+    self._readinto = readinto
+    self._file = file
+    self._size = 0
+
+  def readable(self) -> bool:
+    return True
+
+  def readinto(self, buffer) -> int:
+    size = self._readinto(buffer)
+    self._size += size
+    if self._size > BOMB_BYTES:
+      refuse_bomb(self._size, self._file.tell())
+    return size
+
+
+def _buffered(readinto: Callable[[Any], int], file: IO[bytes]) -> IO[bytes]:
+  return io.BufferedReader(_Guarded(readinto, file), 1 << 18)
+
+
+def _is_skippable_frame(head: bytes) -> bool:
+  """Whether zstd's parallel compressors began a file so."""
+  return head[1:] == b"\x2a\x4d\x18" and head[0] & 0xF0 == 0x50
+
+
+def _refuse_what_is_no_file(path: str) -> None:
+  if os.path.isfile(path):
+    return
+  if os.path.isdir(path):
+    raise _unreadable("Is a directory")
+  if os.path.islink(path):
+    raise _unreadable(f"a link to {os.readlink(path)!r}, which is not there")
+  if os.path.exists(path):  # reading a pipe may wait without end
+    raise _unreadable("a device or a pipe")
+  raise _unreadable("no file")
+
+
+def _refuse_name_without_encoding(path: str) -> None:
+  """Names become ids and messages, which are UTF-8."""
+  try:
+    path.encode()
+  except UnicodeEncodeError:
+    raise UserError(
+      f"{os.fsencode(path)!r}: wanted a file name in UTF-8, came other bytes; "
+      "rename the file."
+    ) from None
+
+
+def _unreadable(came: str) -> Unusable:
+  came = " ".join(came.split())[:200]
+  return Unusable(
+    UNREADABLE,
+    f"wanted a readable file, came {came}; check the path and its permissions.",
+  )
+
+
+def _truncated() -> Unusable:
+  return Unusable(
+    TRUNCATED,
+    "wanted a whole compressed file, came one that ends early; copy or make it "
+    "again.",
+  )
+
+
+def _translated(error: OSError) -> Unusable:
+  if str(error) == "Truncated compressed stream":  # pyarrow has no type for it
+    return _truncated()
+  if error.errno is None and "decompress failed" in str(error):
+    return damaged(error)
+  return _unreadable(repr(error.strerror or str(error)))
+
+
+def _find_remote(pattern: str) -> list[str]:
+  from etils import epath
+
+  if "**" in pattern:
+    raise UserError(
+      f"{pattern}: wanted a pattern without '**', which buckets do not have, "
+      "came one; give one '*' for each folder."
+    )
+  try:
+    path = epath.Path(pattern)
+    if path.exists():
+      return [pattern]
+    return [os.fspath(match) for match in path.parent.glob(path.name)]
+  except Exception as error:  # the libraries of buckets have many
+    reason = " ".join(str(error).split())[:200]
+    raise UserError(
+      f"{pattern}: wanted a bucket that can be read from here, came {reason}; "
+      "install what it names, or give a local path."
+    ) from None

@@ -1,0 +1,1 @@
+"""What the command lines run: the config as plans, then one stage after another."""

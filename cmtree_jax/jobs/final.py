@@ -1,0 +1,167 @@
+"""The final trainings of a comparison, and the frozen evaluation of their models."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cmtree_jax.data.build import prepare
+from cmtree_jax.data.draw import sampler
+from cmtree_jax.data.store import SCORED_SPLITS
+from cmtree_jax.evaluate import answers, concentration, perplexity
+from cmtree_jax.evaluate import sets as frozen_sets
+from cmtree_jax.jobs import build as settings
+from cmtree_jax.jobs import cells
+from cmtree_jax.jobs import search as learn
+from cmtree_jax.jobs import workdir as workdirs
+from cmtree_jax.loops import final as loops
+from cmtree_jax.loops.checkpoint import Checkpointer
+from cmtree_jax.proxy import engine
+from cmtree_jax.proxy.ledger import GRADIENT, Cost
+
+
+class Training(NamedTuple):
+  """What all final trainings share."""
+
+  job: learn.Job
+  pool: sampler.Sampler
+  mass_N: np.ndarray  # of the pool's documents
+  # By (target, split).
+  eval_sets: dict[tuple[str, str], perplexity.EvalSet | answers.AnswerSet]
+  model_of: Callable[[str], Any]  # of a preset
+  engine_of: Callable[[str, int], engine.Engine]  # of so many steps
+  commit: str | None
+
+  @classmethod
+  def make(cls, job: learn.Job, data: prepare.Prepared) -> "Training":
+    """Samples, frozen evaluation and compiled functions of a corpus."""
+    config = job.config
+    places = [
+      (target, split)
+      for target, splits in data.targets.items()
+      for split in SCORED_SPLITS
+      if len(splits[split])
+    ]
+    documents = {
+      f"{target}, {split}": data.targets[target][split]
+      for target, split in places
+    }
+    sets = frozen_sets.scored(documents, config, job.reporter.say)
+
+    @functools.cache
+    def model_of(preset):
+      return settings.proxy_of(preset, config, data.vocab_size)
+
+    return cls(
+      job=job,
+      pool=learn.pool_sampler(data, config, seed=0),
+      mass_N=data.pool.tokens.mass_N,
+      eval_sets=dict(zip(places, sets, strict=True)),
+      model_of=model_of,
+      engine_of=_engines(config, model_of),
+      commit=workdirs.git_commit(),
+    )
+
+  def scores(
+    self,
+    cell: cells.Final,
+    places: tuple[cells.Place, ...],
+    folder: cells.Folder,
+  ) -> dict[str, Any]:
+    """Trains on what the cell's search found and scores the model.
+
+    Args:
+      cell: says which.
+      places: that the model is scored on.
+      folder: of the cells; a training in progress keeps its checkpoints there.
+    Raises:
+      Fault: a loss is not finite.
+      Interrupted: after saving.
+    """
+    config, batch = self.job.config, self.job.config.batch
+    final, steps = config.final, steps_of(config, cell.fraction)
+    preset = cell.preset or final.preset
+    log_w_N = self._log_w_N(cell, folder)
+    wanted = [one for place in places for one in place.scored.values()]
+    checkpointer = Checkpointer(folder.work(cell))
+    text = f"final training, {cell.name}"
+    found = loops.mixture_runs(
+      {cell.name: log_w_N},
+      [self.pool._replace(seed=1000 + cell.seed)],
+      [self.eval_sets[one] for one in wanted],
+      loops.RunPlan(
+        steps, batch.rows, final.steps_per_call, final.calls_per_save
+      ),
+      self.engine_of(preset, steps),
+      checkpointer=checkpointer,
+      stop=self.job.stop,
+      advance=lambda work, said: self.job.reporter.advance(
+        work, text if said else ""
+      ),
+      first_seed=cell.seed,
+    )
+    checkpointer.close()
+    accuracy = [
+      None if np.isnan(x) else float(x) for x in found.accuracy[0, 0]
+    ]  # JSON has no NaN
+    tokens = steps * batch.rows * batch.row_tokens
+    flops = self.model_of(preset).flops_per_token(batch.row_tokens)
+    return {
+      "bpb": _by_place(places, found.bpb[0, 0].tolist()),
+      "accuracy": _by_place(places, accuracy),
+      "tokens": tokens,
+      "final_flops": Cost().plus(tokens, GRADIENT, flops).flops,
+      "effective_sample_size": concentration.effective_sample_size(
+        log_w_N, self.mass_N
+      ),
+      "commit": self.commit,
+    }
+
+  def _log_w_N(self, cell, folder):
+    log_w_N = folder.log_w_N(cell.search).astype(np.float64)
+    if not cell.share:
+      return log_w_N
+    return concentration.to_effective_sample_size(
+      log_w_N,
+      self.mass_N,
+      share=cell.share,
+      max_weight=learn.max_weight(self.job.config, self.pool.tokens),
+    )
+
+
+def steps_of(config: Any, fraction: float) -> int:
+  """Training steps at a share of the token budget."""
+  return round(config.final.steps * fraction)
+
+
+def _by_place(
+  places: tuple[cells.Place, ...], values: list[Any]
+) -> dict[str, dict[str, Any]]:
+  """Place -> split -> value."""
+  found = iter(values)
+  return {
+    place.name: {split: next(found) for split in place.scored}
+    for place in places
+  }
+
+
+def _engines(
+  config: Any, model_of: Callable[[str], Any]
+) -> Callable[[str, int], engine.Engine]:
+  """One engine per size and steps: the learning rate decays over its own."""
+  mesh = settings.final_mesh(config)
+
+  @functools.cache
+  def engine_of(preset, steps):
+    optimizer = settings.optimizer_of(config, total_steps=steps)
+    made = engine.make(model_of(preset), optimizer, mesh=mesh)
+    if steps == config.final.steps:
+      return made
+    # What does not depend on the optimizer's steps is compiled once.
+    full = engine_of(preset, config.final.steps)
+    return made._replace(
+      init=full.init, weighted_nats=full.weighted_nats, losses=full.losses
+    )
+
+  return engine_of

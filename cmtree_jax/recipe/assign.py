@@ -1,0 +1,175 @@
+"""A recipe's verdict on every document, shard by shard: leaf, weight, path.
+
+The same function runs here, on all cores and on Beam; what it writes becomes
+documents.parquet and feeds the exporters.
+"""
+
+import functools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cmtree_jax.data import store
+from cmtree_jax.data.build import prepare, workers
+from cmtree_jax.recipe import partition as partitions
+from cmtree_jax.recipe.export import base
+
+PARTITION_FILE = "partition.json"
+DOCUMENTS_FILE = "documents.parquet"
+
+
+class ShardItem(NamedTuple):
+  """One shard of a prepared corpus; see `assign_shard`."""
+
+  done: Path  # Parquet, the rows of documents.parquet
+  documents: Path  # the shard
+  prepared: Path  # folder of the pool's arrays
+  rows: tuple[int, int]  # of the pool, that the shard holds
+  partition: Path  # JSON
+  harden: bool
+  value_N: np.ndarray  # measured values of these rows; NaN where never measured
+
+
+class Totals(NamedTuple):
+  """Sums over the corpus, for mixtures and exports."""
+
+  tokens_L: np.ndarray  # int64, of the documents of each leaf
+  weighted_L: np.ndarray  # float64, the same times their weights
+  documents_L: np.ndarray  # int64
+
+
+def assign(
+  partition: partitions.Partition,
+  data: prepare.Prepared,
+  folder: Path,
+  engine: workers.Engine,
+  *,
+  harden: bool,
+  value_N: np.ndarray,
+) -> list[Path]:
+  """Assigns all shards; returns a Parquet file for each, in `folder`."""
+  folder.mkdir(parents=True, exist_ok=True)
+  description = store.to_json(partition.to_json())
+  store.write_atomically(folder / PARTITION_FILE, description)
+  starts = data.documents.start_S1.tolist()
+  items = [
+    ShardItem(
+      folder / f"{number:05d}.parquet",
+      path,
+      data.folder,
+      (start, stop),
+      folder / PARTITION_FILE,
+      harden,
+      value_N[start:stop],
+    )
+    for number, (path, start, stop) in enumerate(
+      zip(data.documents.paths, starts[:-1], starts[1:], strict=True)
+    )
+  ]
+  workers.run(assign_shard, items, engine, text="assigning documents")
+  return [item.done for item in items]
+
+
+def assign_shard(item: ShardItem) -> None:
+  """Applies the partition to the shard's embeddings, on the host alone."""
+  import jax
+  import pyarrow as pa
+
+  partition = partitions.partition_from_json(
+    json.loads(item.partition.read_text())
+  )
+  rows = slice(*item.rows)
+  pool = prepare.load_set(item.prepared, "pool", mmap_mode="r")
+  texts = store.read_table(item.documents, "id", "source")
+  with jax.default_device(jax.local_devices(backend="cpu")[0]):
+    applied = partitions.apply_partition(
+      partition,
+      np.asarray(pool.embedding_NE[rows]),
+      texts["source"],
+      harden=item.harden,
+    )
+  columns = {
+    "document_id": pa.array(texts["id"], pa.string()),
+    "weight": pa.array(applied.weight_N, pa.float64()),
+    "leaf": pa.array(applied.leaf_N, pa.int32()),
+    "path": pa.array(applied.path_N, pa.string()),
+    "confidence": pa.array(applied.confidence_N, pa.float32()),
+    # NaN, never measured, is null.
+    "value": pa.array(item.value_N, pa.float64(), from_pandas=True),
+    "tokens": pa.array(pool.tokens.pairs_N[rows], pa.int64()),
+  }
+  store.write_parquet(item.done, pa.table(columns))
+
+
+def join(assigned: Sequence[Path], path: Path) -> None:
+  """documents.parquet: one row group per shard."""
+  import pyarrow.parquet as pq
+
+  store.write_row_groups(path, (pq.read_table(one) for one in assigned))
+
+
+def corpus(
+  assigned: Sequence[Path],
+  data: prepare.Prepared,
+  leaf_names: Mapping[str, str],
+  engine: workers.Engine,
+) -> base.Corpus:
+  """What exporters read.
+
+  Args:
+    assigned: files of `assign`.
+    data: the corpus that they are about.
+    leaf_names: path -> name of every leaf, in the leaves' order.
+    engine: where exporters work on shards.
+  """
+  sums = totals(assigned, len(leaf_names))
+  share_L = sums.weighted_L / sums.weighted_L.sum()
+  names = tuple(leaf_names.values())
+
+  return base.Corpus(
+    parts=tuple(
+      functools.partial(load_shard, path, numbers)
+      for path, numbers in zip(data.documents.paths, assigned, strict=True)
+    ),
+    leaf_names=names,
+    leaf_paths=tuple(leaf_names),
+    mixture=dict(zip(names, share_L.tolist(), strict=True)),
+    num_documents=int(sums.documents_L.sum()),
+    total_tokens=int(sums.tokens_L.sum()),
+    engine=engine,
+  )
+
+
+def load_shard(documents: Path, assigned: Path) -> base.Shard:
+  """A shard's texts and what was assigned to them."""
+  texts = store.read_table(documents, "id", "text")
+  (one,) = columns_of([assigned], "tokens", "weight", "leaf")
+  return base.Shard(
+    texts["id"], texts["text"], one["tokens"], one["weight"], one["leaf"]
+  )
+
+
+def totals(assigned: Sequence[Path], num_leaves: int) -> Totals:
+  """Sums of tokens and weights by the documents' most probable leaf."""
+  sums = [np.zeros(num_leaves, kind) for kind in (np.int64, float, np.int64)]
+  for one in columns_of(assigned, "leaf", "tokens", "weight"):
+    leaf, tokens = one["leaf"], one["tokens"]
+    for total, part in zip(
+      sums, (tokens, tokens * one["weight"], np.ones_like(tokens)), strict=True
+    ):
+      np.add.at(total, leaf, part)
+  return Totals(*sums)
+
+
+def columns_of(
+  assigned: Sequence[Path], *names: str
+) -> Iterator[dict[str, Any]]:
+  """Columns of numbers, shard by shard."""
+  import pyarrow.parquet as pq
+
+  for path in assigned:
+    table = pq.read_table(path, columns=list(names))
+    yield {name: table[name].to_numpy() for name in names}

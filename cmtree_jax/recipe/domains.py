@@ -1,0 +1,162 @@
+"""Domains: a frozen partition of the corpus, which mixture methods weigh.
+
+Every method runs on any of them: the labelled sources, k-means, the groups that
+CLIMB and R&B make of k-means, or the leaves of a tree that was learned before.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cmtree_jax.data.build import prepare
+from cmtree_jax.data.draw import packing
+from cmtree_jax.embed import kmeans
+from cmtree_jax.recipe import partition as partitions
+from cmtree_jax.recipe import recipe as recipes
+from cmtree_jax.types import UserError
+
+CHUNK = 65_536  # documents that are looked at together; bounds memory
+
+KINDS = ("kmeans", "silhouette", "sources", "tree:WORKDIR", "ward")
+
+
+class Domains(NamedTuple):
+  """K domains and where the pool's documents fall."""
+
+  partition: partitions.Partition  # its weights are one
+  domain_N: np.ndarray  # int32
+  mass_K: np.ndarray  # float64, shares of the pool's tokens
+
+  def of(self, embedding_BE: np.ndarray) -> np.ndarray:
+    """The domains of documents whose source is not known, int32."""
+    log_p_BK = self.partition.log_p_leaf(embedding_BE)
+    return np.argmax(log_p_BK, axis=1).astype(np.int32)
+
+  def shares(self, documents: prepare.DocumentSet) -> np.ndarray:
+    """The domains' shares of the tokens of other documents, float64 [K]."""
+    domain_B = self.of(np.asarray(documents.embedding_NE))
+    return np.bincount(
+      domain_B, documents.tokens.mass_N, minlength=len(self.mass_K)
+    )
+
+
+def make(
+  kind: str,
+  data: prepare.Prepared,
+  sample_rows: np.ndarray,
+  *,
+  num_clusters: int,
+  fine_clusters: int,
+  candidates: tuple[int, ...],
+  seed: int,
+) -> Domains:
+  """The domains of a kind.
+
+  Args:
+    kind: kmeans; ward, `fine_clusters` of k-means merged to `num_clusters` as in
+      CLIMB; silhouette, k-means with the number of `candidates` that has the best
+      silhouette, as in R&B; sources, the labels; tree:WORKDIR, the leaves of a
+      recipe, each document in its most probable one.
+    data: the corpus.
+    sample_rows: documents that clusters are fitted on.
+    num_clusters: K of kmeans and ward.
+    fine_clusters: of ward.
+    candidates: of silhouette.
+    seed: of k-means.
+  Raises:
+    UserError: the kind is unknown, sources have no labels, the recipe no leaves
+      or another embedding.
+  """
+  name, _, address = kind.partition(":")
+  if name == "sources":
+    return _sources(data)
+  if name == "tree" and address:
+    return _placed(_tree(Path(address), data), data.pool)
+  if name not in ("kmeans", "silhouette", "ward"):
+    raise UserError(
+      f"Unknown config.partition.kind {kind!r}. Known: {', '.join(KINDS)}."
+    )
+  sample_NE = np.asarray(data.pool.embedding_NE[sample_rows])
+  mass_N = data.pool.tokens.mass_N[sample_rows]
+  fit: dict[str, Any] = dict(seed=seed, mass_N=mass_N)
+  if name == "ward":
+    from cmtree_jax.embed import regroup
+
+    fine = min(max(fine_clusters, num_clusters), len(sample_NE))
+    merged = regroup.fit(
+      sample_NE, num_fine=fine, num_groups=min(num_clusters, fine), **fit
+    )
+    partition = partitions.ClusterPartition(
+      merged.center_FE,
+      np.zeros(int(merged.group_F.max()) + 1, np.float32),
+      merged.group_F,
+    )
+    return _placed(partition, data.pool)
+  if name == "silhouette":
+    from cmtree_jax.embed import regroup
+
+    num_clusters = regroup.choose_num_clusters(sample_NE, candidates, **fit)
+  num_clusters = min(num_clusters, len(sample_NE))
+  found = kmeans.fit(sample_NE, num_clusters=num_clusters, **fit)
+  return _placed(partitions.clusters(found.center_LE), data.pool)
+
+
+def _placed(
+  partition: partitions.Partition, pool: prepare.DocumentSet
+) -> Domains:
+  """The domains of a partition that reads embeddings."""
+  size = len(partition.log_w_L)
+  domain_N = np.concatenate(
+    [
+      np.argmax(partition.log_p_leaf(embedding_BE), axis=1).astype(np.int32)
+      for embedding_BE in _embeddings(pool)
+    ]
+  )
+  mass_K = np.bincount(domain_N, pool.tokens.mass_N, minlength=size)
+  return Domains(partition, domain_N, mass_K)
+
+
+def _sources(data: prepare.Prepared) -> Domains:
+  """The labels; a document without one is in the source nearest to it in mean."""
+  domain_N, names = data.documents.labels("source")
+  if len(names) < 2:
+    raise UserError(
+      "config.partition.kind = sources (and the method uniform_sources) needs "
+      f"documents of at least 2 labelled sources, came {names}. Set "
+      "config.data.source_field, or choose another partition."
+    )
+  pool = data.pool
+  center_KE = np.zeros((len(names), pool.embedding_NE.shape[1]))
+  start = 0
+  for embedding_BE in _embeddings(pool):
+    np.add.at(
+      center_KE, domain_N[start : start + len(embedding_BE)], embedding_BE
+    )
+    start += len(embedding_BE)
+  length_K = np.linalg.norm(center_KE, axis=1, keepdims=True)
+  center_KE = (center_KE / np.maximum(length_K, 1e-12)).astype(np.float32)
+  mass_K = np.bincount(domain_N, pool.tokens.mass_N, minlength=len(names))
+  partition = partitions.clusters(center_KE)._replace(sources=names)
+  return Domains(partition, domain_N, mass_K)
+
+
+def _tree(folder: Path, data: prepare.Prepared) -> partitions.Partition:
+  """The leaves of a recipe, with weight one."""
+  leaves = recipes.load(folder).partition
+  file = prepare.EMBEDDER_FILE
+  if (folder / file).read_bytes() != (data.folder / file).read_bytes():
+    raise UserError(
+      f"The recipe of {folder} reads another embedding than this corpus has; "
+      "config.partition.kind = tree wants one that was learned on this corpus "
+      "with this config.embedding."
+    )
+  if isinstance(leaves, partitions.TreePartition):
+    leaves = leaves._replace(hard=True)
+  return leaves.with_weights(np.zeros(len(leaves.log_w_L), np.float32))
+
+
+def _embeddings(documents: prepare.DocumentSet) -> Iterator[np.ndarray]:
+  for rows in packing.chunks(len(documents), CHUNK):
+    yield np.asarray(documents.embedding_NE[rows])

@@ -1,0 +1,82 @@
+"""The training text itself: JSON lines in which documents stand as often as they count.
+
+For trainers that read through their data once. A shard of the corpus becomes a file;
+the order within it is shuffled by the seed, the order of files is the reader's to
+shuffle.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from cmtree_jax.data.build import workers
+from cmtree_jax.recipe.export import counts, files
+from cmtree_jax.recipe.export.base import Corpus, Options, Shard
+
+FOLDER = "jsonl"
+
+
+def export(corpus: Corpus, folder: Path, options: Options) -> list[Path]:
+  """Writes zstd-compressed lines of id, text and leaf, resampled to the budget.
+
+  Shards are resampled side by side on the corpus's engine.
+  """
+  rate, place = counts.rate(corpus, options), counts.offset(options.seed)
+  items = []
+  for number, part in enumerate(corpus.parts):
+    begin = place
+    count_N, place = counts.repeat(part().weight_N * rate, begin)
+    if count_N.any():
+      path = folder / FOLDER / f"part-{number:05d}.jsonl.zst"
+      items.append(
+        PartItem(
+          path, part, corpus.leaf_names, rate, begin, options.seed, number
+        )
+      )
+  if items:
+    (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+  workers.run(resample, items, corpus.engine, text="resampling")
+  return [item.done for item in items]
+
+
+class PartItem(NamedTuple):
+  """A shard to resample; see `resample`."""
+
+  done: Path
+  part: Callable[[], Shard]
+  leaf_names: tuple[str, ...]
+  rate: float  # expected copies of a document of weight one
+  place: int  # of `counts.repeat`
+  seed: int
+  number: int  # of the shard
+
+
+def resample(item: PartItem) -> None:
+  """Writes the lines of one shard."""
+  shard = item.part()
+  count_N, _ = counts.repeat(shard.weight_N * item.rate, item.place)
+  lines = (
+    json.dumps(
+      {
+        "id": shard.id[row],
+        "text": shard.text[row],
+        "leaf": item.leaf_names[shard.leaf_N[row]],
+      },
+      ensure_ascii=False,
+    ).encode()
+    + b"\n"
+    for row in _order(count_N, item.seed, item.number)
+  )
+  files.write_zst(item.done, lines)
+
+
+def _order(count_N: np.ndarray, seed: int, number: int) -> list[int]:
+  """The rows of a shard with their repeats, shuffled."""
+  rows = np.repeat(np.arange(len(count_N)), count_N)
+  # Philox: its 128 bits of key take seed and shard without mixing them.
+  key = np.array([seed, number], np.uint64)
+  random = np.random.Generator(np.random.Philox(key=key))
+  return rows[np.argsort(random.random(len(rows)), kind="stable")].tolist()

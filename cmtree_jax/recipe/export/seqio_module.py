@@ -1,0 +1,143 @@
+"""A Python module that registers the mixture with seqio when it is imported.
+
+One task per leaf over its JSON lines, and a mixture of them. seqio draws documents,
+so the rates are shares of documents; give `get_dataset` a sequence length that few
+documents exceed, or `trim=False`, and the shares of tokens come out as the recipe's.
+Written against seqio 0.0.20; the module needs zstandard beside it.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from cmtree_jax.data import store
+from cmtree_jax.recipe.export import files, leaves
+from cmtree_jax.recipe.export.base import Corpus, Options, location
+
+FILE = "seqio_mixture.py"
+
+_MODULE = '''"""A recipe's mixture for seqio, registered when this module is imported.
+
+Drawn by `seqio.get_mixture_or_task(seqio_mixture.MIXTURE).get_dataset(...)`.
+"""
+
+import functools
+import io
+import json
+{imports}
+import seqio
+import tensorflow as tf
+import zstandard
+
+MIXTURE = {mixture}
+FOLDER = {folder}
+VOCABULARY = {vocabulary}
+
+# Task: folder, documents, rate. Rates are shares of the documents drawn.
+LEAVES = {{
+{leaves}}}
+
+
+def read(path):
+  """The documents of a file of JSON lines."""
+  features = {{name: tf.TensorSpec([], tf.string) for name in ("id", "text")}}
+  return tf.data.Dataset.from_generator(
+    lines, args=(path,), output_signature=features
+  )
+
+
+def lines(path):
+  """Decompresses and parses a file line by line."""
+  unpack = zstandard.ZstdDecompressor()
+  with (
+    tf.io.gfile.GFile(path.decode(), "rb") as file,
+    unpack.stream_reader(file) as reader,
+  ):
+    for line in io.TextIOWrapper(reader, encoding="utf-8", newline="\\n"):
+      document = json.loads(line)
+      yield {{"id": document["id"], "text": document["text"]}}
+
+
+for task, (folder, documents, _) in LEAVES.items():
+  seqio.TaskRegistry.add(
+    task,
+    source=seqio.FileDataSource(
+      read,
+      {{"train": f"{{FOLDER}}/{{folder}}/part-*.jsonl.zst"}},
+      num_input_examples={{"train": documents}},
+    ),
+    preprocessors=[
+      functools.partial(
+        seqio.preprocessors.rekey, key_map={{"id": "id", "targets": "text"}}
+      ),
+      seqio.preprocessors.tokenize,
+      seqio.preprocessors.append_eos,
+    ],
+    output_features={{"targets": seqio.Feature(VOCABULARY)}},
+  )
+
+seqio.MixtureRegistry.add(
+  MIXTURE, [(task, rate) for task, (_, _, rate) in LEAVES.items()]
+)
+'''
+
+
+def export(corpus: Corpus, folder: Path, options: Options) -> list[Path]:
+  """Writes seqio_mixture.py, and the text that it reads."""
+  parts = leaves.write(corpus, folder)
+  text = module(
+    parts, location(folder, options) if options.root else "", options.tokenizer
+  )
+  return [
+    *leaves.paths(folder, leaves.FOLDER, parts),
+    files.write_text(folder / FILE, text),
+  ]
+
+
+def module(parts: Sequence[leaves.Leaf], root: str, tokenizer: str) -> str:
+  """The source of the module.
+
+  Args:
+    parts: the leaves.
+    root: where the files lie; "": beside the module.
+    tokenizer: path of a SentencePiece model, or "bytes".
+  """
+  rate = leaves.document_rates(parts)
+  # Two exports can be imported side by side.
+  mixture = f"cmtree_{store.key_of(sorted(rate.items()))[:8]}"
+  entries = "".join(
+    f"  {_quote(task)}: (\n"
+    f"    {_quote(f'{leaves.FOLDER}/{leaf.name}')},\n"
+    f"    {leaf.num_documents},\n"
+    f"    {rate[leaf.name]!r},\n"
+    f"  ),\n"
+    for task, leaf in zip(_task_names(parts, mixture), parts, strict=True)
+  )
+  if tokenizer == "bytes":
+    vocabulary = "seqio.ByteVocabulary()"
+  else:
+    vocabulary = f"seqio.SentencePieceVocabulary({_quote(tokenizer)})"
+  beside = "os.path.dirname(os.path.abspath(__file__))"
+  return _MODULE.format(
+    imports="" if root else "import os\n",
+    mixture=_quote(mixture),
+    folder=_quote(root) if root else beside,
+    vocabulary=vocabulary,
+    leaves=entries,
+  )
+
+
+def _task_names(parts: Sequence[leaves.Leaf], mixture: str) -> list[str]:
+  """Names within seqio's alphabet, unique although that lacks the hyphen."""
+  names: list[str] = []
+  for leaf in parts:
+    name = f"{mixture}:{leaf.name.replace('-', '_')}"
+    while name in names:
+      name += "_"
+    names.append(name)
+  return names
+
+
+def _quote(text: str) -> str:
+  """A Python literal, in double quotes where they need no escape."""
+  return repr(text) if '"' in text else json.dumps(text, ensure_ascii=False)

@@ -1,0 +1,231 @@
+"""Leaves with weights: of a tree, of clusters or of labelled sources."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import jax.numpy as jnp
+import numpy as np
+
+from cmtree_jax.embed import kmeans
+from cmtree_jax.methods.base import DomainWeights, EqualWeights, Weights
+from cmtree_jax.methods.cmtree import TreeWeights
+from cmtree_jax.tree import mixture, model
+
+
+class Partition(Protocol):
+  """Leaves and their weights, whichever method they come from."""
+
+  @property
+  def branching(self) -> tuple[int, ...]:
+    """Children per node of each level."""
+    ...
+
+  @property
+  def log_w_L(self) -> np.ndarray:
+    """Log-weight of every leaf."""
+    ...
+
+  def log_p_leaf(
+    self, embedding_NE: np.ndarray, source_N: Sequence[str] | None = None
+  ) -> np.ndarray:
+    """Log-probability of every leaf for every document.
+
+    Args:
+      embedding_NE: document features.
+      source_N: labels, read where the leaves are labelled sources.
+    """
+    ...
+
+  def with_weights(self, log_w_L: np.ndarray) -> "Partition":
+    """The same leaves with other weights."""
+    ...
+
+  def to_json(self) -> dict[str, Any]:
+    """What `partition_from_json` reads back."""
+    ...
+
+
+class TreePartition(NamedTuple):
+  """The leaves of a cluster-mixture tree."""
+
+  weights: TreeWeights
+  hard: bool = False  # a document belongs to its most probable leaf alone
+
+  @property
+  def branching(self) -> tuple[int, ...]:
+    """Children per node of each level."""
+    return tuple(level.tilt_MC.shape[1] for level in self.weights.theta)
+
+  @property
+  def log_w_L(self) -> np.ndarray:
+    """Log-weight of every leaf."""
+    return np.asarray(self.weights.log_w_L)
+
+  def log_p_leaf(
+    self, embedding_NE: np.ndarray, source_N: Sequence[str] | None = None
+  ) -> np.ndarray:
+    """Leaves without noise; soft unless `hard`."""
+    del source_N
+    log_p_NL = np.asarray(self.weights.log_p_leaf(jnp.asarray(embedding_NE)))
+    if not self.hard:
+      return log_p_NL
+    return _one_leaf(np.argmax(log_p_NL, axis=1), log_p_NL.shape[1])
+
+  def with_weights(self, log_w_L: np.ndarray) -> "TreePartition":
+    """The same tree with other leaf weights."""
+    theta = self.weights.theta
+    return self._replace(weights=TreeWeights(theta, jnp.asarray(log_w_L)))
+
+  def to_json(self) -> dict[str, Any]:
+    """All parameters as nested lists of numbers."""
+    return {
+      "kind": "tree",
+      "hard": self.hard,
+      "log_w_leaf": self.log_w_L.tolist(),
+      "levels": [
+        {k: np.asarray(v).tolist() for k, v in level._asdict().items()}
+        for level in self.weights.theta
+      ],
+    }
+
+
+class ClusterPartition(NamedTuple):
+  """Frozen parts: groups of clusters, or labelled sources.
+
+  A document is in the part of its nearest center, unless its source is known and
+  the parts are sources.
+  """
+
+  center_FE: np.ndarray
+  log_w_L: np.ndarray
+  group_F: np.ndarray  # the part that each center belongs to
+  sources: tuple[str, ...] = ()  # labels of the parts, where they are sources
+
+  @property
+  def branching(self) -> tuple[int, ...]:
+    """One level."""
+    return (len(self.log_w_L),)
+
+  def log_p_leaf(
+    self, embedding_NE: np.ndarray, source_N: Sequence[str] | None = None
+  ) -> np.ndarray:
+    """0 for a document's own part, minus infinity for the others."""
+    part_N = self.group_F[kmeans.assign(embedding_NE, self.center_FE)]
+    if self.sources and source_N is not None:
+      number = {source: i for i, source in enumerate(self.sources)}
+      known = [number.get(source, -1) for source in source_N]
+      part_N = np.where(np.array(known) < 0, part_N, known)
+    return _one_leaf(part_N, len(self.log_w_L))
+
+  def with_weights(self, log_w_L: np.ndarray) -> "ClusterPartition":
+    """The same parts with other weights."""
+    return self._replace(log_w_L=np.asarray(log_w_L))
+
+  def to_json(self) -> dict[str, Any]:
+    """Centers, their parts and weights as nested lists of numbers."""
+    return {
+      "kind": "clusters",
+      "log_w_leaf": np.asarray(self.log_w_L).tolist(),
+      "centers": np.asarray(self.center_FE).tolist(),
+      "groups": np.asarray(self.group_F).tolist(),
+      "sources": list(self.sources),
+    }
+
+
+def _one_leaf(leaf_N: np.ndarray, num_leaves: int) -> np.ndarray:
+  """Log-probabilities of documents that are in one leaf each."""
+  hard_NL = np.full((len(leaf_N), num_leaves), -np.inf, np.float32)
+  hard_NL[np.arange(len(leaf_N)), leaf_N] = 0.0
+  return hard_NL
+
+
+def clusters(center_LE: np.ndarray) -> ClusterPartition:
+  """Every cluster a part of its own, of weight one."""
+  size = len(center_LE)
+  return ClusterPartition(
+    center_LE, np.zeros(size, np.float32), np.arange(size)
+  )
+
+
+def partition_of(weights: Weights, domains: Partition) -> Partition:
+  """The partition that a method's weights stand on.
+
+  Args:
+    weights: what `Method.finalize` returned.
+    domains: the frozen partition, for weights per domain.
+  """
+  if isinstance(weights, TreeWeights):
+    return TreePartition(weights)
+  if isinstance(weights, DomainWeights):
+    return domains.with_weights(np.asarray(weights.log_w_K))
+  assert isinstance(weights, EqualWeights)
+  return domains.with_weights(np.zeros(len(domains.log_w_L), np.float32))
+
+
+def partition_from_json(data: dict[str, Any]) -> Partition:
+  """Reads back what `Partition.to_json` wrote."""
+  log_w_L = np.array(data["log_w_leaf"], np.float32)
+  if data["kind"] == "clusters":
+    return ClusterPartition(
+      np.array(data["centers"], np.float32),
+      log_w_L,
+      np.array(data["groups"], np.int64),
+      tuple(data["sources"]),
+    )
+  theta = tuple(
+    model.Level(**{k: jnp.asarray(v, jnp.float32) for k, v in level.items()})
+    for level in data["levels"]
+  )
+  return TreePartition(TreeWeights(theta, jnp.asarray(log_w_L)), data["hard"])
+
+
+class Applied(NamedTuple):
+  """What a recipe says of documents."""
+
+  weight_N: np.ndarray  # density against the natural distribution
+  leaf_N: np.ndarray  # index of the most probable leaf
+  path_N: list[str]  # the same leaf as child numbers from the root, "2.0"
+  confidence_N: np.ndarray  # probability of that leaf
+
+
+def apply_partition(
+  partition: Partition,
+  embedding_NE: np.ndarray,
+  source_N: Sequence[str] | None = None,
+  *,
+  harden: bool = False,
+) -> Applied:
+  """Weights and paths of embedded documents.
+
+  Args:
+    partition: leaves and weights.
+    embedding_NE: document features.
+    source_N: labels, where they are known.
+    harden: give each document the weight of its most probable leaf instead of
+      the mean over its leaves.
+  """
+  log_p_NL = partition.log_p_leaf(embedding_NE, source_N)
+  leaf_N = np.argmax(log_p_NL, axis=1)
+  if harden:
+    weight_N = np.exp(partition.log_w_L[leaf_N])
+  else:
+    log_w_N = mixture.document_log_w(
+      jnp.asarray(log_p_NL), jnp.asarray(partition.log_w_L)
+    )
+    weight_N = np.exp(np.asarray(log_w_N))
+  paths = [path_of(leaf, partition.branching) for leaf in leaf_N.tolist()]
+  confidence_N = np.exp(log_p_NL[np.arange(len(leaf_N)), leaf_N])
+  return Applied(weight_N, leaf_N, paths, confidence_N)
+
+
+def path_of(leaf: int, branching: Sequence[int]) -> str:
+  """Child numbers from the root to a leaf.
+
+  >>> path_of(9, (4, 4))
+  '2.1'
+  """
+  digits = []
+  for children in reversed(branching):
+    leaf, digit = divmod(leaf, children)
+    digits.append(str(digit))
+  return ".".join(reversed(digits))

@@ -1,0 +1,1 @@
+"""What methods read of proxies and documents, computed only where it is declared."""

@@ -1,0 +1,215 @@
+"""From a corpus to arrays: equal however it is cut, kept, and made again."""
+
+import json
+import os
+import pathlib
+import resource
+
+import numpy as np
+import pytest
+
+from cmtree_jax.data.build import prepare, workers
+from cmtree_jax.data.build.tokenizer import EOS_ID, ByteTokenizer
+from cmtree_jax.data.draw import sampler
+from cmtree_jax.loops.checkpoint import Interrupted
+from cmtree_jax.types import UserError
+from tests import corpora
+
+_SPLITS = ("train", "validation", "test")
+
+
+@pytest.fixture
+def corpus(tmp_path) -> pathlib.Path:
+  """A folder with 60 documents in two files and a target."""
+  rng = np.random.default_rng(0)
+  words = np.array([f"word{i}" for i in range(50)])
+  for name in "ab":
+    rows = [
+      {"id": f"{name}{i}", "text": " ".join(rng.choice(words, 20))}
+      for i in range(30)
+    ]
+    corpora.write(tmp_path / f"{name}.jsonl", rows)
+  goal = [
+    {"text": f"other text {split} {i}", "split": split}
+    for split in _SPLITS
+    for i in range(4)
+  ]
+  corpora.write(tmp_path / "goal.jsonl", goal)
+  return tmp_path
+
+
+def _prepare(
+  corpus, *overrides, cache="cache", engine=corpora.LOCAL
+) -> prepare.Prepared:
+  source = f"data.source=jsonl:{corpus}/[ab].jsonl"
+  return corpora.prepare_folder(
+    corpus, source, *overrides, cache=cache, engine=engine
+  )
+
+
+def test_arrays_hold_what_the_files_hold(corpus):
+  prepared = _prepare(corpus)
+  lines = [
+    json.loads(line)
+    for name in "ab"
+    for line in (corpus / f"{name}.jsonl").read_text().splitlines()
+  ]
+  tokens, tok = prepared.pool.tokens, ByteTokenizer()
+  for i, line in enumerate(lines):
+    start, stop = tokens.start_N1[i : i + 2]
+    one = np.asarray(tokens.flat[start:stop])
+    assert one[0] == one[-1] == EOS_ID
+    assert tok.decode(one[1:-1]) == line["text"]
+    assert tokens.bytes_N[i] == len(line["text"])
+  keys = sampler.document_keys([line["id"] for line in lines])
+  np.testing.assert_array_equal(prepared.pool.key_N, keys)
+  norm = np.linalg.norm(prepared.pool.embedding_NE, axis=1)
+  np.testing.assert_allclose(norm, 1, rtol=1e-5)
+  goal = prepared.targets["goal"]
+  assert [len(goal[split]) for split in _SPLITS] == [4, 4, 4]
+  assert prepared.manifest["overlap"] == {"goal": 0.0}
+  texts = prepared.documents.rows(np.array([31, 2]), "id", "text")
+  assert texts["id"] == ["b1", "a2"]
+  assert texts["text"] == [lines[31]["text"], lines[2]["text"]]
+
+
+def test_answers_are_kept_beside_what_a_text_alone_gives(corpus):
+  plain = _prepare(corpus)
+  goal = [
+    json.loads(line)
+    for line in (corpus / "goal.jsonl").read_text().splitlines()
+  ]
+  asked = [{**x, "question": "?", "answer": x["text"][-1]} for x in goal]
+  corpora.write(corpus / "goal.jsonl", asked)
+  found = _prepare(corpus)
+  assert found.folder != plain.folder
+  for path in plain.folder.glob("*.npy"):
+    assert path.read_bytes() == (found.folder / path.name).read_bytes()
+  assert all(one.questions is None for one in plain.targets["goal"].values())
+  sets = found.targets["goal"]
+  assert sets["train"].questions is None  # it drives searches, as text
+  tok = ByteTokenizer()
+  for split in ("validation", "test"):
+    questions = sets[split].questions
+    assert questions is not None
+    for i, text in enumerate(x["text"] for x in asked if x["split"] == split):
+      start, stop = questions.prompts.start_N1[i : i + 2]
+      assert (
+        tok.decode(questions.prompts.flat[start + 1 : stop - 1]) == text[:-2]
+      )
+      start, stop = questions.choices.start_N1[i : i + 2]
+      assert (
+        tok.decode(questions.choices.flat[start + 1 : stop - 1]) == text[-2:]
+      )
+
+
+def test_what_is_not_used_stands_in_the_manifest(corpus):
+  with (corpus / "a.jsonl").open("a") as file:
+    file.write('{"text": ""}\n{"id": "a1", "text": "again"}\n{\n')
+  with (corpus / "goal.jsonl").open("a") as file:
+    file.write('{"text": " ", "split": "test"}\n')
+  manifest = _prepare(corpus).manifest
+  counts = {k: one["documents"] for k, one in manifest["skipped"].items()}
+  assert counts == {"an empty text": 1, "invalid JSON": 1, "a repeated id": 1}
+  assert "a.jsonl, line 32" in manifest["skipped"]["a repeated id"]["where"][0]
+  target = {f"{corpus}/goal.jsonl": {"an empty text": 1}}
+  assert manifest["targets_skipped"] == target
+  assert sum(manifest["shards"]) == 60
+
+
+def test_arrays_do_not_depend_on_how_the_work_is_cut(corpus):
+  whole = _prepare(corpus)
+  cut = _prepare(corpus, "data.shard_documents=7", cache="other")
+  assert len(whole.documents.paths) == 2
+  assert len(cut.documents.paths) == 10
+  for one, other in zip(
+    [*whole.pool.tokens, whole.pool.key_N, whole.pool.embedding_NE],
+    [*cut.pool.tokens, cut.pool.key_N, cut.pool.embedding_NE],
+    strict=True,
+  ):
+    np.testing.assert_array_equal(one, other)
+
+
+def test_a_second_run_reads_what_the_first_made(corpus):
+  first = _prepare(corpus)
+  made = first.folder / "pool.flat.npy"
+  before = made.stat().st_mtime_ns
+  second = _prepare(corpus)
+  assert second.folder == first.folder
+  assert made.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("stop_after", [1, 4, 6, 10])
+def test_a_stopped_run_goes_on_with_what_is_finished(corpus, stop_after):
+  """Two files to read, two comparisons, six shards: ten items."""
+  whole = _prepare(corpus, "data.shard_documents=10", cache="whole")
+  calls = []
+
+  def check():
+    calls.append(1)
+    if len(calls) == stop_after:
+      raise Interrupted
+
+  stopping = workers.Engine("local", check=check)
+  with pytest.raises(Interrupted):
+    _prepare(corpus, "data.shard_documents=10", engine=stopping)
+  calls.clear()
+  counting = workers.Engine("local", check=lambda: calls.append(1))
+  again = _prepare(corpus, "data.shard_documents=10", engine=counting)
+  assert len(calls) == 10 - stop_after  # nothing is done twice
+  for file in ("manifest.json", "pool.flat.npy", "pool.embedding_NE.npy"):
+    made = (again.folder / file).read_bytes()
+    assert made == (whole.folder / file).read_bytes()
+
+
+def test_a_changed_source_is_read_anew(corpus):
+  before = _prepare(corpus)
+  path = corpus / "a.jsonl"
+  path.write_text(path.read_text().replace("word1 ", "word2 "))
+  os.utime(path, ns=(1, 1))
+  after = _prepare(corpus)
+  assert after.digest != before.digest
+  assert after.folder != before.folder
+
+
+def test_a_damaged_cache_is_refused_with_its_cure(corpus):
+  folder = _prepare(corpus).folder
+  path = folder / "pool.flat.npy"
+  path.write_bytes(path.read_bytes()[:-10])
+  with pytest.raises(UserError, match=r"pool\.flat\.npy: wanted.*delete"):
+    _prepare(corpus)
+
+
+def test_a_target_that_repeats_the_pool_is_refused(corpus):
+  row = json.loads((corpus / "a.jsonl").read_text().splitlines()[0])
+  rows = [{"text": row["text"] + f" {s}", "split": s} for s in _SPLITS]
+  corpora.write(corpus / "goal.jsonl", rows)
+  with pytest.raises(UserError, match=r"'goal' shares 8\d\.\d% of its 13-word"):
+    _prepare(corpus)
+
+
+def test_a_place_without_room_is_told(corpus):
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+  try:
+    with pytest.raises(UserError, match=r"Cannot write.*(large|space)"):
+      _prepare(corpus, "embedding.dim=5")
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+  assert len(_prepare(corpus, "embedding.dim=5").pool) == 60
+
+
+def test_a_sample_is_of_the_smallest_digests_however_it_is_cut(corpus):
+  sample = _prepare(corpus, "data.max_documents=20")
+  again = _prepare(
+    corpus, "data.max_documents=20", "data.shard_documents=7", cache="other"
+  )
+  whole = _prepare(corpus)
+  assert len(sample.pool) == 20 < len(whole.pool) == 60
+  ids = [
+    list(one.documents.rows(np.arange(len(one.pool)), "id")["id"])
+    for one in (sample, again)
+  ]
+  assert ids[0] == ids[1]
+  assert any("20 documents" in note for note in sample.notes)
+  assert sample.digest != whole.digest

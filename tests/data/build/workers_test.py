@@ -1,0 +1,116 @@
+"""Engines: what is done once, what is told, and equal bytes from each."""
+
+import json
+import pathlib
+
+import pytest
+
+from cmtree_jax.config import load
+from cmtree_jax.data.build import intake, prepare, workers
+from cmtree_jax.data.read import sources
+from cmtree_jax.loops.checkpoint import Interrupted
+from cmtree_jax.types import UserError
+
+_FIELDS = sources.Rules("text", "id", "source", 1000)
+_RULES = intake.Rules(_FIELDS, True, 0, False, 100)
+
+
+def _items(folder: pathlib.Path, texts) -> list[intake.PartItem]:
+  items = []
+  for number, text in enumerate(texts):
+    path = folder / f"{number}.jsonl"
+    path.write_text(json.dumps({"text": text}) + "\n")
+    (part,) = sources.parts([f"jsonl:{path}"])
+    items.append(intake.PartItem(folder / f"{number}.json", part, _RULES))
+  return items
+
+
+def test_a_finished_item_is_not_done_again(tmp_path):
+  items = _items(tmp_path, ["a", "b"])
+  items[0].done.write_text("mine")
+  workers.run(intake.read_part, items, workers.Engine("local"))
+  assert items[0].done.read_text() == "mine"
+  assert json.loads(items[1].done.read_text())["documents"] == 1
+
+
+@pytest.mark.parametrize("name", ["local", "beam"])
+def test_the_first_mistake_in_the_order_of_items_is_told(tmp_path, name):
+  if name == "beam":
+    pytest.importorskip("apache_beam")
+  items = _items(tmp_path, ["good", "", " "])
+  with pytest.raises(UserError, match=r"1\.jsonl, line 1: wanted a text"):
+    workers.run(intake.read_part, items, workers.Engine(name))
+  assert items[0].done.exists()
+  # The mistakes are mended, and the work goes on.
+  for number in (1, 2):
+    (tmp_path / f"{number}.jsonl").write_text('{"text": "good"}\n')
+  workers.run(intake.read_part, items, workers.Engine(name))
+  assert all(item.done.exists() for item in items)
+
+
+def test_an_unknown_engine_is_refused(tmp_path):
+  with pytest.raises(UserError, match=r"'spark'.*beam, local"):
+    workers.run(intake.read_part, [], workers.Engine("spark"))
+
+
+def test_work_stops_when_it_is_asked_to(tmp_path):
+  def check():
+    raise Interrupted
+
+  items = _items(tmp_path, ["a"])
+  with pytest.raises(Interrupted):
+    workers.run(intake.read_part, items, workers.Engine("local", check=check))
+  assert items[0].done.exists()  # what was in flight is kept
+
+
+@pytest.mark.parametrize("name", ["processes", "beam"])
+def test_other_engines_prepare_the_same_bytes(tmp_path, monkeypatch, name):
+  if name == "beam":
+    pytest.importorskip("apache_beam")
+  for name in "ab":
+    lines = [
+      json.dumps({"id": f"{name}{i}", "text": f"{name} text {i % 29} of many"})
+      for i in range(40)
+    ]
+    (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+  goal = [
+    json.dumps({"text": f"goal {split} {i}", "split": split})
+    for split in ("train", "validation", "test")
+    for i in range(3)
+  ]
+  (tmp_path / "goal.jsonl").write_text("\n".join(goal))
+  config = load(
+    "configs/smoke.py",
+    [
+      f"data.source=jsonl:{tmp_path}/[ab].jsonl",
+      f"data.target_files={tmp_path}/goal.jsonl",
+      "data.targets=",
+      "data.shard_documents=16",
+      "data.drop_repeated_texts=true",
+      "tokenizer.kind=bytes",
+      "embedding.dim=4",
+    ],
+  )
+  folders = []
+  for engine in ("local", name):
+    if engine == "processes":
+      monkeypatch.setattr(workers, "START_SECONDS", 0.0)
+    prepared = prepare.prepare(
+      config.data,
+      config.tokenizer,
+      config.embedding,
+      cache_dir=tmp_path / engine,
+      engine=workers.Engine("beam" if engine == "beam" else "local"),
+      progress=lambda line: None,
+    )
+    folders.append(tmp_path / engine)
+    assert len(prepared.pool) == 58 < 80
+    assert len(prepared.documents.paths) == 6
+  files = [
+    sorted(p.relative_to(f) for p in f.rglob("*") if p.is_file())
+    for f in folders
+  ]
+  assert files[0] == files[1]
+  for file in files[0]:
+    one, other = ((folder / file).read_bytes() for folder in folders)
+    assert one == other, file

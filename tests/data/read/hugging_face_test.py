@@ -1,0 +1,92 @@
+"""What `datasets` saved on disk, read as documents."""
+
+import pathlib
+from typing import Any
+
+import pytest
+
+datasets = pytest.importorskip("datasets", reason="datasets is not installed")
+
+from cmtree_jax.data.read import hugging_face, sources  # noqa: E402
+from cmtree_jax.data.read.fields import Part, Rules  # noqa: E402
+from cmtree_jax.types import Record, UserError  # noqa: E402
+
+RULES = Rules("text", "id", "source", 1_000)
+COLUMNS = {
+  "text": ["x", " ", None, "y"],
+  "id": [1, 2, 3, 4],
+  "source": ["web"] * 4,
+  "vector": [[0.5]] * 4,
+}
+
+
+@pytest.fixture
+def folder(tmp_path: pathlib.Path) -> pathlib.Path:
+  saved = datasets.Dataset.from_dict(COLUMNS)
+  both = datasets.DatasetDict({"train": saved, "test": saved.select([3])})
+  both.save_to_disk(tmp_path / "saved")
+  return tmp_path / "saved"
+
+
+def read(part: Part, rules: Rules = RULES) -> list[Any]:
+  return [
+    x._replace(where="") if isinstance(x, Record) else x
+    for x in sources.read(part, rules)
+  ]
+
+
+def test_splits_are_parts_and_rows_documents(folder):
+  parts = sources.parts([f"hf:{folder}"])
+  assert parts == [
+    Part("hf", f"{folder}/test", "saved/test"),
+    Part("hf", f"{folder}/train", "saved/train"),
+  ]
+  assert read(parts[0]) == [Record("4", "y", "4", "web", "", "")]
+  first, blank, null, last = read(parts[1])
+  assert (first.text, last.text) == ("x", "y")
+  assert blank.kind == "an empty text"
+  assert null.kind == "no text in the field 'text'"
+  assert null.where == f"{folder}/train, row 3"
+
+
+def test_split_alone_and_rows_that_were_reordered(tmp_path):
+  saved = datasets.Dataset.from_dict({"text": ["x", "y", "z"]})
+  saved.select([2, 0]).save_to_disk(tmp_path / "one")
+  (part,) = sources.parts([f"hf:{tmp_path}/one"])
+  assert [(x.id, x.text) for x in read(part)] == [
+    ("one:1", "z"),
+    ("one:2", "x"),
+  ]
+
+
+def test_columns_that_will_not_do_are_told_once(folder):
+  part = hugging_face.parts(str(folder))[0]
+  (problem,) = read(part, RULES._replace(text_field="body"))
+  assert problem.kind == "no text in the field 'body'"
+  (problem,) = read(part, RULES._replace(text_field="vector"))
+  assert "came list" in problem.message
+
+
+@pytest.mark.parametrize("size", [0, 100])
+def test_truncated_file(folder, size):
+  part = hugging_face.parts(str(folder))[1]
+  before = sources.digest(part)
+  (arrow,) = pathlib.Path(part.path).glob("*.arrow")
+  arrow.write_bytes(arrow.read_bytes()[:size])
+  (problem,) = read(part)
+  assert problem.kind == "a damaged file"
+  assert "\n" not in problem.message
+  assert sources.digest(part) != before
+
+
+def test_file_that_is_gone(folder):
+  part = hugging_face.parts(str(folder))[1]
+  (arrow,) = pathlib.Path(part.path).glob("*.arrow")
+  arrow.unlink()
+  (problem,) = read(part)
+  assert problem.where == part.path
+
+
+def test_folder_of_something_else(tmp_path):
+  with pytest.raises(UserError, match="without state.json"):
+    hugging_face.parts(str(tmp_path))

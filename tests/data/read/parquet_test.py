@@ -1,0 +1,198 @@
+"""What Parquet files become, and what is told of rows that hold no document."""
+
+import pathlib
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cmtree_jax.data.read import files, parquet
+from cmtree_jax.data.read.fields import Rules
+from cmtree_jax.types import Record, Skip
+
+RULES = Rules("text", "id", "source", 1_000)
+
+
+def file(
+  folder: pathlib.Path, columns: dict[str, Any], **options: Any
+) -> pathlib.Path:
+  path = folder / "a.parquet"
+  pq.write_table(pa.table(columns), path, **options)
+  return path
+
+
+def read(path: pathlib.Path, rules: Rules = RULES) -> list[Any]:
+  (part,) = parquet.parts(str(path))
+  return [
+    x._replace(where="") if isinstance(x, Record) else x
+    for x in parquet.read(part, rules)
+  ]
+
+
+def test_columns_are_fields_and_others_are_not_read(tmp_path):
+  path = file(
+    tmp_path,
+    {
+      "extra": [{"a": 1}, {"a": 2}],
+      "lang": ["en", None],
+      "text": ["x", "y"],
+      "id": [5, None],
+      "orig": [None, "o"],
+      "source": pa.array(["web", "web"]).dictionary_encode(),
+    },
+  )
+  assert read(path) == [
+    Record("5", "x", "5", "web", "", "en"),
+    Record("a.parquet:2", "y", "o", "web", "", ""),
+  ]
+
+
+@pytest.mark.parametrize(
+  "kind",
+  [
+    pa.large_string(),
+    pa.binary(),
+    pa.dictionary(pa.int32(), pa.string()),
+    pa.string_view(),
+  ],
+)
+def test_every_type_that_holds_text(tmp_path, kind):
+  text = pa.array(["é", "y"], pa.string()).cast(kind)
+  assert [x.text for x in read(file(tmp_path, {"text": text}))] == ["é", "y"]
+
+
+def test_rows_are_numbered_through_all_row_groups(tmp_path):
+  texts = [str(number) for number in range(1, 301)]
+  path = file(tmp_path, {"text": texts}, row_group_size=130)
+  found = read(path)
+  assert [x.text for x in found] == texts
+  assert [x.id for x in found] == [f"a.parquet:{text}" for text in texts]
+
+
+INVALID = pa.Array.from_buffers(
+  pa.string(), 1, [None, *pa.array([b"caf\xe9"]).buffers()[1:]]
+)
+UNUSABLE = {
+  "empty": (pa.array([""]), "an empty text", "came ''"),
+  "blank": (pa.array([" \n"]), "an empty text", "drop"),
+  "null": (
+    pa.array([None], pa.string()),
+    "no text in the field 'text'",
+    "None",
+  ),
+  "only nulls": (pa.nulls(1), "no text in the field 'text'", "came None"),
+  "bytes": (
+    pa.array([b"caf\xe9"]),
+    "invalid UTF-8",
+    "0xe9 at position 3 after 'caf'",
+  ),
+  "string": (INVALID, "invalid UTF-8", "0xe9 at position 3 after 'caf'"),
+  "large": (pa.array(["é" * 501]), "a text over 1,000 bytes", "came 1,002"),
+}
+
+
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_unusable_row_is_told_and_the_next_one_read(tmp_path, name):
+  bad, kind, fact = UNUSABLE[name]
+  column = pa.chunked_array([bad])
+  if name != "only nulls":
+    good = pa.array(["x"]).cast(bad.type)
+    column = pa.chunked_array([good, bad, good])
+  path = file(tmp_path, {"text": column})
+  found = read(path)
+  problem = found[len(found) // 2]
+  assert [x.text for x in found if x != problem] == ["x"] * (len(found) - 1)
+  assert problem.kind == kind
+  assert problem.where == f"{path}, row {len(found) // 2 + 1}"
+  assert fact in problem.message
+
+
+@pytest.mark.parametrize(
+  ("columns", "kind", "facts"),
+  [
+    (
+      {"body": ["x"], "key": ["y"]},
+      "no text in the field 'text'",
+      ["column 'text'", "['body', 'key']", "name the column"],
+    ),
+    (
+      {"text": [1, 2]},
+      "no text in the field 'text'",
+      ["strings in the column 'text'", "came int64"],
+    ),
+    (
+      {"text": ["x"], "id": [1.5]},
+      "no string in the field 'id'",
+      ["column 'id'", "came double"],
+    ),
+    (
+      {"text": ["x"], "source": [["a"]]},
+      "no string in the field 'source'",
+      ["column 'source'", "came list"],
+    ),
+  ],
+)
+def test_columns_that_will_not_do_are_told_once(tmp_path, columns, kind, facts):
+  path = file(tmp_path, columns)
+  (problem,) = read(path)
+  assert problem.kind == kind
+  assert problem.where == str(path)
+  for fact in facts:
+    assert fact in problem.message
+
+
+@pytest.mark.parametrize("share", [0, 0.5, 0.99])
+def test_truncated_file(tmp_path, share):
+  path = file(tmp_path, {"text": [str(i) for i in range(1_000)]})
+  whole = path.read_bytes()
+  path.write_bytes(whole[: int(share * len(whole))])
+  (problem,) = read(path)
+  assert problem.kind == "a damaged file"
+  assert problem.where == str(path)
+  assert "copy or make it again" in problem.message
+  assert "\n" not in problem.message
+
+
+def test_damaged_row_group_leaves_the_others(tmp_path):
+  texts = [f"{i} {i * i * 7919}" for i in range(3_000)]
+  path = file(
+    tmp_path,
+    {"text": texts},
+    row_group_size=1_000,
+    use_dictionary=False,
+    compression="zstd",
+  )
+  chunk = pq.ParquetFile(path).metadata.row_group(1).column(0)
+  data = bytearray(path.read_bytes())
+  at = chunk.data_page_offset + chunk.total_compressed_size // 2
+  data[at : at + 200] = bytes(200)
+  path.write_bytes(data)
+  found = read(path)
+  problem = next(x for x in found if isinstance(x, Skip))
+  assert problem.kind == "a damaged file"
+  assert problem.where == f"{path}, rows 1001 to 2000"
+  rest = [x.text for x in found if x != problem]
+  assert rest == texts[:1_000] + texts[2_000:]
+  assert found[-1].id == "a.parquet:3000"
+
+
+def test_folder_in_place_of_a_file(tmp_path):
+  (problem,) = read(tmp_path)
+  assert problem.kind == "an unreadable file"
+  assert "Is a directory" in problem.message
+
+
+def test_decompression_bomb_is_not_opened(tmp_path):
+  text = "x" * (1 << 24)
+  count = (files.BOMB_BYTES >> 24) + 1
+  path = tmp_path / "a.parquet"
+  schema = pa.schema({"text": pa.string()})
+  options = {"use_dictionary": False, "compression": "zstd"}
+  with pq.ParquetWriter(path, schema, **options) as writer:
+    batch = pa.record_batch({"text": [text] * count})
+    writer.write_batch(batch)
+  assert path.stat().st_size < 1_000_000
+  (problem,) = read(path)
+  assert problem.kind == "a decompression bomb"
+  assert problem.where == f"{path}, rows 1 to {count}"

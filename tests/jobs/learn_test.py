@@ -1,0 +1,333 @@
+"""The whole job on a tiny corpus: results, resuming, and what it refuses."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from cmtree_jax import main
+from cmtree_jax.jobs import learn as run
+from cmtree_jax.recipe import recipe
+from tests import corpora
+
+_TARGETS = {"arithmetic": "sums"}
+_TINY = """
+search.rounds=3 search.life=24 search.infancy=4 search.stride=4
+search.lookahead=4 search.outer_rows=8 search.probe_rows=8
+search.validation_rows=8 final.calls_per_save=1 final.seeds=2
+tree.branching=2,2 tree.angle_dim=4 tree.solver_steps=5 tree.replay_size=256
+""".split()
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> pathlib.Path:
+  """A folder with pool.jsonl (three sources) and arithmetic.jsonl (a target)."""
+  folder = tmp_path_factory.mktemp("corpus")
+  corpora.write_job_corpus(folder, _TARGETS)
+  return folder
+
+
+@pytest.fixture(scope="module")
+def finished(corpus, tmp_path_factory) -> pathlib.Path:
+  """The workdir of a job that ran to its end in one go."""
+  workdir = tmp_path_factory.mktemp("runs") / "whole"
+  assert main.main(_arguments(corpus, workdir)) == 0
+  return workdir
+
+
+def test_comparison_has_a_row_for_every_recipe(finished):
+  rows = json.loads((finished / "comparison.json").read_text())
+  assert [row["recipe"] for row in rows] == [
+    "cmtree",
+    "natural",
+    "uniform_clusters",
+    "crisp",
+  ]
+  natural = rows[1]
+  for row in rows:
+    assert row["target"] == "arithmetic"
+    assert row["train_tokens"] == 12 * 4 * 16
+    assert row["bpb_mean"] == pytest.approx(np.mean(row["bpb"]))
+    difference = np.subtract(row["bpb"], natural["bpb"])
+    assert row["difference_to_natural"] == pytest.approx(difference.mean())
+    assert row["ci_low"] <= row["difference_to_natural"] <= row["ci_high"]
+    assert 0 < row["effective_sample_size"] <= 1 + 1e-6
+  assert natural["search_tokens"] == natural["search_flops_share"] == 0
+  assert rows[0]["search_tokens"] > 0
+
+
+def test_summary_names_what_was_run(finished):
+  summary = json.loads((finished / "summary.json").read_text())
+  assert summary["documents"] == 120
+  assert summary["peak_rss_bytes"] > 2**26
+  for name in ("cmtree", "partition"):
+    assert 0 <= summary["nmi_source"][name] <= 1
+  for name in ("config_digest", "corpus_digest"):
+    assert len(summary[name]) >= 16
+
+
+def test_weights_average_to_one_over_the_corpus_s_tokens(finished):
+  table = pq.read_table(finished / "documents.parquet").to_pydict()
+  mass = np.array(table["tokens"]) / np.sum(table["tokens"])
+  assert mass @ np.array(table["weight"]) == pytest.approx(1, abs=1e-5)
+  assert any(value is not None for value in table["value"])
+
+
+def test_a_loaded_recipe_gives_the_documents_their_weights(finished, corpus):
+  table = pq.read_table(finished / "documents.parquet").to_pydict()
+  lines = (corpus / "pool.jsonl").read_text().splitlines()
+  texts = {r["id"]: r["text"] for r in map(json.loads, lines)}
+  applied = recipe.load(finished).apply(
+    [texts[i] for i in table["document_id"]]
+  )
+  np.testing.assert_allclose(applied.weight_N, table["weight"], rtol=1e-4)
+  assert applied.path_N == table["path"]
+
+
+def test_a_recipe_is_applied_to_another_corpus(
+  finished, corpus, tmp_path, capsys
+):
+  pytest.importorskip("apache_beam")
+  lines = (corpus / "pool.jsonl").read_text().splitlines()
+  other = tmp_path / "other.jsonl"
+  other.write_text("\n".join([*lines[20:], "{", lines[-1]]))
+  tables = []
+  for engine in ("local", "beam"):
+    workdir = tmp_path / engine
+    status = main.main(
+      _arguments(
+        corpus,
+        workdir,
+        f"recipe.apply={finished}",
+        f"data.source=jsonl:{other}",
+        "data.shard_documents=20",
+        f"engine.name={engine}",
+        f"cache_dir={tmp_path / 'cache' / engine}",
+        "export.formats=jsonl,parquet,levanter",
+        "export.tokens=20000",
+      )
+    )
+    assert status == 0
+    assert "Skipped 1 documents, invalid JSON" in capsys.readouterr().err
+    lines = sorted((workdir / "export" / "jsonl").iterdir())
+    tables.append(
+      [p.read_bytes() for p in (workdir / "documents.parquet", *lines)]
+    )
+    manifest = json.loads((workdir / "export" / "manifest.json").read_text())
+    assert set(manifest["inputs"]["formats"]) == {
+      "jsonl",
+      "parquet",
+      "levanter",
+    }
+  assert tables[0] == tables[-1]
+  found = pq.read_table(tmp_path / "local" / "documents.parquet").to_pydict()
+  known = pq.read_table(finished / "documents.parquet").to_pydict()
+  weight = dict(zip(known["document_id"], known["weight"], strict=True))
+  assert len(found["document_id"]) == 100
+  np.testing.assert_allclose(
+    found["weight"], [weight[i] for i in found["document_id"]], rtol=1e-4
+  )
+
+
+def test_mixtures_are_keyed_by_name_and_sum_to_one(finished):
+  made = json.loads((finished / "recipe.json").read_text())
+  paths = {node["path"] for node in made["nodes"]}
+  assert {"", "0", "1"} <= paths
+  for shares in made["mixtures"].values():
+    assert sum(shares.values()) == pytest.approx(1)
+  root = made["nodes"][0]
+  assert root["mass"] == pytest.approx(1, abs=1e-5)
+  assert root["weight"] == pytest.approx(1, abs=1e-4)
+
+
+def test_a_job_on_eight_devices_finds_the_same(finished, corpus, tmp_path):
+  sizes = ("mesh.population=2", "mesh.data=2", "mesh.model=2")
+  assert main.main(_arguments(corpus, tmp_path, *sizes)) == 0
+  alone, divided = (
+    {
+      row["recipe"]: np.mean(row["bpb"])
+      for row in json.loads((folder / "comparison.json").read_text())
+    }
+    for folder in (finished, tmp_path)
+  )
+  # Float32 through twelve steps; a search amplifies rounding by its choices.
+  for name in ("natural", "uniform_clusters", "crisp"):
+    np.testing.assert_allclose(divided[name], alone[name], rtol=1e-4)
+  np.testing.assert_allclose(divided["cmtree"], alone["cmtree"], rtol=0.02)
+
+
+def test_a_killed_job_ends_with_the_same_bytes(finished, corpus, tmp_path):
+  workdir = tmp_path / "killed"
+  stages = workdir / "checkpoints"
+  job = _start(corpus, workdir)
+  corpora.wait_for(job, stages / "search" / "cmtree" / "2")
+  job.send_signal(signal.SIGTERM)
+  assert job.wait(timeout=60) == run.INTERRUPTED
+  job = _start(corpus, workdir)
+  corpora.wait_for(job, stages / "final" / "20")
+  job.kill()
+  job.wait()
+  # The rest, and so the whole job, works without TensorFlow.
+  trap = tmp_path / "tensorflow.py"
+  trap.write_text("raise RuntimeError('TensorFlow was imported')")
+  job = _start(corpus, workdir, tmp_path)
+  assert job.wait(timeout=120) == 0
+  for name in ("recipe.json", "comparison.json", "documents.parquet"):
+    assert (workdir / name).read_bytes() == (finished / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+  ("override", "words"),
+  [
+    ("tree.brnching=2", ["'tree.brnching'", "tree.branching"]),
+    ("branching=2", ["'branching'", "tree.branching"]),
+    ("final.steps=many", ["final.steps", "int", "'many'"]),
+    ("tree.branching=two", ["tree.branching", "'two'"]),
+    ("tree=1", ["tree.branching"]),
+    ("method=doremy", ["'doremy'", "Known", "crisp"]),
+    ("proxy.preset=huge", ["'huge'", "0.3m"]),
+    ("final.steps=10", ["final.steps", "multiple of 4", "try 8"]),
+    ("data.source=tape:x", ["'tape:x'", "jsonl"]),
+    ("data.source=tape", ["'tape'", "default, stdlib"]),
+    ("engine.name=spark", ["'spark'", "beam, local"]),
+    ("recipe.apply=nowhere", ["recipe.json", "nowhere"]),
+    ("export.formats=paper", ["'paper'", "levanter", "parquet"]),
+    ("data.source=jsonl:absent.jsonl", ["absent.jsonl"]),
+    ("data.target_files=", ["No target", "target_files"]),
+    ("data.targets=moon", ["'moon'", "arithmetic"]),
+    ("embedding.kind=magic", ["'magic'", "tfidf"]),
+    ("tree.mode=forzen", ["tree", "'forzen'", "joint"]),
+    ("optimizer.eps_root=0.0", ["eps_root", "above 0"]),
+    ("hypergradient.estimator=magic", ["'magic'", "unrolled", "cg"]),
+    (("hypergradient.estimator=truncated", "search.window=6"), ["multiple of"]),
+    ("hypergradient.memory_bytes=10.0", ["memory_bytes", "at the least"]),
+    ("method=random_documents", ["no partition", "config.baselines"]),
+    ("partition.kind=trees", ["'trees'", "silhouette", "ward"]),
+    ("swarm.curve_points=5", ["curve_points = 5", "divide", "steps = 21"]),
+    ("swarm.steps=0", ["swarm.steps = 0"]),
+    ("swarm.presets=tiny", ["'tiny'", "0.3m"]),
+    ("steer.steps=0", ["steer.steps = 0", "at least 1"]),
+    ("observe.rows=0", ["observe.rows = 0", "at least 1"]),
+    ("crisp.smoothing=2.0", ["crisp", "smoothing"]),
+    (
+      ("temperature.temperature=0.0", "baselines=temperature"),
+      ["config.temperature", "above 0"],
+    ),
+    ("mesh.model=16", ["config.mesh", "16 devices, there are 8"]),
+    ("mesh.model=8", ["heads of 0.3m = 4", "8 devices"]),
+    ("mesh.data=8", ["config.batch.rows = 4", "8 devices"]),
+  ],
+)
+def test_wrong_settings_end_with_one_line(
+  corpus, tmp_path, capsys, override, words
+):
+  overrides = [override] if isinstance(override, str) else override
+  status = main.main(_arguments(corpus, tmp_path / "run", *overrides))
+  corpora.assert_one_line(status, 2, words, capsys)
+
+
+@pytest.mark.parametrize(
+  ("line", "words"),
+  [
+    (b'{"text": "  "}', ["pool.jsonl", "line 3", "wanted a text"]),
+    (b'{"text": "\xff"}', ["pool.jsonl", "line 3", "UTF-8"]),
+    (b'{"text": "a", "id": "x"}', ["pool.jsonl", "line 3", "'x'"]),
+    (
+      b'{"text": "' + b"a" * 10_000_000 + b'"}',
+      ["pool.jsonl", "line 3", "max_document_bytes"],
+    ),
+  ],
+  ids=["empty", "encoding", "duplicate", "large"],
+)
+def test_a_bad_document_ends_with_one_line(
+  corpus, tmp_path, capsys, line, words
+):
+  pool = tmp_path / "pool.jsonl"
+  first = b'{"text": "one two three", "id": "x"}\n{"text": "four five"}\n'
+  pool.write_bytes(first + line + b"\n")
+  status = main.main(
+    _arguments(
+      corpus,
+      tmp_path / "run",
+      f"data.source=jsonl:{pool}",
+      "data.strict=true",
+    )
+  )
+  corpora.assert_one_line(status, 2, words, capsys)
+
+
+def test_a_target_without_a_train_split_is_refused(corpus, tmp_path, capsys):
+  target = tmp_path / "exam.jsonl"
+  corpora.write(target, [{"text": "one", "split": "test"}])
+  status = main.main(
+    _arguments(corpus, tmp_path / "run", f"data.target_files={target}")
+  )
+  corpora.assert_one_line(status, 2, ["exam", "train"], capsys)
+
+
+def test_a_workdir_of_another_run_is_refused(finished, corpus, capsys):
+  status = main.main(_arguments(corpus, finished, "seed=1"))
+  words = ["seed was 0, now 1", "--overwrite", "another --workdir"]
+  corpora.assert_one_line(status, 2, words, capsys)
+  assert (finished / "recipe.json").exists()
+
+
+def test_a_run_does_not_go_on_with_another_corpus(finished, corpus, capsys):
+  pool = corpus / "pool.jsonl"
+  before, times = pool.read_bytes(), pool.stat()
+  try:
+    pool.write_bytes(before + b'{"text": "one more"}\n')
+    status = main.main(_arguments(corpus, finished))
+  finally:
+    pool.write_bytes(before)
+    os.utime(pool, ns=(times.st_atime_ns, times.st_mtime_ns))
+  words = ["another corpus", "hash", "--overwrite", "another --workdir"]
+  corpora.assert_one_line(status, 2, words, capsys)
+
+
+def test_a_folder_that_is_no_run_is_neither_used_nor_cleared(
+  corpus, tmp_path, capsys
+):
+  (tmp_path / "thesis.txt").write_text("years of work")
+  for extra in ([], ["--overwrite"]):
+    status = main.main([*_arguments(corpus, tmp_path), *extra])
+    corpora.assert_one_line(status, 2, [str(tmp_path)], capsys)
+  assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_an_unwritable_workdir_is_refused(corpus, tmp_path, capsys):
+  (tmp_path / "file").write_text("")
+  status = main.main(_arguments(corpus, tmp_path / "file" / "run"))
+  corpora.assert_one_line(status, 2, ["Cannot write", "--workdir"], capsys)
+
+
+def test_a_loss_that_is_not_finite_stops_after_saving(corpus, tmp_path, capsys):
+  workdir = tmp_path / "run"
+  # Warm-up ends at once, so the first step leaves float32's range.
+  status = main.main(
+    _arguments(
+      corpus,
+      workdir,
+      "method=natural",
+      "optimizer.learning_rate=1e38",
+      "optimizer.warmup_steps=0",
+    )
+  )
+  words = ["not finite at step", "saved", "learning_rate"]
+  corpora.assert_one_line(status, 1, words, capsys)
+  assert list((workdir / "checkpoints" / "final").iterdir())
+
+
+def _arguments(corpus, workdir, *overrides: str) -> list[str]:
+  return corpora.arguments(
+    "configs/smoke.py", corpus, workdir, _TARGETS, *_TINY, *overrides
+  )
+
+
+def _start(corpus, workdir, *path) -> subprocess.Popen[bytes]:
+  return corpora.start("cmtree_jax.main", _arguments(corpus, workdir), *path)

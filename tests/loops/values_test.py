@@ -1,0 +1,101 @@
+"""The train loop on a toy corpus: what a method is shown fits together."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cmtree_jax.bilevel import population
+from cmtree_jax.bilevel.cost import WindowCost
+from cmtree_jax.loops import values as search
+from cmtree_jax.loops.checkpoint import Checkpointer, StopFlag
+from cmtree_jax.methods.base import DomainWeights, Method
+from tests import toy
+
+PLAN = search.SearchPlan(
+  rounds=2,
+  population=1,
+  life=8,
+  infancy=2,
+  window=2,
+  rows=toy.ROWS,
+  cost=WindowCost(1, 1),
+  outer_rows=toy.ROWS,
+  probe_rows=toy.ROWS,
+  stride=2,
+  lookahead=2,
+  natural_share=0.5,
+)
+
+
+class Info(NamedTuple):
+  """What the method below saw."""
+
+  mismatch: jax.Array  # documents whose features are not those of their domain
+  documents: jax.Array
+
+
+def watching() -> Method:
+  """Looks at domains and features, and doubles the weight of domain 0."""
+  log_w_K = jnp.log(jnp.array([2.0, 0.5, 0.5, 1.0]))
+
+  def step(state, signals):
+    expected = jax.nn.one_hot(signals.domain_B, toy.K)
+    differ_B = jnp.any(expected != signals.embedding_BE, axis=1)
+    return state, Info(jnp.sum(differ_B), jnp.sum(signals.mass_B > 0))
+
+  return Method(
+    init=lambda key, facts: jnp.zeros(()),
+    step=step,
+    finalize=lambda state: DomainWeights(log_w_K),
+    signals=frozenset({"mass_B", "domain_B", "embedding_BE"}),
+    loop="train",
+  )
+
+
+@pytest.mark.parametrize("lookahead", [2, 0])
+def test_documents_come_with_their_domains(tmp_path, lookahead):
+  corpus = toy.corpus()
+  steer = corpus.steer
+  size = len(steer.domain_N)
+  batch = jax.tree.map(lambda x: x[:1], steer.view.eval_sets[0].batches)
+  checkpointer = Checkpointer(tmp_path)
+  result = search.train_proxy(
+    watching(),
+    corpus.facts,
+    search.SearchData(
+      pool=steer.pool,
+      embedding_NE=np.eye(toy.K, dtype=np.float32)[steer.domain_N],
+      domain_N=steer.domain_N.astype(np.int32),
+      mass_N=np.full(size, 1 / size),
+      sample_size=size,
+      targets=steer.targets,
+      target_weight_N=steer.target_weight_N,
+      target_scale_N=np.ones(len(steer.target_weight_N)),
+      validation=(batch, np.ones(batch.tokens_BT.shape, np.float32)),
+    ),
+    PLAN._replace(lookahead=lookahead),
+    toy.engine(),
+    seed=0,
+    flops_per_token=1.0,
+    checkpointer=checkpointer,
+    stop=StopFlag(),
+    advance=lambda work, text: None,
+  )
+  checkpointer.close()
+  for row in result.history:
+    assert row["mismatch"] == 0 < row["documents"]
+  # Weights that read domains alone were enough to draw by.
+  gains = np.array([row["gain"] for row in result.history])
+  assert np.isfinite(gains).all()
+  assert (gains == 0).all() == (lookahead == 0)  # without one, nothing is said
+  assert all(row["validation_loss"] > 0 for row in result.history)
+
+
+def test_the_estimate_of_raising_is_the_sum_of_first_ages():
+  for members, life in ((1, 10**6), (2, 300), (4, 308)):
+    plan = PLAN._replace(population=members, life=life, infancy=100, rounds=0)
+    ages = population.first_ages(members, life=life, infancy=100)
+    assert search.search_work(plan) == plan.rows * ages.sum()

@@ -1,0 +1,41 @@
+"""Double-diminishing proportions: halved shares on a grid, and a rest."""
+
+import numpy as np
+
+from cmtree_jax.methods.laws.diminishing import design
+
+# The authors' largest shares for RedPajama.
+CAP_K = np.array([1, 1, 0.5857, 0.2588, 0.2254, 0.1779, 0.1727])
+
+
+def test_all_shares_but_one_are_halved_caps_on_the_grid():
+  mixture_RK = design(np.random.default_rng(0), CAP_K, num_mixtures=300)
+  assert mixture_RK.shape == (300, 7)
+  np.testing.assert_allclose(mixture_RK.sum(axis=1), 1, rtol=1e-12)
+  assert (mixture_RK >= 0).all() and (mixture_RK <= CAP_K + 1e-9).all()
+  halved_KS = CAP_K[:, None] * 0.5 ** np.arange(20)
+  allowed_KS = np.hstack([np.floor(halved_KS * 16) / 16, np.zeros((7, 1))])
+  is_allowed_RK = np.abs(mixture_RK[:, :, None] - allowed_KS).min(axis=2) < 1e-9
+  # The rest goes elsewhere where no share fits.
+  assert (is_allowed_RK.sum(axis=1) >= 6).mean() > 0.99
+  assert len(np.unique(mixture_RK.round(9), axis=0)) == 300
+  # Every domain appears, at more than one share.
+  for k in range(7):
+    assert len(np.unique(mixture_RK[:, k].round(9))) >= 3
+
+
+def test_small_domains_are_seen_and_empty_ones_are_not():
+  cap_K = np.full(33, 4 / 32)
+  cap_K[5] = 0.0
+  mixture_RK = design(np.random.default_rng(0), cap_K, num_mixtures=200)
+  assert (mixture_RK[:, 5] == 0).all()
+  assert (np.delete(mixture_RK, 5, axis=1) > 0).any(axis=0).all()
+  assert (mixture_RK <= cap_K + 1e-9).all()
+
+
+def test_where_few_mixtures_exist_they_repeat():
+  # Caps leave the natural mixture alone.
+  mixture_RK = design(
+    np.random.default_rng(0), np.array([0.5, 0.5]), num_mixtures=5
+  )
+  np.testing.assert_allclose(mixture_RK, 0.5)

@@ -1,0 +1,114 @@
+"""Frozen partitions: every kind places every document."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cmtree_jax.data.build import prepare
+from cmtree_jax.recipe import domains, recipe
+from cmtree_jax.recipe import partition as partitions
+from cmtree_jax.types import UserError
+from tests import corpora
+
+_WORDS = {
+  "sums": "1 + 2 = 3; 4 + 5 = 9; 6 - 2 = 4;",
+  "latin": "lorem ipsum dolor sit amet elit sed",
+  "code": "def f(x): return x for i in y if z",
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> prepare.Prepared:
+  folder = tmp_path_factory.mktemp("corpus")
+  rng = np.random.default_rng(0)
+
+  def text(source):
+    return " ".join(rng.permutation(_WORDS[source].split()))
+
+  rows = [
+    {"id": f"{source}{i}", "text": text(source), "source": source}
+    for i in range(15)
+    for source in _WORDS
+  ]
+  goal = [
+    {"text": f"{text('sums')} {i}", "split": split}
+    for split in ("train", "valid", "test")
+    for i in range(4)
+  ]
+  return corpora.prepared(folder, rows, goal, "data.shard_documents=20")
+
+
+def make(kind, data, **changes):
+  settings: dict[str, Any] = dict(
+    num_clusters=3, fine_clusters=9, candidates=(2, 3, 6), seed=0
+  )
+  every = np.arange(len(data.pool))
+  return domains.make(kind, data, every, **{**settings, **changes})
+
+
+@pytest.mark.parametrize("kind", ["kmeans", "ward", "silhouette", "sources"])
+def test_every_kind_finds_the_three_sources(data, kind):
+  found = make(kind, data)
+  source_N, names = data.documents.labels("source")
+  assert names == ("code", "latin", "sums")
+  # One domain per source and the other way round, whatever their order.
+  pairs = set(zip(found.domain_N.tolist(), source_N.tolist(), strict=True))
+  assert len(pairs) == len(found.mass_K) == 3
+  mass_K = np.bincount(found.domain_N, data.pool.tokens.mass_N)
+  np.testing.assert_allclose(found.mass_K, mass_K)
+  np.testing.assert_allclose(found.mass_K.sum(), 1.0)
+  # The target is made of sums.
+  share_K = found.shares(data.targets["goal"]["train"])
+  assert share_K[found.domain_N[source_N == 2][0]] == pytest.approx(1.0)
+
+
+def test_a_label_counts_more_than_the_nearest_center(data):
+  partition = make("sources", data).partition
+  embedding_NE = np.asarray(data.pool.embedding_NE[:3])  # sums, latin, code
+  near = partition.log_p_leaf(embedding_NE).argmax(axis=1)
+  assert near.tolist() == [2, 1, 0]
+  told = partition.log_p_leaf(embedding_NE, ["latin", "unheard of", "latin"])
+  assert told.argmax(axis=1).tolist() == [1, 1, 1]
+
+
+def test_a_partition_survives_its_file(data):
+  partition = make("ward", data).partition.with_weights(np.arange(3.0))
+  read = partitions.partition_from_json(
+    json.loads(json.dumps(partition.to_json()))
+  )
+  embedding_NE = np.asarray(data.pool.embedding_NE)
+  np.testing.assert_array_equal(
+    read.log_p_leaf(embedding_NE), partition.log_p_leaf(embedding_NE)
+  )
+  np.testing.assert_array_equal(read.log_w_L, partition.log_w_L)
+
+
+def test_leaves_of_a_recipe_become_domains(data, tmp_path):
+  partition = make("kmeans", data).partition
+  written = {
+    "partition": partition.with_weights(np.array([0.5, 1.0, 2.0])).to_json(),
+    "config": {"cache_dir": str(tmp_path)},
+  }
+  (tmp_path / recipe.FILE).write_text(json.dumps(written))
+  embedder = (data.folder / prepare.EMBEDDER_FILE).read_bytes()
+  (tmp_path / prepare.EMBEDDER_FILE).write_bytes(embedder)
+  found = make(f"tree:{tmp_path}", data)
+  np.testing.assert_array_equal(found.domain_N, make("kmeans", data).domain_N)
+  np.testing.assert_array_equal(found.partition.log_w_L, 0.0)
+  (tmp_path / prepare.EMBEDDER_FILE).write_bytes(embedder[:-1] + b"?")
+  with pytest.raises(UserError, match="another embedding"):
+    make(f"tree:{tmp_path}", data)
+
+
+def test_sources_need_labels(data, tmp_path):
+  rows = [{"id": f"{i}", "text": f"some text {i}"} for i in range(9)]
+  goal = [{"text": f"goal {s}", "split": s} for s in ("train", "valid", "test")]
+  bare = corpora.prepared(tmp_path, rows, goal)
+  with pytest.raises(
+    UserError, match=r"at least 2 labelled sources, came \(''"
+  ):
+    make("sources", bare)
+  with pytest.raises(UserError, match="Unknown config.partition.kind 'trees'"):
+    make("trees", data)
