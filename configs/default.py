@@ -134,7 +134,7 @@ def get_config() -> ConfigDict:
   config.recipe.apply = ""
 
   config.export = ConfigDict()  # a recipe for other trainers, WORKDIR/export
-  config.export.formats = ("",)[:0]  # names in cmtree_jax.export.EXPORTERS
+  config.export.formats = ("",)[:0]  # names in cmtree_jax.recipe.export.EXPORTERS
   config.export.tokens = 0  # of resampled text; 0: as many as the corpus has
   config.export.tokenizer = ""  # path or name for trainers; "": the recipe's
   config.export.root = ""  # where trainers find WORKDIR/export, gs://...

@@ -126,7 +126,7 @@ def test_an_element_s_state_is_no_copy(pool):
 
 def test_neither_tensorflow_nor_pyarrow_is_imported():
   code = (
-    "import sys, cmtree_jax.data.pipeline; "
+    "import sys, cmtree_jax.data.draw.pipeline; "
     "print([n for n in ('tensorflow', 'pyarrow', 'torch') if n in sys.modules])"
   )
   done = subprocess.run(

@@ -211,7 +211,7 @@ def test_nothing_but_seqio_users_needs_tensorflow(tmp_path):
   code = """
 import pathlib, sys
 import numpy as np
-from cmtree_jax import export
+from cmtree_jax.recipe import export
 shard = export.Shard(["a"], ["b"], np.array([3]), np.array([1.0]), np.array([0]))
 corpus = export.Corpus((lambda: shard,), ("x",), ("0",), {"x": 1.0}, 1, 3)
 options = export.Options(9, 0, "gpt2", "")

@@ -200,8 +200,8 @@ def test_kill_leaves_no_manifest_and_no_half_file(tmp_path):
   code = """
 import os, pathlib, signal, sys
 import numpy as np
-from cmtree_jax import export
-from cmtree_jax.export import files
+from cmtree_jax.recipe import export
+from cmtree_jax.recipe.export import files
 ids = [str(i) for i in range(2_000)]
 one = np.ones(2_000)
 shard = export.Shard(ids, ids, one.astype(np.int64), one, np.zeros(2_000, int))
