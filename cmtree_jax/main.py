@@ -54,7 +54,7 @@ def _parser(name: str, description: str) -> argparse.ArgumentParser:
     prog=f"python -m {name}",
     description=f"{description} The same command continues what was stopped.",
     epilog="Any field of the config is overridden by --config.FIELD=VALUE, "
-    "for example --config.tree.branching=4,4.",
+    "for example --config.cmtree.branching=4,4.",
     allow_abbrev=False,
   )
   parser.add_argument(

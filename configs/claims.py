@@ -81,7 +81,7 @@ def get_config(argument: str = "cpu"):
   _SCALES[scale](config)
   leaves = (4, 16) if scale == "toy" else tuple(LEAVES)
   config.compare.variants.update(
-    variants(final, leaves, rounds=config.search.rounds)
+    variants(final, leaves, rounds=config["values"].rounds)
   )
   return config
 
@@ -98,16 +98,16 @@ def _toy(config):
   config.final.steps = 30
   config.final.steps_per_call = 6
   config.optimizer.warmup_steps = 10
-  config.tree.solver_steps = 20
+  config.cmtree.solver_steps = 20
   config.evaluate.max_tokens = 10_000
-  config.swarm.steps = 21
+  config.runs.steps = 21
   config.steer.steps = 20
-  config.search.update(
+  config["values"].update(
     dict(
       rounds=2,
-      life=60,
-      infancy=20,
-      window=4,
+      max_age=60,
+      min_age=20,
+      unroll=4,
       lookahead=4,
       outer_rows=64,
       probe_rows=64,
@@ -118,7 +118,7 @@ def _toy(config):
 
 
 def _cpu(config):
-  config.search.rounds = 2
+  config["values"].rounds = 2
 
 
 def _gpu(config):
@@ -131,10 +131,16 @@ def _gpu(config):
   config.final.steps = 300  # a quarter of an epoch of the default corpus
   config.optimizer.learning_rate = 3e-3
   config.optimizer.eps_root = 1e-6  # of a bfloat16 trajectory
-  config.search.update(
-    dict(population=4, life=600, infancy=150, stride=50, outer_rows=1024)
+  config["values"].update(
+    dict(
+      population=4,
+      max_age=600,
+      min_age=150,
+      steps_between_rounds=50,
+      outer_rows=1024,
+    )
   )
-  config.search.probe_rows = 2048
+  config["values"].probe_rows = 2048
 
 
 _SCALES = {"toy": _toy, "cpu": _cpu, "gpu": _gpu}
@@ -148,60 +154,66 @@ def variants(final: str, leaves_of: tuple[int, ...], *, rounds: int):
   """
   found: dict[str, tuple[str, ...]] = {}
   for leaves in leaves_of:
-    tree = ("cmtree", f"tree.branching={LEAVES[leaves]}")
-    frozen = (*tree, "tree.mode=frozen")
+    tree = ("cmtree", f"cmtree.branching={LEAVES[leaves]}")
+    frozen = (*tree, "cmtree.mode=frozen")
     found[f"joint_{leaves}"] = tree
     # k-means of target and pool together, tilted by similarity or by the density
     # ratio as the joint tree is, and of the pool alone, as is usual.
-    found[f"frozen_{leaves}"] = (*frozen, "tree.start=kmeans")
+    found[f"frozen_{leaves}"] = (*frozen, "cmtree.start=kmeans")
     found[f"ratio_{leaves}"] = frozen
     found[f"pool_{leaves}"] = (
       *frozen,
-      "tree.start=kmeans",
-      "tree.warm_start_mass=0.0",
+      "cmtree.start=kmeans",
+      "cmtree.warm_start_mass=0.0",
     )
-    found[f"random_{leaves}"] = (*frozen, "tree.start=random")
+    found[f"random_{leaves}"] = (*frozen, "cmtree.start=random")
   found["sources"] = (
     "cmtree",
-    "tree.mode=domains",
+    "cmtree.mode=domains",
     "partition.kind=sources",
   )
   for clusters in (16, 64, 256):
     found[f"crisp_{clusters}"] = ("crisp", f"partition.num_clusters={clusters}")
   # In all dimensions of the embedding every angle cuts alike.
-  angle = "tree.angle_dim=16"
+  angle = "cmtree.angle_dim=16"
   for name, branching in (
     ("flat16", "16"),
     ("4x4", "4,4"),
     ("2x2x2x2", "2,2,2,2"),
   ):
-    tree = ("cmtree", f"tree.branching={branching}", angle)
+    tree = ("cmtree", f"cmtree.branching={branching}", angle)
     found[f"angles_{name}"] = tree
     if "," in branching:  # one level has one projection, and one node
-      found[f"shared_{name}"] = (*tree, "tree.projection=shared")
-      found[f"oblivious_{name}"] = (*tree, "tree.oblivious=true")
+      found[f"shared_{name}"] = (*tree, "cmtree.projection=shared")
+      found[f"oblivious_{name}"] = (*tree, "cmtree.oblivious=true")
   for other in {*range(4)} - {rounds}:
-    found[f"rounds_{other}"] = ("cmtree", f"search.rounds={other}")
+    found[f"rounds_{other}"] = ("cmtree", f"values.rounds={other}")
   # The same from k-means with similarity tilts.
-  kmeans = ("cmtree", "tree.start=kmeans")
-  found["kmeans_0"] = (*kmeans, "search.rounds=0")
+  kmeans = ("cmtree", "cmtree.start=kmeans")
+  found["kmeans_0"] = (*kmeans, "values.rounds=0")
   found["kmeans"] = kmeans
-  found["no_noise"] = ("cmtree", "tree.gumbel=false")
-  found["shuffled"] = ("cmtree", "tree.shuffle_values=true")
+  found["no_noise"] = ("cmtree", "cmtree.gumbel=false")
+  found["shuffled"] = ("cmtree", "cmtree.shuffle_values=true")
   for name in ("unrolled", "first_order", "one_step"):
     found[name] = ("cmtree", f"hypergradient.estimator={name}")
   for window in (1, 4, 64):  # all others have 16
-    found[f"window_{window}"] = ("cmtree", f"search.window={window}")
+    found[f"window_{window}"] = ("cmtree", f"values.unroll={window}")
   # Values over a whole short training, from near its start, and as long a lookahead.
-  whole = ("search.window=128", "search.lookahead=128", "search.infancy=20")
-  found["whole"] = ("cmtree", *whole, "search.life=21")
+  whole = ("values.unroll=128", "values.lookahead=128", "values.min_age=20")
+  found["whole"] = ("cmtree", *whole, "values.max_age=21")
   for number, (few, *fields) in enumerate(BUDGETS, 1):
     search = [
-      *(f"search.rounds={few}", "search.population=1"),
-      "search.life=1000000",  # one proxy, never born anew
-      "search.lookahead=0",  # what a step gains is not measured
+      *(f"values.rounds={few}", "values.population=1"),
+      "values.max_age=1000000",  # one proxy, never born anew
+      "values.lookahead=0",  # what a step gains is not measured
     ]
-    names = ("infancy", "stride", "window", "outer_rows", "probe_rows")
+    names = (
+      "min_age",
+      "steps_between_rounds",
+      "unroll",
+      "outer_rows",
+      "probe_rows",
+    )
     search += [
       f"search.{name}={value}"
       for name, value in zip(names, fields, strict=True)

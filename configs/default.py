@@ -2,7 +2,7 @@
 
 Fields are overridden on the command line, `--config.batch.rows=32`; a name that is
 not here is refused. What a method takes has its default in the signature of its
-factory (`tree` is cmtree's block).
+factory.
 """
 
 import os
@@ -80,35 +80,37 @@ def get_config() -> ConfigDict:
   # trains worse (5.0 instead of 4.8 nats after 300 steps of the quickstart).
   config.optimizer.eps_root = 1e-8
 
-  config.search = ConfigDict()
-  config.search.rounds = 5
-  config.search.population = 2  # proxies of staggered ages
-  config.search.life = 300  # steps until a proxy is born anew
-  config.search.infancy = 80  # steps before a proxy is first asked
-  config.search.window = 16  # cooldown steps that are differentiated through
-  config.search.outer_rows = 512  # of targets, per window
-  config.search.probe_rows = 1024  # of documents valued, per window
-  config.search.validation_rows = 256  # rows that measure every change
-  config.search.stride = 20  # steps that proxies train on between rounds
+  # Not `config.values`, which is a method of every ConfigDict; on the command line
+  # it is --config.values.rounds=3 like any other.
+  values = config["values"] = (
+    ConfigDict()
+  )  # proxies in training value documents
+  values.rounds = 5
+  values.population = 2  # proxies of staggered ages
+  values.max_age = 300  # steps after which a proxy is reset
+  values.min_age = 80  # steps before a proxy is first asked for values
+  values.unroll = 16  # cooldown steps that are differentiated through
+  values.outer_rows = 512  # of targets, per unroll
+  values.probe_rows = 1024  # of documents valued, per unroll
+  values.validation_rows = 256  # rows that measure every change
+  values.steps_between_rounds = 20  # that proxies train on
   # Cooldown steps by which a change is measured; 0: every change is kept.
-  config.search.lookahead = 20
-  config.search.natural_share = 0.25  # of the draws that are valued
-  config.search.sample_documents = 32_768  # that stand for the corpus's mass
+  values.lookahead = 20
+  values.natural_share = 0.25  # of the draws that are valued
+  values.sample_documents = 32_768  # that stand for the corpus's mass
 
   config.steer = ConfigDict()  # one proxy on a mixture that a method steers
   config.steer.steps = 150
   config.steer.saves = 3  # checkpoints on the way
 
-  config.swarm = (
-    ConfigDict()
-  )  # runs of proxies on mixtures that a method asks for
-  config.swarm.presets = ("0.3m",)  # sizes; all but mixing_laws use the first
-  config.swarm.steps = 60
-  config.swarm.decay = True  # the learning rate falls to zero within a run
-  config.swarm.curve_points = 3  # at which a run is scored; divides the steps
-  config.swarm.population = 1  # runs that are trained together
+  config.runs = ConfigDict()  # whole runs of proxies on mixtures
+  config.runs.presets = ("0.3m",)  # sizes; all but mixing_laws use the first
+  config.runs.steps = 60
+  config.runs.decay = True  # the learning rate falls to zero within a run
+  config.runs.curve_points = 3  # at which a run is scored; divides the steps
+  config.runs.population = 1  # runs that are trained together
 
-  config.observe = ConfigDict()  # what steering and swarm look at
+  config.observe = ConfigDict()  # what `steer` and `runs` look at
   config.observe.rows = 1  # fresh rows of each domain
   config.observe.target_rows = 16  # fresh rows of each target
   config.observe.frozen_rows = 4  # rows of each domain that stay the same
@@ -134,7 +136,7 @@ def get_config() -> ConfigDict:
   config.recipe.apply = ""
 
   config.export = ConfigDict()  # a recipe for other trainers, WORKDIR/export
-  config.export.formats = ("",)[:0]  # names in cmtree_jax.recipe.export.EXPORTERS
+  config.export.formats = ("",)[:0]  # names in recipe.export.EXPORTERS
   config.export.tokens = 0  # of resampled text; 0: as many as the corpus has
   config.export.tokenizer = ""  # path or name for trainers; "": the recipe's
   config.export.root = ""  # where trainers find WORKDIR/export, gs://...
@@ -153,5 +155,5 @@ def get_config() -> ConfigDict:
 
   for method in METHODS:  # their options
     if options := factory_defaults(method):
-      config["tree" if method == "cmtree" else method] = options
+      config[method] = options
   return config

@@ -12,17 +12,17 @@ def get_config():
   config.data.source = ("stdlib",)
   config.data.targets = ()
   config.final.steps = 25
-  config.tree.solver_steps = 20
-  config.search.sample_documents = 2048
+  config.cmtree.solver_steps = 20
+  config["values"].sample_documents = 2048
   config.final.seeds = 2
   config.optimizer.warmup_steps = 10
-  config.search.rounds = 2
-  config.search.life = 60
-  config.search.infancy = 20
-  config.search.outer_rows = 64
-  config.search.probe_rows = 64
-  config.search.validation_rows = 64
-  config.swarm.steps = 21
+  config["values"].rounds = 2
+  config["values"].max_age = 60
+  config["values"].min_age = 20
+  config["values"].outer_rows = 64
+  config["values"].probe_rows = 64
+  config["values"].validation_rows = 64
+  config.runs.steps = 21
   config.steer.steps = 30
   config.evaluate.max_tokens = 10_000
   return config

@@ -132,7 +132,7 @@ def _documents(found: Results) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
 
   config, data = found.config, found.data()
   rows = learn.sample_rows(config, len(data.pool))
-  rows = rows[:: max(1, len(rows) // config.search.sample_documents)]
+  rows = rows[:: max(1, len(rows) // config["values"].sample_documents)]
   tokens = data.pool.tokens
   source_N, names = data.documents.labels("source")
   names = np.array(names)[source_N[rows]]

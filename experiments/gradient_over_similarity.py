@@ -127,7 +127,7 @@ def show(found: Results) -> Iterator[Path]:
 def _rounds(found: Results) -> dict[int, str]:
   """Rounds -> the search of so many; the usual one has the config's."""
   names = {n: f"rounds_{n}" for n in ROUNDS}
-  names[found.config.search.rounds] = TREE
+  names[found.config["values"].rounds] = TREE
   return {n: name for n, name in names.items() if found.trained([name])}
 
 

@@ -54,7 +54,7 @@ def test_addresses_may_hold_spaces_and_brackets(text, value):
 
 
 def test_numbers_may_stand_in_brackets():
-  loaded = config.load("configs/default.py", ["tree.branching=(4, 4)"])
+  loaded = config.load("configs/default.py", ["cmtree.branching=(4, 4)"])
   assert loaded.tree.branching == (4, 4)
 
 

@@ -232,7 +232,7 @@ def _assert_divided_alike(found, put):
 
 
 def test_first_ages_are_staggered_over_a_life():
-  ages = population.first_ages(4, life=300, infancy=60)
+  ages = population.first_ages(4, max_age=300, min_age=60)
   np.testing.assert_array_equal(ages, [60, 120, 180, 240])
 
 

@@ -46,10 +46,10 @@ def each(
   )
 
 
-def first_ages(members: int, *, life: int, infancy: int) -> np.ndarray:
-  """Ages at the first asking, in steps, spread evenly from infancy over a life.
+def first_ages(members: int, *, max_age: int, min_age: int) -> np.ndarray:
+  """Ages at the first asking, in steps, spread evenly from `min_age` to `max_age`.
 
-  >>> first_ages(4, life=300, infancy=60)
+  >>> first_ages(4, max_age=300, min_age=60)
   array([ 60, 120, 180, 240])
   """
-  return infancy + np.arange(members) * (life - infancy) // members
+  return min_age + np.arange(members) * (max_age - min_age) // members

@@ -59,7 +59,7 @@ def check(config: Any) -> None:
       f"config.method = {config.method} weighs single documents and leaves no "
       "partition to hand over; name it in config.baselines."
     )
-  presets = (config.proxy.preset, config.final.preset, *config.swarm.presets)
+  presets = (config.proxy.preset, config.final.preset, *config.runs.presets)
   for preset in presets:
     if preset not in proxy_model.PRESETS:
       raise UserError(
@@ -68,9 +68,9 @@ def check(config: Any) -> None:
       )
   rows = config.batch.rows
   for block, field, unit in (
-    ("search", "outer_rows", rows),
-    ("search", "probe_rows", rows),
-    ("search", "validation_rows", rows),
+    ("values", "outer_rows", rows),
+    ("values", "probe_rows", rows),
+    ("values", "validation_rows", rows),
     ("final", "steps", config.final.steps_per_call),
   ):
     value = config[block][field]
@@ -92,7 +92,7 @@ def check(config: Any) -> None:
   try:
     search_plan(config)
   except ValueError as error:
-    raise UserError(f"config.search.window: {error}") from error
+    raise UserError(f"config.values.unroll: {error}") from error
   try:
     problem.check_optimizer(optimizer_of(config, total_steps=None))
   except ValueError as error:
@@ -100,8 +100,8 @@ def check(config: Any) -> None:
   check_mesh(config)
   for block, field in (
     ("steer", "steps"),
-    ("swarm", "steps"),
-    ("swarm", "population"),
+    ("runs", "steps"),
+    ("runs", "population"),
     ("observe", "rows"),
     ("observe", "target_rows"),
     ("observe", "frozen_rows"),
@@ -109,16 +109,16 @@ def check(config: Any) -> None:
   ):
     if (value := config[block][field]) < 1:
       raise UserError(f"config.{block}.{field} = {value} must be at least 1.")
-  points = config.swarm.curve_points
-  if points < 1 or config.swarm.steps % points:
+  points = config.runs.curve_points
+  if points < 1 or config.runs.steps % points:
     raise UserError(
-      f"config.swarm.curve_points = {points} must divide config.swarm.steps = "
-      f"{config.swarm.steps}."
+      f"config.runs.curve_points = {points} must divide config.runs.steps = "
+      f"{config.runs.steps}."
     )
-  if config.swarm.decay and config.optimizer.warmup_steps >= config.swarm.steps:
+  if config.runs.decay and config.optimizer.warmup_steps >= config.runs.steps:
     raise UserError(
       f"config.optimizer.warmup_steps = {config.optimizer.warmup_steps} must "
-      f"be below config.swarm.steps = {config.swarm.steps}."
+      f"be below config.runs.steps = {config.runs.steps}."
     )
   if config.final.seeds < 1:
     raise UserError("config.final.seeds must be at least 1.")
@@ -134,7 +134,11 @@ def check_mesh(config: Any) -> None:
   for what, size, parts in (
     ("config.batch.rows", config.batch.rows, devices),
     ("config.evaluate.rows", config.evaluate.rows, devices),
-    ("config.search.population", config.search.population, axes["population"]),
+    (
+      "config.values.population",
+      config["values"].population,
+      axes["population"],
+    ),
     *(
       (
         f"The heads of {preset}",
@@ -144,7 +148,7 @@ def check_mesh(config: Any) -> None:
       for preset in (
         config.proxy.preset,
         config.final.preset,
-        *config.swarm.presets,
+        *config.runs.presets,
       )
     ),
   ):
@@ -156,13 +160,12 @@ def check_mesh(config: Any) -> None:
 
 
 def make_method(name: str, config: Any) -> Method:
-  """A method with the options of its config block (`tree` is cmtree's)."""
-  block = {"cmtree": "tree"}.get(name, name)
-  options = dict(config[block]) if block in config else {}
+  """A method with the options of its config block."""
+  options = dict(config[name]) if name in config else {}
   try:
     return _made(name, tuple(options.items()))
   except ValueError as error:
-    raise UserError(f"config.{block}: {error}") from error
+    raise UserError(f"config.{name}: {error}") from error
 
 
 @functools.lru_cache(maxsize=64)
@@ -193,14 +196,14 @@ def estimator_options(
     policy, needed = memory.choose(
       shape,
       optimizer,
-      num_steps=config.search.window,
+      num_steps=config["values"].unroll,
       budget_bytes=budget,
     )
   except ValueError as error:
     raise UserError(f"config.hypergradient.memory_bytes: {error}") from error
   say(
     f"Hypergradient: {name}, policy {policy}: {needed / 1e6:,.0f} MB of "
-    f"{budget / 1e6:,.0f} MB for a window of {config.search.window} steps."
+    f"{budget / 1e6:,.0f} MB for an unroll of {config['values'].unroll} steps."
   )
   return {"policy": policy}
 
@@ -208,9 +211,9 @@ def estimator_options(
 def search_plan(config: Any, **options: Any) -> search.SearchPlan:
   """The config's search block, with the batch's rows and the estimator's cost."""
   fields = set(search.SearchPlan._fields) - {"rows", "cost"}
-  chosen = {name: config.search[name] for name in fields}
+  chosen = {name: config["values"][name] for name in fields}
   cost = hypergradient_cost.window(
-    config.hypergradient.estimator, num_steps=config.search.window, **options
+    config.hypergradient.estimator, num_steps=config["values"].unroll, **options
   )
   return search.SearchPlan(rows=config.batch.rows, cost=cost, **chosen)
 
@@ -224,12 +227,12 @@ def steer_plan(config: Any) -> steer.SteerPlan:
 
 def swarm_plan(config: Any) -> swarm.SwarmPlan:
   """The config's swarm block, with the batch's rows."""
-  return swarm.SwarmPlan(config.batch.rows, config.swarm.population)
+  return swarm.SwarmPlan(config.batch.rows, config.runs.population)
 
 
 def curve_steps(config: Any) -> tuple[int, ...]:
   """Steps of a run of the swarm at which it is scored, evenly spaced."""
-  points, steps = config.swarm.curve_points, config.swarm.steps
+  points, steps = config.runs.curve_points, config.runs.steps
   return tuple(steps * (i + 1) // points for i in range(points))
 
 
@@ -272,8 +275,8 @@ def total_work(config: Any) -> float:
 def search_work(name: str, config: Any) -> float:
   """Training rows of a method's search; of a swarm, which grows, none."""
   method = make_method(name, config)
-  if method.loop == "train":
+  if method.loop == "values":
     return search.search_work(search_plan(config))
-  if method.loop == "domains":
+  if method.loop == "steer":
     return steer.work(method, steer_plan(config))
   return 0.0

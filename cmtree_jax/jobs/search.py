@@ -143,7 +143,7 @@ def _pass(learner: Learner) -> Found:
     learner.method,
     learner.facts,
     _all_signals(learner.data, learner.domains),
-    batch=learner.job.config.search.sample_documents,
+    batch=learner.job.config["values"].sample_documents,
   )
   return _found(learner, weights)
 
@@ -238,7 +238,7 @@ def _swarm(learner: Learner) -> Found:
   def size(preset: str) -> swarm.Size:
     proxy = settings.proxy_of(preset, config, learner.data.vocab_size)
     optimizer = settings.optimizer_of(
-      config, total_steps=config.swarm.steps if config.swarm.decay else None
+      config, total_steps=config.runs.steps if config.runs.decay else None
     )
     made = engine.make(proxy, optimizer, mesh=settings.final_mesh(config))
     return swarm.Size(made, proxy.flops_per_token(config.batch.row_tokens))
@@ -253,7 +253,7 @@ def _swarm(learner: Learner) -> Found:
         view=_view(learner),
       ),
       settings.swarm_plan(config),
-      [lambda preset=preset: size(preset) for preset in config.swarm.presets],
+      [lambda preset=preset: size(preset) for preset in config.runs.presets],
       seed=learner.seed,
       checkpointer=checkpointer,
       stop=job.stop,
@@ -265,10 +265,10 @@ def _swarm(learner: Learner) -> Found:
 
 
 _LOOPS = {
-  "facts": _from_facts,
-  "pass": _pass,
-  "train": _train,
-  "domains": _steer,
+  "none": _from_facts,
+  "look": _pass,
+  "values": _train,
+  "steer": _steer,
   "runs": _swarm,
 }
 
@@ -298,7 +298,7 @@ def facts_of(
   held_out_NE, held_out_mass_N = _document_features(driving(data, "validation"))
   facts = Facts(
     max_weight=max_weight(config, pool.tokens),
-    horizon=config.final.steps / config.search.window,
+    horizon=config.final.steps / config["values"].unroll,
     sample_NE=pool.embedding_NE[chosen],
     sample_mass_N=(mass_N / mass_N.sum()).astype(np.float32),
     target_NE=target_NE,
@@ -309,7 +309,7 @@ def facts_of(
     target_domain_TK=np.stack([placed.shares(one) for one in train]),
     final_steps=config.final.steps,
   )
-  if method.loop == "domains":
+  if method.loop == "steer":
     return facts._replace(steps=config.steer.steps)
   if method.loop != "runs":
     return facts
@@ -318,11 +318,11 @@ def facts_of(
   )
   size = {
     preset: settings.proxy_of(preset, config, data.vocab_size).num_parameters
-    for preset in (*config.swarm.presets, config.final.preset)
+    for preset in (*config.runs.presets, config.final.preset)
   }
   return facts._replace(
-    steps=config.swarm.steps,
-    sizes=tuple(size[preset] for preset in config.swarm.presets),
+    steps=config.runs.steps,
+    sizes=tuple(size[preset] for preset in config.runs.presets),
     final_size=size[config.final.preset],
     curve_steps=settings.curve_steps(config),
     document_tokens_M=tokens_M,
@@ -414,7 +414,7 @@ def pool_sampler(data: Prepared, config: Any, *, seed: int) -> sampler.Sampler:
 
 
 def _view(learner: Learner) -> signals.View:
-  """What the loops `domains` and `runs` look at proxies with."""
+  """What the loops `steer` and `runs` look at proxies with."""
   config, data = learner.job.config, learner.data
   train = driving(data, "train")
   targets, _, scale_N = _targets(data, "train", config)
@@ -446,7 +446,7 @@ def search_data(
   train, train_weight_N, train_scale_N = _targets(data, "train", config)
   held, held_weight_N, held_scale_N = _targets(data, "validation", config)
   begin = held.start(held.init(), held_weight_N)
-  _, rows = held.draw(begin, config.search.validation_rows)
+  _, rows = held.draw(begin, config["values"].validation_rows)
   batches = stack_rows(rows, config.batch.rows)
   scale = held_scale_N[batches.document_BT] / batches.document_BT.size
   return search.SearchData(
@@ -454,7 +454,7 @@ def search_data(
     embedding_NE=data.pool.embedding_NE,
     domain_N=placed.domain_N,
     mass_N=data.pool.tokens.mass_N,
-    sample_size=config.search.sample_documents,
+    sample_size=config["values"].sample_documents,
     targets=train,
     target_weight_N=train_weight_N,
     target_scale_N=train_scale_N,

@@ -12,8 +12,8 @@ from cmtree_jax.methods import METHODS
 from cmtree_jax.types import UserError
 
 _OWN = (
-  *("hypergradient", "observe", "partition", "proxy", "search"),
-  *("steer", "swarm", "tree"),
+  *("hypergradient", "observe", "partition", "proxy", "values"),
+  *("steer", "runs", "cmtree"),
 )
 
 
@@ -27,7 +27,7 @@ def config_of(name: str, config: Any) -> Any:
 
   Args:
     name: of a method, or of a variant in `config.compare.variants`, a tuple of the
-      method and overrides: `("cmtree", "tree.mode=frozen")`.
+      method and overrides: `("cmtree", "cmtree.mode=frozen")`.
     config: of the comparison.
   Raises:
     UserError: no such method, variant or field, or one that must be equal for all.

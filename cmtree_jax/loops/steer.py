@@ -1,4 +1,4 @@
-"""The loop `domains`: one proxy on a mixture of domains that a method steers.
+"""The loop `steer`: one proxy on a mixture of domains that a method steers.
 
 An observation of the proxy as it is, a step of the method, and the training steps
 that it asks for: on rows drawn from its mixture, or on the observed rows themselves.
@@ -78,7 +78,7 @@ def run(
   """Steers one proxy to its end.
 
   Args:
-    method: of the loop `domains`.
+    method: of the loop `steer`.
     facts: what is known beforehand.
     data: what is drawn from.
     plan: how much of everything.

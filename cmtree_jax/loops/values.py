@@ -45,14 +45,14 @@ class SearchPlan(NamedTuple):
 
   rounds: int
   population: int  # proxies
-  life: int  # steps after which a proxy is born anew
-  infancy: int  # steps that a newborn proxy trains before it is asked
-  window: int  # steps that are differentiated through
+  max_age: int  # steps after which a proxy is born anew
+  min_age: int  # steps that a newborn proxy trains before it is asked
+  unroll: int  # steps that are differentiated through
   rows: int  # per step
   cost: WindowCost  # of the hypergradient through a window
   outer_rows: int  # of targets per window
   probe_rows: int  # of documents valued per window
-  stride: int  # steps that proxies train on between rounds
+  steps_between_rounds: int  # steps that proxies train on between rounds
   # Steps by which every change is measured, on either side; 0: it is not measured.
   lookahead: int
   natural_share: float  # of the draws of probes and windows
@@ -103,7 +103,7 @@ def train_proxy(
   """Rounds of: value documents with the proxies, step the method, train on.
 
   Args:
-    method: of the train loop.
+    method: of the loop `values`.
     facts: what is known beforehand.
     data: what is drawn from.
     plan: how much of everything.
@@ -145,16 +145,16 @@ def train_proxy(
 
 def search_work(plan: SearchPlan) -> float:
   """Work of a whole search in plain training rows."""
-  raising = plan.population * plan.infancy  # and the sum of `first_ages`
-  raising += (plan.population - 1) * (plan.life - plan.infancy) / 2
-  proxy = window_work(plan) + plan.stride * plan.rows
+  raising = plan.population * plan.min_age  # and the sum of `first_ages`
+  raising += (plan.population - 1) * (plan.max_age - plan.min_age) / 2
+  proxy = window_work(plan) + plan.steps_between_rounds * plan.rows
   one_round = plan.population * proxy + lookahead_work(plan)
   return plan.rows * raising + plan.rounds * one_round
 
 
 def window_work(plan: SearchPlan) -> float:
   """Work of valuing with one proxy, in plain training rows."""
-  inner = plan.window * plan.rows * plan.cost.inner_passes
+  inner = plan.unroll * plan.rows * plan.cost.inner_passes
   outer = plan.outer_rows * plan.cost.outer_gradients * GRADIENT
   other = outer + plan.probe_rows * PROBE
   return (inner + other) / GRADIENT
@@ -240,18 +240,18 @@ class _Driver:
     """Trains proxies on to their next asking, successors of old ones to their first."""
     plan = self._plan
     age, phi = search.age, search.phi
-    old = age >= plan.life
+    old = age >= plan.max_age
     if old.any():
       births = search.births + np.cumsum(old) - 1
       phi = self._engine.reset(phi, self._birth_keys(births), old)
       age = np.where(old, 0, age)
       search = search._replace(births=search.births + old.sum())
-    goal = np.maximum(plan.infancy, age + plan.stride)
+    goal = np.maximum(plan.min_age, age + plan.steps_between_rounds)
     if search.round == 0:
       ages = population.first_ages(
-        plan.population, life=plan.life, infancy=plan.infancy
+        plan.population, max_age=plan.max_age, min_age=plan.min_age
       )
-      goal = np.maximum(ages, plan.stride)
+      goal = np.maximum(ages, plan.steps_between_rounds)
     sampler = self._data.pool
     pool = sampler.start(search.pool, weight_N)
     while (young := age < goal).any():
@@ -259,12 +259,12 @@ class _Driver:
       for wanted in young:
         rows = None
         if wanted:
-          pool, rows = sampler.draw(pool, plan.stride * plan.rows)
+          pool, rows = sampler.draw(pool, plan.steps_between_rounds * plan.rows)
         drawn.append(rows)
       batches = self._members(drawn)
       phi, _ = self._engine.train(phi, batches, _ones(batches), young)
-      age = age + plan.stride * young
-      rows = int(young.sum()) * plan.stride * plan.rows
+      age = age + plan.steps_between_rounds * young
+      rows = int(young.sum()) * plan.steps_between_rounds * plan.rows
       search = self._charge(search, rows, GRADIENT)
       advance(rows, "raising proxies")
     return search._replace(phi=phi, age=age, pool=pool.state())
@@ -278,7 +278,7 @@ class _Driver:
     targets = data.targets.start(search.targets, data.target_weight_N)
     inner, probes, outer = [], [], []
     for _ in range(plan.population):
-      pool, rows = data.pool.draw(pool, plan.window * plan.rows)
+      pool, rows = data.pool.draw(pool, plan.unroll * plan.rows)
       inner.append(rows)
       pool, rows = data.pool.draw(pool, plan.probe_rows)
       probes.append(rows)
@@ -309,7 +309,7 @@ class _Driver:
       found.append((*pieces, np.log(proposal_N[pieces[0]])))
     search = search._replace(pool=pool.state(), targets=targets.state())
     for rows, passes in (
-      (plan.window * plan.rows, plan.cost.inner_passes),
+      (plan.unroll * plan.rows, plan.cost.inner_passes),
       (plan.outer_rows * plan.cost.outer_gradients, GRADIENT),
       (plan.probe_rows, PROBE),
     ):
@@ -395,7 +395,7 @@ class _Driver:
   def _signals(self, found, number) -> Signals:
     """The round's documents, filled up to a fixed number with mass zero."""
     plan = self._plan
-    rows = plan.population * (plan.window * plan.rows + plan.probe_rows)
+    rows = plan.population * (plan.unroll * plan.rows + plan.probe_rows)
     size = 2 * rows  # more pieces than that are left out: they are a sample
     columns = [np.concatenate(x)[:size] for x in zip(*found, strict=True)]
     if not columns:

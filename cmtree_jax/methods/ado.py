@@ -183,7 +183,7 @@ def make(
     step,
     finalize=lambda state: state.course.recipe(output),
     signals=frozenset({"loss_K", "domain_B"}),
-    loop="domains",
+    loop="steer",
     ask=lambda state: Ask(state.course.mixture_K),
     every=every,
     targeted=False,

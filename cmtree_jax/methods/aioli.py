@@ -207,7 +207,7 @@ def make(
     step,
     finalize=lambda state: state.course.recipe(output),
     signals=steering.evaluation_signals(evaluate),
-    loop="domains",
+    loop="steer",
     ask=lambda state: state.ask,
     every=every,
     targeted=evaluate == "targets",

@@ -24,7 +24,7 @@ class Signals(NamedTuple):
   targets. Losses of domains are nats per token, those of targets bits per byte.
   """
 
-  # Of documents (loops pass and train).
+  # Of documents (loops `look` and `values`).
   mass_B: Any = None  # share of the corpus's tokens; 0 for a target's document
   target_mass_B: Any = None  # share of the target's tokens; 0 in the pool
   domain_B: Any = None  # of the partition that is given
@@ -35,7 +35,7 @@ class Signals(NamedTuple):
   sample_NE: Any = None  # features of a corpus sample
   sample_mass_N: Any = None  # its masses; sum to one
 
-  # Of domains, at a proxy in training (loop domains); every domain is observed on
+  # Of domains, at a proxy in training (loop `steer`); every domain is observed on
   # equally many fresh rows of it. A domain's gradient is that of its mean loss.
   loss_K: Any = None  # (also of a run, at its end)
   excess_K: Any = None  # mean over tokens of max(loss - reference's loss, 0)
@@ -47,7 +47,7 @@ class Signals(NamedTuple):
   )
   target_loss_T: Any = None  # of each target (also of a run, at its end)
 
-  # Of one whole run (loop runs).
+  # Of one whole run (loop `runs`).
   mixture_K: Any = None  # that it was trained on
   size: Any = None  # index into `Facts.sizes` of the proxy
   curve_CT: Any = None  # losses of targets at `Facts.curve_steps`
@@ -83,7 +83,7 @@ class Facts(NamedTuple):
   target_domain_TK: (
     shapes.Array
   )  # shares of each target's tokens in the domains
-  # Of loops domains and runs.
+  # Of loops `steer` and `runs`.
   steps: int = 0  # of a proxy that is steered, or of one run
   final_steps: int = 0  # of the training that the recipe is for
   sizes: tuple[int, ...] = ()  # parameters of the proxies that runs may have
@@ -106,7 +106,7 @@ class Facts(NamedTuple):
 
 
 class Ask(NamedTuple):
-  """What the proxy of the loop `domains` trains on until the next observation."""
+  """What the proxy of the loop `steer` trains on until the next observation."""
 
   mixture_K: shapes.Array  # sums to one
   target_share: shapes.Array = (
@@ -132,14 +132,14 @@ class Method(NamedTuple):
   # The driver that runs it: none, where `init` knows all; one pass over documents;
   # values of documents from proxies in training; one proxy on a mixture of domains
   # that the method steers; whole runs of proxies on mixtures that it asks for.
-  loop: Literal["facts", "pass", "train", "domains", "runs"]
+  loop: Literal["none", "look", "values", "steer", "runs"]
   # (state, measured fall of the validation loss by the last step) -> state; the
-  # train loop calls it after every step, so a method may take a step back.
+  # loop `values` calls it after every step, so a method may take a step back.
   judge: Callable[[Any, shapes.Scalar], Any] = _no_judgement
-  # Loop domains: state -> Ask. Loop runs: state -> Trials still to run, see
+  # Loop `steer`: state -> Ask. Loop `runs`: state -> Trials still to run, see
   # `Trials.pending`; none are left when the search is over.
   ask: Callable[[Any], Any] = lambda state: None
-  # Loop domains: training steps between observations; and whether the observed
+  # Loop `steer`: training steps between observations; and whether the observed
   # rows themselves are trained on (weighted, once each) or rows drawn from the
   # mixture. The first needs `every` = 1.
   every: int = 1
@@ -209,7 +209,7 @@ def from_facts(
     step=lambda state, signals: (state, None),
     finalize=lambda state: state,
     signals=frozenset({"domain_B"}),
-    loop="facts",
+    loop="none",
     partition=partition,
     targeted=targeted,
   )

@@ -155,7 +155,7 @@ def make(
     shuffle_values: a control that must not gain: the values of a round are
       dealt out anew among its documents, at random.
   Returns:
-    A Method of the train loop.
+    A Method of the loop `values`.
   Raises:
     ValueError: for an unknown mode, start or projection, a level of fewer
       than two children, or a `start_weight` below one.
@@ -339,7 +339,7 @@ def make(
     "sample_NE",
     "sample_mass_N",
   }
-  tree = Method(init, step, finalize, frozenset(signals), "train", judge)
+  tree = Method(init, step, finalize, frozenset(signals), "values", judge)
   return tree_domains.of_domains(tree) if mode == "domains" else tree
 
 

@@ -76,7 +76,7 @@ def make(
     step,
     finalize=lambda course: course.recipe(output),
     signals=frozenset({"domain_B", "target_dot_K"}),
-    loop="domains",
+    loop="steer",
     ask=lambda course: Ask(course.mixture_K),
     every=every,
   )

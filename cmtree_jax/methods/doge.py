@@ -110,7 +110,7 @@ def make(
     step,
     finalize=lambda course: course.recipe(output),
     signals=frozenset(reads),
-    loop="domains",
+    loop="steer",
     ask=lambda course: Ask(course.mixture_K),
     train_on_observed=True,
     targeted=objective == "target",

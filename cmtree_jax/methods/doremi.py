@@ -107,7 +107,7 @@ def make(
     step,
     finalize=lambda state: state.course.recipe(output),
     signals=frozenset(reads),
-    loop="domains",
+    loop="steer",
     ask=ask,
     train_on_observed=True,
     targeted=False,

@@ -29,6 +29,6 @@ def make() -> Method:
     step=lambda state, signals: (state, None),
     finalize=lambda state: EqualWeights(),
     signals=frozenset({"mass_B"}),
-    loop="facts",
+    loop="none",
     targeted=False,
   )

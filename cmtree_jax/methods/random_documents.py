@@ -79,7 +79,7 @@ def make(*, share: float = 0.2) -> Method:
     step,
     finalize,
     frozenset({"mass_B", "key_B"}),
-    "pass",
+    "look",
     targeted=False,
   )
 

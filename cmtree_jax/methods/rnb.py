@@ -90,7 +90,7 @@ def make(
     step,
     finalize=lambda state: state.course.recipe(output),
     signals=frozenset({"domain_B", "head_gram_KK"}),
-    loop="domains",
+    loop="steer",
     ask=lambda state: Ask(state.course.mixture_K),
     every=every,
   )

@@ -119,7 +119,7 @@ def make(
     step,
     finalize=lambda state: state.course.recipe(output),
     signals=frozenset({"loss_K", "domain_B"}),
-    loop="domains",
+    loop="steer",
     ask=lambda state: state.ask,
     every=every,
   )

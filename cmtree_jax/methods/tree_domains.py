@@ -65,7 +65,7 @@ def of_domains(tree: Method) -> Method:
     return DomainWeights(state.tree.log_w_L)
 
   signals = {"mass_B", "domain_B", "value_B", "log_proposal_B"}
-  return Method(init, step, finalize, frozenset(signals), "train", judge)
+  return Method(init, step, finalize, frozenset(signals), "values", judge)
 
 
 def start(facts: Facts) -> model.Theta:

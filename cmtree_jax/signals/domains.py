@@ -14,7 +14,7 @@ from cmtree_jax.methods.base import Signals
 from cmtree_jax.proxy.engine import Engine
 from cmtree_jax.proxy.ledger import FORWARD, GRADIENT, Cost
 
-# Signals of the loops `domains` and `runs` that need the gradients of domains.
+# Signals of the loops `steer` and `runs` that need the gradients of domains.
 GRADIENTS = frozenset({"gram_KK", "target_dot_K"})
 
 

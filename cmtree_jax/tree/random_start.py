@@ -64,7 +64,7 @@ def random_documents(
   if np.count_nonzero(share_N) < count:
     raise UserError(
       f"Cannot draw {count} prototypes from {np.count_nonzero(share_N)} "
-      "documents of a node; ask for fewer children in config.tree.branching."
+      "documents of a node; ask for fewer children in config.cmtree.branching."
     )
   best_CP, best_least = None, -1.0
   for _ in range(DRAWS):

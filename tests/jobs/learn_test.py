@@ -17,10 +17,10 @@ from tests import corpora
 
 _TARGETS = {"arithmetic": "sums"}
 _TINY = """
-search.rounds=3 search.life=24 search.infancy=4 search.stride=4
-search.lookahead=4 search.outer_rows=8 search.probe_rows=8
-search.validation_rows=8 final.calls_per_save=1 final.seeds=2
-tree.branching=2,2 tree.angle_dim=4 tree.solver_steps=5 tree.replay_size=256
+values.rounds=3 values.max_age=24 values.min_age=4 values.steps_between_rounds=4
+values.lookahead=4 values.outer_rows=8 values.probe_rows=8
+values.validation_rows=8 final.calls_per_save=1 final.seeds=2
+cmtree.branching=2,2 cmtree.angle_dim=4 cmtree.solver_steps=5 cmtree.replay_size=256
 """.split()
 
 
@@ -184,10 +184,10 @@ def test_a_killed_job_ends_with_the_same_bytes(finished, corpus, tmp_path):
 @pytest.mark.parametrize(
   ("override", "words"),
   [
-    ("tree.brnching=2", ["'tree.brnching'", "tree.branching"]),
+    ("cmtree.brnching=2", ["'cmtree.brnching'", "cmtree.branching"]),
     ("branching=2", ["'branching'", "tree.branching"]),
     ("final.steps=many", ["final.steps", "int", "'many'"]),
-    ("tree.branching=two", ["tree.branching", "'two'"]),
+    ("cmtree.branching=two", ["cmtree.branching", "'two'"]),
     ("tree=1", ["tree.branching"]),
     ("method=doremy", ["'doremy'", "Known", "crisp"]),
     ("proxy.preset=huge", ["'huge'", "0.3m"]),
@@ -201,16 +201,16 @@ def test_a_killed_job_ends_with_the_same_bytes(finished, corpus, tmp_path):
     ("data.target_files=", ["No target", "target_files"]),
     ("data.targets=moon", ["'moon'", "arithmetic"]),
     ("embedding.kind=magic", ["'magic'", "tfidf"]),
-    ("tree.mode=forzen", ["tree", "'forzen'", "joint"]),
+    ("cmtree.mode=forzen", ["tree", "'forzen'", "joint"]),
     ("optimizer.eps_root=0.0", ["eps_root", "above 0"]),
     ("hypergradient.estimator=magic", ["'magic'", "unrolled", "cg"]),
-    (("hypergradient.estimator=truncated", "search.window=6"), ["multiple of"]),
+    (("hypergradient.estimator=truncated", "values.unroll=6"), ["multiple of"]),
     ("hypergradient.memory_bytes=10.0", ["memory_bytes", "at the least"]),
     ("method=random_documents", ["no partition", "config.baselines"]),
     ("partition.kind=trees", ["'trees'", "silhouette", "ward"]),
-    ("swarm.curve_points=5", ["curve_points = 5", "divide", "steps = 21"]),
-    ("swarm.steps=0", ["swarm.steps = 0"]),
-    ("swarm.presets=tiny", ["'tiny'", "0.3m"]),
+    ("runs.curve_points=5", ["curve_points = 5", "divide", "steps = 21"]),
+    ("runs.steps=0", ["runs.steps = 0"]),
+    ("runs.presets=tiny", ["'tiny'", "0.3m"]),
     ("steer.steps=0", ["steer.steps = 0", "at least 1"]),
     ("observe.rows=0", ["observe.rows = 0", "at least 1"]),
     ("crisp.smoothing=2.0", ["crisp", "smoothing"]),

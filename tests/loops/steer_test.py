@@ -59,7 +59,7 @@ def scripted(asks: list[Ask], *wanted: str, **fields) -> Method:
     step,
     finalize=lambda state: DomainWeights(jnp.zeros(K)),
     signals=frozenset(wanted),
-    loop="domains",
+    loop="steer",
     ask=lambda state: jax.tree.map(lambda x: x[state.number - 1], asked),
     **fields,
   )

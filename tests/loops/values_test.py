@@ -1,4 +1,4 @@
-"""The train loop on a toy corpus: what a method is shown fits together."""
+"""The loop `values` on a toy corpus: what a method is shown fits together."""
 
 from typing import NamedTuple
 
@@ -17,14 +17,14 @@ from tests import toy
 PLAN = search.SearchPlan(
   rounds=2,
   population=1,
-  life=8,
-  infancy=2,
-  window=2,
+  max_age=8,
+  min_age=2,
+  unroll=2,
   rows=toy.ROWS,
   cost=WindowCost(1, 1),
   outer_rows=toy.ROWS,
   probe_rows=toy.ROWS,
-  stride=2,
+  steps_between_rounds=2,
   lookahead=2,
   natural_share=0.5,
 )
@@ -51,7 +51,7 @@ def watching() -> Method:
     step=step,
     finalize=lambda state: DomainWeights(log_w_K),
     signals=frozenset({"mass_B", "domain_B", "embedding_BE"}),
-    loop="train",
+    loop="values",
   )
 
 
@@ -96,6 +96,8 @@ def test_documents_come_with_their_domains(tmp_path, lookahead):
 
 def test_the_estimate_of_raising_is_the_sum_of_first_ages():
   for members, life in ((1, 10**6), (2, 300), (4, 308)):
-    plan = PLAN._replace(population=members, life=life, infancy=100, rounds=0)
-    ages = population.first_ages(members, life=life, infancy=100)
+    plan = PLAN._replace(
+      population=members, max_age=life, min_age=100, rounds=0
+    )
+    ages = population.first_ages(members, max_age=life, min_age=100)
     assert search.search_work(plan) == plan.rows * ages.sum()

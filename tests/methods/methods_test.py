@@ -53,10 +53,10 @@ class Run:
         return None
       shown = run_result(pending.mixture_RK[0], pending.size_R[0])
       return declared(self.method, shown)
-    if loop == "domains":
+    if loop == "steer":
       observations = facts().steps // self.method.every
       return self.observation(number) if number < observations else None
-    if loop == "facts" or number == len(BATCHES):
+    if loop == "none" or number == len(BATCHES):
       return None
     return take(self.method, BATCHES[number])
 
@@ -89,7 +89,7 @@ def shape_of(state):
 
 
 def test_a_step_traces_once_and_can_be_scanned(run):
-  only(run, "pass", "train", "domains")
+  only(run, "look", "values", "steer")
   assert run.traces == 1
   signals = run.signals(0)
   stacked = jax.tree.map(lambda x: jnp.stack([x, x]), signals)
@@ -114,7 +114,7 @@ def test_a_run_changes_no_shape(run):
 
 
 def test_what_is_asked_for_is_a_mixture(run):
-  only(run, "domains", "runs")
+  only(run, "steer", "runs")
   for state in run.states:
     asked = (
       run.method.ask(state).mixture_RK
@@ -128,7 +128,7 @@ def test_what_is_asked_for_is_a_mixture(run):
 def test_declared_signals_are_fields_and_loops_are_known(run):
   method = run.method
   assert method.signals <= set(Signals._fields)
-  assert method.loop in ("facts", "pass", "train", "domains", "runs")
+  assert method.loop in ("none", "look", "values", "steer", "runs")
   assert not method.train_on_observed or method.every == 1
 
 
@@ -149,7 +149,7 @@ def test_finalize_is_legal_after_every_step(run):
 
 def test_weights_have_mean_one_and_obey_the_cap(run):
   # A pass knows the corpus at its end, all others from the start.
-  for state in run.states[-1:] if run.method.loop == "pass" else run.states:
+  for state in run.states[-1:] if run.method.loop == "look" else run.states:
     w_N = np.exp(run.log_w(state))
     np.testing.assert_allclose(w_N @ SIGNALS.mass_B[:POOL], 1.0, rtol=1e-5)
     assert w_N.max() <= MAX_WEIGHT * (1 + 1e-5)
@@ -157,7 +157,7 @@ def test_weights_have_mean_one_and_obey_the_cap(run):
 
 
 def test_permuted_documents_change_nothing(run):
-  only(run, "pass", "train")
+  only(run, "look", "values")
   # Numbers modulo five stay: cmtree holds out every fifth of a batch.
   order = np.random.default_rng(3).permutation(B // 5)
   order = (5 * order[:, None] + np.arange(5)).ravel()
@@ -169,7 +169,7 @@ def test_permuted_documents_change_nothing(run):
 
 
 def test_relabelled_domains_change_nothing(run):
-  only(run, "facts", "domains")
+  only(run, "none", "steer")
   if run.name in ("aioli", "skill_it"):
     pytest.skip("Which domain is trained on next depends on their order.")
   order = np.array([2, 0, 3, 1])

@@ -62,9 +62,9 @@ def weights(name, folder) -> np.ndarray:
     stop=StopFlag(),
     advance=lambda work, text: None,
   )
-  if method.loop == "facts":
+  if method.loop == "none":
     found = method.finalize(method.init(jax.random.key(0), data.facts))
-  elif method.loop == "domains":
+  elif method.loop == "steer":
     found = steer.run(
       method,
       data.facts,
@@ -93,7 +93,7 @@ def weights(name, folder) -> np.ndarray:
   sorted(
     name
     for name in METHODS
-    if METHODS[name]().loop in ("facts", "domains", "runs")
+    if METHODS[name]().loop in ("none", "steer", "runs")
     and METHODS[name]().targeted
     and name != "worst_mixture"
   ),
