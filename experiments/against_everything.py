@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def show(found: Results) -> Iterator[Path]:
   """One row per target."""
-  from cmtree_jax.evaluate.standings import standings
+  from cmtree_jax.evaluate.results import standings
 
   rows = []
   similarity = found.trained(SIMILARITY)

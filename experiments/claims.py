@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 
-from cmtree_jax.evaluate import comparison
-from cmtree_jax.evaluate.comparison import Interval
-from cmtree_jax.evaluate.standings import NATURAL
+from cmtree_jax.evaluate import statistics
+from cmtree_jax.evaluate.results import NATURAL
+from cmtree_jax.evaluate.statistics import Interval
 from cmtree_jax.jobs import cells
 from cmtree_jax.methods import METHODS
 
@@ -55,7 +55,7 @@ class Results(NamedTuple):
     self, method: str, other: str, target: str, split: str = "test"
   ) -> Interval:
     """Paired by seed."""
-    return comparison.paired_difference(
+    return statistics.paired_difference(
       self.bpb(method, target, split), self.bpb(other, target, split)
     )
 

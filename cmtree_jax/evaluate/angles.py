@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cmtree_jax import shapes
-from cmtree_jax.evaluate.comparison import Values
+from cmtree_jax.evaluate.statistics import Values
 from cmtree_jax.tree import model, penalties
 
 
@@ -116,6 +116,17 @@ def entropy(label_N: Values, mass_N: Values) -> float:
   cells = np.count_nonzero(share)
   correction = (cells - 1) * np.sum(share_N**2) / 2 / math.log(2)
   return float(scipy.stats.entropy(share, base=2) + correction)
+
+
+def nmi(leaf_N: Values, label_N: Values) -> float:
+  """Normalized mutual information of a partition and hidden labels.
+
+  >>> nmi([0, 0, 1, 1], [7, 7, 3, 3])
+  1.0
+  """
+  from sklearn.metrics import normalized_mutual_info_score
+
+  return float(normalized_mutual_info_score(label_N, leaf_N))
 
 
 def quantile_bins(x_N: Values, mass_N: Values, count: int) -> np.ndarray:

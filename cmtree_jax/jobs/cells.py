@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cmtree_jax.data import store
-from cmtree_jax.evaluate.standings import FULL, NATURAL
+from cmtree_jax.evaluate.results import FULL, NATURAL
 from cmtree_jax.proxy.ledger import Cost
 
 # Stands for the target set of methods whose recipe is the same for all of them.

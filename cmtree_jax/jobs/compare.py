@@ -13,7 +13,7 @@ from cmtree_jax import config as configs
 from cmtree_jax.data import store
 from cmtree_jax.data.build import prepare
 from cmtree_jax.evaluate import concentration
-from cmtree_jax.evaluate.standings import FULL, NATURAL, standings
+from cmtree_jax.evaluate.results import FULL, NATURAL, standings
 from cmtree_jax.jobs import build as settings
 from cmtree_jax.jobs import cells, variants
 from cmtree_jax.jobs import final as training

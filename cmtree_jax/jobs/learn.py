@@ -14,7 +14,7 @@ from cmtree_jax import config as configs
 from cmtree_jax.data import store
 from cmtree_jax.data.build import prepare
 from cmtree_jax.embed import kmeans
-from cmtree_jax.evaluate import concentration, results
+from cmtree_jax.evaluate import angles, concentration, results
 from cmtree_jax.evaluate import sets as frozen_sets
 from cmtree_jax.jobs import build as settings
 from cmtree_jax.jobs import search as learn
@@ -269,7 +269,7 @@ def summarize(
       seed=config.seed,
     )
     summary["nmi_source"] = {
-      name: results.nmi(found_N, source_N[kept])
+      name: angles.nmi(found_N, source_N[kept])
       for name, found_N in (
         (config.method, leaf_N),
         ("partition", given.domain_N[kept]),

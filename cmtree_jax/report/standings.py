@@ -9,9 +9,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from cmtree_jax.evaluate.comparison import Interval
-from cmtree_jax.evaluate.results import MEAN
-from cmtree_jax.evaluate.standings import NATURAL, Standing
+from cmtree_jax.evaluate.results import MEAN, NATURAL, Standing
+from cmtree_jax.evaluate.statistics import Interval
 from cmtree_jax.report import text
 
 # Headings, and numbers right below them: both tables of a target fit 80 characters.

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from cmtree_jax.data import store
-from cmtree_jax.evaluate.standings import NATURAL, Standing
+from cmtree_jax.evaluate.results import NATURAL, Standing
 from cmtree_jax.report import standings as tables
 
 # Shape and colour both tell the verdict; the colours differ for the colour-blind.

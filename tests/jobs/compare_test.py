@@ -14,7 +14,7 @@ import pytest
 
 from cmtree_jax import compare as command
 from cmtree_jax import main
-from cmtree_jax.evaluate.standings import standings
+from cmtree_jax.evaluate.results import standings
 from cmtree_jax.jobs import cells
 from cmtree_jax.jobs import learn as run
 from cmtree_jax.loops import final as loops

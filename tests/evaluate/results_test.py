@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from cmtree_jax.evaluate import comparison
-from cmtree_jax.evaluate.standings import standings
+from cmtree_jax.evaluate import statistics
+from cmtree_jax.evaluate.results import standings
 
 SEEDS = 3
 NOISE = (0.002, -0.001, 0.003, 0.0, -0.004)  # of a seed, shared by all methods
@@ -26,7 +26,7 @@ def test_a_difference_is_paired_by_seed():
   a_S = [1.4 + NOISE[s] + OWN[s] for s in range(SEEDS)]
   b_S = [1.5 + NOISE[s] for s in range(SEEDS)]
   assert (crisp.method, natural.method) == ("crisp", "natural")
-  assert crisp.to_natural == comparison.paired_difference(a_S, b_S)
+  assert crisp.to_natural == statistics.paired_difference(a_S, b_S)
   assert crisp.bpb == pytest.approx(np.mean(a_S))
   assert natural.to_natural == (0, 0, 0)
   assert crisp.verdict == "better"
@@ -69,7 +69,7 @@ def test_repeats_of_natural_measure_the_noise_and_nothing_else():
   (before, _), (after, _) = (
     standings(r, seeds=SEEDS) for r in (rows, rows + repeats)
   )
-  assert after.noise_floor == comparison.noise_floor(
+  assert after.noise_floor == statistics.noise_floor(
     [1.5 + noise for noise in NOISE], seeds=SEEDS
   )
   assert after._replace(noise_floor=before.noise_floor) == before

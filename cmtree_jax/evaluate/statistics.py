@@ -1,8 +1,12 @@
-"""Statistics of paired comparisons: how sure is it that one recipe is better?
+"""Statistics of comparisons: how sure is a difference, and at what budget is it even?
 
 Two recipes are compared seed by seed: runs that share a seed share the initial
 parameters and the draws, so most of the noise cancels in the difference. S counts
 seeds here, and bits per byte are better when lower.
+
+Losses fall about linearly in the logarithm of the tokens between budgets that are a
+factor of two apart, so a curve over F budgets is joined by straight lines in it.
+Nothing is extrapolated.
 """
 
 import math
@@ -13,6 +17,9 @@ import numpy as np
 
 Values = Sequence[float] | np.ndarray
 
+# Budgets that agree to this share are the same: they come from sums of floats.
+_SAME = 1e-9
+
 
 class Interval(NamedTuple):
   """A mean with its confidence interval; without one, both ends are NaN."""
@@ -20,6 +27,13 @@ class Interval(NamedTuple):
   mean: float
   low: float
   high: float
+
+
+class Reach(NamedTuple):
+  """The budget at which a curve reaches a goal."""
+
+  budget: float  # NaN: never on this curve
+  at_most: bool  # the smallest budget of the curve is already enough
 
 
 def paired_difference(
@@ -96,6 +110,44 @@ def verdict(difference: Interval, floor: float) -> str:
   return "no difference"
 
 
+def reach(goal: float, budget_F: Values, bpb_F: Values) -> Reach:
+  """The least budget that brings the bits per byte down to the goal.
+
+  Args:
+    goal: bits per byte.
+    budget_F: tokens or FLOPs of trainings that are equal otherwise.
+    bpb_F: what they reached.
+
+  >>> reach(1.5, [100, 400], [2.0, 1.0])
+  Reach(budget=200.0, at_most=False)
+  """
+  budget_F, bpb_F = _curve(budget_F, bpb_F)
+  if bpb_F[0] <= goal:
+    return Reach(float(budget_F[0]), True)
+  below = np.flatnonzero(bpb_F <= goal)
+  if not len(below):
+    return Reach(math.nan, False)
+  end = int(below[0])
+  pair = slice(end - 1, end + 1)
+  log_budget = np.interp(goal, bpb_F[pair][::-1], np.log(budget_F[pair])[::-1])
+  return Reach(float(np.exp(log_budget)), False)
+
+
+def at_budget(budget: float, budget_F: Values, bpb_F: Values) -> float:
+  """Bits per byte of a curve at a budget; NaN outside of what was trained.
+
+  >>> at_budget(200, [100, 400], [2.0, 1.0])
+  1.5
+  >>> at_budget(800, [100, 400], [2.0, 1.0])
+  nan
+  """
+  budget_F, bpb_F = _curve(budget_F, bpb_F)
+  low, high = budget_F[0] * (1 - _SAME), budget_F[-1] * (1 + _SAME)
+  if not low <= budget <= high:
+    return math.nan
+  return float(np.interp(math.log(budget), np.log(budget_F), bpb_F))
+
+
 def _t_times_deviation(values_S: np.ndarray, confidence: float) -> float:
   if len(values_S) < 2:
     return math.nan
@@ -103,3 +155,15 @@ def _t_times_deviation(values_S: np.ndarray, confidence: float) -> float:
 
   quantile = stats.t.ppf((1 + confidence) / 2, len(values_S) - 1)
   return float(quantile * values_S.std(ddof=1))
+
+
+def _curve(budget_F, bpb_F):
+  budget_F = np.asarray(budget_F, np.float64)
+  bpb_F = np.asarray(bpb_F, np.float64)
+  if budget_F.shape != bpb_F.shape or budget_F.ndim != 1 or not budget_F.size:
+    raise ValueError(
+      "A curve needs as many budgets as values, got shapes "
+      f"{budget_F.shape} and {bpb_F.shape}."
+    )
+  order = np.argsort(budget_F)
+  return budget_F[order], bpb_F[order]
