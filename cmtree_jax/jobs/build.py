@@ -12,6 +12,7 @@ from cmtree_jax import sharding
 from cmtree_jax.bilevel import HYPERGRADS, UNROLLING, memory, problem
 from cmtree_jax.bilevel import cost as hypergradient_cost
 from cmtree_jax.data.build import workers
+from cmtree_jax.evaluate import sets
 from cmtree_jax.loops import runs as swarm
 from cmtree_jax.loops import steer
 from cmtree_jax.loops import values as search
@@ -234,6 +235,11 @@ def curve_steps(config: Any) -> tuple[int, ...]:
   """Steps of a run of the swarm at which it is scored, evenly spaced."""
   points, steps = config.runs.curve_points, config.runs.steps
   return tuple(steps * (i + 1) // points for i in range(points))
+
+
+def set_plan(config: Any, *, max_tokens: int) -> sets.SetPlan:
+  """Frozen sets of so many tokens, in the config's rows."""
+  return sets.SetPlan(max_tokens, config.evaluate.rows, config.batch.row_tokens)
 
 
 def final_mesh(config: Any) -> sharding.Mesh:

@@ -47,7 +47,11 @@ class Training(NamedTuple):
       f"{target}, {split}": data.targets[target][split]
       for target, split in places
     }
-    sets = frozen_sets.scored(documents, config, job.reporter.say)
+    sets = frozen_sets.scored(
+      documents,
+      settings.set_plan(config, max_tokens=config.evaluate.max_tokens),
+      job.reporter.say,
+    )
 
     @functools.cache
     def model_of(preset):

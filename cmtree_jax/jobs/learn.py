@@ -221,7 +221,11 @@ def train_and_score(
   scores = loops.mixture_runs(
     {name: one.log_w_N for name, one in found.items()},
     samplers,
-    frozen_sets.scored(tests, config, job.reporter.say),
+    frozen_sets.scored(
+      tests,
+      settings.set_plan(config, max_tokens=config.evaluate.max_tokens),
+      job.reporter.say,
+    ),
     loops.RunPlan(
       final.steps, batch.rows, final.steps_per_call, final.calls_per_save
     ),

@@ -314,7 +314,9 @@ def facts_of(
   if method.loop != "runs":
     return facts
   tokens_M, target_M = signals.documents_of(
-    frozen_sets.texts(train, config, max_tokens=config.observe.max_tokens)
+    frozen_sets.texts(
+      train, settings.set_plan(config, max_tokens=config.observe.max_tokens)
+    )
   )
   size = {
     preset: settings.proxy_of(preset, config, data.vocab_size).num_parameters
@@ -429,7 +431,9 @@ def _view(learner: Learner) -> signals.View:
   return signals.View(
     domains=domain_rows,
     targets=strata.make(targets, part_N, num_parts=len(train)),
-    eval_sets=frozen_sets.texts(train, config, max_tokens=block.max_tokens),
+    eval_sets=frozen_sets.texts(
+      train, settings.set_plan(config, max_tokens=block.max_tokens)
+    ),
     bits_T=scale_N[first_T],
     rows=block.rows,
     target_rows=block.target_rows,
