@@ -2,7 +2,7 @@
 
 Fields are overridden on the command line, `--config.batch.rows=32`; a name that is
 not here is refused. What a method takes has its default in the signature of its
-factory.
+factory, what a loop does in its `Plan`.
 """
 
 import os
@@ -10,6 +10,7 @@ import os
 from ml_collections import ConfigDict
 
 from cmtree_jax.config import factory_defaults
+from cmtree_jax.jobs.build import Plans
 from cmtree_jax.methods import METHODS
 
 
@@ -80,41 +81,11 @@ def get_config() -> ConfigDict:
   # trains worse (5.0 instead of 4.8 nats after 300 steps of the quickstart).
   config.optimizer.eps_root = 1e-8
 
-  # Not `config.values`, which is a method of every ConfigDict; on the command line
-  # it is --config.values.rounds=3 like any other.
-  values = config["values"] = (
-    ConfigDict()
-  )  # proxies in training value documents
-  values.rounds = 5
-  values.population = 2  # proxies of staggered ages
-  values.max_age = 300  # steps after which a proxy is reset
-  values.min_age = 80  # steps before a proxy is first asked for values
-  values.unroll = 16  # cooldown steps that are differentiated through
-  values.outer_rows = 512  # of targets, per unroll
-  values.probe_rows = 1024  # of documents valued, per unroll
-  values.validation_rows = 256  # rows that measure every change
-  values.steps_between_rounds = 20  # that proxies train on
-  # Cooldown steps by which a change is measured; 0: every change is kept.
-  values.lookahead = 20
-  values.natural_share = 0.25  # of the draws that are valued
-  values.sample_documents = 32_768  # that stand for the corpus's mass
-
-  config.steer = ConfigDict()  # one proxy on a mixture that a method steers
-  config.steer.steps = 150
-  config.steer.saves = 3  # checkpoints on the way
-
-  config.runs = ConfigDict()  # whole runs of proxies on mixtures
-  config.runs.presets = ("0.3m",)  # sizes; all but mixing_laws use the first
-  config.runs.steps = 60
-  config.runs.decay = True  # the learning rate falls to zero within a run
-  config.runs.curve_points = 3  # at which a run is scored; divides the steps
-  config.runs.population = 1  # runs that are trained together
-
-  config.observe = ConfigDict()  # what `steer` and `runs` look at
-  config.observe.rows = 1  # fresh rows of each domain
-  config.observe.target_rows = 16  # fresh rows of each target
-  config.observe.frozen_rows = 4  # rows of each domain that stay the same
-  config.observe.max_tokens = 10_000  # of each target's train split, frozen
+  # How much the loops do; `Plans` says what each block is, its plan what the
+  # fields mean. In Python it is config["values"], for `config.values` is a method
+  # of every ConfigDict; on the command line --config.values.rounds=3 like any other.
+  for name, plan in Plans()._asdict().items():
+    config[name] = ConfigDict(plan._asdict())
 
   config.hypergradient = ConfigDict()
   config.hypergradient.estimator = "unrolled"  # a name in bilevel.HYPERGRADS
@@ -140,13 +111,6 @@ def get_config() -> ConfigDict:
   config.export.tokens = 0  # of resampled text; 0: as many as the corpus has
   config.export.tokenizer = ""  # path or name for trainers; "": the recipe's
   config.export.root = ""  # where trainers find WORKDIR/export, gs://...
-
-  config.final = ConfigDict()  # the training that every recipe gets
-  config.final.preset = "0.3m"
-  config.final.steps = 150
-  config.final.seeds = 3
-  config.final.steps_per_call = 25  # divides steps
-  config.final.calls_per_save = 6
 
   config.evaluate = ConfigDict()
   # Of each target's test split; of prompts and choices where it has questions.

@@ -1,6 +1,9 @@
 """Three domains, a target and tiny proxies: what the loops of domains work on."""
 
+import contextlib
 import functools
+import pathlib
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -9,8 +12,8 @@ import numpy as np
 from cmtree_jax import sharding
 from cmtree_jax.data.draw import packing, sampler, strata
 from cmtree_jax.evaluate import perplexity
-from cmtree_jax.loops import runs as swarm
-from cmtree_jax.loops import steer
+from cmtree_jax.loops import fleet
+from cmtree_jax.loops.checkpoint import Checkpointer, StopFlag
 from cmtree_jax.methods.base import Facts
 from cmtree_jax.proxy import engine as engines
 from cmtree_jax.proxy import optim
@@ -25,8 +28,7 @@ FLOPS = 100.0  # per token of a forward pass, as the ledger is told
 class Corpus(NamedTuple):
   """What the loops of domains read."""
 
-  steer: steer.SteerData
-  swarm: swarm.SwarmData
+  world: fleet.World
   facts: Facts
 
 
@@ -98,12 +100,31 @@ def build(texts, domain_N, goal, *, target_K, steps=STEPS) -> Corpus:
     document_target_M=target_M,
   )
   return Corpus(
-    steer.SteerData(
-      pool_sampler, domain_N, goal_sampler, np.ones(len(goal)), view
+    fleet.World(
+      model=fleet.Model(engine(), FLOPS),
+      pool=pool_sampler,
+      rows=ROWS,
+      domain_N=domain_N,
+      targets=goal_sampler,
+      target_weight_N=np.ones(len(goal)),
+      embedding_NE=np.eye(num_domains, dtype=np.float32)[domain_N],
+      mass_N=pool.mass_N,
+      target_scale_N=np.ones(len(goal)),
+      view=view,
     ),
-    swarm.SwarmData(pool_sampler, domain_N, view),
     facts,
   )
+
+
+@contextlib.contextmanager
+def session(
+  folder: pathlib.Path, stop: StopFlag | None = None, seed: int = 0
+) -> Iterator[fleet.Session]:
+  """A loop's session that saves in a folder and tells nobody."""
+  with contextlib.closing(Checkpointer(folder)) as checkpointer:
+    yield fleet.Session(
+      seed, checkpointer, stop or StopFlag(), lambda work, text: None
+    )
 
 
 def _documents(texts, name):

@@ -1,9 +1,9 @@
 """The config as plans, models and optimizers; refuses what contradicts itself."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import optax
@@ -13,9 +13,13 @@ from cmtree_jax.bilevel import HYPERGRADS, UNROLLING, memory, problem
 from cmtree_jax.bilevel import cost as hypergradient_cost
 from cmtree_jax.data.build import workers
 from cmtree_jax.evaluate import sets
-from cmtree_jax.loops import runs as swarm
-from cmtree_jax.loops import steer
-from cmtree_jax.loops import values as search
+from cmtree_jax.loops import look, steer, values
+from cmtree_jax.loops.final import Plan as FinalPlan
+from cmtree_jax.loops.fleet import ObservePlan
+from cmtree_jax.loops.look import Plan as LookPlan
+from cmtree_jax.loops.runs import Plan as RunsPlan
+from cmtree_jax.loops.steer import Plan as SteerPlan
+from cmtree_jax.loops.values import Plan as ValuesPlan
 from cmtree_jax.methods import METHODS
 from cmtree_jax.methods.base import Method
 from cmtree_jax.proxy import loss as proxy_loss
@@ -24,6 +28,45 @@ from cmtree_jax.proxy import optim
 from cmtree_jax.proxy.ledger import GRADIENT, Cost
 from cmtree_jax.recipe import export
 from cmtree_jax.types import UserError
+
+
+class Plans(NamedTuple):
+  """How much of everything the loops do: the config's blocks of these names."""
+
+  values: ValuesPlan = ValuesPlan()  # proxies in training value documents
+  steer: SteerPlan = SteerPlan()  # one proxy on a mixture that is steered
+  runs: RunsPlan = RunsPlan()  # whole runs of proxies on mixtures
+  look: LookPlan = LookPlan()  # every document is shown once
+  observe: ObservePlan = ObservePlan()  # what steer and runs look at
+  final: FinalPlan = FinalPlan()  # the training that every recipe gets
+
+
+# Blocks that belong to a search: a variant of a method may set them. All others
+# are equal for all recipes that are compared, or it would not be fair.
+SEARCH_BLOCKS = frozenset(
+  {*Plans._fields, "hypergradient", "partition", "proxy"} - {"final"}
+)
+
+
+def plans(config: Any) -> Plans:
+  """The loops' plans of a config, each checked by itself.
+
+  Raises:
+    UserError: a field contradicts its block.
+  """
+  made = Plans(
+    **{
+      name: type(default)(**config[name])
+      for name, default in Plans()._asdict().items()
+    }
+  )
+  for name, plan in made._asdict().items():
+    rows = (config.batch.rows,) if isinstance(plan, ValuesPlan) else ()
+    try:
+      plan.check(*rows)
+    except ValueError as error:
+      raise UserError(f"config.{name}.{error}") from error
+  return made
 
 
 def cache_dir(config: Any) -> Path:
@@ -38,121 +81,81 @@ def recipe_names(config: Any) -> list[str]:
 
 
 def check(config: Any) -> None:
-  """Settings that contradict each other are refused before any work."""
-  unknown = [name for name in recipe_names(config) if name not in METHODS]
-  if unknown:
-    raise UserError(
-      f"Unknown method {unknown[0]!r}. Known: {', '.join(sorted(METHODS))}."
-    )
+  """Settings that contradict each other are refused before any work.
+
+  Raises:
+    UserError: for the first that is found.
+  """
+  made = plans(config)
+  _check_names(config, made)
   for name in recipe_names(config):
     make_method(name, config)  # refuses options
-  for block, names, known in (
-    ("engine.name", [config.engine.name], workers.ENGINES),
-    ("export.formats", config.export.formats, export.EXPORTERS),
-  ):
-    for name in names:
-      if name not in known:
-        raise UserError(
-          f"Unknown config.{block} {name!r}. Known: {', '.join(sorted(known))}."
-        )
   if "key_B" in make_method(config.method, config).signals:
     raise UserError(
       f"config.method = {config.method} weighs single documents and leaves no "
       "partition to hand over; name it in config.baselines."
     )
-  presets = (config.proxy.preset, config.final.preset, *config.runs.presets)
-  for preset in presets:
-    if preset not in proxy_model.PRESETS:
+  ends = {"final": made.final.steps}
+  if made.runs.decay:
+    ends["runs"] = made.runs.steps
+  for block, steps in ends.items():
+    if config.optimizer.warmup_steps >= steps:
       raise UserError(
-        f"Unknown proxy preset {preset!r}. Known: "
-        f"{', '.join(proxy_model.PRESETS)}."
+        f"config.optimizer.warmup_steps = {config.optimizer.warmup_steps} must "
+        f"be below config.{block}.steps = {steps}."
       )
-  rows = config.batch.rows
-  for block, field, unit in (
-    ("values", "outer_rows", rows),
-    ("values", "probe_rows", rows),
-    ("values", "validation_rows", rows),
-    ("final", "steps", config.final.steps_per_call),
+  for block, checked in (
+    ("values.unroll", lambda: unroll_cost(config)),
+    (
+      "optimizer",
+      lambda: problem.check_optimizer(optimizer_of(config, total_steps=None)),
+    ),
   ):
-    value = config[block][field]
-    if value < unit or value % unit:
-      raise UserError(
-        f"config.{block}.{field} = {value} must be a multiple of {unit}; "
-        f"try {max(value // unit, 1) * unit}."
-      )
-  if config.optimizer.warmup_steps >= config.final.steps:
-    raise UserError(
-      f"config.optimizer.warmup_steps = {config.optimizer.warmup_steps} must "
-      f"be below config.final.steps = {config.final.steps}."
-    )
-  if config.hypergradient.estimator not in HYPERGRADS:
-    raise UserError(
-      f"Unknown hypergradient {config.hypergradient.estimator!r}. Known: "
-      f"{', '.join(HYPERGRADS)}."
-    )
-  try:
-    search_plan(config)
-  except ValueError as error:
-    raise UserError(f"config.values.unroll: {error}") from error
-  try:
-    problem.check_optimizer(optimizer_of(config, total_steps=None))
-  except ValueError as error:
-    raise UserError(f"config.optimizer: {error}") from error
-  check_mesh(config)
-  for block, field in (
-    ("steer", "steps"),
-    ("runs", "steps"),
-    ("runs", "population"),
-    ("observe", "rows"),
-    ("observe", "target_rows"),
-    ("observe", "frozen_rows"),
-    ("observe", "max_tokens"),
-  ):
-    if (value := config[block][field]) < 1:
-      raise UserError(f"config.{block}.{field} = {value} must be at least 1.")
-  points = config.runs.curve_points
-  if points < 1 or config.runs.steps % points:
-    raise UserError(
-      f"config.runs.curve_points = {points} must divide config.runs.steps = "
-      f"{config.runs.steps}."
-    )
-  if config.runs.decay and config.optimizer.warmup_steps >= config.runs.steps:
-    raise UserError(
-      f"config.optimizer.warmup_steps = {config.optimizer.warmup_steps} must "
-      f"be below config.runs.steps = {config.runs.steps}."
-    )
-  if config.final.seeds < 1:
-    raise UserError("config.final.seeds must be at least 1.")
+    try:
+      checked()
+    except ValueError as error:
+      raise UserError(f"config.{block}: {error}") from error
+  _check_mesh(config, made)
 
 
-def check_mesh(config: Any) -> None:
+def _check_names(config: Any, made: Plans) -> None:
+  """Words that stand for something must be known."""
+  for what, names, known in (
+    ("method", recipe_names(config), METHODS),
+    ("config.workers.name", [config.engine.name], workers.ENGINES),
+    ("config.export.formats", config.export.formats, export.EXPORTERS),
+    ("proxy preset", _presets(config, made), proxy_model.PRESETS),
+    ("hypergradient", [config.hypergradient.estimator], HYPERGRADS),
+  ):
+    for name in names:
+      if name not in known:
+        raise UserError(
+          f"Unknown {what} {name!r}. Known: {', '.join(sorted(known))}."
+        )
+
+
+def _presets(config: Any, made: Plans) -> Iterable[str]:
+  """Sizes of all models of a job."""
+  return (config.proxy.preset, made.final.preset, *made.runs.presets)
+
+
+def _check_mesh(config: Any, made: Plans) -> None:
   """Every axis must divide what it holds."""
   try:
     axes = sharding.make_mesh(**config.mesh).shape
     devices = final_mesh(config).shape[sharding.DATA]
   except ValueError as error:
     raise UserError(f"config.mesh: {error}") from error
-  for what, size, parts in (
+  population = axes[sharding.POPULATION]
+  divided = [
     ("config.batch.rows", config.batch.rows, devices),
     ("config.evaluate.rows", config.evaluate.rows, devices),
-    (
-      "config.values.population",
-      config["values"].population,
-      axes["population"],
-    ),
-    *(
-      (
-        f"The heads of {preset}",
-        proxy_model.PRESETS[preset]["heads"],
-        axes["model"],
-      )
-      for preset in (
-        config.proxy.preset,
-        config.final.preset,
-        *config.runs.presets,
-      )
-    ),
-  ):
+    ("config.values.population", made.values.population, population),
+  ]
+  for preset in _presets(config, made):
+    heads = proxy_model.PRESETS[preset]["heads"]
+    divided.append((f"The heads of {preset}", heads, axes[sharding.MODEL]))
+  for what, size, parts in divided:
     if size % parts:
       raise UserError(
         f"{what} = {size} must be a multiple of the {parts} devices that share "
@@ -209,32 +212,17 @@ def estimator_options(
   return {"policy": policy}
 
 
-def search_plan(config: Any, **options: Any) -> search.SearchPlan:
-  """The config's search block, with the batch's rows and the estimator's cost."""
-  fields = set(search.SearchPlan._fields) - {"rows", "cost"}
-  chosen = {name: config["values"][name] for name in fields}
-  cost = hypergradient_cost.window(
-    config.hypergradient.estimator, num_steps=config["values"].unroll, **options
+def unroll_cost(config: Any, **options: Any) -> hypergradient_cost.WindowCost:
+  """Of the config's hypergradient through one unroll.
+
+  Raises:
+    ValueError: the estimator cannot take so many steps.
+  """
+  return hypergradient_cost.window(
+    config.hypergradient.estimator,
+    num_steps=config["values"].unroll,
+    **options,
   )
-  return search.SearchPlan(rows=config.batch.rows, cost=cost, **chosen)
-
-
-def steer_plan(config: Any) -> steer.SteerPlan:
-  """The config's steer block, with the batch's rows."""
-  return steer.SteerPlan(
-    config.steer.steps, config.batch.rows, config.steer.saves
-  )
-
-
-def swarm_plan(config: Any) -> swarm.SwarmPlan:
-  """The config's swarm block, with the batch's rows."""
-  return swarm.SwarmPlan(config.batch.rows, config.runs.population)
-
-
-def curve_steps(config: Any) -> tuple[int, ...]:
-  """Steps of a run of the swarm at which it is scored, evenly spaced."""
-  points, steps = config.runs.curve_points, config.runs.steps
-  return tuple(steps * (i + 1) // points for i in range(points))
 
 
 def set_plan(config: Any, *, max_tokens: int) -> sets.SetPlan:
@@ -279,10 +267,16 @@ def total_work(config: Any) -> float:
 
 
 def search_work(name: str, config: Any) -> float:
-  """Training rows of a method's search; of a swarm, which grows, none."""
-  method = make_method(name, config)
-  if method.loop == "values":
-    return search.search_work(search_plan(config))
-  if method.loop == "steer":
-    return steer.work(method, steer_plan(config))
-  return 0.0
+  """Training rows of a method's search; of `runs`, whose number grows, none."""
+  method, made, rows = (
+    make_method(name, config),
+    plans(config),
+    config.batch.rows,
+  )
+  return {
+    "none": lambda: 0.0,
+    "look": lambda: look.work(method, made.look, rows),
+    "values": lambda: values.work(made.values, rows, unroll_cost(config)),
+    "steer": lambda: steer.work(method, made.steer, rows),
+    "runs": lambda: 0.0,
+  }[method.loop]()

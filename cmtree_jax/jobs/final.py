@@ -11,12 +11,9 @@ from cmtree_jax.data.draw import sampler
 from cmtree_jax.data.store import SCORED_SPLITS
 from cmtree_jax.evaluate import answers, concentration, perplexity
 from cmtree_jax.evaluate import sets as frozen_sets
-from cmtree_jax.jobs import build as settings
-from cmtree_jax.jobs import cells
-from cmtree_jax.jobs import search as learn
+from cmtree_jax.jobs import build, cells, search
 from cmtree_jax.jobs import workdir as workdirs
-from cmtree_jax.loops import final as loops
-from cmtree_jax.loops.checkpoint import Checkpointer
+from cmtree_jax.loops import final, fleet
 from cmtree_jax.proxy import engine
 from cmtree_jax.proxy.ledger import GRADIENT, Cost
 
@@ -24,7 +21,7 @@ from cmtree_jax.proxy.ledger import GRADIENT, Cost
 class Training(NamedTuple):
   """What all final trainings share."""
 
-  job: learn.Job
+  job: search.Job
   pool: sampler.Sampler
   mass_N: np.ndarray  # of the pool's documents
   # By (target, split).
@@ -34,7 +31,7 @@ class Training(NamedTuple):
   commit: str | None
 
   @classmethod
-  def make(cls, job: learn.Job, data: prepare.Prepared) -> "Training":
+  def make(cls, job: search.Job, data: prepare.Prepared) -> "Training":
     """Samples, frozen evaluation and compiled functions of a corpus."""
     config = job.config
     places = [
@@ -49,17 +46,17 @@ class Training(NamedTuple):
     }
     sets = frozen_sets.scored(
       documents,
-      settings.set_plan(config, max_tokens=config.evaluate.max_tokens),
+      build.set_plan(config, max_tokens=config.evaluate.max_tokens),
       job.reporter.say,
     )
 
     @functools.cache
     def model_of(preset):
-      return settings.proxy_of(preset, config, data.vocab_size)
+      return build.proxy_of(preset, config, data.vocab_size)
 
     return cls(
       job=job,
-      pool=learn.pool_sampler(data, config, seed=0),
+      pool=search.pool_sampler(data, config, seed=0),
       mass_N=data.pool.tokens.mass_N,
       eval_sets=dict(zip(places, sets, strict=True)),
       model_of=model_of,
@@ -84,35 +81,32 @@ class Training(NamedTuple):
       Interrupted: after saving.
     """
     config, batch = self.job.config, self.job.config.batch
-    final, steps = config.final, steps_of(config, cell.fraction)
-    preset = cell.preset or final.preset
+    plan = build.plans(config).final
+    plan = plan._replace(steps=steps_of(config, cell.fraction))
+    steps, preset = plan.steps, cell.preset or plan.preset
     log_w_N = self._log_w_N(cell, folder)
     wanted = [one for place in places for one in place.scored.values()]
-    checkpointer = Checkpointer(folder.work(cell))
-    text = f"final training, {cell.name}"
-    found = loops.mixture_runs(
-      {cell.name: log_w_N},
-      [self.pool._replace(seed=1000 + cell.seed)],
-      [self.eval_sets[one] for one in wanted],
-      loops.RunPlan(
-        steps, batch.rows, final.steps_per_call, final.calls_per_save
-      ),
-      self.engine_of(preset, steps),
-      checkpointer=checkpointer,
-      stop=self.job.stop,
-      advance=lambda work, said: self.job.reporter.advance(
-        work, text if said else ""
-      ),
-      first_seed=cell.seed,
-    )
-    checkpointer.close()
+    self.job.reporter.advance(0, f"final training, {cell.name}")
+    flops = self.model_of(preset).flops_per_token(batch.row_tokens)
+    with self.job.session(folder.work(cell), cell.seed) as session:
+      found = final.run(
+        cell.name,
+        log_w_N,
+        [self.eval_sets[one] for one in wanted],
+        fleet.World(
+          fleet.Model(self.engine_of(preset, steps), flops),
+          self.pool._replace(seed=1000 + cell.seed),
+          batch.rows,
+        ),
+        plan,
+        session,
+      )
     accuracy = [
-      None if np.isnan(x) else float(x) for x in found.accuracy[0, 0]
+      None if np.isnan(one.accuracy) else one.accuracy for one in found
     ]  # JSON has no NaN
     tokens = steps * batch.rows * batch.row_tokens
-    flops = self.model_of(preset).flops_per_token(batch.row_tokens)
     return {
-      "bpb": _by_place(places, found.bpb[0, 0].tolist()),
+      "bpb": _by_place(places, [one.bpb for one in found]),
       "accuracy": _by_place(places, accuracy),
       "tokens": tokens,
       "final_flops": Cost().plus(tokens, GRADIENT, flops).flops,
@@ -130,7 +124,7 @@ class Training(NamedTuple):
       log_w_N,
       self.mass_N,
       share=cell.share,
-      max_weight=learn.max_weight(self.job.config, self.pool.tokens),
+      max_weight=search.max_weight(self.job.config, self.pool.tokens),
     )
 
 
@@ -154,11 +148,11 @@ def _engines(
   config: Any, model_of: Callable[[str], Any]
 ) -> Callable[[str, int], engine.Engine]:
   """One engine per size and steps: the learning rate decays over its own."""
-  mesh = settings.final_mesh(config)
+  mesh = build.final_mesh(config)
 
   @functools.cache
   def engine_of(preset, steps):
-    optimizer = settings.optimizer_of(config, total_steps=steps)
+    optimizer = build.optimizer_of(config, total_steps=steps)
     made = engine.make(model_of(preset), optimizer, mesh=mesh)
     if steps == config.final.steps:
       return made

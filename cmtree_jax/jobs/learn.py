@@ -20,7 +20,7 @@ from cmtree_jax.jobs import build as settings
 from cmtree_jax.jobs import search as learn
 from cmtree_jax.jobs import workdir as workdirs
 from cmtree_jax.jobs.search import Found, Job
-from cmtree_jax.loops import final as loops
+from cmtree_jax.loops import final, fleet
 from cmtree_jax.loops.checkpoint import Interrupted, stop_on_signal
 from cmtree_jax.proxy import engine
 from cmtree_jax.recipe import assign, export
@@ -209,37 +209,33 @@ def train_and_score(
   found: dict[str, Found], job: Job, data: prepare.Prepared
 ) -> np.ndarray:
   """Final training of every recipe and seed: BPB [recipes, seeds, targets]."""
-  config = job.config
-  batch = config.batch
-  tests = {f"{name}, test": x["test"] for name, x in data.targets.items()}
-  pool = learn.pool_sampler(data, config, seed=0)
-  samplers = [
-    pool._replace(seed=1000 + seed) for seed in range(config.final.seeds)
-  ]
-  final = config.final
-  checkpointer = job.checkpointer("final")
-  scores = loops.mixture_runs(
-    {name: one.log_w_N for name, one in found.items()},
-    samplers,
-    frozen_sets.scored(
-      tests,
-      settings.set_plan(config, max_tokens=config.evaluate.max_tokens),
-      job.reporter.say,
-    ),
-    loops.RunPlan(
-      final.steps, batch.rows, final.steps_per_call, final.calls_per_save
-    ),
+  config, plan = job.config, settings.plans(job.config).final
+  proxy = settings.proxy_of(plan.preset, config, data.vocab_size)
+  model = fleet.Model(
     engine.make(
-      settings.proxy_of(final.preset, config, data.vocab_size),
-      settings.optimizer_of(config, total_steps=final.steps),
+      proxy,
+      settings.optimizer_of(config, total_steps=plan.steps),
       mesh=settings.final_mesh(config),
     ),
-    checkpointer=checkpointer,
-    stop=job.stop,
-    advance=job.reporter.advance,
+    proxy.flops_per_token(config.batch.row_tokens),
   )
-  checkpointer.close()
-  return scores.bpb
+  pool = learn.pool_sampler(data, config, seed=0)
+  eval_sets = frozen_sets.scored(
+    {f"{name}, test": x["test"] for name, x in data.targets.items()},
+    settings.set_plan(config, max_tokens=config.evaluate.max_tokens),
+    job.reporter.say,
+  )
+  bpb = np.zeros((len(found), plan.seeds, len(eval_sets)))
+  for seed in range(plan.seeds):
+    world = fleet.World(
+      model, pool._replace(seed=1000 + seed), config.batch.rows
+    )
+    for recipe, (name, one) in enumerate(found.items()):
+      job.reporter.advance(0, f"final training, seed {seed}, {name}")
+      with job.session(f"final/{name}.{seed}", seed) as session:
+        scores = final.run(name, one.log_w_N, eval_sets, world, plan, session)
+      bpb[recipe, seed] = [score.bpb for score in scores]
+  return bpb
 
 
 def summarize(

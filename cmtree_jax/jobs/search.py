@@ -1,4 +1,4 @@
-"""Learns a recipe by any method: what each loop needs of config and corpus."""
+"""Searches: one method on one corpus, by the loop that it declares."""
 
 import contextlib
 import functools
@@ -15,12 +15,9 @@ from cmtree_jax.data.build import workers
 from cmtree_jax.data.build.prepare import DocumentSet, Prepared
 from cmtree_jax.data.draw import packing, sampler, strata
 from cmtree_jax.data.draw.batch import stack_rows
-from cmtree_jax.evaluate import sets as frozen_sets
-from cmtree_jax.jobs import build as settings
-from cmtree_jax.loops import final as loops
-from cmtree_jax.loops import runs as swarm
-from cmtree_jax.loops import steer
-from cmtree_jax.loops import values as search
+from cmtree_jax.evaluate import sets
+from cmtree_jax.jobs import build
+from cmtree_jax.loops import fleet, look, runs, steer, values
 from cmtree_jax.loops.checkpoint import Checkpointer, StopFlag
 from cmtree_jax.methods.base import Facts, Method, Signals, Weights
 from cmtree_jax.proxy import engine, optim
@@ -47,9 +44,17 @@ class Job(NamedTuple):
       engine.name, tuple(engine.flags), self.stop.check, self.reporter.advance
     )
 
-  def checkpointer(self, stage: str) -> Checkpointer:
-    """The checkpoints of one stage."""
-    return Checkpointer(self.workdir / "checkpoints" / stage)
+  @contextlib.contextmanager
+  def session(self, stage: str | Path, seed: int) -> Iterator[fleet.Session]:
+    """A loop's seed, checkpoints and progress.
+
+    Args:
+      stage: names the folder of the checkpoints, or is one.
+      seed: of the loop.
+    """
+    checkpointer = Checkpointer(self.workdir / "checkpoints" / stage)
+    with contextlib.closing(checkpointer):
+      yield fleet.Session(seed, checkpointer, self.stop, self.reporter.advance)
 
 
 class Found(NamedTuple):
@@ -69,9 +74,8 @@ class Learner(NamedTuple):
   job: Job
   data: Prepared
   domains: Domains
+  plans: build.Plans
   facts: Facts
-  seed: int
-  checkpointer: Callable[[], Checkpointer]  # to be closed
 
 
 def partitions(
@@ -79,9 +83,7 @@ def partitions(
 ) -> dict[str, Domains]:
   """The frozen partitions that methods of these names stand on, by their kind."""
   config = job.config
-  wanted = {
-    settings.make_method(name, config).partition: None for name in names
-  }
+  wanted = {build.make_method(name, config).partition: None for name in names}
   block = config.partition
   return {
     name: domains.make(
@@ -116,78 +118,92 @@ def weigh(
     seed: of the search.
     stage: names its checkpoints.
   """
-  method = settings.make_method(name, job.config)
+  method = build.make_method(name, job.config)
   placed = parts[method.partition]
   learner = Learner(
     method,
     job,
     data,
     placed,
+    build.plans(job.config),
     facts_of(method, job.config, data, placed),
-    seed,
-    lambda: job.checkpointer(stage),
   )
   job.reporter.advance(0, f"search of {name}")
-  return _LOOPS[method.loop](learner)
+  with job.session(stage, seed) as session:
+    outcome = _LOOPS[method.loop](learner, session)
+  value_N = outcome.value_N
+  if value_N is None:
+    value_N = np.full(len(data.pool), np.nan)
+  return Found(
+    outcome.weights,
+    log_w_of(outcome.weights, data.pool, placed),
+    value_N,
+    outcome.cost,
+    list(outcome.history),
+  )
 
 
-def _from_facts(learner: Learner) -> Found:
-  """What needs no loop."""
-  state = learner.method.init(jax.random.key(learner.seed), learner.facts)
-  return _found(learner, learner.method.finalize(state))
+def _none(learner: Learner, session: fleet.Session) -> fleet.Outcome:
+  """Facts are enough."""
+  method = learner.method
+  state = method.init(jax.random.key(session.seed), learner.facts)
+  return fleet.Outcome(method.finalize(state))
 
 
-def _pass(learner: Learner) -> Found:
-  """One look at every document of pool and targets."""
-  weights = loops.pass_over_corpus(
+def _look(learner: Learner, session: fleet.Session) -> fleet.Outcome:
+  """Every document of pool and targets is shown once."""
+  data, placed = learner.data, learner.domains
+  model = _NO_MODEL
+  if look.reads_proxy(learner.method):
+    steps = learner.plans.look.steps
+    model = _model(learner, _preset(learner), total_steps=steps)
+  train = driving(data, "train")
+  parts = [_part(data.pool, placed.domain_N)] + [
+    _part(one, placed.of(np.asarray(one.embedding_NE)), among=len(train))
+    for one in train
+  ]
+  return look.run(
     learner.method,
     learner.facts,
-    _all_signals(learner.data, learner.domains),
-    batch=learner.job.config["values"].sample_documents,
+    _world(learner, model, session.seed),
+    learner.plans.look,
+    session,
+    parts,
   )
-  return _found(learner, weights)
 
 
-def _train(learner: Learner) -> Found:
+def _values(learner: Learner, session: fleet.Session) -> fleet.Outcome:
   """Values of documents from proxies in training."""
-  config, job = learner.job.config, learner.job
-  proxy = settings.proxy_of(
-    config.proxy.preset, config, learner.data.vocab_size
+  config = learner.job.config
+  proxy = build.proxy_of(_preset(learner), config, learner.data.vocab_size)
+  options = build.estimator_options(
+    config,
+    proxy,
+    build.optimizer_of(config, total_steps=None),
+    learner.job.reporter.say,
   )
-  optimizer = settings.optimizer_of(config, total_steps=None)
-  options = settings.estimator_options(
-    config, proxy, optimizer, job.reporter.say
+  model = fleet.Model(
+    _valuing_engine(
+      proxy,
+      tuple(config.optimizer.items()),
+      sharding.make_mesh(**config.mesh),
+      config.hypergradient.estimator,
+      tuple(options.items()),
+    ),
+    proxy.flops_per_token(config.batch.row_tokens),
+    build.unroll_cost(config, **options),
   )
-  with contextlib.closing(learner.checkpointer()) as checkpointer:
-    result = search.train_proxy(
-      learner.method,
-      learner.facts,
-      search_data(config, learner.data, learner.domains),
-      settings.search_plan(config, **options),
-      _search_engine(
-        proxy,
-        tuple(config.optimizer.items()),
-        sharding.make_mesh(**config.mesh),
-        config.hypergradient.estimator,
-        tuple(options.items()),
-      ),
-      seed=learner.seed,
-      flops_per_token=proxy.flops_per_token(config.batch.row_tokens),
-      checkpointer=checkpointer,
-      stop=job.stop,
-      advance=job.reporter.advance,
-    )
-  return _found(
-    learner,
-    result.weights,
-    cost=result.cost,
-    history=result.history,
-    value_N=result.value_N,
+  return values.run(
+    learner.method,
+    learner.facts,
+    _world(learner, model, session.seed),
+    learner.plans.values,
+    session,
   )
 
 
 @functools.lru_cache(maxsize=2)  # searches of one comparison compile once
-def _search_engine(proxy, optimizer, mesh, estimator, options) -> engine.Engine:
+def _valuing_engine(proxy, optimizer, mesh, estimator, options):
   return engine.make(
     proxy,
     optim.adamw(total_steps=None, **dict(optimizer)),
@@ -197,94 +213,118 @@ def _search_engine(proxy, optimizer, mesh, estimator, options) -> engine.Engine:
   )
 
 
-def _steer(learner: Learner) -> Found:
+def _steer(learner: Learner, session: fleet.Session) -> fleet.Outcome:
   """One proxy on a mixture of domains that the method steers."""
-  config, job = learner.job.config, learner.job
-  proxy = settings.proxy_of(
-    config.proxy.preset, config, learner.data.vocab_size
+  return steer.run(
+    learner.method,
+    learner.facts,
+    _world(learner, _model(learner, _preset(learner)), session.seed),
+    learner.plans.steer,
+    session,
   )
-  targets, target_weight_N, _ = _targets(learner.data, "train", config)
-  with contextlib.closing(learner.checkpointer()) as checkpointer:
-    result = steer.run(
-      learner.method,
-      learner.facts,
-      steer.SteerData(
-        pool=pool_sampler(learner.data, config, seed=learner.seed),
-        domain_N=learner.domains.domain_N,
-        targets=targets,
-        target_weight_N=target_weight_N,
-        view=_view(learner),
-      ),
-      settings.steer_plan(config),
-      engine.make(
-        proxy,
-        settings.optimizer_of(config, total_steps=None),
-        mesh=settings.final_mesh(config),
-      ),
-      seed=learner.seed,
-      flops_per_token=proxy.flops_per_token(config.batch.row_tokens),
-      checkpointer=checkpointer,
-      stop=job.stop,
-      advance=job.reporter.advance,
-    )
-  history = [{"mixture": row.tolist()} for row in result.mixture_OK]
-  return _found(learner, result.weights, cost=result.cost, history=history)
 
 
-def _swarm(learner: Learner) -> Found:
+def _runs(learner: Learner, session: fleet.Session) -> fleet.Outcome:
   """Whole runs of proxies on mixtures that the method asks for."""
-  config, job = learner.job.config, learner.job
-
-  def size(preset: str) -> swarm.Size:
-    proxy = settings.proxy_of(preset, config, learner.data.vocab_size)
-    optimizer = settings.optimizer_of(
-      config, total_steps=config.runs.steps if config.runs.decay else None
-    )
-    made = engine.make(proxy, optimizer, mesh=settings.final_mesh(config))
-    return swarm.Size(made, proxy.flops_per_token(config.batch.row_tokens))
-
-  with contextlib.closing(learner.checkpointer()) as checkpointer:
-    result = swarm.run(
-      learner.method,
-      learner.facts,
-      swarm.SwarmData(
-        pool=pool_sampler(learner.data, config, seed=learner.seed),
-        domain_N=learner.domains.domain_N,
-        view=_view(learner),
-      ),
-      settings.swarm_plan(config),
-      [lambda preset=preset: size(preset) for preset in config.runs.presets],
-      seed=learner.seed,
-      checkpointer=checkpointer,
-      stop=job.stop,
-      advance=job.reporter.advance,
-    )
-  return _found(
-    learner, result.weights, cost=result.cost, history=result.history
+  plan = learner.plans.runs
+  total_steps = plan.steps if plan.decay else None
+  return runs.run(
+    learner.method,
+    learner.facts,
+    _world(learner, _NO_MODEL, session.seed),
+    plan,
+    session,
+    [
+      functools.partial(_model, learner, preset, total_steps=total_steps)
+      for preset in plan.presets
+    ],
   )
 
 
-_LOOPS = {
-  "none": _from_facts,
-  "look": _pass,
-  "values": _train,
+_LOOPS: dict[str, Callable[[Learner, fleet.Session], fleet.Outcome]] = {
+  "none": _none,
+  "look": _look,
+  "values": _values,
   "steer": _steer,
-  "runs": _swarm,
+  "runs": _runs,
 }
 
+_NO_MODEL: Any = None  # of a world whose loop trains nothing, or makes its own
 
-def _found(
-  learner: Learner,
-  weights: Weights,
-  *,
-  cost: Cost = Cost(),  # noqa: B008
-  history: list[dict[str, Any]] | None = None,
-  value_N: np.ndarray | None = None,
-) -> Found:
-  log_w_N = log_w_of(weights, learner.data.pool, learner.domains)
-  if value_N is None:
-    value_N = np.full(len(log_w_N), np.nan)
-  return Found(weights, log_w_N, value_N, cost, history or [])
+
+def _preset(learner: Learner) -> str:
+  return learner.job.config.proxy.preset
+
+
+def _model(
+  learner: Learner, preset: str, *, total_steps: int | None = None
+) -> fleet.Model:
+  """A size of proxies on all devices; the learning rate decays over the steps."""
+  config = learner.job.config
+  proxy = build.proxy_of(preset, config, learner.data.vocab_size)
+  made = engine.make(
+    proxy,
+    build.optimizer_of(config, total_steps=total_steps),
+    mesh=build.final_mesh(config),
+  )
+  return fleet.Model(made, proxy.flops_per_token(config.batch.row_tokens))
+
+
+def _world(learner: Learner, model: fleet.Model, seed: int) -> fleet.World:
+  """What a search draws from, as far as its loop reads it."""
+  config, data, placed = learner.job.config, learner.data, learner.domains
+  targets, weight_N, scale_N = _targets(data, "train", config)
+  loop = learner.method.loop
+  return fleet.World(
+    model=model,
+    pool=pool_sampler(data, config, seed=seed),
+    rows=config.batch.rows,
+    domain_N=placed.domain_N,
+    targets=targets,
+    target_weight_N=weight_N,
+    embedding_NE=data.pool.embedding_NE,
+    mass_N=data.pool.tokens.mass_N,
+    target_scale_N=scale_N,
+    validation=_validation(learner) if loop == "values" else None,
+    view=_view(learner, seed) if loop in ("steer", "runs") else None,
+  )
+
+
+def _validation(learner: Learner):
+  """Rows that every change is measured on: (batches, bits per byte per nat)."""
+  config = learner.job.config
+  held, weight_N, scale_N = _targets(learner.data, "validation", config)
+  begin = held.start(held.init(), weight_N)
+  _, rows = held.draw(begin, learner.plans.values.validation_rows)
+  batches = stack_rows(rows, config.batch.rows)
+  scale = scale_N[batches.document_BT] / batches.document_BT.size
+  return batches, scale.astype(np.float32)
+
+
+def _view(learner: Learner, seed: int) -> signals.View:
+  """What the loops `steer` and `runs` look at proxies with."""
+  config, data = learner.job.config, learner.data
+  train, plan = driving(data, "train"), learner.plans.observe
+  targets, _, scale_N = _targets(data, "train", config)
+  part_N = np.repeat(np.arange(len(train)), [len(one) for one in train])
+  first_T = np.searchsorted(part_N, np.arange(len(train)))
+  domain_rows = strata.make(
+    pool_sampler(data, config, seed=seed),
+    learner.domains.domain_N,
+    num_parts=learner.facts.num_domains,
+  )
+  return signals.View(
+    domains=domain_rows,
+    targets=strata.make(targets, part_N, num_parts=len(train)),
+    eval_sets=sets.texts(
+      train, build.set_plan(config, max_tokens=plan.max_tokens)
+    ),
+    bits_T=scale_N[first_T],
+    rows=plan.rows,
+    target_rows=plan.target_rows,
+    frozen=domain_rows.rows(0, plan.frozen_rows),
+    chunk_rows=config.evaluate.rows,
+  )
 
 
 def facts_of(
@@ -296,9 +336,10 @@ def facts_of(
   train = driving(data, "train")
   target_NE, target_mass_N = _document_features(train)
   held_out_NE, held_out_mass_N = _document_features(driving(data, "validation"))
+  plans = build.plans(config)
   facts = Facts(
     max_weight=max_weight(config, pool.tokens),
-    horizon=config.final.steps / config["values"].unroll,
+    horizon=plans.final.steps / plans.values.unroll,
     sample_NE=pool.embedding_NE[chosen],
     sample_mass_N=(mass_N / mass_N.sum()).astype(np.float32),
     target_NE=target_NE,
@@ -307,26 +348,34 @@ def facts_of(
     held_out_mass_N=held_out_mass_N,
     domain_mass_K=placed.mass_K,
     target_domain_TK=np.stack([placed.shares(one) for one in train]),
-    final_steps=config.final.steps,
+    num_documents=len(pool),
+    final_steps=plans.final.steps,
   )
   if method.loop == "steer":
-    return facts._replace(steps=config.steer.steps)
-  if method.loop != "runs":
-    return facts
-  tokens_M, target_M = signals.documents_of(
-    frozen_sets.texts(
-      train, settings.set_plan(config, max_tokens=config.observe.max_tokens)
-    )
-  )
+    return facts._replace(steps=plans.steer.steps)
+  if method.loop == "runs":
+    return _with_sizes(facts, config, data, plans)
+  return facts
+
+
+def _with_sizes(
+  facts: Facts, config: Any, data: Prepared, plans: build.Plans
+) -> Facts:
+  """With what a method of the loop `runs` may know."""
+  presets = plans.runs.presets
   size = {
-    preset: settings.proxy_of(preset, config, data.vocab_size).num_parameters
-    for preset in (*config.runs.presets, config.final.preset)
+    preset: build.proxy_of(preset, config, data.vocab_size).num_parameters
+    for preset in (*presets, plans.final.preset)
   }
+  plan = build.set_plan(config, max_tokens=plans.observe.max_tokens)
+  tokens_M, target_M = signals.documents_of(
+    sets.texts(driving(data, "train"), plan)
+  )
   return facts._replace(
-    steps=config.runs.steps,
-    sizes=tuple(size[preset] for preset in config.runs.presets),
-    final_size=size[config.final.preset],
-    curve_steps=settings.curve_steps(config),
+    steps=plans.runs.steps,
+    sizes=tuple(size[preset] for preset in presets),
+    final_size=size[plans.final.preset],
+    curve_steps=plans.runs.curve_steps,
     document_tokens_M=tokens_M,
     document_target_M=target_M,
   )
@@ -360,49 +409,49 @@ def sample_rows(config: Any, num_documents: int) -> np.ndarray:
   return np.sort(rng.choice(num_documents, size, replace=False))
 
 
-def _all_signals(data: Prepared, placed: Domains) -> Iterator[Signals]:
-  """What a pass shows: the pool, then the targets' training documents."""
-  yield from signals_of(data.pool, placed, placed.domain_N)
-  train = driving(data, "train")
-  for one in train:
-    mass_N = (one.tokens.mass_N / len(train)).astype(np.float32)
-    domain_N = placed.of(np.asarray(one.embedding_NE))
-    for part, rows in zip(
-      signals_of(one, placed, domain_N),
-      packing.chunks(len(one), search.CHUNK),
-      strict=True,
-    ):
-      yield part._replace(
-        mass_B=np.zeros_like(part.mass_B), target_mass_B=mass_N[rows]
-      )
+def _part(
+  documents: DocumentSet, domain_N: np.ndarray, *, among: int = 0
+) -> look.Part:
+  """Documents as they are shown: the pool's, or those of a target among several."""
+
+  def shown(rows: np.ndarray) -> Signals:
+    found = signals_of(documents, domain_N, rows)
+    if not among:
+      return found
+    mass_B = documents.tokens.mass_N[rows] / among
+    return found._replace(
+      mass_B=np.zeros_like(found.mass_B),
+      target_mass_B=mass_B.astype(np.float32),
+      index_B=np.full(len(rows), look.NOT_IN_POOL, np.int32),
+    )
+
+  return look.Part(documents.tokens, domain_N, shown)
 
 
 def signals_of(
-  documents: DocumentSet, placed: Domains, domain_N: np.ndarray
-) -> Iterator[Signals]:
-  """What a pass shows of pool documents, chunk by chunk."""
-  mass_N = documents.tokens.mass_N
-  for rows in packing.chunks(len(documents), search.CHUNK):
-    mass_B = mass_N[rows].astype(np.float32)
-    yield Signals(
-      mass_B=mass_B,
-      target_mass_B=np.zeros_like(mass_B),
-      domain_B=domain_N[rows],
-      key_B=sampler.unit_keys(documents.key_N[rows]),
-      embedding_BE=np.asarray(documents.embedding_NE[rows]),
-    )
+  documents: DocumentSet, domain_N: np.ndarray, rows: np.ndarray | slice
+) -> Signals:
+  """What is known of some documents of the pool without a model."""
+  mass_B = documents.tokens.mass_N[rows].astype(np.float32)
+  return Signals(
+    mass_B=mass_B,
+    target_mass_B=np.zeros_like(mass_B),
+    domain_B=domain_N[rows],
+    key_B=sampler.unit_keys(documents.key_N[rows]),
+    index_B=np.arange(len(domain_N), dtype=np.int32)[rows],
+    embedding_BE=np.asarray(documents.embedding_NE[rows]),
+  )
 
 
 def log_w_of(
   weights: Weights, pool: DocumentSet, placed: Domains
 ) -> np.ndarray:
   """Log-weights of the pool's documents, float64."""
-  return np.concatenate(
-    [
-      np.asarray(weights.log_w(one), np.float64)
-      for one in signals_of(pool, placed, placed.domain_N)
-    ]
+  found = (
+    weights.log_w(signals_of(pool, placed.domain_N, rows))
+    for rows in packing.chunks(len(pool), look.CHUNK)
   )
+  return np.concatenate([np.asarray(one, np.float64) for one in found])
 
 
 def pool_sampler(data: Prepared, config: Any, *, seed: int) -> sampler.Sampler:
@@ -412,57 +461,6 @@ def pool_sampler(data: Prepared, config: Any, *, seed: int) -> sampler.Sampler:
     data.pool.key_N,
     row_tokens=config.batch.row_tokens,
     seed=seed,
-  )
-
-
-def _view(learner: Learner) -> signals.View:
-  """What the loops `steer` and `runs` look at proxies with."""
-  config, data = learner.job.config, learner.data
-  train = driving(data, "train")
-  targets, _, scale_N = _targets(data, "train", config)
-  part_N = np.repeat(np.arange(len(train)), [len(one) for one in train])
-  first_T = np.searchsorted(part_N, np.arange(len(train)))
-  block = config.observe
-  domain_rows = strata.make(
-    pool_sampler(data, config, seed=learner.seed),
-    learner.domains.domain_N,
-    num_parts=learner.facts.num_domains,
-  )
-  return signals.View(
-    domains=domain_rows,
-    targets=strata.make(targets, part_N, num_parts=len(train)),
-    eval_sets=frozen_sets.texts(
-      train, settings.set_plan(config, max_tokens=block.max_tokens)
-    ),
-    bits_T=scale_N[first_T],
-    rows=block.rows,
-    target_rows=block.target_rows,
-    frozen=domain_rows.rows(0, block.frozen_rows),
-    chunk_rows=config.evaluate.rows,
-  )
-
-
-def search_data(
-  config: Any, data: Prepared, placed: Domains
-) -> search.SearchData:
-  """Samplers and frozen sets of a search."""
-  pool = pool_sampler(data, config, seed=config.seed)
-  train, train_weight_N, train_scale_N = _targets(data, "train", config)
-  held, held_weight_N, held_scale_N = _targets(data, "validation", config)
-  begin = held.start(held.init(), held_weight_N)
-  _, rows = held.draw(begin, config["values"].validation_rows)
-  batches = stack_rows(rows, config.batch.rows)
-  scale = held_scale_N[batches.document_BT] / batches.document_BT.size
-  return search.SearchData(
-    pool=pool,
-    embedding_NE=data.pool.embedding_NE,
-    domain_N=placed.domain_N,
-    mass_N=data.pool.tokens.mass_N,
-    sample_size=config["values"].sample_documents,
-    targets=train,
-    target_weight_N=train_weight_N,
-    target_scale_N=train_scale_N,
-    validation=(batches, scale.astype(np.float32)),
   )
 
 

@@ -1,5 +1,6 @@
 """Checkpoints: atomic, bit-exact, and saved when the job is asked to stop."""
 
+import functools
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,8 +24,13 @@ class Checkpointer:
   """
 
   def __init__(self, folder: Path):
-    self._manager = ocp.CheckpointManager(
-      folder.absolute(),
+    self._folder = folder.absolute()
+
+  @functools.cached_property
+  def _manager(self) -> ocp.CheckpointManager:
+    # Made when first used: a loop that saves nothing leaves no folder behind.
+    return ocp.CheckpointManager(
+      self._folder,
       options=ocp.CheckpointManagerOptions(
         max_to_keep=2, cleanup_tmp_directories=True
       ),
@@ -45,8 +51,9 @@ class Checkpointer:
     return self._manager.restore(step, args=ocp.args.StandardRestore(like))
 
   def close(self) -> None:
-    """Ends the background threads."""
-    self._manager.close()
+    """Ends the background threads, if any."""
+    if "_manager" in vars(self):
+      self._manager.close()
 
 
 class StopFlag:

@@ -9,42 +9,52 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from cmtree_jax.data.draw.batch import Batch, stack_rows
-from cmtree_jax.data.draw.sampler import Sampler
-from cmtree_jax.loops.checkpoint import Checkpointer, StopFlag
-from cmtree_jax.loops.final import Advance
-from cmtree_jax.methods.base import Facts, Method, Signals, Trials, Weights
-from cmtree_jax.proxy.engine import Engine
-from cmtree_jax.proxy.ledger import FORWARD, GRADIENT, Cost
+from cmtree_jax.loops import fleet as fleets
+from cmtree_jax.loops.fleet import (
+  Advance,
+  Fleet,
+  Model,
+  Outcome,
+  Session,
+  World,
+)
+from cmtree_jax.methods.base import Facts, Method, Signals, Trials
+from cmtree_jax.proxy.ledger import FORWARD, Cost
 from cmtree_jax.signals import domains as looking
-from cmtree_jax.types import Fault
 
 
-class SwarmData(NamedTuple):
-  """What proxies are trained on and scored by."""
+class Plan(NamedTuple):
+  """How much of everything; the block `runs`."""
 
-  pool: Sampler
-  domain_N: np.ndarray
-  view: looking.View
+  presets: tuple[str, ...] = (
+    "0.3m",
+  )  # sizes; all but mixing_laws use the first
+  steps: int = 60
+  decay: bool = True  # the learning rate falls to zero within a run
+  curve_points: int = 3  # at which a run is scored; divides the steps
+  population: int = 1  # runs that are trained together
+
+  def check(self) -> None:
+    """Refuses what contradicts itself, with a ValueError."""
+    fleets.at_least_one("steps", self.steps)
+    fleets.at_least_one("population", self.population)
+    points = self.curve_points
+    if points < 1 or self.steps % points:
+      raise ValueError(
+        f"curve_points = {points} must divide config.runs.steps = {self.steps}."
+      )
+
+  @property
+  def curve_steps(self) -> tuple[int, ...]:
+    """Steps of a run at which it is scored, evenly spaced, its end last."""
+    points = self.curve_points
+    return tuple(self.steps * (i + 1) // points for i in range(points))
 
 
-class SwarmPlan(NamedTuple):
-  """How much of everything."""
-
-  rows: int  # per training step
-  population: int  # runs that are trained together
-
-
-class Size(NamedTuple):
-  """One of the sizes that proxies may have."""
-
-  engine: Engine
-  flops_per_token: float  # of one forward pass
-
-
-class Swarm(NamedTuple):
+class State(NamedTuple):
   """The state between two groups of runs; all of it is saved."""
 
   method: Any
@@ -52,152 +62,155 @@ class Swarm(NamedTuple):
   cost: np.ndarray  # tokens, FLOPs
 
 
-class Swarmed(NamedTuple):
-  """What the runs leave behind."""
-
-  weights: Weights
-  cost: Cost
-  history: list[dict[str, Any]]  # mixture and losses of every run
-
-
 def run(
   method: Method,
   facts: Facts,
-  data: SwarmData,
-  plan: SwarmPlan,
-  sizes: Sequence[Callable[[], Size]],
-  *,
-  seed: int,
-  checkpointer: Checkpointer,
-  stop: StopFlag,
-  advance: Advance,
-) -> Swarmed:
+  world: World,
+  plan: Plan,
+  session: Session,
+  sizes: Sequence[Callable[[], Model]],
+) -> Outcome:
   """Runs until the method asks for no more.
 
   Args:
     method: of the loop `runs`.
-    facts: what is known beforehand; `steps` and `curve_steps` are those of a run.
-    data: what is drawn from.
+    facts: what is known beforehand; `curve_steps` are those of the plan.
+    world: what runs draw from; its model is not read.
     plan: how much of everything.
+    session: seed, checkpoints (after every group of runs) and progress.
     sizes: of proxies, in the order of `Facts.sizes`; made when first asked for.
-    seed: of proxies and of the method.
-    checkpointer: of this stage; saved after every group of runs.
-    stop: set when the job is asked to stop.
-    advance: told of progress, in training rows.
   Raises:
     Fault: a loss is not finite.
     Interrupted: after saving, if the job is asked to stop.
   """
-  driver = _Driver(facts, data, plan, sizes, seed, method.signals)
-  key = jax.random.key(seed)
-  state = Swarm(
+  key = jax.random.key(session.seed)
+  state = State(
     method.init(jax.random.fold_in(key, 0), facts), np.array(0), np.zeros(2)
   )
-  state = checkpointer.restore(state) or state
+  state = session.checkpointer.restore(state) or state
+  made: dict[int, Model] = {}
   while len((pending := method.ask(state.method)).mixture_RK):
     size = int(pending.size_R[0])
-    same = pending.size_R == size
+    if size not in made:
+      made[size] = sizes[size]()
     # The next runs of one size, as many as are trained together.
-    together = np.argmin([*same, False])
-    mixture_PK = pending.mixture_RK[: min(plan.population, together)]
-    found, cost = driver.train(mixture_PK, size, advance)
-    inner = state.method
-    for signals in found:
-      if not np.isfinite(signals.target_loss_T).all():
-        raise Fault(
-          f"The loss of run {int(state.runs)} of the search is not finite. "
-          "Lower config.optimizer.learning_rate."
-        )
-      inner, _ = method.step(inner, signals.only(method.signals))
-    total = [a + b for a, b in zip(state.cost, cost, strict=True)]
-    runs = state.runs + len(found)
-    state = Swarm(inner, runs, np.array(total))
-    checkpointer.save(int(runs), state)
-    stop.check()
+    together = np.argmin([*(pending.size_R == size), False])
+    group = _Group(
+      pending.mixture_RK[: min(plan.population, together)],
+      size,
+      world._replace(model=made[size]),
+      plan,
+      method.signals,
+      facts,
+    )
+    fleet, found = _train(group, jax.random.fold_in(key, 1), session.advance)
+    state = _with_results(method, state, fleet, found)
+    session.checkpointer.save(int(state.runs), state)
+    session.stop.check()
   trials: Trials = state.method.trials
   done = zip(trials.mixture_RK, trials.loss_RT, strict=True)
-  history = [
+  history = (
     {"mixture": mixture_K.tolist(), "bpb": loss_T.tolist()}
     for mixture_K, loss_T in itertools.islice(done, int(state.runs))
-  ]
-  return Swarmed(method.finalize(state.method), Cost(*state.cost), history)
+  )
+  return Outcome(
+    method.finalize(state.method), Cost(*state.cost), tuple(history)
+  )
 
 
-class _Driver:
-  """Trains groups of runs."""
+class _Group(NamedTuple):
+  """Runs of one size that are trained together."""
 
-  def __init__(self, facts, data, plan, sizes, seed, wanted):
-    self._facts, self._data, self._plan = facts, data, plan
-    self._makers, self._made = sizes, {}
-    self._seed, self._wanted = seed, wanted
+  mixture_RK: np.ndarray
+  size: int
+  world: World
+  plan: Plan
+  wanted: frozenset[str]
+  facts: Facts
 
-  def train(
-    self, mixture_PK: np.ndarray, number: int, advance: Advance
-  ) -> tuple[list[Signals], Cost]:
-    """One run per mixture: (what each showed, what they took)."""
-    plan, data, facts = self._plan, self._data, self._facts
-    if number not in self._made:
-      self._made[number] = self._makers[number]()
-    size: Size = self._made[number]
-    members, runs = plan.population, len(mixture_PK)
-    # A population that is not full trains its last run again, unread.
-    padded = mixture_PK[np.minimum(np.arange(members), runs - 1)]
-    ratio_PK = padded / np.maximum(facts.domain_mass_K, 1e-12)
-    cursors = [
-      data.pool.start(data.pool.init(), ratio_K[data.domain_N])
-      for ratio_K in ratio_PK
-    ]
-    key = jax.random.fold_in(jax.random.key(self._seed), 1)
-    phi = size.engine.init(jax.numpy.stack([key] * members))
-    curve, before = [], 0
-    which = np.arange(members) < runs
-    for step in facts.curve_steps:
-      batches, cursors = self._draw(cursors, step - before)
-      ones = (batches.document_BT >= 0).astype(np.float32)
-      phi, _ = size.engine.train(phi, batches, ones, which)
-      if "curve_CT" in self._wanted or step == facts.curve_steps[-1]:
-        curve.append(looking.target_losses(data.view, size.engine, phi.params))
-      advance(runs * (step - before) * plan.rows, "")
-      before = step
-    cost = Cost().plus(
-      runs * facts.steps * plan.rows * data.pool.row_tokens,
-      GRADIENT,
-      size.flops_per_token,
+  @property
+  def view(self) -> looking.View:
+    """What runs are scored by."""
+    assert self.world.view is not None
+    return self.world.view
+
+
+def _with_results(
+  method: Method, state: State, fleet: Fleet, found: list[Signals]
+) -> State:
+  """With what a group of runs showed and cost."""
+  inner = state.method
+  for signals in found:
+    fleets.require_finite(
+      signals.target_loss_T,
+      f"The loss of run {int(state.runs)} of the search",
+      "Lower config.optimizer.learning_rate.",
     )
-    looks = len(curve) + ("document_nats_M" in self._wanted)
-    scored = looks * looking.eval_rows(data.view)
-    if "loss_K" in self._wanted:
-      scored += data.view.frozen.tokens_BT[..., 0].size
-    cost = cost.plus(
-      runs * scored * data.pool.row_tokens, FORWARD, size.flops_per_token
-    )
-    return self._signals(padded[:runs], number, size, phi.params, curve), cost
+    inner, _ = method.step(inner, signals.only(method.signals))
+  return State(inner, state.runs + len(found), state.cost + fleet.cost)
 
-  def _draw(self, cursors, steps: int):
-    """Rows of every member as steps: (batches [P, S, B, T], cursors)."""
-    drawn, after = [], []
-    for cursor in cursors:
-      cursor, rows = self._data.pool.draw(cursor, steps * self._plan.rows)
-      after.append(cursor)
-      drawn.append(stack_rows(rows, self._plan.rows))
-    return Batch(*(np.stack(x) for x in zip(*drawn, strict=True))), after
 
-  def _signals(self, mixture_PK, number, size: Size, params, curve):
-    view = self._data.view
-    curve_CPT = np.stack(curve)
-    loss_PK = nats_PM = [None] * len(mixture_PK)
-    if "loss_K" in self._wanted:
-      loss_PK = looking.domain_losses(view, size.engine, params)
-    if "document_nats_M" in self._wanted:
-      nats_PM = looking.document_nats(view, size.engine, params)
-    return [
-      Signals(
-        mixture_K=mixture_K,
-        size=number,
-        target_loss_T=curve_CPT[-1, member],
-        curve_CT=curve_CPT[:, member],
-        loss_K=loss_PK[member],
-        document_nats_M=nats_PM[member],
+def _train(group: _Group, key, advance: Advance) -> tuple[Fleet, list[Signals]]:
+  """One run per mixture: (fleet at the end, what each showed)."""
+  world, plan, runs = group.world, group.plan, len(group.mixture_RK)
+  members = np.arange(plan.population)
+  # A population that is not full trains its last run again, unread.
+  padded_PK = group.mixture_RK[np.minimum(members, runs - 1)]
+  ratio_PK = padded_PK / np.maximum(group.facts.domain_mass_K, 1e-12)
+  fleet = fleets.start(
+    world, jnp.stack([key] * len(members)), streams=len(members)
+  )
+  curve, before = [], 0
+  for step in plan.curve_steps:
+    drawn = []
+    for member, ratio_K in enumerate(ratio_PK):
+      fleet, batch = fleets.take(
+        fleet,
+        world,
+        ratio_K[world.domain_N],
+        (step - before) * world.rows,
+        stream=member,
       )
-      for member, mixture_K in enumerate(mixture_PK)
-    ]
+      drawn.append(batch)
+    batches = fleets.by_member(drawn, world.rows)
+    fleet, _ = fleets.train(fleet, world, batches, which_P=members < runs)
+    if "curve_CT" in group.wanted or step == plan.steps:
+      loss_PT = looking.target_losses(
+        group.view, world.model.engine, fleet.phi.params
+      )
+      curve.append(loss_PT)
+    advance(runs * (step - before) * world.rows, "")
+    before = step
+  fleet = fleet.charge(world, runs * _scored_rows(group, len(curve)), FORWARD)
+  return fleet, _signals(group, fleet.phi.params, np.stack(curve))
+
+
+def _scored_rows(group: _Group, points: int) -> int:
+  """Rows that one run is scored on, at so many points of its curve."""
+  view = group.view
+  looks = points + ("document_nats_M" in group.wanted)
+  rows = looks * looking.eval_rows(view)
+  if "loss_K" in group.wanted:
+    rows += view.frozen.tokens_BT[..., 0].size
+  return rows
+
+
+def _signals(group: _Group, params, curve_CPT: np.ndarray) -> list[Signals]:
+  """What each run showed."""
+  view, engine = group.view, group.world.model.engine
+  loss_PK = nats_PM = [None] * curve_CPT.shape[1]
+  if "loss_K" in group.wanted:
+    loss_PK = looking.domain_losses(view, engine, params)
+  if "document_nats_M" in group.wanted:
+    nats_PM = looking.document_nats(view, engine, params)
+  return [
+    Signals(
+      mixture_K=mixture_K,
+      size=group.size,
+      target_loss_T=curve_CPT[-1, member],
+      curve_CT=curve_CPT[:, member],
+      loss_K=loss_PK[member],
+      document_nats_M=nats_PM[member],
+    )
+    for member, mixture_K in enumerate(group.mixture_RK)
+  ]

@@ -1,439 +1,442 @@
-"""The search: a population of proxies in training values documents, a method learns.
+"""The loop `values`: proxies in training value documents, a method learns from them.
 
 A round lets the proxies grow under the current weights, asks each for the values of
-documents by a hypergradient through a window of its steps, gives them to the method,
+documents by a hypergradient through an unroll of its steps, gives them to the method,
 and measures what the changed weights are worth by training on from where it is.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cmtree_jax import shapes
 from cmtree_jax.bilevel import population
 from cmtree_jax.bilevel.cost import WindowCost
 from cmtree_jax.data.draw import packing
-from cmtree_jax.data.draw.batch import Batch, stack_rows
-from cmtree_jax.data.draw.sampler import Sampler, SamplerState
-from cmtree_jax.loops.checkpoint import Checkpointer, StopFlag
-from cmtree_jax.loops.final import Advance
-from cmtree_jax.methods.base import Facts, Method, Signals, Weights
-from cmtree_jax.proxy.engine import Engine
+from cmtree_jax.data.draw.batch import Batch
+from cmtree_jax.loops import fleet as fleets
+from cmtree_jax.loops.fleet import Advance, Fleet, Outcome, Session, World
+from cmtree_jax.methods.base import Facts, Method, Signals
 from cmtree_jax.proxy.ledger import FORWARD, GRADIENT, PROBE, Cost
-from cmtree_jax.types import Fault
 
 CHUNK = 65_536  # documents that are weighed at a time; bounds memory
-
-
-class SearchData(NamedTuple):
-  """What a search draws from."""
-
-  pool: Sampler
-  embedding_NE: np.ndarray
-  domain_N: np.ndarray  # int32, of the partition that is given
-  mass_N: np.ndarray
-  sample_size: int  # documents that stand for the corpus in a round
-  targets: Sampler  # training documents of all targets together
-  target_weight_N: np.ndarray  # draws every target equally often
-  target_scale_N: np.ndarray  # bits per byte per nat, by target document
-  validation: tuple[Batch, np.ndarray]  # [C, B, T] and weights in bits per byte
-
-
-class SearchPlan(NamedTuple):
-  """How much of everything a search does; rows are of `row_tokens` tokens."""
-
-  rounds: int
-  population: int  # proxies
-  max_age: int  # steps after which a proxy is born anew
-  min_age: int  # steps that a newborn proxy trains before it is asked
-  unroll: int  # steps that are differentiated through
-  rows: int  # per step
-  cost: WindowCost  # of the hypergradient through a window
-  outer_rows: int  # of targets per window
-  probe_rows: int  # of documents valued per window
-  steps_between_rounds: int  # steps that proxies train on between rounds
-  # Steps by which every change is measured, on either side; 0: it is not measured.
-  lookahead: int
-  natural_share: float  # of the draws of probes and windows
-
-
-class Search(NamedTuple):
-  """The state of a search; all of it is saved."""
-
-  method: Any
-  phi: Any  # all proxies, [P, ...]
-  age: np.ndarray  # training steps of each
-  births: np.ndarray  # how many proxies have been born
-  pool: SamplerState
-  targets: SamplerState
-  round: np.ndarray
-  cost: np.ndarray  # tokens, FLOPs
-  history: np.ndarray  # [rounds, fields of the method's info and LOOP_FIELDS]
-  value_sum_N: np.ndarray  # of the centered values measured of each document
-  value_count_N: np.ndarray
-
-
-class SearchResult(NamedTuple):
-  """What a search leaves behind."""
-
-  weights: Weights
-  cost: Cost
-  history: list[dict[str, float]]  # one row per round
-  value_N: np.ndarray  # mean centered value; NaN where never measured
-
 
 # What the loop adds to the info of the method, in bits per byte.
 LOOP_FIELDS = ("outer_loss", "validation_loss", "gain")
 
 
-def train_proxy(
+class Plan(NamedTuple):
+  """How much of everything a search does; the block `values`."""
+
+  rounds: int = 5
+  population: int = 2  # proxies of staggered ages
+  max_age: int = 300  # steps after which a proxy is reset
+  min_age: int = 80  # steps before a proxy is first asked for values
+  unroll: int = 16  # cooldown steps that are differentiated through
+  outer_rows: int = 512  # of targets, per unroll
+  probe_rows: int = 1024  # of documents valued, per unroll
+  validation_rows: int = 256  # rows that measure every change
+  steps_between_rounds: int = 20  # that proxies train on
+  # Cooldown steps by which a change is measured, on either side; 0: every change
+  # is kept, unmeasured.
+  lookahead: int = 20
+  natural_share: float = 0.25  # of the draws that are valued
+  sample_documents: int = 32_768  # that stand for the corpus's mass in a round
+
+  def check(self, rows: int) -> None:
+    """Refuses what does not fill batches of `rows`, with a ValueError."""
+    for name in ("outer_rows", "probe_rows", "validation_rows"):
+      value = getattr(self, name)
+      if value < rows or value % rows:
+        raise ValueError(
+          f"{name} = {value} must be a multiple of config.batch.rows = {rows}; "
+          f"try {max(value // rows, 1) * rows}."
+        )
+
+
+class State(NamedTuple):
+  """The state between rounds; all of it is saved."""
+
+  method: Any
+  fleet: Fleet
+  round: np.ndarray
+  history: np.ndarray  # [rounds, fields of the method's info and LOOP_FIELDS]
+  evidence: "Evidence"
+
+
+class Evidence(NamedTuple):
+  """Centered values measured of every document so far."""
+
+  sum_N: np.ndarray
+  count_N: np.ndarray
+
+  @property
+  def mean_N(self) -> np.ndarray:
+    """NaN where a document was never valued."""
+    with np.errstate(invalid="ignore"):
+      return self.sum_N / self.count_N
+
+
+class Valued(NamedTuple):
+  """Pieces of documents that one proxy valued."""
+
+  document: np.ndarray
+  value: np.ndarray  # fall of the outer loss per unit of density
+  tokens: np.ndarray
+  log_proposal: np.ndarray  # log density that the documents were drawn with
+
+
+def run(
   method: Method,
   facts: Facts,
-  data: SearchData,
-  plan: SearchPlan,
-  engine: Engine,
-  *,
-  seed: int,
-  flops_per_token: float,
-  checkpointer: Checkpointer,
-  stop: StopFlag,
-  advance: Advance,
-) -> SearchResult:
+  world: World,
+  plan: Plan,
+  session: Session,
+) -> Outcome:
   """Rounds of: value documents with the proxies, step the method, train on.
 
   Args:
     method: of the loop `values`.
     facts: what is known beforehand.
-    data: what is drawn from.
+    world: proxies and what they draw from.
     plan: how much of everything.
-    engine: compiled functions.
-    seed: of proxies and of the method.
-    flops_per_token: of one forward pass, for the ledger.
-    checkpointer: of this stage.
-    stop: set when the job is asked to stop.
-    advance: told of progress.
+    session: seed, checkpoints and progress.
   Raises:
     Fault: a loss is not finite.
     Interrupted: after saving, if the job is asked to stop.
   """
-  driver = _Driver(method, data, plan, engine, seed, flops_per_token)
-  search = driver.start(facts)
-  search = checkpointer.restore(search) or search
-  while search.round < plan.rounds:
-    search = driver.play_round(search, advance)
-    checkpointer.save(int(search.round), search)
-    if not np.isfinite(search.history[int(search.round) - 1]).all():
-      raise Fault(
-        f"A loss is not finite in round {int(search.round)} of the search "
-        "(saved). Lower config.optimizer.learning_rate or raise "
-        "config.optimizer.eps_root, and start anew with --overwrite."
-      )
-    stop.check()
-  with np.errstate(invalid="ignore"):
-    value_N = search.value_sum_N / search.value_count_N
-  return SearchResult(
-    weights=method.finalize(search.method),
-    cost=Cost(*search.cost),
-    history=[
-      dict(zip(driver.fields, row.tolist(), strict=True))
-      for row in search.history
-    ],
-    value_N=value_N,
+  search = _search(method, world, plan, session.seed)
+  state, fields = _start(search, facts)
+  state = session.checkpointer.restore(state) or state
+  while state.round < plan.rounds:
+    state = _play_round(search, state, session.advance)
+    done = int(state.round)
+    session.checkpointer.save(done, state)
+    fleets.require_finite(
+      state.history[done - 1],
+      f"A loss in round {done} of the search (saved)",
+      "Lower config.optimizer.learning_rate or raise "
+      "config.optimizer.eps_root, and start anew with --overwrite.",
+    )
+    session.stop.check()
+  return Outcome(
+    weights=method.finalize(state.method),
+    cost=Cost(*state.fleet.cost),
+    history=tuple(
+      dict(zip(fields, row.tolist(), strict=True)) for row in state.history
+    ),
+    value_N=state.evidence.mean_N,
   )
 
 
-def search_work(plan: SearchPlan) -> float:
-  """Work of a whole search in plain training rows."""
+def work(plan: Plan, rows: int, cost: WindowCost) -> float:
+  """Work of a whole search in plain training rows, of `rows` a step."""
   raising = plan.population * plan.min_age  # and the sum of `first_ages`
   raising += (plan.population - 1) * (plan.max_age - plan.min_age) / 2
-  proxy = window_work(plan) + plan.steps_between_rounds * plan.rows
-  one_round = plan.population * proxy + lookahead_work(plan)
-  return plan.rows * raising + plan.rounds * one_round
+  proxy = unroll_work(plan, rows, cost) + plan.steps_between_rounds * rows
+  one_round = plan.population * proxy + lookahead_work(plan, rows)
+  return rows * raising + plan.rounds * one_round
 
 
-def window_work(plan: SearchPlan) -> float:
+def unroll_work(plan: Plan, rows: int, cost: WindowCost) -> float:
   """Work of valuing with one proxy, in plain training rows."""
-  inner = plan.unroll * plan.rows * plan.cost.inner_passes
-  outer = plan.outer_rows * plan.cost.outer_gradients * GRADIENT
-  other = outer + plan.probe_rows * PROBE
-  return (inner + other) / GRADIENT
+  inner = plan.unroll * rows * cost.inner_passes
+  outer = plan.outer_rows * cost.outer_gradients * GRADIENT
+  return (inner + outer + plan.probe_rows * PROBE) / GRADIENT
 
 
-def lookahead_work(plan: SearchPlan) -> float:
+def lookahead_work(plan: Plan, rows: int) -> float:
   """Work of measuring one change, in plain training rows."""
-  return 2.0 * plan.population * plan.lookahead * plan.rows
+  return 2.0 * plan.population * plan.lookahead * rows
 
 
-class _Driver:
-  """One search's fixed parts; its methods take the state and return it."""
+class _Search(NamedTuple):
+  """What stays the same in all rounds."""
 
-  def __init__(self, method, data, plan, engine, seed, flops_per_token):
-    self._method, self._data, self._plan = method, data, plan
-    self._engine, self._flops = engine, flops_per_token
-    self._seed, self._key = seed, jax.random.key(seed)
-    self._step = jax.jit(method.step)
-    self._log_w_B = jax.jit(lambda state, x: method.finalize(state).log_w(x))
+  method: Method
+  world: World
+  plan: Plan
+  seed: int
+  step: Callable[..., Any]  # the method's, compiled
+  log_w_B: Callable[..., Any]
 
-  def _log_w_N(self, state) -> np.ndarray:
-    """Log-weights of all documents, some at a time; float64."""
-    data = self._data
-    found = [
-      self._log_w_B(
-        state,
-        Signals(
-          mass_B=data.mass_N[rows].astype(np.float32),
-          domain_B=data.domain_N[rows],
-          embedding_BE=np.asarray(data.embedding_NE[rows]),
-        ),
-      )
-      for rows in packing.chunks(len(data.mass_N), CHUNK)
-    ]
-    return np.concatenate([np.asarray(x, np.float64) for x in found])
+  @property
+  def key(self) -> shapes.Key:
+    """Of the whole search."""
+    return jax.random.key(self.seed)
 
-  def start(self, facts: Facts) -> Search:
-    """Newborn proxies, staggered so that they never grow old together."""
-    plan, data = self._plan, self._data
-    state = self._method.init(jax.random.fold_in(self._key, 0), facts)
-    _, info = jax.eval_shape(self._step, state, self._signals([], 0))
-    self.fields = (*info._fields, *LOOP_FIELDS)
-    size = len(data.mass_N)
-    return Search(
-      method=state,
-      phi=self._engine.init(self._birth_keys(np.arange(plan.population))),
-      age=np.zeros(plan.population, np.int64),
-      births=np.array(plan.population),
-      pool=data.pool.init(),
-      targets=data.targets.init(),
-      round=np.array(0),
-      cost=np.zeros(2),
-      history=np.zeros((plan.rounds, len(self.fields))),
-      value_sum_N=np.zeros(size),
-      value_count_N=np.zeros(size),
+
+def _search(method: Method, world: World, plan: Plan, seed: int) -> _Search:
+  return _Search(
+    method,
+    world,
+    plan,
+    seed,
+    jax.jit(method.step),
+    jax.jit(lambda state, x: method.finalize(state).log_w(x)),
+  )
+
+
+def _start(search: _Search, facts: Facts) -> tuple[State, tuple[str, ...]]:
+  """(state before the first round, names of the history's columns)."""
+  world, plan = search.world, search.plan
+  method = search.method.init(jax.random.fold_in(search.key, 0), facts)
+  _, info = jax.eval_shape(search.step, method, _signals(search, [], 0))
+  fields = (*info._fields, *LOOP_FIELDS)
+  size = len(world.mass_N)
+  return State(
+    method=method,
+    fleet=fleets.start(world, _proxy_keys(search, np.arange(plan.population))),
+    round=np.array(0),
+    history=np.zeros((plan.rounds, len(fields))),
+    evidence=Evidence(np.zeros(size), np.zeros(size)),
+  ), fields
+
+
+def _play_round(search: _Search, state: State, advance: Advance) -> State:
+  """Values from every proxy, one step of the method, and its measured gain."""
+  world, plan = search.world, search.plan
+  number = int(state.round) + 1
+  log_w_N = _log_w_N(search, state.method)
+  fleet = _raise_proxies(search, state, np.exp(log_w_N), advance)
+  fleet, found, outer_P = _value(search, fleet, np.exp(log_w_N))
+  work = plan.population * unroll_work(
+    plan, world.rows, world.model.unroll_cost
+  )
+  advance(work, f"round {number}: values")
+  method, info = jax.block_until_ready(
+    search.step(state.method, _signals(search, found, number - 1))
+  )
+  advance(0, f"round {number}: the method's step")
+  weights = np.exp(log_w_N), np.exp(_log_w_N(search, method))
+  fleet, gain, loss = _look_ahead(search, fleet, *weights)
+  advance(lookahead_work(plan, world.rows), f"round {number}: measured")
+  history = state.history.copy()
+  history[number - 1] = [*map(float, info), np.mean(outer_P), loss, gain]
+  return State(
+    # A method may take a step back that did not help.
+    method=search.method.judge(method, jnp.float32(gain)),
+    fleet=fleet.settled(),
+    round=state.round + 1,
+    history=history,
+    evidence=_with_values(state.evidence, found, log_w_N),
+  )
+
+
+def _log_w_N(search: _Search, method: Any) -> np.ndarray:
+  """Log-weights of all documents, some at a time; float64."""
+  world = search.world
+  found = [
+    search.log_w_B(
+      method,
+      Signals(
+        mass_B=world.mass_N[rows].astype(np.float32),
+        domain_B=world.domain_N[rows],
+        embedding_BE=np.asarray(world.embedding_NE[rows]),
+      ),
     )
+    for rows in packing.chunks(len(world.mass_N), CHUNK)
+  ]
+  return np.concatenate([np.asarray(x, np.float64) for x in found])
 
-  def play_round(self, search: Search, advance: Advance) -> Search:
-    """Values from every proxy, one step of the method, and its measured gain."""
-    plan = self._plan
-    log_w_N = self._log_w_N(search.method)
-    number = int(search.round) + 1
-    search = self._grow(search, np.exp(log_w_N), advance)
-    search, found, outer = self._value(search, np.exp(log_w_N))
-    advance(plan.population * window_work(plan), f"round {number}: values")
-    state, info = jax.block_until_ready(
-      self._step(search.method, self._signals(found, number - 1))
-    )
-    advance(0, f"round {number}: the tree's step")
-    search = self._note_values(search._replace(method=state), found, log_w_N)
-    search, gain, loss = self._look_ahead(search, log_w_N)
-    advance(lookahead_work(plan), f"round {number}: measured")
-    row = [float(x) for x in info] + [np.mean(outer), loss, gain]
-    history = search.history.copy()
-    history[number - 1] = row
-    return search._replace(
-      method=self._method.judge(search.method, jnp.float32(gain)),
-      history=history,
-      round=search.round + 1,
-    )
 
-  def _grow(self, search, weight_N, advance):
-    """Trains proxies on to their next asking, successors of old ones to their first."""
-    plan = self._plan
-    age, phi = search.age, search.phi
-    old = age >= plan.max_age
-    if old.any():
-      births = search.births + np.cumsum(old) - 1
-      phi = self._engine.reset(phi, self._birth_keys(births), old)
-      age = np.where(old, 0, age)
-      search = search._replace(births=search.births + old.sum())
-    goal = np.maximum(plan.min_age, age + plan.steps_between_rounds)
-    if search.round == 0:
-      ages = population.first_ages(
-        plan.population, max_age=plan.max_age, min_age=plan.min_age
-      )
-      goal = np.maximum(ages, plan.steps_between_rounds)
-    sampler = self._data.pool
-    pool = sampler.start(search.pool, weight_N)
-    while (young := age < goal).any():
-      drawn = []
-      for wanted in young:
-        rows = None
-        if wanted:
-          pool, rows = sampler.draw(pool, plan.steps_between_rounds * plan.rows)
-        drawn.append(rows)
-      batches = self._members(drawn)
-      phi, _ = self._engine.train(phi, batches, _ones(batches), young)
-      age = age + plan.steps_between_rounds * young
-      rows = int(young.sum()) * plan.steps_between_rounds * plan.rows
-      search = self._charge(search, rows, GRADIENT)
-      advance(rows, "raising proxies")
-    return search._replace(phi=phi, age=age, pool=pool.state())
-
-  def _value(self, search, weight_N):
-    """One window of every proxy: (search, values of pieces of each, outer losses)."""
-    plan, data = self._plan, self._data
-    share = plan.natural_share
-    proposal_N = (1 - share) * weight_N + share
-    pool = data.pool.start(search.pool, proposal_N)
-    targets = data.targets.start(search.targets, data.target_weight_N)
-    inner, probes, outer = [], [], []
-    for _ in range(plan.population):
-      pool, rows = data.pool.draw(pool, plan.unroll * plan.rows)
-      inner.append(rows)
-      pool, rows = data.pool.draw(pool, plan.probe_rows)
-      probes.append(rows)
-      targets, rows = data.targets.draw(targets, plan.outer_rows)
-      outer.append(rows)
-    batches, probes, outer = map(self._members, (inner, probes, outer))
-    ratio = (weight_N / proposal_N)[batches.document_BT]
-    scale = data.target_scale_N[outer.document_BT]
-    outer_weight = scale / outer.document_BT[0].size
-    window = self._engine.window(
-      search.phi,
-      batches,
-      ratio.astype(np.float32),
-      (outer, outer_weight.astype(np.float32)),
+def _raise_proxies(
+  search: _Search, state: State, weight_N: np.ndarray, advance: Advance
+) -> Fleet:
+  """Trains proxies on to where they are asked next; old ones are reset first."""
+  world, plan, fleet = search.world, search.plan, state.fleet
+  old_P = fleet.age >= plan.max_age
+  if old_P.any():
+    number_P = fleet.resets + np.cumsum(old_P) - 1
+    fleet = fleets.reset(fleet, world, _proxy_keys(search, number_P), old_P)
+  if state.round == 0:
+    # Staggered, so that their hypergradients are not those of one moment.
+    goal_P = population.first_ages(
+      plan.population, max_age=plan.max_age, min_age=plan.min_age
     )
-    value = self._engine.probe(search.phi.params, window.adjoint, probes)
-    window_value, probe_value = np.asarray(window.value), np.asarray(value)
-    found = []
-    for member in range(plan.population):
-      pieces = [
-        np.concatenate(x)
-        for x in zip(
-          _by_piece(_member(batches, member), window_value[member]),
-          _by_piece(_member(probes, member), probe_value[member]),
-          strict=True,
-        )
-      ]
-      found.append((*pieces, np.log(proposal_N[pieces[0]])))
-    search = search._replace(pool=pool.state(), targets=targets.state())
-    for rows, passes in (
-      (plan.unroll * plan.rows, plan.cost.inner_passes),
-      (plan.outer_rows * plan.cost.outer_gradients, GRADIENT),
-      (plan.probe_rows, PROBE),
+    goal_P = np.maximum(goal_P, plan.steps_between_rounds)
+  else:
+    goal_P = np.maximum(plan.min_age, fleet.age + plan.steps_between_rounds)
+  rows = plan.steps_between_rounds * world.rows
+  while (young_P := fleet.age < goal_P).any():
+    drawn = []
+    for young in young_P:
+      batch = None
+      if young:
+        fleet, batch = fleets.take(fleet, world, weight_N, rows)
+      drawn.append(batch)
+    batches = fleets.by_member(drawn, world.rows)
+    fleet, _ = fleets.train(fleet, world, batches, which_P=young_P)
+    advance(int(young_P.sum()) * rows, "raising proxies")
+  return fleet
+
+
+def _value(
+  search: _Search, fleet: Fleet, weight_N: np.ndarray
+) -> tuple[Fleet, list[Valued], np.ndarray]:
+  """One unroll of every proxy: (fleet, what each valued, outer losses [P])."""
+  world, plan = search.world, search.plan
+  share = plan.natural_share
+  proposal_N = (1 - share) * weight_N + share
+  inner, probes, outer = [], [], []
+  for _ in range(plan.population):
+    for drawn, rows in (
+      (inner, plan.unroll * world.rows),
+      (probes, plan.probe_rows),
     ):
-      search = self._charge(search, plan.population * rows, passes)
-    return search, found, np.asarray(window.outer_loss)
+      fleet, batch = fleets.take(fleet, world, proposal_N, rows)
+      drawn.append(batch)
+    fleet, batch = fleets.take_targets(fleet, world, plan.outer_rows)
+    outer.append(batch)
+  inner, probes, outer = (
+    fleets.by_member(x, world.rows) for x in (inner, probes, outer)
+  )
+  ratio = (weight_N / proposal_N)[inner.document_BT]
+  scale = world.target_scale_N[outer.document_BT]
+  outer_weight = scale / outer.document_BT[0].size
+  engine = world.model.engine
+  window = engine.window(
+    fleet.phi,
+    inner,
+    ratio.astype(np.float32),
+    (outer, outer_weight.astype(np.float32)),
+  )
+  value = engine.probe(fleet.phi.params, window.adjoint, probes)
+  found = [
+    _valued(member, (inner, window.value), (probes, value), proposal_N)
+    for member in range(plan.population)
+  ]
+  return _charge_values(search, fleet), found, np.asarray(window.outer_loss)
 
-  def _look_ahead(self, search, old_log_w_N):
-    """Measures the last change: (search, fall of the loss, loss after it).
 
-    Every proxy is cooled down on the old and on the new weights, with paired
-    draws; it goes on from where it was. Without a lookahead the loss is that of
-    the proxies as they are, and nothing is said of the change.
-    """
-    plan, data = self._plan, self._data
-    if not plan.lookahead:
-      return (
-        self._charge_validation(search, 1),
-        0.0,
-        self._validate(search.phi.params),
+def _valued(member: int, inner, probes, proposal_N: np.ndarray) -> Valued:
+  """Pieces of one proxy's unroll and probes, (batches, values) each."""
+  parts = [
+    _by_piece(Batch(*(x[member] for x in batches)), np.asarray(value)[member])
+    for batches, value in (inner, probes)
+  ]
+  document, value, tokens = (
+    np.concatenate(x) for x in zip(*parts, strict=True)
+  )
+  return Valued(document, value, tokens, np.log(proposal_N[document]))
+
+
+def _charge_values(search: _Search, fleet: Fleet) -> Fleet:
+  world, plan = search.world, search.plan
+  cost = world.model.unroll_cost
+  for rows, passes in (
+    (plan.unroll * world.rows, cost.inner_passes),
+    (plan.outer_rows * cost.outer_gradients, GRADIENT),
+    (plan.probe_rows, PROBE),
+  ):
+    fleet = fleet.charge(world, plan.population * rows, passes)
+  return fleet
+
+
+def _look_ahead(
+  search: _Search, fleet: Fleet, old_N: np.ndarray, new_N: np.ndarray
+) -> tuple[Fleet, float, float]:
+  """Measures a change of weights: (fleet, fall of the loss, loss after it).
+
+  Every proxy is cooled down on the old and on the new weights, with paired
+  draws; it goes on from where it was. Without a lookahead the loss is that of
+  the proxies as they are, and nothing is said of the change.
+  """
+  world, plan = search.world, search.plan
+  if not plan.lookahead:
+    fleet = _charge_validation(search, fleet, times=1)
+    return fleet, 0.0, _validation_loss(search, fleet.phi.params)
+  sides = (old_N, []), (new_N, [])
+  for _ in range(plan.population):
+    for weight_N, drawn in sides:
+      fleet, batch = fleets.take(
+        fleet, world, weight_N, plan.lookahead * world.rows
       )
-    log_w_N = self._log_w_N(search.method)
-    weights = np.exp(old_log_w_N), np.exp(log_w_N)
-    pool, drawn = search.pool, ([], [])
-    for _ in range(plan.population):
-      for weight_N, mine in zip(weights, drawn, strict=True):
-        cursor = data.pool.start(pool, weight_N)
-        cursor, rows = data.pool.draw(cursor, plan.lookahead * plan.rows)
-        mine.append(rows)
-        pool = cursor.state()
-    losses = []
-    for mine in drawn:
-      batches = self._members(mine)
-      params = self._engine.cooled(search.phi, batches, _ones(batches))
-      losses.append(self._validate(params))
-    search = search._replace(pool=pool)
-    rows = 2 * plan.population * plan.lookahead * plan.rows
-    search = self._charge_validation(self._charge(search, rows, GRADIENT), 2)
-    return search, losses[0] - losses[1], losses[1]
-
-  def _validate(self, params) -> float:
-    """Mean loss of the proxies on the validation rows, in bits per byte."""
-    loss_P = self._engine.weighted_nats(params, self._data.validation)
-    return float(np.mean(np.asarray(loss_P, np.float64)))
-
-  def _charge_validation(self, search, times):
-    rows = times * self._plan.population * self._data.validation[1][..., 0].size
-    return self._charge(search, rows, FORWARD)
-
-  def _members(self, drawn) -> Batch:
-    """Rows of every proxy as steps, [P, S, B, T]; zeros for one that is left out."""
-    steps = [
-      None if rows is None else stack_rows(rows, self._plan.rows)
-      for rows in drawn
-    ]
-    shape = next(one for one in steps if one is not None)
-    blank = Batch(*(np.zeros_like(x) for x in shape))
-    return Batch(
-      *(np.stack(x) for x in zip(*(one or blank for one in steps), strict=True))
-    )
-
-  def _note_values(self, search, found, log_w_N):
-    """Adds the round's values, less their mean under the current weights."""
-    sums, counts = search.value_sum_N.copy(), search.value_count_N.copy()
-    for document, value, tokens, log_proposal in found:
-      trained = tokens * np.exp(log_w_N[document] - log_proposal)
-      baseline = trained @ value / trained.sum()
-      np.add.at(sums, document, value - baseline)
-      np.add.at(counts, document, 1.0)
-    return search._replace(value_sum_N=sums, value_count_N=counts)
-
-  def _sample(self, number: int):
-    """Features and masses that stand for the corpus in one round."""
-    size, data = len(self._data.mass_N), self._data
-    rng = np.random.default_rng([self._seed, number])
-    wanted = min(data.sample_size, size)
-    chosen = np.sort(rng.choice(size, wanted, replace=False))
-    mass_N = data.mass_N[chosen]
-    return (
-      jnp.asarray(data.embedding_NE[chosen]),
-      jnp.asarray(mass_N / mass_N.sum(), jnp.float32),
-    )
-
-  def _signals(self, found, number) -> Signals:
-    """The round's documents, filled up to a fixed number with mass zero."""
-    plan = self._plan
-    rows = plan.population * (plan.unroll * plan.rows + plan.probe_rows)
-    size = 2 * rows  # more pieces than that are left out: they are a sample
-    columns = [np.concatenate(x)[:size] for x in zip(*found, strict=True)]
-    if not columns:
-      columns = [np.zeros(0, np.int64)] + [np.zeros(0)] * 3
-    document, value, mass, log_proposal = (
-      np.pad(column, (0, size - len(column))) for column in columns
-    )
-    sample_NE, sample_mass_N = self._sample(number)
-    return Signals(
-      mass_B=jnp.asarray(mass, jnp.float32),
-      domain_B=jnp.asarray(self._data.domain_N[document]),
-      embedding_BE=jnp.asarray(self._data.embedding_NE[document]),
-      value_B=jnp.asarray(value, jnp.float32),
-      log_proposal_B=jnp.asarray(log_proposal, jnp.float32),
-      sample_NE=sample_NE,
-      sample_mass_N=sample_mass_N,
-    ).only(self._method.signals)
-
-  def _charge(self, search, rows, passes):
-    tokens = rows * self._data.pool.row_tokens
-    cost = Cost(*search.cost).plus(tokens, passes, self._flops)
-    return search._replace(cost=np.array(cost))
-
-  def _birth_keys(self, numbers):
-    """A key for every proxy ever born, by its number."""
-    key = jax.random.fold_in(self._key, 1)
-    return jax.vmap(lambda number: jax.random.fold_in(key, number))(
-      jnp.asarray(numbers)
-    )
+      drawn.append(batch)
+  losses = []
+  for _, drawn in sides:
+    batches = fleets.by_member(drawn, world.rows)
+    params = world.model.engine.cooled(fleet.phi, batches, fleets.ones(batches))
+    losses.append(_validation_loss(search, params))
+  rows = 2 * plan.population * plan.lookahead * world.rows
+  fleet = fleet.charge(world, rows, GRADIENT)
+  fleet = _charge_validation(search, fleet, times=2)
+  return fleet, losses[0] - losses[1], losses[1]
 
 
-def _ones(batches: Batch) -> np.ndarray:
-  """Weights of batches that were drawn by the weights themselves."""
-  return np.ones(batches.tokens_BT.shape, np.float32)
+def _validation_loss(search: _Search, params: shapes.Tree) -> float:
+  """Mean loss of the proxies on the validation rows, in bits per byte."""
+  world = search.world
+  loss_P = world.model.engine.weighted_nats(params, world.validation)
+  return float(np.mean(np.asarray(loss_P, np.float64)))
 
 
-def _member(batches: Batch, index: int) -> Batch:
-  return Batch(*(x[index] for x in batches))
+def _charge_validation(search: _Search, fleet: Fleet, *, times: int) -> Fleet:
+  assert search.world.validation is not None
+  rows = search.world.validation[1][..., 0].size
+  return fleet.charge(
+    search.world, times * search.plan.population * rows, FORWARD
+  )
+
+
+def _with_values(
+  evidence: Evidence, found: list[Valued], log_w_N: np.ndarray
+) -> Evidence:
+  """With a round's values, minus their mean under the current weights."""
+  sum_N, count_N = evidence.sum_N.copy(), evidence.count_N.copy()
+  for one in found:
+    trained = one.tokens * np.exp(log_w_N[one.document] - one.log_proposal)
+    baseline = trained @ one.value / trained.sum()
+    np.add.at(sum_N, one.document, one.value - baseline)
+    np.add.at(count_N, one.document, 1.0)
+  return Evidence(sum_N, count_N)
+
+
+def _signals(search: _Search, found: list[Valued], number: int) -> Signals:
+  """The round's documents, filled up to a fixed number with mass zero."""
+  world, plan = search.world, search.plan
+  rows = plan.population * (plan.unroll * world.rows + plan.probe_rows)
+  size = 2 * rows  # more pieces than that are left out: they are a sample
+  columns = [np.concatenate(x)[:size] for x in zip(*found, strict=True)]
+  if not columns:
+    columns = [np.zeros(0, np.int64)] + [np.zeros(0)] * 3
+  document, value, mass, log_proposal = (
+    np.pad(column, (0, size - len(column))) for column in columns
+  )
+  sample_NE, sample_mass_N = _sample(search, number)
+  return Signals(
+    mass_B=jnp.asarray(mass, jnp.float32),
+    domain_B=jnp.asarray(world.domain_N[document]),
+    embedding_BE=jnp.asarray(world.embedding_NE[document]),
+    value_B=jnp.asarray(value, jnp.float32),
+    log_proposal_B=jnp.asarray(log_proposal, jnp.float32),
+    sample_NE=sample_NE,
+    sample_mass_N=sample_mass_N,
+  ).only(search.method.signals)
+
+
+def _sample(search: _Search, number: int) -> tuple[jax.Array, jax.Array]:
+  """Features and masses that stand for the corpus in one round."""
+  world, size = search.world, len(search.world.mass_N)
+  rng = np.random.default_rng([search.seed, number])
+  wanted = min(search.plan.sample_documents, size)
+  chosen = np.sort(rng.choice(size, wanted, replace=False))
+  mass_N = world.mass_N[chosen]
+  return (
+    jnp.asarray(world.embedding_NE[chosen]),
+    jnp.asarray(mass_N / mass_N.sum(), jnp.float32),
+  )
+
+
+def _proxy_keys(search: _Search, number_P: np.ndarray) -> shapes.Key:
+  """A key for every proxy that is ever started, by its number."""
+  key = jax.random.fold_in(search.key, 1)
+  return jax.vmap(lambda number: jax.random.fold_in(key, number))(
+    jnp.asarray(number_P)
+  )
 
 
 def _by_piece(batches: Batch, value_SBT: np.ndarray):

@@ -29,6 +29,8 @@ class Signals(NamedTuple):
   target_mass_B: Any = None  # share of the target's tokens; 0 in the pool
   domain_B: Any = None  # of the partition that is given
   key_B: Any = None  # a number in [0, 1) that depends on the id alone
+  index_B: Any = None  # number in the pool; past its end for other documents
+  loss_B: Any = None  # mean nats per token under a proxy that does not change
   embedding_BE: Any = None  # document features
   value_B: Any = None  # fall of the outer loss per unit of weight
   log_proposal_B: Any = None  # log density that the documents were drawn with
@@ -83,6 +85,7 @@ class Facts(NamedTuple):
   target_domain_TK: (
     shapes.Array
   )  # shares of each target's tokens in the domains
+  num_documents: int = 0  # of the pool
   # Of loops `steer` and `runs`.
   steps: int = 0  # of a proxy that is steered, or of one run
   final_steps: int = 0  # of the training that the recipe is for
@@ -148,6 +151,8 @@ class Method(NamedTuple):
   partition: Literal["given", "sources"] = "given"
   # Whether the weights depend on the targets.
   targeted: bool = True
+  # Loop `look`: whether a step gets all documents of one domain, and only these.
+  whole_domains: bool = False
 
 
 class EqualWeights(NamedTuple):

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cmtree_jax.loops import runs as swarm
-from cmtree_jax.loops.checkpoint import Checkpointer, Interrupted, StopFlag
+from cmtree_jax.loops import fleet, runs
+from cmtree_jax.loops.checkpoint import Interrupted, StopFlag
 from cmtree_jax.methods.base import DomainWeights, Method, Trials
 from cmtree_jax.proxy.ledger import FORWARD, GRADIENT
 from cmtree_jax.signals import domains as signals
@@ -28,7 +28,7 @@ class State(NamedTuple):
 
 def asking(mixture_RK=MIXTURES, sizes=None) -> Method:
   """A method that keeps what the runs show."""
-  runs = len(mixture_RK)
+  count = len(mixture_RK)
   documents = len(toy.corpus().facts.document_tokens_M)
 
   def init(key, facts):
@@ -38,7 +38,7 @@ def asking(mixture_RK=MIXTURES, sizes=None) -> Method:
       trials = trials._replace(size_R=np.array(sizes))
     blank = np.zeros
     return State(
-      trials, blank((runs, 2, 1)), blank((runs, K)), blank((runs, documents))
+      trials, blank((count, 2, 1)), blank((count, K)), blank((count, documents))
     )
 
   def step(state, signals):
@@ -66,24 +66,18 @@ def asking(mixture_RK=MIXTURES, sizes=None) -> Method:
 
 def run(method, folder, *, population=1, stop=None, engine=None, sizes=1):
   """(result, the method's last state)."""
-  corpus = toy.corpus()
-  checkpointer, last = Checkpointer(folder), []
+  corpus, last = toy.corpus(), []
   finalize = method.finalize
-  size = swarm.Size(engine or toy.engine(), FLOPS)
-  try:
-    result = swarm.run(
+  model = fleet.Model(engine or toy.engine(), FLOPS)
+  with toy.session(folder, stop) as session:
+    result = runs.run(
       method._replace(finalize=lambda s: last.append(s) or finalize(s)),
       corpus.facts,
-      corpus.swarm,
-      swarm.SwarmPlan(rows=ROWS, population=population),
-      [lambda: size] * sizes,
-      seed=0,
-      checkpointer=checkpointer,
-      stop=stop or StopFlag(),
-      advance=lambda work, text: None,
+      corpus.world,
+      runs.Plan(steps=STEPS, curve_points=2, population=population),
+      session,
+      [lambda: model] * sizes,
     )
-  finally:
-    checkpointer.close()
   return result, last[-1]
 
 
@@ -107,7 +101,7 @@ def test_all_that_is_shown_agrees(whole):
   np.testing.assert_array_equal(state.curve_RCT[:, -1], state.trials.loss_RT)
   assert (state.curve_RCT[0, 0] > state.curve_RCT[0, 1]).all()  # it learns
   # The nats of the documents are those of the target.
-  frozen = toy.corpus().swarm.view.eval_sets[0]
+  frozen = toy.corpus().world.view.eval_sets[0]
   bpb_R = state.nats_RM.sum(axis=1) / np.log(2) / frozen.num_bytes
   np.testing.assert_allclose(bpb_R, state.trials.loss_RT[:, 0], rtol=1e-5)
   assert facts.document_tokens_M.sum() == frozen.num_tokens
@@ -119,7 +113,7 @@ def test_all_that_is_shown_agrees(whole):
 
 def test_the_ledger_counts_training_and_scoring(whole):
   result, _ = whole
-  view = toy.corpus().swarm.view
+  view = toy.corpus().world.view
   trained = STEPS * ROWS * GRADIENT
   # Two points of the curve, the documents, and two rows of every domain.
   scored = (3 * signals.eval_rows(view) + K * 2) * FORWARD

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from cmtree_jax.data.draw.batch import Batch
-from cmtree_jax.loops import steer
-from cmtree_jax.loops.checkpoint import Checkpointer, Interrupted, StopFlag
+from cmtree_jax.loops import fleet, steer
+from cmtree_jax.loops.checkpoint import Interrupted, StopFlag
 from cmtree_jax.methods import METHODS
 from cmtree_jax.methods.base import Ask, DomainWeights, Method, Signals
 from cmtree_jax.proxy.ledger import FORWARD, GRADIENT
@@ -80,27 +80,24 @@ class Spy:
 
 def run(method, folder, engine=None, stop=None, steps=STEPS):
   corpus = toy.corpus()
-  checkpointer = Checkpointer(folder)
-  try:
+  with toy.session(folder, stop) as session:
     return steer.run(
       method,
       corpus.facts._replace(steps=steps),
-      corpus.steer,
-      steer.SteerPlan(steps=steps, rows=ROWS, saves=1),
-      engine or toy.engine(),
-      seed=0,
-      flops_per_token=FLOPS,
-      checkpointer=checkpointer,
-      stop=stop or StopFlag(),
-      advance=lambda work, text: None,
+      corpus.world._replace(model=fleet.Model(engine or toy.engine(), FLOPS)),
+      steer.Plan(steps=steps, saves=1),
+      session,
     )
-  finally:
-    checkpointer.close()
+
+
+def mixtures(found: fleet.Outcome) -> np.ndarray:
+  """That were asked for, [observations, K]."""
+  return np.array([row["mixture"] for row in found.history])
 
 
 def domains_of(batches: Batch) -> set[int]:
   document = batches.document_BT
-  return set(toy.corpus().steer.domain_N[document[document >= 0]].tolist())
+  return set(toy.corpus().world.domain_N[document[document >= 0]].tolist())
 
 
 def test_it_trains_on_the_mixture_that_is_asked_for(tmp_path):
@@ -110,7 +107,7 @@ def test_it_trains_on_the_mixture_that_is_asked_for(tmp_path):
   assert [domains_of(b) for b, _, _ in spy.trained] == [
     {int(row.argmax())} for row in ONE_HOT
   ]
-  np.testing.assert_array_equal(found.mixture_OK, ONE_HOT)
+  np.testing.assert_array_equal(mixtures(found), ONE_HOT)
   tokens = STEPS * ROWS * T
   assert found.cost == (tokens, tokens * GRADIENT * FLOPS)
 
@@ -165,7 +162,7 @@ def test_observed_rows_are_trained_on_with_the_mean_loss_of_each_domain(
   # The reference comes first, on rows of the natural mixture.
   assert len(spy.trained) == 2 * STEPS
   for number, (batches, weight, _) in enumerate(spy.trained[STEPS:]):
-    expected = toy.corpus().steer.view.domains.rows(1 + number, 1)
+    expected = toy.corpus().world.view.domains.rows(1 + number, 1)
     np.testing.assert_array_equal(
       batches.tokens_BT[0, 0], expected.tokens_BT.reshape(-1, T)
     )
@@ -229,7 +226,7 @@ def test_the_excess_over_a_reference_falls_as_the_proxy_learns(tmp_path):
 
 def test_the_ledger_counts_what_is_looked_at(tmp_path):
   asks = [Ask(toy.mixture(1, 0, 0, 0))] * STEPS
-  view = toy.corpus().steer.view
+  view = toy.corpus().world.view
   for name, rows, passes, products in (
     ("loss_K", K * 2, FORWARD, 0),
     ("gram_KK", K * 1 + 2, GRADIENT, K * (K + 1)),
@@ -251,7 +248,7 @@ def test_costs_follow_the_published_formulas(tmp_path):
   D_t and D_e tokens are trained on and evaluated, by m domains in T rounds.
   """
   n, steps, rounds = FLOPS / 2, 12, 4
-  view = toy.corpus().steer.view
+  view = toy.corpus().world.view
   trained = 6 * steps * ROWS * T * n  # all tokens, those of graphs included
   evaluated = view.frozen.tokens_BT.shape[1] * T  # D_e of a domain
   observed = view.rows * T  # a domain's batch for gradients
@@ -300,7 +297,7 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(name, tmp_path):
       stop.raised = False
       stops += 1
   assert stops >= 2
-  np.testing.assert_array_equal(again.mixture_OK, whole.mixture_OK)
+  np.testing.assert_array_equal(mixtures(again), mixtures(whole))
   every = Signals(domain_B=np.arange(K))
   np.testing.assert_array_equal(
     again.weights.log_w(every), whole.weights.log_w(every)
@@ -315,11 +312,11 @@ def test_devices_that_share_the_work_find_the_same(name, tmp_path):
   alone = run(method, tmp_path / "alone")
   engine = toy.engine(data=2, model=2)
   shared = run(method, tmp_path / "shared", engine)
-  np.testing.assert_allclose(shared.mixture_OK, alone.mixture_OK, atol=1e-4)
-  assert np.ptp(alone.mixture_OK, axis=0).max() > 1e-3  # it moved
+  np.testing.assert_allclose(mixtures(shared), mixtures(alone), atol=1e-4)
+  assert np.ptp(mixtures(alone), axis=0).max() > 1e-3  # it moved
 
 
 def test_work_is_what_is_trained_on():
-  plan = steer.SteerPlan(steps=STEPS, rows=ROWS, saves=0)
-  assert steer.work(METHODS["dga"](), plan) == STEPS * ROWS
-  assert steer.work(METHODS["doremi"](), plan) == 2 * STEPS * ROWS
+  plan = steer.Plan(steps=STEPS)
+  assert steer.work(METHODS["dga"](), plan, ROWS) == STEPS * ROWS
+  assert steer.work(METHODS["doremi"](), plan, ROWS) == 2 * STEPS * ROWS

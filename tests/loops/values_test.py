@@ -9,21 +9,19 @@ import pytest
 
 from cmtree_jax.bilevel import population
 from cmtree_jax.bilevel.cost import WindowCost
-from cmtree_jax.loops import values as search
-from cmtree_jax.loops.checkpoint import Checkpointer, StopFlag
+from cmtree_jax.loops import fleet, values
 from cmtree_jax.methods.base import DomainWeights, Method
 from tests import toy
 
-PLAN = search.SearchPlan(
+PLAN = values.Plan(
   rounds=2,
   population=1,
   max_age=8,
   min_age=2,
   unroll=2,
-  rows=toy.ROWS,
-  cost=WindowCost(1, 1),
   outer_rows=toy.ROWS,
   probe_rows=toy.ROWS,
+  validation_rows=toy.ROWS,
   steps_between_rounds=2,
   lookahead=2,
   natural_share=0.5,
@@ -58,33 +56,14 @@ def watching() -> Method:
 @pytest.mark.parametrize("lookahead", [2, 0])
 def test_documents_come_with_their_domains(tmp_path, lookahead):
   corpus = toy.corpus()
-  steer = corpus.steer
-  size = len(steer.domain_N)
-  batch = jax.tree.map(lambda x: x[:1], steer.view.eval_sets[0].batches)
-  checkpointer = Checkpointer(tmp_path)
-  result = search.train_proxy(
-    watching(),
-    corpus.facts,
-    search.SearchData(
-      pool=steer.pool,
-      embedding_NE=np.eye(toy.K, dtype=np.float32)[steer.domain_N],
-      domain_N=steer.domain_N.astype(np.int32),
-      mass_N=np.full(size, 1 / size),
-      sample_size=size,
-      targets=steer.targets,
-      target_weight_N=steer.target_weight_N,
-      target_scale_N=np.ones(len(steer.target_weight_N)),
-      validation=(batch, np.ones(batch.tokens_BT.shape, np.float32)),
-    ),
-    PLAN._replace(lookahead=lookahead),
-    toy.engine(),
-    seed=0,
-    flops_per_token=1.0,
-    checkpointer=checkpointer,
-    stop=StopFlag(),
-    advance=lambda work, text: None,
+  batch = jax.tree.map(lambda x: x[:1], corpus.world.view.eval_sets[0].batches)
+  world = corpus.world._replace(
+    model=fleet.Model(toy.engine(), 1.0, WindowCost(1, 1)),
+    validation=(batch, np.ones(batch.tokens_BT.shape, np.float32)),
   )
-  checkpointer.close()
+  plan = PLAN._replace(lookahead=lookahead)
+  with toy.session(tmp_path) as session:
+    result = values.run(watching(), corpus.facts, world, plan, session)
   for row in result.history:
     assert row["mismatch"] == 0 < row["documents"]
   # Weights that read domains alone were enough to draw by.
@@ -100,4 +79,4 @@ def test_the_estimate_of_raising_is_the_sum_of_first_ages():
       population=members, max_age=life, min_age=100, rounds=0
     )
     ages = population.first_ages(members, max_age=life, min_age=100)
-    assert search.search_work(plan) == plan.rows * ages.sum()
+    assert values.work(plan, toy.ROWS, WindowCost(1, 1)) == toy.ROWS * ages.sum()

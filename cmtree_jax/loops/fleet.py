@@ -1,0 +1,281 @@
+"""A fleet of proxies in training: the one record that every loop drives.
+
+A loop decides what its proxies train on, and when a method is asked. How proxies draw
+rows, train, are looked at, are reset and charged is the same for all loops and stands
+here once. State goes in and comes out; nothing here remembers anything.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cmtree_jax import shapes
+from cmtree_jax.bilevel.cost import WindowCost
+from cmtree_jax.data.draw.batch import Batch, stack_rows
+from cmtree_jax.data.draw.sampler import Cursor, Sampler, SamplerState
+from cmtree_jax.loops.checkpoint import Checkpointer, StopFlag
+from cmtree_jax.methods.base import Weights
+from cmtree_jax.proxy.engine import Engine
+from cmtree_jax.proxy.ledger import GRADIENT, Cost
+from cmtree_jax.signals import domains as looking
+from cmtree_jax.types import Fault
+
+Advance = Callable[[float, str], None]  # (work done, what is being done)
+
+
+class Model(NamedTuple):
+  """One size of proxies, compiled."""
+
+  engine: Engine
+  flops_per_token: float  # of one forward pass
+  # Of the hypergradient through an unroll; only the loop `values` takes one.
+  unroll_cost: WindowCost = WindowCost(0, 0)
+
+
+class World(NamedTuple):
+  """What proxies are, what they train on and what they are looked at with."""
+
+  model: Model
+  pool: Sampler
+  rows: int  # per training step
+  # All loops but `final`.
+  domain_N: shapes.Array = ()  # int32, of the partition that is given
+  targets: Sampler | None = None  # training documents of all targets together
+  target_weight_N: shapes.Array = ()  # draws every target equally often
+  # Loops `values` and `look`.
+  embedding_NE: shapes.Array = ()  # features of the pool's documents
+  mass_N: shapes.Array = ()  # their shares of the pool's tokens
+  # Loop `values`.
+  target_scale_N: shapes.Array = ()  # bits per byte per nat, by target document
+  # [C, B, T] and weights in bits per byte.
+  validation: tuple[Batch, np.ndarray] | None = None
+  # Loops `steer` and `runs`.
+  view: looking.View | None = None
+
+
+class Session(NamedTuple):
+  """How a loop is run: from which seed, where it saves, when it stops."""
+
+  seed: int  # of the proxies and of the method
+  checkpointer: Checkpointer  # of this loop alone
+  stop: StopFlag  # set when the job is asked to stop
+  advance: Advance  # told of progress, in training rows
+
+
+class Outcome(NamedTuple):
+  """What a loop leaves behind."""
+
+  weights: Weights
+  cost: Cost = Cost()
+  history: tuple[dict[str, Any], ...] = ()  # per round, observation or run
+  value_N: np.ndarray | None = None  # mean value of documents; NaN: never asked
+
+
+class ObservePlan(NamedTuple):
+  """What the loops `steer` and `runs` look at; the block `observe`."""
+
+  rows: int = 1  # fresh rows of each domain
+  target_rows: int = 16  # fresh rows of each target
+  frozen_rows: int = 4  # rows of each domain that stay the same
+  max_tokens: int = 10_000  # of each target's train split, frozen
+
+  def check(self) -> None:
+    """Raises ValueError for a field below one."""
+    for name, value in self._asdict().items():
+      at_least_one(name, value)
+
+
+class Fleet(NamedTuple):
+  """P proxies in training. All of it is saved, once `settled`."""
+
+  phi: Any  # [P, ...]
+  age: np.ndarray  # training steps of each
+  resets: np.ndarray  # how many proxies have been started so far
+  pool: tuple[SamplerState | Cursor, ...]  # one stream for all, or one for each
+  targets: SamplerState | Cursor | None
+  cost: np.ndarray  # tokens, FLOPs
+
+  @property
+  def stream(self) -> SamplerState:
+    """The pool's one stream, as a checkpoint holds it."""
+    (stream,) = self.pool
+    return _state(stream)
+
+  def settled(self) -> "Fleet":
+    """With streams as the arrays that a checkpoint holds."""
+    targets = self.targets
+    return self._replace(
+      pool=tuple(map(_state, self.pool)),
+      targets=None if targets is None else _state(targets),
+    )
+
+  def charge(self, world: World, rows: int, passes: int) -> "Fleet":
+    """With the cost of `passes` forward passes over so many rows."""
+    tokens = rows * world.pool.row_tokens
+    cost = Cost(*self.cost).plus(tokens, passes, world.model.flops_per_token)
+    return self._replace(cost=np.array(cost))
+
+
+def start(world: World, key_P: shapes.Key, *, streams: int = 1) -> Fleet:
+  """Fresh proxies, one per key.
+
+  Args:
+    world: what they will train on.
+    key_P: of the parameters at the start.
+    streams: 1, or as many as there are proxies: then each has arrival points of
+      documents to itself, the same for all.
+  """
+  return Fleet(
+    phi=world.model.engine.init(key_P),
+    age=np.zeros(len(key_P), np.int64),
+    resets=np.array(len(key_P)),
+    pool=(world.pool.init(),) * streams,
+    targets=None if world.targets is None else world.targets.init(),
+    cost=np.zeros(2),
+  )
+
+
+def reset(
+  fleet: Fleet, world: World, key_P: shapes.Key, which_P: np.ndarray
+) -> Fleet:
+  """With fresh proxies in the place of some; `key_P` is read at their places."""
+  return fleet._replace(
+    phi=world.model.engine.reset(fleet.phi, key_P, which_P),
+    age=np.where(which_P, 0, fleet.age),
+    resets=fleet.resets + which_P.sum(),
+  )
+
+
+def copy(phi: Any) -> Any:
+  """Training takes its argument over, so what is kept must be another array."""
+  return jax.tree.map(jnp.copy, phi)
+
+
+def take(
+  fleet: Fleet,
+  world: World,
+  weight_N: np.ndarray,
+  rows: int,
+  *,
+  stream: int = 0,
+) -> tuple[Fleet, Batch]:
+  """The next rows of the pool, drawn by the weights of documents."""
+  cursor = _under(world.pool, fleet.pool[stream], weight_N)
+  cursor, batch = world.pool.draw(cursor, rows)
+  pool = (*fleet.pool[:stream], cursor, *fleet.pool[stream + 1 :])
+  return fleet._replace(pool=pool), batch
+
+
+def take_targets(fleet: Fleet, world: World, rows: int) -> tuple[Fleet, Batch]:
+  """The next rows of the targets' training documents."""
+  assert world.targets is not None
+  assert fleet.targets is not None
+  cursor = _under(world.targets, fleet.targets, world.target_weight_N)
+  cursor, batch = world.targets.draw(cursor, rows)
+  return fleet._replace(targets=cursor), batch
+
+
+def by_member(drawn: Sequence[Batch | None], rows: int) -> Batch:
+  """Rows of every proxy as steps, [P, S, B, T]; zeros for one that is left out."""
+  steps = [None if one is None else stack_rows(one, rows) for one in drawn]
+  shape = next(one for one in steps if one is not None)
+  blank = Batch(*(np.zeros_like(x) for x in shape))
+  return Batch(
+    *(np.stack(x) for x in zip(*(one or blank for one in steps), strict=True))
+  )
+
+
+def ones(batches: Batch) -> np.ndarray:
+  """Weights of tokens that were drawn by weight already; 0 for padding."""
+  return (batches.document_BT >= 0).astype(np.float32)
+
+
+def train(
+  fleet: Fleet,
+  world: World,
+  batches: Batch,
+  *,
+  weight: np.ndarray | None = None,
+  which_P: np.ndarray | None = None,
+) -> tuple[Fleet, np.ndarray]:
+  """Trains proxies on their own batches: (fleet, losses [P, S]).
+
+  Args:
+    fleet: must not be used again.
+    world: its engine trains.
+    batches: [P, S, B, T].
+    weight: of the tokens; None: equal ones.
+    which_P: the others stay as they are and cost nothing; None: all train.
+  """
+  if weight is None:
+    weight = ones(batches)
+  if which_P is None:
+    which_P = np.ones(len(fleet.age), bool)
+  steps, rows = batches.tokens_BT.shape[1:3]
+  phi, loss_PS = world.model.engine.train(fleet.phi, batches, weight, which_P)
+  fleet = fleet._replace(phi=phi, age=fleet.age + steps * which_P)
+  fleet = fleet.charge(world, int(which_P.sum()) * steps * rows, GRADIENT)
+  return fleet, loss_PS
+
+
+def observe(
+  fleet: Fleet,
+  world: World,
+  wanted: frozenset[str],
+  number: int,
+  reference: Any = None,
+) -> tuple[Fleet, looking.Looked]:
+  """What the first proxy shows at observation `number`, charged.
+
+  Args:
+    fleet: the proxies.
+    world: its view says what is looked at.
+    wanted: signals.
+    number: equal numbers show equal rows.
+    reference: parameters of the reference model, for excess losses.
+  """
+  assert world.view is not None
+  looked = looking.look(
+    world.view,
+    world.model.engine,
+    fleet.phi.params,
+    wanted,
+    number=number,
+    reference=reference,
+    flops_per_token=world.model.flops_per_token,
+  )
+  return fleet._replace(cost=fleet.cost + np.array(looked.cost)), looked
+
+
+def require_finite(values: Any, what: str, cure: str) -> None:
+  """Stops the job at a number that is not finite.
+
+  Raises:
+    Fault: `what` happened, and how to cure it.
+  """
+  if not np.isfinite(np.asarray(values)).all():
+    raise Fault(f"{what} is not finite. {cure}")
+
+
+def at_least_one(name: str, value: float) -> None:
+  """Raises ValueError for a field of a plan that is below one."""
+  if value < 1:
+    raise ValueError(f"{name} = {value} must be at least 1.")
+
+
+def _under(
+  sampler: Sampler, stream: SamplerState | Cursor, weight_N: np.ndarray
+) -> Cursor:
+  """The stream under these weights; a cursor that has them goes on as it is."""
+  if isinstance(stream, Cursor):
+    if np.array_equal(stream.base.weight_N, weight_N):
+      return stream
+    stream = stream.state()
+  return sampler.start(stream, weight_N)
+
+
+def _state(stream: SamplerState | Cursor) -> SamplerState:
+  return stream.state() if isinstance(stream, Cursor) else stream
