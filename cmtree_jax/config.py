@@ -154,7 +154,7 @@ def factory_defaults(method: str) -> ml_collections.ConfigDict:
 
   from cmtree_jax.methods import METHODS
 
-  parameters = inspect.signature(METHODS[method]).parameters
+  parameters = inspect.signature(METHODS[method].make).parameters
   return ml_collections.ConfigDict(
     {name: p.default for name, p in parameters.items()}
   )

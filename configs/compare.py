@@ -2,22 +2,21 @@
 
 python -m cmtree_jax.compare --config configs/compare.py --workdir runs/compare
 
-Data and final training are those of default.py, options of the methods those of
-methods/scale.py: 24 methods in about an hour on two cores. `method`, `baselines` and
-`final.seeds` there belong to `cmtree_jax.main` and are not read here.
+Data and final training are those of default.py, the options of a method are `SMALL`
+in its file: all of them in about an hour on two cores. `method`, `baselines` and
+`final.seeds` of default.py belong to `cmtree_jax.main` and are not read here.
 """
 
 from ml_collections import ConfigDict
 
 from cmtree_jax.methods import METHODS
-from configs import default
-from configs.methods import scale
+from configs import default, method
 
 
 def get_config():
   """The defaults, and what is compared."""
   config = default.get_config()
-  scale.apply(config)
+  method.make_small(config)
   config.compare = ConfigDict()
   # Names in METHODS or of variants; natural is compared in any case.
   config.compare.methods = tuple(METHODS)

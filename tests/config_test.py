@@ -5,13 +5,13 @@ import pathlib
 import pytest
 
 from cmtree_jax import config
+from cmtree_jax.methods import METHODS
 from cmtree_jax.types import UserError
 
 ROOT = pathlib.Path(config.__file__).parents[1]
 NAMES = sorted(
   str(path.relative_to(ROOT / "configs").with_suffix(""))
   for path in (ROOT / "configs").rglob("[!_]*.py")
-  if path.stem != "scale"
 )
 
 
@@ -19,7 +19,7 @@ NAMES = sorted(
 def test_every_config_loads(tmp_path, name):
   (tmp_path / "tasks").mkdir()
   (tmp_path / "tasks" / "exam.jsonl.gz").touch()
-  argument = f":{tmp_path}" if name == "bench" else ""
+  argument = {"bench": f":{tmp_path}", "method": ":natural"}.get(name, "")
   loaded = config.load(f"configs/{name}.py{argument}", ["seed=7"])
   assert loaded.seed == 7
   assert loaded.is_locked
@@ -55,18 +55,28 @@ def test_addresses_may_hold_spaces_and_brackets(text, value):
 
 def test_numbers_may_stand_in_brackets():
   loaded = config.load("configs/default.py", ["cmtree.branching=(4, 4)"])
-  assert loaded.tree.branching == (4, 4)
+  assert loaded.cmtree.branching == (4, 4)
 
 
-def test_every_method_has_a_config_of_its_name():
-  from cmtree_jax.methods import METHODS
-
-  assert {name for name in NAMES if name.startswith("methods/")} == {
-    f"methods/{name}" for name in METHODS
-  }
-  for name in METHODS:
-    loaded = config.load(f"configs/methods/{name}.py", [])
+def test_every_method_has_a_config_with_its_small_settings():
+  for name, method in METHODS.items():
+    loaded = config.load(f"configs/method.py:{name}", [])
     assert name in (loaded.method, *loaded.baselines)
+    for option, value in method.SMALL.options.items():
+      assert loaded[name][option] == value
+    for field, value in method.SMALL.partition.items():
+      assert loaded.partition[field] == value
+    compared = config.load("configs/compare.py", [])
+    assert name not in compared or compared[name] == loaded[name]
+  assert config.load("configs/method.py:climb", []).partition.kind == "ward"
+
+
+@pytest.mark.parametrize("argument", ["", ":clim"])
+def test_a_method_that_is_not_there_is_told_with_those_that_are(argument):
+  with pytest.raises(
+    UserError, match=r"method\.py:NAME\. Known: ado, .*, climb"
+  ):
+    config.load(f"configs/method.py{argument}", [])
 
 
 def test_an_option_without_a_default_takes_a_number():

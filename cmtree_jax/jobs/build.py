@@ -175,7 +175,7 @@ def make_method(name: str, config: Any) -> Method:
 @functools.lru_cache(maxsize=64)
 def _made(name: str, options: tuple[tuple[str, Any], ...]) -> Method:
   """One object for equal options: its jitted step is traced once."""
-  return METHODS[name](**dict(options))
+  return METHODS[name].make(**dict(options))
 
 
 def estimator_options(

@@ -7,7 +7,14 @@ import jax.numpy as jnp
 
 from cmtree_jax import shapes
 from cmtree_jax.methods import checks, steering
-from cmtree_jax.methods.base import Ask, Facts, Method, Signals
+from cmtree_jax.methods.base import (
+  Ask,
+  Facts,
+  Method,
+  Planted,
+  Signals,
+  Small,
+)
 from cmtree_jax.methods.laws import learning_curves
 from cmtree_jax.methods.laws.learning_curves import Law
 
@@ -32,6 +39,14 @@ class Info(NamedTuple):
   preference_K: shapes.FloatK  # rho
   irreducible_K: shapes.FloatK  # exp(e)
   alpha_K: shapes.FloatK
+
+
+SMALL = Small(dict(every=2, thin=4, num_steps=100))
+# It cannot know the target: the other text is as good to it.
+PLANTED = Planted(
+  dict(every=2, thin=8, num_steps=20, least_e=-2.0),
+  more=(("learnable", "noise"),),
+)
 
 
 def make(

@@ -7,7 +7,15 @@ import jax.numpy as jnp
 
 from cmtree_jax import shapes
 from cmtree_jax.methods import checks, steering
-from cmtree_jax.methods.base import Ask, Facts, Method, Signals
+from cmtree_jax.methods.base import (
+  TARGET_FIRST,
+  Ask,
+  Facts,
+  Method,
+  Planted,
+  Signals,
+  Small,
+)
 
 
 class State(NamedTuple):
@@ -49,6 +57,10 @@ class Info(NamedTuple):
   mixture_K: shapes.FloatK  # that is recommended
   domain: shapes.Array  # that is probed next; -1 for none
   mean_loss: shapes.Scalar  # of the evaluation
+
+
+SMALL = Small(dict(every=2, lp_rounds=1, eta=6.0))
+PLANTED = Planted(dict(every=2, lp_rounds=1, eta=4.0), more=TARGET_FIRST)
 
 
 def make(

@@ -6,7 +6,8 @@ same for every method. It is a `lax.scan` body, except in the loop `runs`, whose
 steps are far between and may use any library on the host.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Protocol
 
 import jax.numpy as jnp
@@ -153,6 +154,40 @@ class Method(NamedTuple):
   targeted: bool = True
   # Loop `look`: whether a step gets all documents of one domain, and only these.
   whole_domains: bool = False
+
+
+class Small(NamedTuple):
+  """Settings with which a method runs on a CPU in minutes, `SMALL` of its file.
+
+  The defaults of `make` are the paper's, for thousands of steps and hundreds of
+  runs. These were set before any test split was read, by arithmetic alone: how far
+  a method can move in 150 steps, how many runs a fit of 16 domains needs.
+  """
+
+  options: Mapping[str, Any] = MappingProxyType({})  # arguments of `make`
+  # Fields of `config.partition`, where the paper divides the corpus in its own way.
+  partition: Mapping[str, Any] = MappingProxyType({})
+
+
+class Planted(NamedTuple):
+  """What a method must find in a planted corpus, `PLANTED` of its file.
+
+  `tests/methods/planted_test.py` plants four domains: "text" is what the target is
+  of, "copy" repeats it, "other" can be learned as well, "noise" cannot. "target"
+  stands for text and copy, "learnable" for all but noise, "natural" for the whole
+  corpus; the weight of several domains is their mean per token.
+  """
+
+  # Arguments of `make` for 60 steps or two dozen runs, without random noise.
+  options: Mapping[str, Any] = MappingProxyType({})
+  more: tuple[
+    tuple[str, str], ...
+  ] = ()  # the first weighs more than the second
+  nothing: tuple[str, ...] = ()  # what gets no weight
+
+
+# What a method that knows its target can be expected to find.
+TARGET_FIRST = (("target", "natural"), ("target", "noise"), ("target", "other"))
 
 
 class EqualWeights(NamedTuple):

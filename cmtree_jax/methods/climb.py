@@ -7,14 +7,26 @@ import numpy as np
 from cmtree_jax import shapes
 from cmtree_jax.methods import checks, searching
 from cmtree_jax.methods.base import (
+  TARGET_FIRST,
   DomainWeights,
   Facts,
   Method,
+  Planted,
   Signals,
+  Small,
   Trials,
 )
 from cmtree_jax.methods.laws import designs, surrogates
 from cmtree_jax.methods.searching import Info, State
+
+# The paper merges fine clusters.
+SMALL = Small(
+  dict(rounds=(28, 14, 7), candidates=20_000, minimum=5e-3),
+  partition=dict(kind="ward"),
+)
+PLANTED = Planted(
+  dict(rounds=(12, 6, 3), candidates=2000, minimum=0.01), more=TARGET_FIRST
+)
 
 
 def make(

@@ -15,7 +15,13 @@ import optax
 
 from cmtree_jax import shapes
 from cmtree_jax.methods import checks, tree_domains, tree_start
-from cmtree_jax.methods.base import Facts, Method, Signals
+from cmtree_jax.methods.base import (
+  Facts,
+  Method,
+  Planted,
+  Signals,
+  Small,
+)
 from cmtree_jax.tree import mixture, model, penalties, proximal
 
 
@@ -68,6 +74,19 @@ class Info(NamedTuple):
   effective_sample_size: shapes.Scalar
   overlap: shapes.Scalar  # of the levels' angles
   step_size: shapes.Scalar
+
+
+SMALL = Small()
+PLANTED = Planted(
+  dict(
+    branching=(2, 2),
+    angle_dim=3,
+    kappa=4.0,
+    solver_steps=30,
+    replay_size=80,
+    gumbel=False,
+  )
+)
 
 
 def make(

@@ -3,12 +3,18 @@
 import jax.numpy as jnp
 
 from cmtree_jax.methods.base import (
+  TARGET_FIRST,
   DomainWeights,
   Facts,
   Method,
+  Planted,
+  Small,
   domain_weights,
   from_facts,
 )
+
+SMALL = Small()
+PLANTED = Planted(more=TARGET_FIRST)
 
 
 def make(*, smoothing: float = 1e-3) -> Method:

@@ -7,7 +7,15 @@ import jax.numpy as jnp
 
 from cmtree_jax import shapes
 from cmtree_jax.methods import checks, steering
-from cmtree_jax.methods.base import Ask, Facts, Method, Signals
+from cmtree_jax.methods.base import (
+  TARGET_FIRST,
+  Ask,
+  Facts,
+  Method,
+  Planted,
+  Signals,
+  Small,
+)
 
 
 class Info(NamedTuple):
@@ -15,6 +23,10 @@ class Info(NamedTuple):
 
   alignment_K: shapes.Array  # a
   alpha_K: shapes.Array  # sums to one
+
+
+SMALL = Small(dict(every=10, step_size=2.0))
+PLANTED = Planted(dict(every=2), more=TARGET_FIRST)
 
 
 def make(

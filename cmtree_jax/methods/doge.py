@@ -7,7 +7,15 @@ import jax.numpy as jnp
 
 from cmtree_jax import shapes
 from cmtree_jax.methods import checks, steering
-from cmtree_jax.methods.base import Ask, Facts, Method, Signals
+from cmtree_jax.methods.base import (
+  TARGET_FIRST,
+  Ask,
+  Facts,
+  Method,
+  Planted,
+  Signals,
+  Small,
+)
 
 _MU = {"target": 0.05, "domains": 0.01, "all_domains": 0.01}
 
@@ -18,6 +26,11 @@ class Info(NamedTuple):
   alignment_K: shapes.Array  # W
   score_K: shapes.Array  # eta W / mean norm, clipped
   alpha_K: shapes.Array  # sums to one
+
+
+# The rate of the proxies here, not the paper's.
+SMALL = Small(dict(learning_rate=5e-3))
+PLANTED = Planted(dict(learning_rate=1e-2), more=TARGET_FIRST)
 
 
 def make(

@@ -7,7 +7,14 @@ import jax.numpy as jnp
 
 from cmtree_jax import shapes
 from cmtree_jax.methods import checks, steering
-from cmtree_jax.methods.base import Ask, Facts, Method, Signals
+from cmtree_jax.methods.base import (
+  Ask,
+  Facts,
+  Method,
+  Planted,
+  Signals,
+  Small,
+)
 
 FORMS = ("paper", "authors", "dataflex")
 _MAX_SCORE = 5.0  # DataFlex's
@@ -26,6 +33,14 @@ class Info(NamedTuple):
 
   score_K: shapes.Array  # lambda, nats per token
   alpha_K: shapes.Array  # sums to one
+
+
+SMALL = Small()
+# It looks at no target, and clips the excess of each token before the mean: the
+# chance differences of two models on noise add up, and noise gets more.
+PLANTED = Planted(
+  more=(("noise", "text"), ("noise", "copy"), ("noise", "other"))
+)
 
 
 def make(

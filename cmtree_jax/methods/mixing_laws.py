@@ -8,10 +8,13 @@ import numpy as np
 from cmtree_jax import shapes
 from cmtree_jax.methods import checks, searching
 from cmtree_jax.methods.base import (
+  TARGET_FIRST,
   DomainWeights,
   Facts,
   Method,
+  Planted,
   Signals,
+  Small,
   Trials,
   domain_weights,
 )
@@ -37,6 +40,14 @@ class State(NamedTuple):
   size_S: np.ndarray
   final_size: np.ndarray
   seed: np.ndarray
+
+
+# A run whose learning rate decays within 60 steps shows no law of the steps, and
+# a grid over 16 domains is sparse.
+SMALL = Small(dict(num_mixtures=32, extrapolate=False, search="solver"))
+PLANTED = Planted(
+  dict(num_mixtures=15, extrapolate=False, search="solver"), more=TARGET_FIRST
+)
 
 
 def make(

@@ -8,10 +8,13 @@ import numpy as np
 from cmtree_jax import shapes
 from cmtree_jax.methods import checks, searching
 from cmtree_jax.methods.base import (
+  TARGET_FIRST,
   DomainWeights,
   Facts,
   Method,
+  Planted,
   Signals,
+  Small,
   Trials,
   domain_weights,
 )
@@ -37,6 +40,12 @@ class Info(NamedTuple):
   # Nats per token of the mixture of all proxies on the documents that are held
   # out; NaN before the last run.
   heldout_loss: float
+
+
+SMALL = Small(dict(form="em", max_steps=1000, tolerance=1e-6))
+PLANTED = Planted(
+  dict(form="em", max_steps=500, tolerance=1e-6), more=TARGET_FIRST
+)
 
 
 def make(

@@ -2,11 +2,20 @@
 
 from typing import NamedTuple
 
-from cmtree_jax.methods.base import EqualWeights, Method
+from cmtree_jax.methods.base import (
+  EqualWeights,
+  Method,
+  Planted,
+  Small,
+)
 
 
 class State(NamedTuple):
   """Nothing is learned."""
+
+
+SMALL = Small()
+PLANTED = Planted()
 
 
 def make() -> Method:

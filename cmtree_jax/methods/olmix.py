@@ -5,8 +5,18 @@ import numpy as np
 
 from cmtree_jax import shapes
 from cmtree_jax.methods import checks, searching
-from cmtree_jax.methods.base import DomainWeights, Facts, Method
+from cmtree_jax.methods.base import (
+  TARGET_FIRST,
+  DomainWeights,
+  Facts,
+  Method,
+  Planted,
+  Small,
+)
 from cmtree_jax.methods.laws import laws, optimum
+
+SMALL = Small()
+PLANTED = Planted(dict(runs=15), more=TARGET_FIRST)
 
 
 def make(

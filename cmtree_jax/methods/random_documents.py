@@ -5,7 +5,13 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from cmtree_jax import shapes
-from cmtree_jax.methods.base import Facts, Method, Signals
+from cmtree_jax.methods.base import (
+  Facts,
+  Method,
+  Planted,
+  Signals,
+  Small,
+)
 
 
 class State(NamedTuple):
@@ -27,6 +33,10 @@ class SubsetWeights(NamedTuple):
     """By the documents' keys."""
     kept_B = signals.key_B < self.share
     return jnp.where(kept_B, self.log_w_kept, self.log_w_other)
+
+
+SMALL = Small()
+PLANTED = Planted()
 
 
 def make(*, share: float = 0.2) -> Method:

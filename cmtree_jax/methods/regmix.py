@@ -2,8 +2,22 @@
 
 from cmtree_jax import shapes
 from cmtree_jax.methods import checks, searching
-from cmtree_jax.methods.base import DomainWeights, Facts, Method
+from cmtree_jax.methods.base import (
+  TARGET_FIRST,
+  DomainWeights,
+  Facts,
+  Method,
+  Planted,
+  Small,
+)
 from cmtree_jax.methods.laws import designs, surrogates
+
+# The paper's trees need 20 runs in a leaf, those of CLIMB 5.
+SMALL = Small(dict(runs=48, candidates=20_000, minimum=5e-3, surrogate="climb"))
+PLANTED = Planted(
+  dict(runs=24, candidates=2000, minimum=0.01, surrogate="climb"),
+  more=TARGET_FIRST,
+)
 
 
 def make(

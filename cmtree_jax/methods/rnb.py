@@ -7,7 +7,15 @@ import jax.numpy as jnp
 
 from cmtree_jax import shapes
 from cmtree_jax.methods import checks, steering
-from cmtree_jax.methods.base import Ask, Facts, Method, Signals
+from cmtree_jax.methods.base import (
+  TARGET_FIRST,
+  Ask,
+  Facts,
+  Method,
+  Planted,
+  Signals,
+  Small,
+)
 
 
 class State(NamedTuple):
@@ -22,6 +30,13 @@ class Info(NamedTuple):
 
   alignment_K: shapes.Array  # G p / |G p|
   mixture_K: shapes.Array  # sums to one
+
+
+# The paper divides by k-means with the number of clusters of the best silhouette.
+SMALL = Small(
+  dict(every=10), partition=dict(kind="silhouette", candidates=(8, 12, 16, 24))
+)
+PLANTED = Planted(dict(every=5), more=TARGET_FIRST)
 
 
 def make(

@@ -6,7 +6,15 @@ import jax.numpy as jnp
 
 from cmtree_jax import shapes
 from cmtree_jax.methods import checks, steering
-from cmtree_jax.methods.base import Ask, Facts, Method, Signals
+from cmtree_jax.methods.base import (
+  TARGET_FIRST,
+  Ask,
+  Facts,
+  Method,
+  Planted,
+  Signals,
+  Small,
+)
 
 
 class State(NamedTuple):
@@ -48,6 +56,12 @@ class Info(NamedTuple):
   mixture_K: shapes.FloatK  # that is recommended
   domain: shapes.Array  # whose row of the graph is measured next; -1 for none
   mean_loss: shapes.Scalar  # of the evaluation
+
+
+SMALL = Small(dict(every=4, warmup=4, update=2, eta=1.0))
+PLANTED = Planted(
+  dict(every=5, warmup=2, horizon=1, update=2, eta=3.0), more=TARGET_FIRST
+)
 
 
 def make(

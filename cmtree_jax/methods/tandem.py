@@ -7,7 +7,14 @@ from optax import projections
 
 from cmtree_jax import shapes
 from cmtree_jax.methods import checks, steering
-from cmtree_jax.methods.base import Ask, Facts, Method, Signals
+from cmtree_jax.methods.base import (
+  Ask,
+  Facts,
+  Method,
+  Planted,
+  Signals,
+  Small,
+)
 
 
 class State(NamedTuple):
@@ -25,6 +32,14 @@ class Info(NamedTuple):
   gap_K: (
     shapes.FloatK
   )  # loss of w_K minus loss of u_K where an episode ended, or 0
+
+
+SMALL = Small(dict(every=5))
+# Not before the other text, which one proxy unlearns as much while it learns the
+# target.
+PLANTED = Planted(
+  dict(every=5, eta=0.5), more=(("target", "natural"), ("target", "noise"))
+)
 
 
 def make(

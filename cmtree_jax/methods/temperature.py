@@ -7,9 +7,14 @@ from cmtree_jax.methods.base import (
   DomainWeights,
   Facts,
   Method,
+  Planted,
+  Small,
   domain_weights,
   from_facts,
 )
+
+SMALL = Small()
+PLANTED = Planted()
 
 
 def make(*, temperature: float = 2.0) -> Method:

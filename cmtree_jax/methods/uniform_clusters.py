@@ -1,7 +1,14 @@
 """Uniform over the domains of a partition: the same number of tokens from each."""
 
 from cmtree_jax.methods import temperature
-from cmtree_jax.methods.base import Method
+from cmtree_jax.methods.base import (
+  Method,
+  Planted,
+  Small,
+)
+
+SMALL = Small()
+PLANTED = Planted()
 
 
 def make() -> Method:

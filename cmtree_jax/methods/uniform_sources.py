@@ -1,7 +1,14 @@
 """Uniform over the labelled sources, whatever partition is given."""
 
 from cmtree_jax.methods import uniform_clusters
-from cmtree_jax.methods.base import Method
+from cmtree_jax.methods.base import (
+  Method,
+  Planted,
+  Small,
+)
+
+SMALL = Small(partition=dict(kind="sources"))
+PLANTED = Planted()
 
 
 def make() -> Method:

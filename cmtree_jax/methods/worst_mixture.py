@@ -2,7 +2,17 @@
 
 import jax.numpy as jnp
 
-from cmtree_jax.methods.base import DomainWeights, Facts, Method, from_facts
+from cmtree_jax.methods.base import (
+  DomainWeights,
+  Facts,
+  Method,
+  Planted,
+  Small,
+  from_facts,
+)
+
+SMALL = Small()
+PLANTED = Planted(nothing=("text", "copy"))
 
 
 def make() -> Method:

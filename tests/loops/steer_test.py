@@ -268,14 +268,14 @@ def test_costs_follow_the_published_formulas(tmp_path):
   }
   for name, flops in expected.items():
     options = {"evaluate": "domains"} if name in ("skill_it", "aioli") else {}
-    method = METHODS[name](every=steps // rounds, **options)
+    method = METHODS[name].make(every=steps // rounds, **options)
     cost = run(method, tmp_path / name, steps=steps).cost
     assert cost.flops == pytest.approx(flops), name
 
 
 @pytest.mark.parametrize("name", ["doremi", "skill_it"])
 def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(name, tmp_path):
-  make = METHODS[name]
+  make = METHODS[name].make
   method = make() if name == "doremi" else make(every=1, warmup=1, update=1)
   whole = run(method, tmp_path / "whole", steps=12)
   stop = StopFlag()
@@ -308,7 +308,7 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(name, tmp_path):
 @pytest.mark.parametrize("name", ["dga", "rnb", "skill_it"])
 def test_devices_that_share_the_work_find_the_same(name, tmp_path):
   options = {"warmup": 1, "update": 1} if name == "skill_it" else {}
-  method = METHODS[name](every=1, **options)
+  method = METHODS[name].make(every=1, **options)
   alone = run(method, tmp_path / "alone")
   engine = toy.engine(data=2, model=2)
   shared = run(method, tmp_path / "shared", engine)
@@ -318,5 +318,5 @@ def test_devices_that_share_the_work_find_the_same(name, tmp_path):
 
 def test_work_is_what_is_trained_on():
   plan = steer.Plan(steps=STEPS)
-  assert steer.work(METHODS["dga"](), plan, ROWS) == STEPS * ROWS
-  assert steer.work(METHODS["doremi"](), plan, ROWS) == 2 * STEPS * ROWS
+  assert steer.work(METHODS["dga"].make(), plan, ROWS) == STEPS * ROWS
+  assert steer.work(METHODS["doremi"].make(), plan, ROWS) == 2 * STEPS * ROWS

@@ -23,7 +23,6 @@ from tests.methods.world import (
   POOL,
   SAMPLE,
   SIGNALS,
-  SMALL,
   assert_equal,
   facts,
   features,
@@ -206,7 +205,7 @@ def test_without_values_nothing_moves():
 
 
 def test_noise_depends_on_the_key_and_the_round_alone():
-  settings: dict[str, Any] = {**SMALL["cmtree"], "gumbel": True}
+  settings: dict[str, Any] = {**cmtree.PLANTED.options, "gumbel": True}
   settings["solver_steps"] = 5
   method = cmtree.make(**settings)
   signals = take(method, np.arange(POOL))

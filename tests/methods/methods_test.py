@@ -60,6 +60,14 @@ class Run:
       return None
     return take(self.method, BATCHES[number])
 
+  @property
+  def some_states(self):
+    """The first two, one on the way and the last: each may compile a fit anew."""
+    numbers = {0, 1, len(self.states) // 2, len(self.states) - 1}
+    return [
+      self.states[i] for i in sorted(numbers & set(range(len(self.states))))
+    ]
+
   def observation(self, number, order=range(K)):
     return declared(self.method, observation(number, order))
 
@@ -133,15 +141,15 @@ def test_declared_signals_are_fields_and_loops_are_known(run):
 
 
 def test_the_factory_documents_its_options(run):
-  factory = METHODS[run.name]
+  factory = METHODS[run.name].make
   for option in inspect.signature(factory).parameters:
     assert f"    {option}: " in (inspect.getdoc(factory) or "").replace(
       "\n", "\n  "
     )
 
 
-def test_finalize_is_legal_after_every_step(run):
-  for state in run.states:
+def test_finalize_is_legal_after_any_step(run):
+  for state in run.some_states:
     log_w_N = run.log_w(state)
     assert log_w_N.shape == (POOL,)
     assert np.isfinite(log_w_N).all()
@@ -149,7 +157,8 @@ def test_finalize_is_legal_after_every_step(run):
 
 def test_weights_have_mean_one_and_obey_the_cap(run):
   # A pass knows the corpus at its end, all others from the start.
-  for state in run.states[-1:] if run.method.loop == "look" else run.states:
+  is_pass = run.method.loop == "look"
+  for state in run.states[-1:] if is_pass else run.some_states:
     w_N = np.exp(run.log_w(state))
     np.testing.assert_allclose(w_N @ SIGNALS.mass_B[:POOL], 1.0, rtol=1e-5)
     assert w_N.max() <= MAX_WEIGHT * (1 + 1e-5)

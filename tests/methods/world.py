@@ -9,30 +9,11 @@ from cmtree_jax.methods.base import Facts, Signals
 
 POOL, TARGET, B, K, E, T = 60, 20, 40, 4, 6, 2
 MAX_WEIGHT = 1.5
-SMALL = {  # what a method needs to be small, and free of noise
-  "cmtree": dict(
-    branching=(2, 2),
-    angle_dim=3,
-    kappa=4.0,
-    solver_steps=30,
-    replay_size=80,  # all that come
-    gumbel=False,
-  ),
-  "regmix": dict(runs=4, candidates=200, best=8),
-  "climb": dict(rounds=(3, 2, 1), candidates=200),
-  "olmix": dict(runs=4),
-  "mixing_laws": dict(num_mixtures=3),
-  "skill_it": dict(every=1, warmup=1, update=1),
-  "aioli": dict(every=1),
-  "ado": dict(every=1, thin=8, num_steps=10),
-  "tandem": dict(every=1),
-  "rnb": dict(every=1),
-  "dga": dict(every=1),
-}
 
 
 def make(name, **settings):
-  return METHODS[name](**{**SMALL.get(name, {}), **settings})
+  method = METHODS[name]
+  return method.make(**{**method.PLANTED.options, **settings})
 
 
 def features(count, seed):
@@ -90,8 +71,8 @@ def facts(max_weight=MAX_WEIGHT):
     np.bincount(SIGNALS.domain_B, SIGNALS.mass_B, minlength=K),
     np.tile(target_K, (T, 1)),
     max_weight=max_weight,
-    steps=6,
-    final_steps=60,
+    steps=60,
+    final_steps=600,
     sizes=(1000, 4000, 16000),
     final_size=64000,
     curve_steps=(2, 4, 6),
