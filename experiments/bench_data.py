@@ -178,7 +178,8 @@ def pipeline(corpus: Corpus) -> Row:
     )
     begin = time.perf_counter()
     weight_N = _domain_weights(1)[domain_N]
-    pipelines.restart(iterator, pool.start(pipelines.state(iterator), weight_N))
+    cursor = pool.start(pipelines.state(iterator), weight_N)
+    iterator.set_state({"cursor": cursor})
     next(iterator)
     change = time.perf_counter() - begin
     iterator.close()

@@ -198,7 +198,7 @@ def test_a_population_of_divided_models(arguments):
     jax.tree.map(lambda x: np.stack([x, x[::-1]]), batches),
     jax.tree.map(lambda x: np.stack([x, x]), outer_batch),
   )
-  one_device = jax.jit(population.each(hypergradient(None), together=2))(*two)
+  one_device = jax.jit(population.each(hypergradient(None)))(*two)
 
   mesh = sharding.make_mesh(population=2, data=2, model=2)
   specs = jax.tree.map(

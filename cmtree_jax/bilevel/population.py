@@ -2,7 +2,7 @@
 
 The members differ in age, so their hypergradients are not those of one moment of
 training. On a mesh each group of devices along the axis `population` holds its own;
-members on one device take turns, or are vectorized.
+members on one device take turns.
 """
 
 from collections.abc import Callable
@@ -16,10 +16,7 @@ from cmtree_jax import sharding
 
 
 def each(
-  function: Callable[..., Any],
-  mesh: Mesh | None = None,
-  *,
-  together: int = 1,
+  function: Callable[..., Any], mesh: Mesh | None = None
 ) -> Callable[..., Any]:
   """`function` of every member: all arguments and results get a leading axis.
 
@@ -27,16 +24,13 @@ def each(
     function: of one member; may itself use the mesh's other axes.
     mesh: its axis `population` divides the members (their number must be a
       multiple of its size). None: all on one device.
-    together: members of one device that are vectorized; the others wait, so
-      memory is that of so many.
   """
 
   def mapped(*args):
     if jax.tree.leaves(args)[0].shape[0] == 1:
       found = function(*jax.tree.map(lambda x: x[0], args))
       return jax.tree.map(lambda x: x[None], found)
-    size = None if together == 1 else together
-    return jax.lax.map(lambda one: function(*one), args, batch_size=size)
+    return jax.lax.map(lambda one: function(*one), args)
 
   if mesh is None:
     return mapped

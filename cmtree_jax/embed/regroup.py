@@ -30,9 +30,8 @@ def fit(
   embedding_NE: FloatNE,
   *,
   num_fine: int,
+  num_groups: int,
   seed: int,
-  num_groups: int | None = None,
-  distance: float | None = None,
   mass_N: FloatN | None = None,
 ) -> Regrouped:
   r"""CLIMB's regrouping: fine k-means, then Ward's merging of the centers.
@@ -49,21 +48,17 @@ def fit(
   Args:
     embedding_NE: rows of any length above zero.
     num_fine: F, fine clusters (the paper's are 1000).
+    num_groups: groups that are left. (CLIMB's recipe stops at a distance of 1.5
+      instead, which leaves a number of groups that depends on the corpus.)
     seed: of the k-means.
-    num_groups: merge until so many groups are left; or
-    distance: until no two groups are so close (the recipe's is 1.5).
     mass_N: what each row counts for; equal by default.
-  Raises:
-    ValueError: unless exactly one of num_groups and distance is given.
   References:
     Diao et al., `CLIMB <https://arxiv.org/abs/2504.13161>`_, 2025, section 3.
   """
   fine = kmeans.fit(
     embedding_NE, num_clusters=num_fine, seed=seed, mass_N=mass_N
   )
-  group_F = merge(
-    fine.center_LE, fine.mass_L, num_groups=num_groups, distance=distance
-  )
+  group_F = merge(fine.center_LE, fine.mass_L, num_groups=num_groups)
   return Regrouped(fine.center_LE, group_F)
 
 
@@ -76,8 +71,7 @@ def merge(
   center_FE: Float[np.ndarray, "F E"],
   mass_F: Float[np.ndarray, " F"] | None = None,
   *,
-  num_groups: int | None = None,
-  distance: float | None = None,
+  num_groups: int,
 ) -> Int[np.ndarray, " F"]:
   """The group of each center by Ward's method; see `fit`.
 
@@ -85,12 +79,9 @@ def merge(
     center_FE: of the fine clusters.
     mass_F: of the fine clusters; equal by default, as in CLIMB's recipe.
     num_groups: as in `fit`.
-    distance: as in `fit`.
   """
   fine = len(center_FE)
-  if (num_groups is None) == (distance is None):
-    raise UserError("Give num_groups or distance, and not both.")
-  if num_groups is not None and not 1 <= num_groups <= fine:
+  if not 1 <= num_groups <= fine:
     raise UserError(
       f"Cannot merge {fine} fine clusters into {num_groups}; ask for 1 to {fine}."
     )
@@ -102,11 +93,8 @@ def merge(
   gap_GG = np.maximum(gap_GG - 2 * center_GE @ center_GE.T, 0)
   gap_GG *= 2 * mass_G[:, None] * mass_G / (mass_G[:, None] + mass_G)
   np.fill_diagonal(gap_GG, np.inf)
-  limit = np.inf if distance is None else distance**2
-  for _ in range(fine - (num_groups or 1)):
+  for _ in range(fine - num_groups):
     one, two = sorted(np.unravel_index(gap_GG.argmin(), gap_GG.shape))
-    if gap_GG[one, two] > limit:
-      break
     group_F[group_F == two] = one
     total = mass_G[one] + mass_G[two]
     center_GE[one] += (center_GE[two] - center_GE[one]) * mass_G[two] / total

@@ -1,7 +1,5 @@
 """Ward's merging against scipy and by hand; planted groups of blobs."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 import scipy.cluster.hierarchy
@@ -39,18 +37,6 @@ def test_fine_clusters_of_a_group_are_merged(blobs):
   np.testing.assert_array_equal(np.bincount(group_N), [70, 55, 40])
 
 
-def test_a_distance_between_the_scales_finds_the_same_groups(blobs):
-  embedding_NE, blob_N = blobs
-  for num_fine in (6, 12):
-    found = regroup.fit(embedding_NE, num_fine=num_fine, distance=1.5, seed=0)
-    assert agree(regroup.assign(embedding_NE, found), GROUP[blob_N])
-  # Blobs of a pair are 0.74 apart.
-  apart = regroup.fit(embedding_NE, num_fine=6, distance=0.3, seed=0)
-  assert agree(regroup.assign(embedding_NE, apart), blob_N)
-  whole = regroup.fit(embedding_NE, num_fine=6, distance=9.0, seed=0)
-  assert (whole.group_F == 0).all()
-
-
 def test_a_group_need_not_be_convex(blobs):
   # Each document goes to the group of its nearest fine center, which need not be
   # the group of the nearest mean.
@@ -70,11 +56,6 @@ def test_equal_masses_give_scipys_linkage():
     found_F = regroup.merge(center_FE, num_groups=num_groups)
     assert agree(found_F, expected_F)
     assert set(found_F) == set(range(num_groups))
-  for distance in (0.5, 2.0, 4.0):
-    expected_F = scipy.cluster.hierarchy.fcluster(
-      linkage, distance, criterion="distance"
-    )
-    assert agree(regroup.merge(center_FE, distance=distance), expected_F)
 
 
 def test_groups_are_numbered_by_mass():
@@ -85,11 +66,15 @@ def test_groups_are_numbered_by_mass():
 
 
 def test_two_centers_are_as_far_as_their_masses_say():
-  # d^2 = 2 (3/2) (1/2) / (3/2 + 1/2) |c - c'|^2 with masses of mean one.
-  center_FE, mass_F = np.array([[0.0], [2.0]]), np.array([3.0, 1.0])
-  for distance, groups in ((np.sqrt(3) - 1e-6, 2), (np.sqrt(3) + 1e-6, 1)):
-    group_F = regroup.merge(center_FE, mass_F, distance=distance)
-    assert group_F.max() + 1 == groups
+  # d^2 = 2 m m' / (m + m') |c - c'|^2: 6 of the first two, x^2 of the last two.
+  mass_F = np.array([3.0, 1.0, 1.0])
+  for x, expected_F in (
+    (np.sqrt(6) - 1e-6, [0, 1, 1]),
+    (np.sqrt(6) + 1e-6, [0, 0, 1]),
+  ):
+    center_FE = np.array([[0.0], [2.0], [2 + x]])
+    group_F = regroup.merge(center_FE, mass_F, num_groups=2)
+    np.testing.assert_array_equal(group_F, expected_F)
 
 
 def test_mass_counts_as_repetition():
@@ -111,14 +96,9 @@ def test_mass_counts_as_repetition():
   assert differs  # else the masses would not have mattered
 
 
-def test_what_is_asked_for_must_be_clear(blobs):
-  embedding_NE, _ = blobs
-  both: dict[str, Any] = {"num_groups": 2, "distance": 1.0}
-  for asked in ({}, both):
-    with pytest.raises(UserError, match="num_groups or distance"):
-      regroup.fit(embedding_NE, num_fine=6, seed=0, **asked)
+def test_more_groups_than_clusters_are_refused(blobs):
   with pytest.raises(UserError, match="1 to 6"):
-    regroup.fit(embedding_NE, num_fine=6, num_groups=7, seed=0)
+    regroup.fit(blobs[0], num_fine=6, num_groups=7, seed=0)
 
 
 def test_the_silhouette_finds_the_number_of_blobs(blobs):

@@ -21,34 +21,21 @@ from cmtree_jax.types import Target, UserError
 WORDS = 13  # of a run; common phrases are shorter, quotations longer
 
 
-def shared_runs(
-  pool_texts: Iterable[str],
-  target_texts: Iterable[str],
-  *,
-  words: int = WORDS,
-) -> float:
-  """The share of the targets' runs of words that also occur in the pool.
+def repeated(
+  texts: Iterable[str], known_texts: Iterable[str], *, words: int = WORDS
+) -> np.ndarray:
+  """For each of `texts`, the share of its runs of words that `known_texts` have.
 
   Runs do not cross texts. They are compared by 64-bit hashes: between 10^7 and
   10^6 runs a false match has a probability of 10^-6.
 
   Args:
-    pool_texts: what a model is trained on.
-    target_texts: what it is tested on.
+    texts: what is looked at.
+    known_texts: where its runs are looked for.
     words: length of a run; words are lower-cased runs of letters, digits, "_".
-
   Returns:
-    Between 0 and 1; 0 where no target text has as many words.
+    float64, between 0 and 1; 0 where a text has not as many words.
   """
-  number = _new_numbers()
-  pool = np.sort(_runs(pool_texts, number, words).hashes)
-  return _mean(_found(_runs(target_texts, number, words).hashes, pool))
-
-
-def repeated(
-  texts: Iterable[str], known_texts: Iterable[str], *, words: int = WORDS
-) -> np.ndarray:
-  """For each of `texts`, the share of its runs that `known_texts` have."""
   number = _new_numbers()
   known = np.sort(_runs(known_texts, number, words).hashes)
   runs = _runs(texts, number, words)

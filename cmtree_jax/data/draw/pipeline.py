@@ -3,8 +3,8 @@
 Every element is one draw of a fixed number of rows. All processes order the same
 pieces and read the tokens of their own rows only, so the rows of a draw are the same
 for any number of them. An element's state is a cursor, which is no copy of anything;
-`state` makes of it the arrays that a checkpoint holds. Weights change by a restart
-from the state after the last element that was used: what was prefetched is dropped.
+`state` makes of it the arrays that a checkpoint holds. Set to another cursor, which
+may have other weights, an iterator drops what it has prefetched.
 """
 
 from typing import Any
@@ -49,17 +49,6 @@ def batches(
 def state(iterator: grain.DatasetIterator) -> SamplerState:
   """What to save: the state after the last element that the iterator gave."""
   return iterator.get_state()["cursor"].state()
-
-
-def restart(iterator: grain.DatasetIterator, start: Cursor) -> None:
-  """Lets an iterator go on from elsewhere, or with other weights.
-
-  Args:
-    iterator: of `batches`; what it has prefetched is dropped.
-    start: of `sampler.start`, with a state that was saved, or with
-      `state(iterator)` and new weights.
-  """
-  iterator.set_state({"cursor": start})
 
 
 class _Draws(grain.IterDataset):

@@ -1,35 +1,6 @@
 """The best mixture under a convex law, caps, and collapsed domains."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-
-from cmtree_jax import shapes
-
-
-def project(point_K: shapes.FloatK, cap_K: shapes.FloatK) -> shapes.FloatK:
-  """The nearest mixture to a point among those with 0 <= p <= cap.
-
-  Bisection of the number to subtract before clipping.
-
-  Args:
-    point_K: any real numbers.
-    cap_K: not negative; where they sum to less than one, they are what comes out.
-
-  >>> project(jnp.array([2.0, 0.0, -1.0]), jnp.array([0.5, 0.4, 0.4])).round(3)
-  Array([0.5, 0.4, 0.1], dtype=float32)
-  """
-
-  def halve(_, ends):
-    low, high = ends
-    middle = (low + high) / 2
-    too_much = jnp.sum(jnp.clip(point_K - middle, 0, cap_K)) > 1
-    return jnp.where(too_much, middle, low), jnp.where(too_much, high, middle)
-
-  point_K = jnp.asarray(point_K)
-  ends = jnp.min(point_K - cap_K), jnp.max(point_K)
-  _, shift = jax.lax.fori_loop(0, 60, halve, ends)
-  return jnp.clip(point_K - shift, 0, cap_K)
 
 
 def minimize(

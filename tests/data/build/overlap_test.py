@@ -29,9 +29,6 @@ def test_equals_sets_of_tuples(words):
   pool, target = _texts(rng, 60), _texts(rng, 40)
   known = {run for text in pool for run in _brute_runs(text, words)}
   runs = [_brute_runs(text, words) for text in target]
-  flat = [run in known for of_text in runs for run in of_text]
-  share = overlap.shared_runs(pool, target, words=words)
-  assert share == sum(flat) / len(flat)
   expected = [
     sum(run in known for run in of_text) / max(len(of_text), 1)
     for of_text in runs
@@ -43,13 +40,13 @@ def test_runs_do_not_cross_texts():
   words = [f"w{number}" for number in range(20)]
   halves = [" ".join(words[:10]), " ".join(words[10:])]
   whole = " ".join(words)
-  assert overlap.shared_runs(halves, [whole]) == 0
-  assert overlap.shared_runs([whole], [whole]) == 1
+  # Eight runs of thirteen; none is in a half of ten words.
+  assert overlap.repeated([whole], halves).tolist() == [0]
+  assert overlap.repeated([whole], [whole]).tolist() == [1]
 
 
 def test_nothing_to_compare_is_no_overlap():
-  assert overlap.shared_runs([], []) == 0
-  assert overlap.shared_runs(["a " * 50], ["too short"]) == 0
+  assert overlap.repeated(["too short"], ["a " * 50]).tolist() == [0]
   assert overlap.repeated(["", "a " * 13], []).tolist() == [0, 0]
 
 

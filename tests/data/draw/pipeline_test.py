@@ -109,7 +109,8 @@ def test_new_weights_count_from_the_last_element_used(pool, used):
   with begin(pool) as iterator:
     found = take(iterator, used)
     iterator.start_prefetch()  # what it draws under the old weights is dropped
-    pipeline.restart(iterator, pool.start(pipeline.state(iterator), weights(1)))
+    cursor = pool.start(pipeline.state(iterator), weights(1))
+    iterator.set_state({"cursor": cursor})
     assert_same(found + take(iterator, 4), expected)
 
 

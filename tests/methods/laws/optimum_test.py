@@ -1,7 +1,5 @@
 """Optimality conditions of the best mixture; collapsed domains."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -68,26 +66,6 @@ def test_a_cap_of_one_leaves_nothing_to_choose():
   np.testing.assert_allclose(found_K, prior_K, rtol=1e-12)
 
 
-def test_projection_is_the_nearest_point():
-  rng = np.random.default_rng(0)
-  project = jax.jit(optimum.project)
-  for _ in range(10):
-    point_K, cap_K = rng.normal(0, 1, 6), rng.uniform(0.1, 0.6, 6)
-    cap_K *= max(1, 1.1 / cap_K.sum())
-    p = np.asarray(project(jnp.float32(point_K), jnp.float32(cap_K)))
-    np.testing.assert_allclose(p.sum(), 1, rtol=1e-5)
-    assert (p >= 0).all() and (p <= cap_K + 1e-6).all()
-    # Everything between the bounds is shifted alike; the bounds by more.
-    shift_K = point_K - p
-    inside = (p > 1e-5) & (p < cap_K - 1e-5)
-    middle = np.median(shift_K[inside])
-    np.testing.assert_allclose(shift_K[inside], middle, atol=1e-5)
-    assert (shift_K[p <= 1e-5] <= middle + 1e-4).all()
-    assert (shift_K[p >= cap_K - 1e-5] >= middle - 1e-4).all()
-    inner = np.asarray(project(jnp.float32(p), jnp.float32(cap_K)))
-    np.testing.assert_allclose(inner, p, atol=1e-6)
-
-
 def test_collapse_and_expand():
   # The worked example of Olmix.
   inner_J, cap = optimum.collapse(
@@ -126,8 +104,6 @@ def test_the_published_optimum_of_olmix_lies_within_our_bounds():
   )
   np.testing.assert_allclose(p_K.sum(), 1, rtol=1e-6)
   assert (p_K <= cap_K).all()
-  inside_K = optimum.project(jnp.float32(p_K), jnp.float32(cap_K))
-  np.testing.assert_allclose(inside_K, p_K, atol=1e-6)
   # As one virtual domain beside others it could take all of the training.
   inner_K, cap = optimum.collapse(p_K, cap_K)
   assert cap == min(1.0, (cap_K / p_K).min())
