@@ -48,7 +48,7 @@ def override_field(config: ml_collections.ConfigDict, override: str) -> None:
 
 
 def digest(config: ml_collections.ConfigDict) -> str:
-  """A stable hash of all fields."""
+  """A hash of all fields and values, the same in every process."""
   text = json.dumps(config.to_dict(), sort_keys=True, default=list)
   return blake2b(text.encode(), digest_size=8).hexdigest()
 
@@ -117,10 +117,10 @@ def _names(block, prefix):
 
 
 def _parse(name: str, text: str, default: Any) -> Any:
-  """The text as a value of the default's type."""
+  """What the text says, as a value of the default's type."""
   kind = type(default)
   try:
-    if default is None:  # "as the method sees fit", or a number
+    if default is None:  # None lets the method choose; else a number
       return None if text == "None" else ast.literal_eval(text)
     if kind is bool:
       return {"true": True, "false": False}[text.lower()]

@@ -3,8 +3,8 @@
 B documents or rows of a batch, T tokens of a row, V vocabulary, D model width,
 E embedding, P projected embedding, L leaves, K domains, N documents of a corpus
 (or of a sample of it), M nodes of a tree's level, C children of a node, S inner
-steps. ``weight_BT`` is an array [B, T]; scalars
-and trees of arrays carry no suffix. Arrays may be numpy's or JAX's.
+steps. ``weight_BT`` is an array [B, T]; scalars and trees of arrays carry no suffix.
+Arrays may be numpy's or JAX's.
 """
 
 from typing import Any

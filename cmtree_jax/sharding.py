@@ -1,9 +1,10 @@
-"""The device mesh: one program for a laptop, a GPU box and a pod slice.
+"""The device mesh: one program for one device and for several.
 
 Three axes: `population` holds proxies of different ages, `data` divides the
 documents of every batch, `model` the matrices of a proxy. Population and data are
-manual (shard_map: one sum over devices per gradient, as written), the model axis
-is left to the compiler's partitioner, which follows `param_specs`.
+manual: under shard_map a gradient is summed over devices once, where the code says
+so. The model axis is left to the compiler's partitioner, which follows
+`param_specs`.
 """
 
 from collections.abc import Callable
@@ -53,8 +54,8 @@ def shard_map(
 ) -> Callable[..., Any]:
   """`function` on each device's part along one axis of the mesh.
 
-  May be nested, axis in axis. What leaves with an empty spec must be equal on
-  all devices; nothing checks it.
+  Calls for different axes may be nested. What leaves with an empty spec must be
+  equal on all devices; nothing checks it.
   """
   inside = not jax.sharding.get_abstract_mesh().empty
   return jax.shard_map(
@@ -73,7 +74,7 @@ def put(tree: Any, mesh: Mesh, spec: PartitionSpec | Any) -> Any:
   Args:
     tree: arrays.
     mesh: where they go.
-    spec: of every leaf, or a tree of specs.
+    spec: one for all arrays, or a tree of specs.
   """
   if isinstance(spec, PartitionSpec):
     spec = jax.tree.map(lambda _: spec, tree)

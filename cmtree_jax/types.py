@@ -42,7 +42,7 @@ class Record(NamedTuple):
   id: str
   text: str
   original: str  # the file that it was cut from
-  source: str  # a hidden label, as the next two: "" if unknown
+  source: str  # this and the next two are hidden labels; "" if unknown
   domain: str
   language: str  # ISO 639-1 where known
   where: str = ""  # "pool.jsonl.gz, line 7", for messages
@@ -60,8 +60,8 @@ class Question(NamedTuple):
   """A prompt and how it may go on; `prompt + choices[answer]` is the whole text."""
 
   prompt: str
-  choices: tuple[str, ...]  # as they continue the prompt; one: an open answer
-  answer: int  # the right one
+  choices: tuple[str, ...]  # what may follow the prompt; one: an open answer
+  answer: int  # index of the right choice
 
 
 class Target(NamedTuple):
@@ -69,9 +69,9 @@ class Target(NamedTuple):
 
   name: str
   train: tuple[str, ...]  # drives the search
-  validation: tuple[str, ...]  # tunes
+  validation: tuple[str, ...]  # accepts or refuses changes, chooses methods
   test: tuple[str, ...]  # read once, for tables
-  # By split, aligned with its texts; empty for plain text.
+  # For each split the questions, in the order of its texts; empty for plain text.
   questions: dict[str, tuple[Question, ...]] = {}  # noqa: RUF012
 
 

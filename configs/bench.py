@@ -2,7 +2,7 @@
 
 python -m cmtree_jax.main --config configs/bench.py:FOLDER --workdir runs/bench
 
-Made for 117 MB in 69k documents of 34 hidden sources and twelve tasks; the search
+Made for 117 MB in 69k documents of 34 hidden sources and twelve tasks. The search
 and the final trainings are those of quickstart.py.
 """
 

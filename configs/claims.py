@@ -40,8 +40,9 @@ PRESETS = {
   "gpu": ("1m", "4m", "25m"),
 }
 
-# Searches of about 1, 3, 10 and 30 % of the FLOPs of a model of 16 s that is trained
-# for 150 steps of 16 rows: rounds, infancy, stride, window, outer rows, probe rows.
+# Searches that cost about 1, 3, 10 and 30 % of the FLOPs of the final training of a
+# model of 16 s, 150 steps of 16 rows. Columns: rounds, min_age,
+# steps_between_rounds, unroll, outer_rows, probe_rows.
 BUDGETS = (
   (1, 8, 8, 4, 64, 64),
   (1, 24, 8, 8, 256, 256),
@@ -60,7 +61,7 @@ def get_config(argument: str = "cpu"):
   config = compare.get_config()
   small, final, largest = PRESETS[scale]
   config.proxy.preset, config.final.preset = small, final
-  config.compare.final_presets = (largest,)  # of transfer and search_cost
+  config.compare.final_presets = (largest,)  # for transfer and search_cost
   config.compare.targets = TARGETS
   config.data.targets = TARGETS[:5]
   if folder:
@@ -75,9 +76,9 @@ def get_config(argument: str = "cpu"):
   config.compare.methods = ()
   config.compare.fractions = (0.4, 1.0)
   config.compare.noise_repeats = 3
-  # That joint and frozen recipes are brought to.
+  # Joint and frozen recipes are compared at these as well.
   config.compare.effective_sample_sizes = (0.3, 0.1)
-  config.final.steps_per_call = 30  # two fifths of the budget are calls, too
+  config.final.steps_per_call = 30  # divides also two fifths of the steps
   _SCALES[scale](config)
   leaves = (4, 16) if scale == "toy" else tuple(LEAVES)
   config.compare.variants.update(
@@ -130,7 +131,7 @@ def _gpu(config):
   config.evaluate.max_tokens = 200_000
   config.final.steps = 300  # a quarter of an epoch of the default corpus
   config.optimizer.learning_rate = 3e-3
-  config.optimizer.eps_root = 1e-6  # of a bfloat16 trajectory
+  config.optimizer.eps_root = 1e-6  # for a bfloat16 trajectory
   config["values"].update(
     dict(
       population=4,
@@ -147,18 +148,21 @@ _SCALES = {"toy": _toy, "cpu": _cpu, "gpu": _gpu}
 
 
 def variants(final: str, leaves_of: tuple[int, ...], *, rounds: int):
-  """Name -> (method, override, ...), joint and frozen trees of so many leaves.
+  """Name -> (method, override, ...): joint and frozen trees, and what ablates them.
 
-  `final` is the preset of 4 s; `rounds` are those of the usual search, which no
-  other variant repeats.
+  Args:
+    final: the preset of size 4 s.
+    leaves_of: numbers of leaves.
+    rounds: what the usual search has; no variant repeats it under another name.
   """
   found: dict[str, tuple[str, ...]] = {}
   for leaves in leaves_of:
     tree = ("cmtree", f"cmtree.branching={LEAVES[leaves]}")
     frozen = (*tree, "cmtree.mode=frozen")
     found[f"joint_{leaves}"] = tree
-    # k-means of target and pool together, tilted by similarity or by the density
-    # ratio as the joint tree is, and of the pool alone, as is usual.
+    # The k-means sees target and pool together; its tilts come from similarity
+    # or, as the joint tree's, from the density ratio. As is usual, `pool` sees the
+    # pool alone.
     found[f"frozen_{leaves}"] = (*frozen, "cmtree.start=kmeans")
     found[f"ratio_{leaves}"] = frozen
     found[f"pool_{leaves}"] = (
@@ -174,7 +178,7 @@ def variants(final: str, leaves_of: tuple[int, ...], *, rounds: int):
   )
   for clusters in (16, 64, 256):
     found[f"crisp_{clusters}"] = ("crisp", f"partition.num_clusters={clusters}")
-  # In all dimensions of the embedding every angle cuts alike.
+  # With all dimensions of the embedding every angle would cut alike.
   angle = "cmtree.angle_dim=16"
   for name, branching in (
     ("flat16", "16"),
@@ -188,7 +192,7 @@ def variants(final: str, leaves_of: tuple[int, ...], *, rounds: int):
       found[f"oblivious_{name}"] = (*tree, "cmtree.oblivious=true")
   for other in {*range(4)} - {rounds}:
     found[f"rounds_{other}"] = ("cmtree", f"values.rounds={other}")
-  # The same from k-means with similarity tilts.
+  # Searches that start from k-means, with tilts from similarity.
   kmeans = ("cmtree", "cmtree.start=kmeans")
   found["kmeans_0"] = (*kmeans, "values.rounds=0")
   found["kmeans"] = kmeans
@@ -196,16 +200,16 @@ def variants(final: str, leaves_of: tuple[int, ...], *, rounds: int):
   found["shuffled"] = ("cmtree", "cmtree.shuffle_values=true")
   for name in ("unrolled", "first_order", "one_step"):
     found[name] = ("cmtree", f"hypergradient.estimator={name}")
-  for window in (1, 4, 64):  # all others have 16
+  for window in (1, 4, 64):  # all other searches unroll 16 steps
     found[f"window_{window}"] = ("cmtree", f"values.unroll={window}")
-  # Values over a whole short training, from near its start, and as long a lookahead.
+  # Values over nearly a whole short training, and as long a lookahead.
   whole = ("values.unroll=128", "values.lookahead=128", "values.min_age=20")
   found["whole"] = ("cmtree", *whole, "values.max_age=21")
   for number, (few, *fields) in enumerate(BUDGETS, 1):
     search = [
       *(f"values.rounds={few}", "values.population=1"),
-      "values.max_age=1000000",  # one proxy, never born anew
-      "values.lookahead=0",  # what a step gains is not measured
+      "values.max_age=1000000",  # the one proxy is never reset
+      "values.lookahead=0",  # every step is kept, unmeasured
     ]
     names = (
       "min_age",
@@ -219,5 +223,6 @@ def variants(final: str, leaves_of: tuple[int, ...], *, rounds: int):
       for name, value in zip(names, fields, strict=True)
     ]
     found[f"budget_{number}"] = ("cmtree", *search)
-  found["found_at_4s"] = ("cmtree", f"proxy.preset={final}")  # others: s
+  # All other searches use proxies of size s.
+  found["found_at_4s"] = ("cmtree", f"proxy.preset={final}")
   return found

@@ -17,7 +17,7 @@ from cmtree_jax.methods import METHODS
 def get_config() -> ConfigDict:
   """The defaults: three targets of the default corpus, a proxy of 0.3M parameters."""
   config = ConfigDict()
-  config.seed = 0  # of the search; final runs use seeds 0, 1, ...
+  config.seed = 0  # seed of the searches; final trainings use 0, 1, ...
   config.cache_dir = os.environ.get("CMTREE_CACHE", "~/.cache/cmtree_jax")
 
   # Which method makes the recipe, and which recipes it is compared with.
@@ -27,23 +27,23 @@ def get_config() -> ConfigDict:
   config.data = ConfigDict()
   # default, stdlib, or KIND:ADDRESS; kinds: jsonl, parquet, text, tfds, seqio, hf.
   config.data.source = ("default",)
-  config.data.target_files = ("",)[:0]  # one file per target
-  config.data.targets = ("film_reviews", "humaneval", "news")  # none: all
-  config.data.third_party = True  # texts of others: news, reviews, quotations
+  config.data.target_files = ("",)[:0]  # one file for each target
+  config.data.targets = ("film_reviews", "humaneval", "news")  # empty: all
+  config.data.third_party = True  # also news, reviews and quotations
   config.data.text_field = "text"
   config.data.id_field = "id"
   config.data.source_field = "source"  # hidden label, used to score partitions
   config.data.max_document_bytes = 5_000_000  # larger documents are refused
   config.data.strict = False  # stop at the first bad document
   config.data.max_skipped = 1000  # bad documents; more stop the job
-  config.data.max_documents = 0  # of the pool, a sample by digest; 0: all
-  config.data.drop_repeated_texts = False  # keep the first of equal texts only
-  config.data.shard_documents = 8192  # of a shard, the unit of parallel work
+  config.data.max_documents = 0  # keep a sample of so many; 0: keep all
+  config.data.drop_repeated_texts = False  # keep only the first of equal texts
+  config.data.shard_documents = 8192  # documents in a shard of parallel work
   config.data.max_overlap = 0.01  # share of a target's 13-word runs in the pool
 
-  config.engine = ConfigDict()  # where work on documents is done
+  config.engine = ConfigDict()  # where documents are prepared and assigned
   config.engine.name = "local"  # local (all cores) or beam
-  config.engine.flags = ("",)[:0]  # of Beam's pipeline, --runner=FlinkRunner
+  config.engine.flags = ("",)[:0]  # for Beam, such as --runner=FlinkRunner
 
   config.tokenizer = ConfigDict()
   config.tokenizer.kind = "bpe"  # bpe or bytes
@@ -51,8 +51,8 @@ def get_config() -> ConfigDict:
 
   config.embedding = ConfigDict()
   config.embedding.kind = "tfidf"  # tfidf or minilm
-  config.embedding.dim = 64  # of tfidf; minilm has 384
-  config.embedding.max_features = 20_000  # commonest 3-grams looked at
+  config.embedding.dim = 64  # for tfidf; minilm always has 384
+  config.embedding.max_features = 20_000  # the commonest 3-grams
   config.embedding.sample = 5_000  # documents that tfidf is fitted on
 
   config.partition = ConfigDict()  # frozen domains, for methods that weigh them
@@ -60,14 +60,14 @@ def get_config() -> ConfigDict:
   # candidates), sources (the labels), tree:WORKDIR (the leaves of a recipe).
   config.partition.kind = "kmeans"
   config.partition.num_clusters = 64
-  config.partition.fine_clusters = 1000  # of ward, before merging
-  config.partition.candidates = (4, 8, 16, 32, 64)  # of silhouette
+  config.partition.fine_clusters = 1000  # that ward merges
+  config.partition.candidates = (4, 8, 16, 32, 64)  # that silhouette tries
   # Documents that clusters and the start of a tree are fitted on.
   config.partition.sample_documents = 50_000
 
   config.proxy = ConfigDict()
   config.proxy.preset = "0.3m"
-  config.proxy.dtype = "float32"  # of matmul inputs; or bfloat16
+  config.proxy.dtype = "float32"  # what matrices are multiplied in; or bfloat16
 
   config.batch = ConfigDict()
   config.batch.rows = 16  # per training step, global
@@ -77,8 +77,8 @@ def get_config() -> ConfigDict:
   config.optimizer.learning_rate = 1e-2  # peak
   config.optimizer.warmup_steps = 30
   config.optimizer.weight_decay = 0.01
-  # Above zero, or AdamW has no derivative. 1e-6 is smoother for fresh proxies but
-  # trains worse (5.0 instead of 4.8 nats after 300 steps of the quickstart).
+  # It must be above zero, or AdamW has no derivative. 1e-6 is smoother for fresh
+  # proxies but trains worse (5.0 and not 4.8 nats after 300 steps of the quickstart).
   config.optimizer.eps_root = 1e-8
 
   # How much the loops do; `Plans` says what each block is, its plan what the
@@ -89,35 +89,37 @@ def get_config() -> ConfigDict:
 
   config.hypergradient = ConfigDict()
   config.hypergradient.estimator = "unrolled"  # a name in bilevel.HYPERGRADS
-  # For the stored steps of a window; decides what is stored (bilevel/memory.py).
+  # Bytes for the stored steps of an unroll; bilevel/memory.py chooses what is
+  # stored.
   config.hypergradient.memory_bytes = 2e9
 
-  config.mesh = ConfigDict()  # devices; the product is their number
+  config.mesh = ConfigDict()  # the product is the number of devices
   config.mesh.population = 1  # groups that train different proxies
-  config.mesh.data = -1  # devices that share a batch; -1: all that are left
+  config.mesh.data = -1  # devices that share a batch; -1: all the others
   config.mesh.model = 1  # devices that share a copy of the parameters
 
   config.mixture = ConfigDict()
-  config.mixture.max_epochs = 4.0  # a document's repetitions (Muennighoff 2023)
+  config.mixture.max_epochs = 4.0  # repeats of a document (Muennighoff 2023)
 
   config.recipe = ConfigDict()
-  # documents.parquet: the weight of the likeliest leaf, not the mean over leaves.
+  # documents.parquet has the weight of the likeliest leaf, not the leaves' mean.
   config.recipe.harden = False
   # Workdir of a recipe to apply to `data.source`, instead of learning one.
   config.recipe.apply = ""
 
   config.export = ConfigDict()  # a recipe for other trainers, WORKDIR/export
   config.export.formats = ("",)[:0]  # names in recipe.export.EXPORTERS
-  config.export.tokens = 0  # of resampled text; 0: as many as the corpus has
-  config.export.tokenizer = ""  # path or name for trainers; "": the recipe's
-  config.export.root = ""  # where trainers find WORKDIR/export, gs://...
+  config.export.tokens = 0  # tokens of resampled text; 0: those of the corpus
+  config.export.tokenizer = ""  # a path or name for trainers; "": the recipe's
+  config.export.root = ""  # where trainers find WORKDIR/export, as gs://...
 
   config.evaluate = ConfigDict()
-  # Of each target's test split; of prompts and choices where it has questions.
+  # Tokens of each target's test split; prompts and choices count where it has
+  # questions.
   config.evaluate.max_tokens = 40_000
-  config.evaluate.rows = 32  # per chunk
+  config.evaluate.rows = 32  # rows that are scored together
 
-  for method in METHODS:  # their options
+  for method in METHODS:  # a block of options for each
     if options := factory_defaults(method):
       config[method] = options
   return config

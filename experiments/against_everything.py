@@ -2,9 +2,9 @@
 
   python -m experiments.against_everything --config claims:toy --workdir runs/claims
 
-The comparison's own table and figure (`table.md`, `comparison.svg`), and a summary:
-is the tree better than similarity and than the best measured other method, on how
-many targets; how many of its tokens does natural's loss take?
+Writes the comparison's own table and figure (`table.md`, `comparison.svg`) and a
+summary: on which targets the tree is better than similarity and than the best other
+method, and with how many of natural's tokens it reaches natural's final loss.
 """
 
 import sys
@@ -45,7 +45,7 @@ def show(found: Results) -> Iterator[Path]:
   similarity = found.trained(SIMILARITY)
   for one in standings(found.rows, seeds=found.config.compare.seeds):
     if one.method != TREE or one.target not in (one.target_set, MEAN):
-      continue  # of a union only the mean
+      continue  # a union of targets shows only its mean
     target = one.target_set
     rows.append(
       [

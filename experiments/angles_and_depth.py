@@ -2,10 +2,10 @@
 
   python -m experiments.angles_and_depth --config claims:toy --workdir runs/claims
 
-Sixteen leaves as 1 level, 2 levels of 4 and 4 levels of 2; one learned projection for
-all levels or one for each; prototypes of each node or shared by a level. Beside the
-losses: how much the learned angles overlap, and what each level tells of a document's
-source, language, domain, length and reference loss.
+Compares sixteen leaves as 1 level, 2 levels of 4 and 4 levels of 2; with one learned
+projection for all levels or one for each; with prototypes for each node or shared by a
+level. Besides the losses it shows how much the learned angles overlap, and what each
+level tells of a document's source, language, domain, length and reference loss.
 """
 
 import re
@@ -27,7 +27,7 @@ TREES = (
   *("shared_4x4", "shared_2x2x2x2", "oblivious_4x4", "oblivious_2x2x2x2"),
 )
 SHOWN = ("angles_4x4", "angles_2x2x2x2", "oblivious_2x2x2x2")  # level by level
-BINS = 8  # quantiles of lengths and losses
+BINS = 8  # quantiles that lengths and losses are cut into
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -188,7 +188,7 @@ def _reference_loss(config: Any, data: Any, rows: np.ndarray) -> np.ndarray:
   )
   ones = np.ones(batches.tokens_BT.shape, np.float32)
   phi, _ = made.train(phi, batches, ones, np.array([True]))
-  # Of every document the first piece, as much as fits into a row.
+  # The first piece of every document, as much of it as fits into a row.
   row_tokens = config.batch.row_tokens
   pieces = packing.pieces(data.pool.tokens, row_tokens)
   _, first = np.unique(pieces.document, return_index=True)

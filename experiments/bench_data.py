@@ -2,14 +2,14 @@
 
     python -m experiments.bench_data [--json F] [--documents N ...] [--seconds S]
 
-Synthetic tokenized documents of at most a row each, in 16 domains of unlike weights,
-from memory-mapped arrays to packed batches: through `data.pipeline`, and through
-`sample_from_datasets` and seqio's packing. Tokens are those of documents, padding is
-not counted. Then what the smallest proxy trains on, and how fast documents are read
-at random from three forms on disk. Every measurement has a process of its own; the
-memory is that process's largest anonymous memory over what it had before, so that
-pages of mapped files do not count. Some minutes on two CPU cores, with the extras
-`seqio` and `dev`.
+Brings synthetic tokenized documents, of at most a row each and in 16 domains of
+unlike weights, from memory-mapped arrays to packed batches: through
+`data.draw.pipeline`, and through `sample_from_datasets` and seqio's packing. Padding is
+not counted as tokens. Measures besides how fast the smallest proxy takes them in, and
+how fast documents are read at random from three forms on disk. Every measurement has a
+process of its own. Memory is that process's largest anonymous memory beyond what it had
+before, so that pages of mapped files do not count. Takes some minutes on two CPU cores,
+with the extras `seqio` and `dev`.
 """
 
 import argparse
@@ -40,7 +40,7 @@ class Row(NamedTuple):
   variant: str
   documents: int | None
   tokens_per_second: float
-  bytes_per_document: float | None  # of memory; of disk for forms on disk
+  bytes_per_document: float | None  # in memory; for forms on disk, there
   note: str
 
 
@@ -49,7 +49,7 @@ class Corpus(NamedTuple):
 
   folder: Path
   documents: int
-  rows: int  # of one batch
+  rows: int  # in one batch
   row_tokens: int
   seconds: float  # to measure for
 

@@ -18,7 +18,7 @@ from cmtree_jax.evaluate.statistics import Interval
 from cmtree_jax.jobs import cells
 from cmtree_jax.methods import METHODS
 
-# Colours that differ for the colour-blind, for lines of one figure.
+# The lines of a figure; also the colour-blind can tell these apart.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#767676", "#e69f00")
 
 
@@ -26,7 +26,7 @@ class Results(NamedTuple):
   """The rows of a comparison, as an experiment asks for them."""
 
   config: Any
-  folder: Path  # of the experiment
+  folder: Path  # where the experiment writes
   cells: cells.Folder
   rows: list[dict[str, Any]]
 
@@ -36,12 +36,12 @@ class Results(NamedTuple):
     return list(dict.fromkeys(row["target_set"] for row in self.rows))
 
   def trained(self, methods: Iterable[str]) -> list[str]:
-    """Those of the methods that were compared."""
+    """Which of these methods were compared."""
     methods_seen = {row["method"] for row in self.rows}
     return [name for name in methods if name in methods_seen]
 
   def bpb(self, method: str, target: str, split: str = "test") -> list[float]:
-    """Bits per byte by seed, the mean over a set's targets."""
+    """Bits per byte of every seed, each the mean over a set's targets."""
     seeds: dict[int, list[float]] = {}
     for row in self.rows:
       if (row["method"], row["target_set"]) == (method, target) and (
@@ -54,7 +54,7 @@ class Results(NamedTuple):
   def difference(
     self, method: str, other: str, target: str, split: str = "test"
   ) -> Interval:
-    """Paired by seed."""
+    """The mean of method - other, paired by seed, with its interval."""
     return statistics.paired_difference(
       self.bpb(method, target, split), self.bpb(other, target, split)
     )
@@ -70,7 +70,7 @@ class Results(NamedTuple):
     return sum(found) / len(found)
 
   def data(self) -> Any:
-    """The corpus, prepared before."""
+    """The corpus, as the comparison prepared it."""
     from cmtree_jax.jobs import compare
     from cmtree_jax.jobs import search as learn
     from cmtree_jax.loops.checkpoint import StopFlag
@@ -99,14 +99,14 @@ def job(
   """What `cmtree_jax.main.command` runs for an experiment.
 
   Args:
-    name: of the experiment and of its folder in the workdir.
-    methods: names of methods and variants, unless the config names some; those
-      that the config's scale leaves out are left out.
+    name: what the experiment and its folder in the workdir are called.
+    methods: names of methods and variants, unless the config names some. Those
+      that the config does not know at its scale are left out.
     show: draws and writes; returns the files.
-    concentrations: also at the effective sample sizes that the config names.
-    sizes: also models of the further sizes that the config names.
-    budgets: also the shares of the token budget that the config names, and
-      natural trained for longer.
+    concentrations: compare also at the effective sample sizes of the config.
+    sizes: train also models of the other sizes of the config.
+    budgets: train also on the shares of the token budget of the config, and
+      natural for longer.
   """
 
   def run(config: Any, workdir: Path, *, overwrite: bool = False) -> int:

@@ -2,9 +2,9 @@
 
   python -m experiments.gradient_over_similarity --config claims:toy --workdir runs/claims
 
-The start is the density ratio of target and corpus, fitted by the tree; each round of
-values should gain on it. Values shuffled among documents must not. Cheaper and more exact
-hypergradients, and shorter and longer unrolls, say what of the direction matters.
+The start is the density ratio of target and corpus, fitted by the tree. Each round of
+values should gain on it, and values shuffled among documents must not. Hypergradients of
+several costs, and unrolls of several lengths, show what matters in the direction.
 """
 
 import sys
@@ -32,7 +32,7 @@ UNROLLS = {
 }
 SHUFFLED, NO_NOISE = "shuffled", "no_noise"
 KMEANS = {"start: k-means": "kmeans_0", "k-means, then values": "kmeans"}
-FLAT = "crisp_256"  # the finest similarity
+FLAT = "crisp_256"  # similarity on the finest partition
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -125,7 +125,7 @@ def show(found: Results) -> Iterator[Path]:
 
 
 def _rounds(found: Results) -> dict[int, str]:
-  """Rounds -> the search of so many; the usual one has the config's."""
+  """Number of rounds -> the search that has so many."""
   names = {n: f"rounds_{n}" for n in ROUNDS}
   names[found.config["values"].rounds] = TREE
   return {n: name for n, name in names.items() if found.trained([name])}
@@ -134,9 +134,9 @@ def _rounds(found: Results) -> dict[int, str]:
 def _limits(found: Results, label: str, name: str, target: str) -> list[str]:
   """From the values' promise to the final model: each step loses something else.
 
-  Held-out values: what the signal's noise takes. Lookahead: what a whole cooldown
-  on the new weights gives. Validation and test: of another text than was searched
-  on, after a training from the start.
+  Held-out values show what the noise of the signal takes, the lookahead what a
+  whole cooldown on the new weights gives, and validation and test what is left on
+  other texts after a training from the start.
   """
   history = found.found(name, target).history
   promised = [

@@ -36,7 +36,7 @@ class Instruction(NamedTuple):
 class Work(NamedTuple):
   """What running a program once does."""
 
-  flops: float  # of matrix products
+  flops: float  # in matrix products
   collectives: Counter  # kind -> how often it runs
   gathered: list[tuple[int, ...]]  # shapes of the results of all-gathers
 

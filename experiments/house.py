@@ -20,7 +20,7 @@ Arrow = tuple[str, str]  # importer, imported
 
 
 class Function(NamedTuple):
-  """A function or method of the package."""
+  """A function or method, and how long it is."""
 
   name: str  # path:qualified.name
   lines: int  # from `def` to the end, functions inside it included
@@ -29,11 +29,11 @@ class Function(NamedTuple):
 
 
 class House(NamedTuple):
-  """What is counted of one checkout."""
+  """What is counted in one checkout."""
 
-  top_modules: list[str]  # of the package, without __init__.py
+  top_modules: list[str]  # at the top of the package, without __init__.py
   lines: dict[str, dict[str, int]]  # folder -> path -> lines
-  functions: list[Function]  # of the package
+  functions: list[Function]  # in the package
   file_arrows: set[Arrow]  # between modules of the package
   room_arrows: set[Arrow]  # between its rooms
   readme_lines: int

@@ -2,11 +2,11 @@
 
   python -m experiments.joint_against_frozen --config claims:toy --workdir runs/claims
 
-4 to 64 leaves of the joint tree; of trees whose k-means partition stays as it is, of pool
-and target together (tilts from similarity, or fitted to the density ratio as the joint
-tree is) or of the pool alone; of one cut by random projections; and the labelled sources,
-weighed by the same learner. Each at its own concentration and at equal effective sample
-sizes.
+Compares, with 4 to 64 leaves, the joint tree; trees that keep a k-means of pool and
+target together, with tilts from similarity or fitted to the density ratio as the joint
+tree is; trees that keep a k-means of the pool alone; trees cut by random projections; and
+the labelled sources. All are weighed by the same learner, each at its own concentration
+and at equal effective sample sizes.
 """
 
 import sys

@@ -2,8 +2,9 @@
 
   python -m experiments.search_cost --config claims:toy --workdir runs/claims
 
-Searches of about 1, 3, 10 and 30 % of the FLOPs of the final training of the largest
-model, beside the usual one and similarity; and one search, timed stage by stage.
+Compares searches that cost about 1, 3, 10 and 30 % of the FLOPs of the largest model's
+final training with the usual search and with similarity, and times one search stage by
+stage.
 """
 
 import sys
@@ -93,7 +94,7 @@ _TICKS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30)
 
 
 def _profile(found: Results) -> Path:
-  """Seconds of every stage of one search whose programs are compiled."""
+  """Writes the seconds of every stage of one search, compilation not counted."""
   import tempfile
 
   from cmtree_jax.jobs import search as learn
@@ -107,7 +108,7 @@ def _profile(found: Results) -> Path:
       self.last, self.seconds = time.monotonic(), {}
 
     def say(self, line: str) -> None:
-      """Nothing."""
+      """Takes a line that nobody reads here."""
 
     def advance(self, work: float, text: str) -> None:
       """Books the time since the last report."""

@@ -36,8 +36,8 @@ def leaf_log_w(
 
   .. math:: w_L = \min(R, c\, e^{m_L}), \qquad \sum_L q_L w_L = 1
 
-  The leaves at the cap are the top ones by tilt, so c follows from a sort. Where
-  a cap binds, the gradient is that of the smooth piece.
+  The leaves with the largest tilts reach the cap first, so c follows from a sort.
+  The gradient holds the set of capped leaves fixed.
 
   Args:
     tilt_L: m, any real numbers.
@@ -58,9 +58,9 @@ def leaf_log_w(
   left_L = 1.0 - max_weight * (jnp.cumsum(q_L) - q_L)
   log_rest_L = jax.lax.cumlogsumexp(log_mass_L, reverse=True)
   log_c_L = jnp.log(jnp.maximum(left_L, 1e-30)) - log_rest_L
-  # The smallest k whose largest uncapped weight obeys the cap (up to rounding).
-  # The last k that leaves anything must do: where little is left, as with a cap
-  # of one, rounding can hide that it fits.
+  # The smallest k whose largest uncapped weight obeys the cap, up to rounding. If
+  # rounding hides that any fits (little is left, as with a cap of one), take the
+  # last k that leaves anything.
   fits_L = log_c_L + m_L <= jnp.log(max_weight) + 1e-6
   is_last_L = jnp.arange(left_L.shape[0]) == jnp.sum(left_L > 0) - 1
   log_c = log_c_L[jnp.argmax(fits_L | is_last_L)]
@@ -88,8 +88,8 @@ def kl_divergence(
 
   .. math:: \sum_i q_i \big(w_i \log(w_i / v_i) - w_i + v_i\big)
 
-  The last two terms cancel where both mean weights are one; on a sample, where
-  they are so up to noise, they keep the sum from falling below zero.
+  The last two terms cancel where both mean weights are one. On a sample the means
+  are one only up to noise; there these terms keep the sum from falling below zero.
   """
   w_N, v_N = jnp.exp(log_w_N), jnp.exp(log_v_N)
   return jnp.sum(mass_N * (w_N * (log_w_N - log_v_N) - w_N + v_N))

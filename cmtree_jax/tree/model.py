@@ -47,10 +47,10 @@ def log_p_leaf(
   Args:
     theta: the tree.
     embedding_BE: document features h.
-    temperature: :math:`\tau`; small ones harden the cut.
+    temperature: :math:`\tau`; the smaller, the harder the cut.
     key: draws the Gumbel noise G; None reads the tree out without noise.
   Returns:
-    log_p_BL; leaves are numbered with the last level fastest.
+    log_p_BL; from leaf to leaf the child of the last level changes fastest.
   References:
     Jang et al., `Gumbel-softmax <https://arxiv.org/abs/1611.01144>`_, 2016, eq. 2.
   """

@@ -79,4 +79,6 @@ def test_the_estimate_of_raising_is_the_sum_of_first_ages():
       population=members, max_age=life, min_age=100, rounds=0
     )
     ages = population.first_ages(members, max_age=life, min_age=100)
-    assert values.work(plan, toy.ROWS, WindowCost(1, 1)) == toy.ROWS * ages.sum()
+    assert (
+      values.work(plan, toy.ROWS, WindowCost(1, 1)) == toy.ROWS * ages.sum()
+    )

@@ -10,11 +10,9 @@ import numpy as np
 import pytest
 
 from cmtree_jax.loops import runs, steer
-from cmtree_jax.loops.checkpoint import Checkpointer, StopFlag
 from cmtree_jax.methods import METHODS
 from cmtree_jax.methods.base import Signals
 from tests import toy
-from tests.toy import ROWS
 
 TEXT, NOISE, COPY, OTHER, EMPTY = range(5)
 # What `Planted` can name.
@@ -50,36 +48,18 @@ def corpus() -> toy.Corpus:
 
 def weights(method, folder) -> np.ndarray:
   """w of the five domains."""
-  data = corpus()
-  common = dict(
-    seed=0,
-    checkpointer=Checkpointer(folder),
-    stop=StopFlag(),
-    advance=lambda work, text: None,
-  )
-  if method.loop == "none":
-    found = method.finalize(method.init(jax.random.key(0), data.facts))
-  elif method.loop == "steer":
-    found = steer.run(
-      method,
-      data.facts,
-      data.steer,
-      steer.SteerPlan(steps=STEPS, rows=ROWS, saves=0),
-      toy.engine(),
-      flops_per_token=1.0,
-      **common,
-    ).weights
-  else:
-    size = runs.Size(toy.engine(), 1.0)
-    found = runs.run(
-      method,
-      data.facts,
-      data.swarm,
-      runs.SwarmPlan(rows=ROWS, population=1),
-      [lambda: size],
-      **common,
-    ).weights
-  common["checkpointer"].close()
+  world, facts = corpus()
+  with toy.session(folder) as session:
+    if method.loop == "none":
+      found = method.finalize(method.init(jax.random.key(0), facts))
+    elif method.loop == "steer":
+      plan = steer.Plan(steps=STEPS)
+      found = steer.run(method, facts, world, plan, session).weights
+    else:
+      plan = runs.Plan(steps=STEPS, curve_points=2)
+      found = runs.run(
+        method, facts, world, plan, session, [lambda: world.model]
+      ).weights
   return np.exp(np.asarray(found.log_w(Signals(domain_B=np.arange(5)))))
 
 
