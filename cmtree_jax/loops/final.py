@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from cmtree_jax import shapes
 from cmtree_jax.data.draw.batch import stack_rows
 from cmtree_jax.evaluate import answers, perplexity
 from cmtree_jax.loops import fleet as fleets
@@ -71,8 +72,8 @@ def run(
   """
   from cmtree_jax.data.draw import pipeline  # Grain: a second of import
 
-  key = jax.random.fold_in(jax.random.key(_MODELS), session.seed)
-  state = State(fleets.start(world, key[None]), np.array(0))
+  fleet = fleets.start(world, _key(session.seed)[None])
+  state = State(fleet, np.array(0))
   state = session.checkpointer.restore(state) or state
   draws = pipeline.batches(
     world.pool,
@@ -106,8 +107,9 @@ def run(
   return [_score(engine, params, one) for one in eval_sets]
 
 
-# Seeds of final models are a stream of their own: no proxy shares their parameters.
-_MODELS = 7
+def _key(seed: int) -> shapes.Key:
+  """Of the parameters at the start, which no proxy shares."""
+  return jax.random.fold_in(jax.random.key(7), seed)
 
 
 def _score(engine: Engine, params: Any, one: EvalSet) -> answers.Score:

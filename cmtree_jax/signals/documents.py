@@ -30,33 +30,34 @@ def mean_losses(
 ) -> Scored:
   """The mean loss of a document's tokens under the first proxy.
 
-  Documents are packed into rows as in training: attention stays within a piece of
-  `row_tokens`, so the beginning of every piece is predicted from nothing.
+  As in training, attention stays within a piece of `row_tokens`: the beginning of
+  every piece is predicted from nothing.
 
   Args:
     engine: computes losses.
     params: of the proxies, [P, ...].
     tokens: the store.
-    document_B: numbers of documents, increasing.
+    document_B: numbers of documents.
     row_tokens: T.
     batch_rows: rows per batch; calls of equal shape are made of them.
   """
   some = _only(tokens, document_B)
   pieces = packing.pieces(some, row_tokens)
-  num_rows = -(-int(some.pairs_N.sum()) // row_tokens)
-  block = _CHUNKS * batch_rows
-  batch = packing.pack(
-    some,
-    pieces,
-    np.arange(len(pieces.document)),
-    num_rows=-(-num_rows // block) * block,
+  rows = packing.pack_whole(some, pieces, np.arange(len(pieces.document)))
+  num_rows, block = len(rows.tokens_BT), _CHUNKS * batch_rows
+  padding = [(0, -num_rows % block), (0, 0)]
+  rows = Batch(
+    *(
+      np.pad(x, padding, constant_values=fill)
+      for x, fill in zip(rows, (0, 0, -1, -1), strict=True)
+    )
   )
   total_B = np.zeros(len(document_B))
-  for start in range(0, len(batch.tokens_BT), block):
+  for start in range(0, num_rows, block):
     part = Batch(
       *(
         x[start : start + block].reshape(_CHUNKS, batch_rows, row_tokens)
-        for x in batch
+        for x in rows
       )
     )
     loss = np.asarray(engine.losses(params, part), np.float64)[0]

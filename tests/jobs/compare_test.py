@@ -17,7 +17,7 @@ from cmtree_jax import main
 from cmtree_jax.evaluate.results import standings
 from cmtree_jax.jobs import cells
 from cmtree_jax.jobs import learn as run
-from cmtree_jax.loops import final as loops
+from cmtree_jax.loops import final
 from tests import corpora
 
 _TARGETS = {"arithmetic": "sums", "programs": "code"}
@@ -129,7 +129,7 @@ def test_a_cell_is_the_run_of_its_seed_in_any_job(corpus, tmp_path):
 
 def test_seeds_draw_other_documents(corpus, tmp_path, monkeypatch):
   # Also where the parameters at the start are the same.
-  monkeypatch.setattr(loops, "_run_keys", lambda seed: jax.random.key(7)[None])
+  monkeypatch.setattr(final, "_key", lambda seed: jax.random.key(7))
   assert command.main(_arguments(corpus, tmp_path, *_NATURAL)) == 0
   first, second = _test_bpb(tmp_path, "natural")
   assert abs(first - second) > 1e-4

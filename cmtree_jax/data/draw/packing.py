@@ -167,3 +167,49 @@ def pack(
     batch.tokens_BT[padding] = batch.label_BT[padding] = 0
     batch.document_BT[padding] = -1
   return batch
+
+
+def pack_whole(
+  tokens: TokenStore, all_pieces: Pieces, order: np.ndarray
+) -> Batch:
+  """Rows in which no piece is cut: what is read of one does not depend on others.
+
+  `pack` cuts pieces at row ends, which is nothing to training but moves the loss of
+  a document by its neighbours'. Here a piece that does not fit begins the next row.
+
+  Args:
+    tokens: the store that the pieces were cut from.
+    all_pieces: the pieces of that store.
+    order: indices of pieces.
+  Returns:
+    A Batch [B, T] of as many rows as are needed; padding has document -1.
+  """
+  row_tokens = all_pieces.row_tokens
+  start, length = span(tokens, all_pieces, order)
+  slot, end = np.empty(len(order), np.int64), 0
+  for piece, size in enumerate(length.tolist()):
+    if end % row_tokens + size > row_tokens:
+      end += -end % row_tokens
+    slot[piece] = end
+    end += size
+  num_rows = max(-(-end // row_tokens), 1)
+  within = np.arange(length.sum()) - np.repeat(
+    np.cumsum(length) - length, length
+  )
+  here, there = (
+    np.repeat(slot, length) + within,
+    np.repeat(start, length) + within,
+  )
+
+  def spread(values: np.ndarray, padding: int) -> np.ndarray:
+    flat = np.full(num_rows * row_tokens, padding, np.int32)
+    flat[here] = values
+    return flat.reshape(num_rows, row_tokens)
+
+  flat = np.asarray(tokens.flat)
+  return Batch(
+    tokens_BT=spread(flat[there], 0),
+    label_BT=spread(flat[there + 1], 0),
+    segment_BT=spread(np.repeat(np.arange(len(order)), length), -1),
+    document_BT=spread(np.repeat(all_pieces.document[order], length), -1),
+  )

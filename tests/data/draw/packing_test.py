@@ -188,3 +188,28 @@ def test_chosen_rows_are_those_of_all(tokens):
   part = packing.pack(tokens, pieces, order, num_rows=15, rows=rows)
   for one, other in zip(part, whole, strict=True):
     np.testing.assert_array_equal(one, other[rows])
+
+
+def test_whole_pieces_are_never_cut():
+  tokens = packing.store(
+    [np.arange(1, n + 1) for n in (2, 9, 4, 0, 6)], [1] * 5, end_of_text=0
+  )
+  pieces = packing.pieces(tokens, 8)
+  batch = packing.pack_whole(tokens, pieces, np.arange(len(pieces.document)))
+  for piece, document in enumerate(pieces.document):
+    rows, columns = np.nonzero(batch.segment_BT == piece)
+    assert len(set(rows)) == 1  # in one row, and in one stretch of it
+    assert (np.diff(columns) == 1).all()
+    start, pairs = (x[0] for x in packing.span(tokens, pieces, [piece]))
+    assert len(columns) == pairs
+    place = rows[0], slice(columns[0], columns[-1] + 1)
+    np.testing.assert_array_equal(
+      batch.tokens_BT[place], tokens.flat[start : start + pairs]
+    )
+    np.testing.assert_array_equal(
+      batch.label_BT[place], tokens.flat[start + 1 : start + pairs + 1]
+    )
+    assert (batch.document_BT[place] == document).all()
+  padding = batch.segment_BT < 0
+  assert padding.any()
+  assert (batch.document_BT[padding] == -1).all()
