@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cmtree_jax.bilevel import HYPERGRADS, problem, training
-from cmtree_jax.bilevel.problem import Hypergradient, Inner, InnerLoss
+from cmtree_jax.bilevel.problem import Hypergradient, Inner, InnerLoss, Problem
 from cmtree_jax.data.build.tokenizer import ByteTokenizer
 from cmtree_jax.data.corpora import stdlib_corpus
 from cmtree_jax.data.draw.batch import Batch
@@ -81,7 +81,7 @@ class Row(NamedTuple):
   device: str
 
 
-class Problem(NamedTuple):
+class Case(NamedTuple):
   """What is differentiated; all variants get (weight_SB, phi, batches, outer)."""
 
   losses: Callable[[Any, Batch], jax.Array]
@@ -160,7 +160,7 @@ def measure(args: argparse.Namespace, console: Console) -> Iterator[Row]:
   )
   for name in args.optimizers:
     optimizer = OPTIMIZERS[name]()
-    case = Problem(losses, outer_loss, optimizer)
+    case = Case(losses, outer_loss, optimizer)
     step = jax.jit(
       lambda phi, batch, case=case: training.train(
         case.losses,
@@ -189,7 +189,7 @@ def measure(args: argparse.Namespace, console: Console) -> Iterator[Row]:
 
 
 def measure_case(
-  case: Problem,
+  case: Case,
   optimizer: str,
   args: argparse.Namespace,
   *,
@@ -257,7 +257,7 @@ def measure_case(
       yield row
 
 
-def variants(case: Problem, steps: int) -> dict[str, Callable[..., Any]]:
+def variants(case: Case, steps: int) -> dict[str, Callable[..., Any]]:
   """Every program by name; all give a Hypergradient but `plain`."""
 
   def plain(weight_SB, phi, batches, outer):
@@ -294,13 +294,9 @@ def variants(case: Problem, steps: int) -> dict[str, Callable[..., Any]]:
 
   def estimator(name, **options):
     def run(weight_SB, phi, batches, outer):
-      return HYPERGRADS[name](
-        case.outer_loss,
-        InnerLoss(case.losses, lambda theta_SB, _: theta_SB),
-        weight_SB,
-        phi,
-        batches,
-        outer,
+      inner_loss = InnerLoss(case.losses, lambda theta_SB, _: theta_SB)
+      return HYPERGRADS[name].run(
+        Problem(case.outer_loss, inner_loss, weight_SB, phi, batches, outer),
         optimizer=case.optimizer,
         **options,
       )

@@ -17,7 +17,7 @@ from cmtree_jax.bilevel import (
   training,
   unrolled,
 )
-from cmtree_jax.bilevel.problem import Inner, InnerLoss
+from cmtree_jax.bilevel.problem import Inner, InnerLoss, Problem
 from cmtree_jax.data.draw.batch import Batch
 from cmtree_jax.proxy import loss as proxy_loss
 from cmtree_jax.proxy import model, optim
@@ -68,16 +68,8 @@ def arguments() -> tuple[Any, ...]:
 
 def hypergradient(mesh):
   def run(theta, phi, batches, outer_batch):
-    return unrolled(
-      outer_loss,
-      INNER,
-      theta,
-      phi,
-      batches,
-      outer_batch,
-      optimizer=OPTIMIZER,
-      mesh=mesh,
-    )
+    case = Problem(outer_loss, INNER, theta, phi, batches, outer_batch)
+    return unrolled(case, optimizer=OPTIMIZER, mesh=mesh)
 
   return run
 
@@ -162,10 +154,12 @@ def test_every_estimator_is_the_same_on_a_mesh(x64, name):
 
   def run(mesh):
     return jax.jit(
-      lambda *args: HYPERGRADS[name](
-        lambda params, batch: jnp.sum(losses(params, batch)),
-        InnerLoss(losses, lambda theta_B, _: jnp.tile(theta_B, (4, 1))),
-        *args,
+      lambda *args: HYPERGRADS[name].run(
+        Problem(
+          lambda params, batch: jnp.sum(losses(params, batch)),
+          InnerLoss(losses, lambda theta_B, _: jnp.tile(theta_B, (4, 1))),
+          *args,
+        ),
         optimizer=optimizer,
         mesh=mesh,
         **options.get(name, {}),

@@ -18,25 +18,15 @@ from jax.sharding import Mesh
 
 from cmtree_jax import shapes
 from cmtree_jax.bilevel import values
-from cmtree_jax.bilevel.problem import (
-  Hypergradient,
-  Inner,
-  InnerLoss,
-  OuterLoss,
-  differentiate,
-)
+from cmtree_jax.bilevel.cost import GRADIENT, HESSIAN, TANGENT, UnrollCost
+from cmtree_jax.bilevel.problem import Hypergradient, Problem, differentiate
 from cmtree_jax.bilevel.training import inner_step
 from cmtree_jax.bilevel.unrolled import outer_gradient
 from cmtree_jax.bilevel.weighted_gradient import hessian_product
 
 
 def neumann(
-  outer_loss: OuterLoss,
-  inner_loss: InnerLoss,
-  theta: shapes.Tree,
-  phi: Inner,
-  inner_batches: shapes.Tree,
-  outer_batch: shapes.Tree,
+  problem: Problem,
   *,
   optimizer: optax.GradientTransformation,
   terms: int = 16,
@@ -68,26 +58,19 @@ def neumann(
     _, total = jax.lax.fori_loop(0, terms - 1, add_term, (slope, slope))
     return jax.tree.map(lambda x: step_size * x, total)
 
-  return _implicit(
-    solve,
-    outer_loss,
-    inner_loss,
-    theta,
-    phi,
-    inner_batches,
-    outer_batch,
-    optimizer=optimizer,
-    mesh=mesh,
-  )
+  return _implicit(solve, problem, optimizer=optimizer, mesh=mesh)
+
+
+def neumann_cost(
+  num_steps: int, *, terms: int = 16, step_size: float = 0.1
+) -> UnrollCost:
+  """A product with the Hessian for each term but the first."""
+  del num_steps, step_size
+  return UnrollCost(GRADIENT + (terms - 1) * HESSIAN + TANGENT, 1)
 
 
 def cg(
-  outer_loss: OuterLoss,
-  inner_loss: InnerLoss,
-  theta: shapes.Tree,
-  phi: Inner,
-  inner_batches: shapes.Tree,
-  outer_batch: shapes.Tree,
+  problem: Problem,
   *,
   optimizer: optax.GradientTransformation,
   iterations: int = 16,
@@ -114,46 +97,39 @@ def cg(
     )
     return jax.scipy.sparse.linalg.cg(damped, slope, maxiter=iterations)[0]
 
-  return _implicit(
-    solve,
-    outer_loss,
-    inner_loss,
-    theta,
-    phi,
-    inner_batches,
-    outer_batch,
-    optimizer=optimizer,
-    mesh=mesh,
-  )
+  return _implicit(solve, problem, optimizer=optimizer, mesh=mesh)
+
+
+def cg_cost(
+  num_steps: int, *, iterations: int = 16, damping: float = 0.1
+) -> UnrollCost:
+  """A product with the Hessian for each iteration."""
+  del num_steps, damping
+  return UnrollCost(GRADIENT + iterations * HESSIAN + TANGENT, 1)
 
 
 def _implicit(
-  solve: Callable[..., shapes.Tree],
-  outer_loss,
-  inner_loss,
-  theta,
-  phi,
-  inner_batches,
-  outer_batch,
-  *,
-  optimizer,
-  mesh,
-):
+  solve: Callable[..., shapes.Tree], problem: Problem, *, optimizer, mesh
+) -> Hypergradient:
+  losses = problem.inner_loss.losses
+
   def trajectory(weight_S, phi, inner_batches, outer_batch, axis):
     def train(phi, xs):
       return inner_step(
-        inner_loss.losses, xs[0], phi, xs[1], optimizer=optimizer, axis=axis
+        losses, xs[0], phi, xs[1], optimizer=optimizer, axis=axis
       )
 
     steps = weight_S, inner_batches
     phi, _ = jax.lax.scan(train, phi, steps)
-    loss, slope = outer_gradient(outer_loss, phi.params, outer_batch, axis)
+    loss, slope = outer_gradient(
+      problem.outer_loss, phi.params, outer_batch, axis
+    )
     scale = 1 / weight_S.shape[0]
 
     def product(direction):
       def add(total, xs):
         curved = hessian_product(
-          inner_loss.losses, phi.params, xs[0], xs[1], direction, axis=axis
+          losses, phi.params, xs[0], xs[1], direction, axis=axis
         )
         return jax.tree.map(lambda a, b: a + scale * b, total, curved), None
 
@@ -163,12 +139,10 @@ def _implicit(
     adjoint = jax.tree.map(jnp.negative, solve(product, slope))
     grad_weight_S = jax.lax.map(
       lambda batch: (
-        -scale * values.probe(inner_loss.losses, phi.params, adjoint, batch)[1]
+        -scale * values.probe(losses, phi.params, adjoint, batch)[1]
       ),
       inner_batches,
     )
     return loss, grad_weight_S.astype(weight_S.dtype), phi, adjoint
 
-  return differentiate(
-    trajectory, inner_loss, theta, phi, inner_batches, outer_batch, mesh=mesh
-  )
+  return differentiate(trajectory, problem, mesh=mesh)

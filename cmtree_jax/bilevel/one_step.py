@@ -5,26 +5,15 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from cmtree_jax import shapes
 from cmtree_jax.bilevel import values
-from cmtree_jax.bilevel.problem import (
-  Hypergradient,
-  Inner,
-  InnerLoss,
-  OuterLoss,
-  differentiate,
-)
+from cmtree_jax.bilevel.cost import GRADIENT, TANGENT, UnrollCost
+from cmtree_jax.bilevel.problem import Hypergradient, Problem, differentiate
 from cmtree_jax.bilevel.training import inner_step
 from cmtree_jax.bilevel.unrolled import outer_gradient
 
 
 def one_step(
-  outer_loss: OuterLoss,
-  inner_loss: InnerLoss,
-  theta: shapes.Tree,
-  phi: Inner,
-  inner_batches: shapes.Tree,
-  outer_batch: shapes.Tree,
+  problem: Problem,
   *,
   optimizer: optax.GradientTransformation,
   step_size: float = 1.0,
@@ -51,7 +40,7 @@ def one_step(
       phi, total = carry
       weight, batch = xs
       phi_next, _ = inner_step(
-        inner_loss.losses,
+        problem.inner_loss.losses,
         weight,
         phi,
         batch,
@@ -59,9 +48,11 @@ def one_step(
         axis=axis,
       )
       loss, slope = outer_gradient(
-        outer_loss, phi_next.params, outer_batch, axis
+        problem.outer_loss, phi_next.params, outer_batch, axis
       )
-      _, value = values.probe(inner_loss.losses, phi.params, slope, batch)
+      _, value = values.probe(
+        problem.inner_loss.losses, phi.params, slope, batch
+      )
       total = jax.tree.map(lambda x, g: x - step_size * g, total, slope)
       return (phi_next, total), (loss, step_size * value)
 
@@ -71,6 +62,10 @@ def one_step(
     )
     return loss[-1], grad_weight_S.astype(weight_S.dtype), phi, adjoint
 
-  return differentiate(
-    trajectory, inner_loss, theta, phi, inner_batches, outer_batch, mesh=mesh
-  )
+  return differentiate(trajectory, problem, mesh=mesh)
+
+
+def one_step_cost(num_steps: int, *, step_size: float = 1.0) -> UnrollCost:
+  """A gradient, a tangent that shares its forward pass, and an outer gradient."""
+  del step_size
+  return UnrollCost(GRADIENT + TANGENT - 1, num_steps)

@@ -1,4 +1,4 @@
-"""What the hypergradient estimators differentiate: an inner and an outer loss.
+"""What the hypergradient estimators differentiate, and what an estimator is.
 
 Weights do not depend on phi. So every estimator is two parts: theta to weights and
 back, done once here for all inner steps together, and the derivative with respect
@@ -15,6 +15,7 @@ import optax
 from jax.sharding import Mesh, PartitionSpec
 
 from cmtree_jax import shapes, sharding
+from cmtree_jax.bilevel.cost import UnrollCost
 
 
 class InnerLoss(NamedTuple):
@@ -36,6 +37,24 @@ class Inner(NamedTuple):
   opt_state: optax.OptState
 
 
+# (params, outer batch) -> scalar
+OuterLoss = Callable[[shapes.Tree, shapes.Tree], shapes.Scalar]
+
+
+class Problem(NamedTuple):
+  """The outer loss after training on the inner one, a function of theta.
+
+  It holds functions beside arrays, so make it inside the function that is jitted.
+  """
+
+  outer_loss: OuterLoss
+  inner_loss: InnerLoss
+  theta: shapes.Tree  # enters through the weights
+  phi: Inner  # the proxy before the first step
+  inner_batches: shapes.Tree  # leading axes [S, B, ...]: steps, documents
+  outer_batch: shapes.Tree  # documents on the leading axis
+
+
 class Hypergradient(NamedTuple):
   """What an estimator hands back."""
 
@@ -45,7 +64,16 @@ class Hypergradient(NamedTuple):
   adjoint: shapes.Tree  # sum over steps of d loss / d (inner gradient)
 
 
-OuterLoss = Callable[[shapes.Tree, shapes.Tree], shapes.Scalar]
+class Estimator(NamedTuple):
+  """One way to a hypergradient, with what it takes."""
+
+  # (problem, *, optimizer, mesh=None, **options) -> Hypergradient
+  run: Callable[..., Hypergradient]
+  # (number of inner steps, **the same options) -> UnrollCost; refuses what `run`
+  # refuses, so a plan is checked before anything is compiled.
+  cost: Callable[..., UnrollCost]
+  stores: bool  # a trajectory, so that it takes a `policy` (see `memory`)
+
 
 # (weight_S, phi, inner batches, outer batch, axis) -> (loss, its derivative with
 # respect to weight_S, phi_next, adjoint); with an axis, on one device's documents.
@@ -62,37 +90,27 @@ def init_inner(
 
 
 def differentiate(
-  trajectory: Trajectory,
-  inner_loss: InnerLoss,
-  theta: shapes.Tree,
-  phi: Inner,
-  inner_batches: shapes.Tree,
-  outer_batch: shapes.Tree,
-  *,
-  mesh: Mesh | None,
+  trajectory: Trajectory, problem: Problem, *, mesh: Mesh | None
 ) -> Hypergradient:
   """A hypergradient from a derivative with respect to the weights.
 
   Args:
     trajectory: the derivative.
-    inner_loss: whose weights are taken of all steps at once.
-    theta: what is differentiated.
-    phi: the proxy before the first step.
-    inner_batches: leading axes [S, B, ...].
-    outer_batch: documents on the leading axis.
+    problem: whose weights are taken of all steps at once.
     mesh: its axis `data` divides the documents of every batch, inner and outer
       (their numbers must be multiples of its size); the outer loss must then be
       a sum over documents. None: one device.
   """
   weight_S, pullback = jax.vjp(
-    lambda theta: inner_loss.weights(theta, inner_batches), theta
+    lambda theta: problem.inner_loss.weights(theta, problem.inner_batches),
+    problem.theta,
   )
   if mesh is None:
     run = functools.partial(trajectory, axis=None)
   else:
     run = _over_documents(trajectory, mesh)
   loss, grad_weight_S, phi_next, adjoint = run(
-    weight_S, phi, inner_batches, outer_batch
+    weight_S, problem.phi, problem.inner_batches, problem.outer_batch
   )
   return Hypergradient(loss, pullback(grad_weight_S)[0], phi_next, adjoint)
 

@@ -13,11 +13,11 @@ from jax.sharding import Mesh
 
 from cmtree_jax import shapes
 from cmtree_jax.bilevel import memory
+from cmtree_jax.bilevel.cost import GRADIENT, HESSIAN, TANGENT, UnrollCost
 from cmtree_jax.bilevel.problem import (
   Hypergradient,
-  Inner,
-  InnerLoss,
   OuterLoss,
+  Problem,
   differentiate,
 )
 from cmtree_jax.bilevel.training import inner_step
@@ -29,12 +29,7 @@ from cmtree_jax.bilevel.weighted_gradient import (
 
 
 def unrolled(
-  outer_loss: OuterLoss,
-  inner_loss: InnerLoss,
-  theta: shapes.Tree,
-  phi: Inner,
-  inner_batches: shapes.Tree,
-  outer_batch: shapes.Tree,
+  problem: Problem,
   *,
   optimizer: optax.GradientTransformation,
   policy: memory.Policy = "tape",
@@ -50,12 +45,7 @@ def unrolled(
   It costs 11/3 of the plain inner steps in FLOPs and 2.9 to 3.9 times their time.
 
   Args:
-    outer_loss: (params, outer batch) -> scalar.
-    inner_loss: losses and weights of an inner batch.
-    theta: what is differentiated; enters through the weights.
-    phi: the proxy before the first step.
-    inner_batches: a pytree whose leading axis S runs over inner steps.
-    outer_batch: given to `outer_loss`.
+    problem: losses, theta, phi and the batches of S inner steps.
     optimizer: any differentiable one (`problem.check_optimizer`). Sign-based
       ones such as Lion have derivative zero almost everywhere, and so, exactly,
       has what is returned.
@@ -72,27 +62,50 @@ def unrolled(
     <https://arxiv.org/abs/2505.00793>`_, 2025; Maclaurin et al., 2015, eq. 4;
     with `along_path` and SGD, the co-states of Gu et al., `Data Selection via
     Optimal Control <https://arxiv.org/abs/2410.07064>`_, 2024, eq. 6.
+
+  Two documents pull phi to 0 and to 2 with weights theta; the target asks for 2:
+
+  >>> from cmtree_jax.bilevel.problem import Inner, InnerLoss
+  >>> away = lambda phi, x: (phi - x) ** 2 / 2
+  >>> sgd = optax.sgd(0.5)
+  >>> problem = Problem(
+  ...   outer_loss=away,
+  ...   inner_loss=InnerLoss(away, lambda theta, x_SB: theta + 0 * x_SB),
+  ...   theta=jnp.array([0.5, 0.5]),
+  ...   phi=Inner(jnp.array(1.0), sgd.init(1.0)),
+  ...   inner_batches=jnp.array([[0.0, 2.0]]),
+  ...   outer_batch=2.0,
+  ... )
+  >>> print(unrolled(problem, optimizer=sgd).grad_theta)
+  [ 0.5 -0.5]
   """
   trajectory = functools.partial(
     _trajectory,
-    outer_loss,
-    inner_loss,
+    problem,
     optimizer=optimizer,
     policy=policy,
     along_path=along_path,
   )
-  return differentiate(
-    trajectory, inner_loss, theta, phi, inner_batches, outer_batch, mesh=mesh
-  )
+  return differentiate(trajectory, problem, mesh=mesh)
+
+
+def unrolled_cost(
+  num_steps: int,
+  *,
+  policy: memory.Policy = "tape",
+  along_path: bool = False,
+) -> UnrollCost:
+  """A gradient and a product with the Hessian at every step.
+
+  >>> unrolled_cost(16)
+  UnrollCost(inner_passes=11, outer_gradients=1)
+  """
+  inner = GRADIENT + HESSIAN + _retraining(policy)
+  return UnrollCost(inner, num_steps if along_path else 1)
 
 
 def difference(
-  outer_loss: OuterLoss,
-  inner_loss: InnerLoss,
-  theta: shapes.Tree,
-  phi: Inner,
-  inner_batches: shapes.Tree,
-  outer_batch: shapes.Tree,
+  problem: Problem,
   *,
   optimizer: optax.GradientTransformation,
   policy: memory.Policy = "tape",
@@ -112,24 +125,24 @@ def difference(
   """
   trajectory = functools.partial(
     _trajectory,
-    outer_loss,
-    inner_loss,
+    problem,
     optimizer=optimizer,
     policy=policy,
     curvature="difference",
   )
-  return differentiate(
-    trajectory, inner_loss, theta, phi, inner_batches, outer_batch, mesh=mesh
-  )
+  return differentiate(trajectory, problem, mesh=mesh)
+
+
+def difference_cost(
+  num_steps: int, *, policy: memory.Policy = "tape"
+) -> UnrollCost:
+  """Two gradients at every step."""
+  del num_steps
+  return UnrollCost(2 * GRADIENT + _retraining(policy), 1)
 
 
 def first_order(
-  outer_loss: OuterLoss,
-  inner_loss: InnerLoss,
-  theta: shapes.Tree,
-  phi: Inner,
-  inner_batches: shapes.Tree,
-  outer_batch: shapes.Tree,
+  problem: Problem,
   *,
   optimizer: optax.GradientTransformation,
   policy: memory.Policy = "tape",
@@ -144,24 +157,24 @@ def first_order(
   """
   trajectory = functools.partial(
     _trajectory,
-    outer_loss,
-    inner_loss,
+    problem,
     optimizer=optimizer,
     policy=policy,
     curvature="none",
   )
-  return differentiate(
-    trajectory, inner_loss, theta, phi, inner_batches, outer_batch, mesh=mesh
-  )
+  return differentiate(trajectory, problem, mesh=mesh)
+
+
+def first_order_cost(
+  num_steps: int, *, policy: memory.Policy = "tape"
+) -> UnrollCost:
+  """A gradient and the tangent of a forward pass at every step."""
+  del num_steps
+  return UnrollCost(GRADIENT + TANGENT + _retraining(policy), 1)
 
 
 def truncated(
-  outer_loss: OuterLoss,
-  inner_loss: InnerLoss,
-  theta: shapes.Tree,
-  phi: Inner,
-  inner_batches: shapes.Tree,
-  outer_batch: shapes.Tree,
+  problem: Problem,
   *,
   optimizer: optax.GradientTransformation,
   window: int = 4,
@@ -180,15 +193,14 @@ def truncated(
   References:
     Calian et al., `DataRater <https://arxiv.org/abs/2505.17895>`_, 2025 (m = 2).
   """
-  num_steps = jax.tree.leaves(inner_batches)[0].shape[0]
-  check_window(num_steps, window)
+  num_steps = jax.tree.leaves(problem.inner_batches)[0].shape[0]
+  _check_window(num_steps, window)
 
   def trajectory(weight_S, phi, inner_batches, outer_batch, axis):
     def one(carry, xs):
       phi, total = carry
       loss, grad_weight, phi, adjoint = _trajectory(
-        outer_loss,
-        inner_loss,
+        problem,
         xs[0],
         phi,
         xs[1],
@@ -204,12 +216,23 @@ def truncated(
     (phi, adjoint), (loss, grad_weight) = jax.lax.scan(one, (phi, zeros), xs)
     return loss[-1], grad_weight.reshape(weight_S.shape), phi, adjoint
 
-  return differentiate(
-    trajectory, inner_loss, theta, phi, inner_batches, outer_batch, mesh=mesh
-  )
+  return differentiate(trajectory, problem, mesh=mesh)
 
 
-def check_window(num_steps: int, window: int) -> None:
+def truncated_cost(
+  num_steps: int, *, window: int = 4, policy: memory.Policy = "tape"
+) -> UnrollCost:
+  """That of `unrolled`, with a gradient of the outer loss for every window.
+
+  >>> truncated_cost(16, window=2).outer_gradients
+  8
+  """
+  _check_window(num_steps, window)
+  inner = GRADIENT + HESSIAN + _retraining(policy)
+  return UnrollCost(inner, num_steps // window)
+
+
+def _check_window(num_steps: int, window: int) -> None:
   """Refuses windows that do not fill the steps, with a ValueError."""
   if num_steps % window:
     raise ValueError(
@@ -217,9 +240,13 @@ def check_window(num_steps: int, window: int) -> None:
     )
 
 
+def _retraining(policy: memory.Policy) -> int:
+  """Passes to find the states of a segment again, by training through it."""
+  return GRADIENT if policy == "sqrt" else 0
+
+
 def _trajectory(
-  outer_loss,
-  inner_loss,
+  problem,
   weight_S,
   phi,
   inner_batches,
@@ -239,7 +266,7 @@ def _trajectory(
     def step(phi, xs):
       weight, batch = xs
       phi, _ = inner_step(
-        inner_loss.losses,
+        problem.inner_loss.losses,
         weight,
         phi,
         batch,
@@ -250,7 +277,7 @@ def _trajectory(
       )
       if not along_path:
         return phi, None
-      return phi, _total(outer_loss, axis, phi.params, outer_batch)
+      return phi, _total(problem.outer_loss, axis, phi.params, outer_batch)
 
     @save.segment
     def segment(phi, xs):
@@ -263,7 +290,9 @@ def _trajectory(
     )
     if along_path:
       return jnp.sum(path), phi_next
-    return _total(outer_loss, axis, phi_next.params, outer_batch), phi_next
+    return _total(
+      problem.outer_loss, axis, phi_next.params, outer_batch
+    ), phi_next
 
   offset = jax.tree.map(jnp.zeros_like, phi.params)
   (loss, phi_next), (grad_weight_S, adjoint) = jax.value_and_grad(

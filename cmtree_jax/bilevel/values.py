@@ -19,12 +19,12 @@ def probe(
 
   where :math:`u_t` is the cotangent of the inner gradient at step t: the fall
   of the outer loss, to first order, per unit of weight that document i is given
-  at every step of the window. The tangent of a product of two matrices is two
+  at every step of the unroll. The tangent of a product of two matrices is two
   products, so that is as many FLOPs as a gradient, without its memory.
 
   Args:
     losses: (params, batch) -> losses of any shape.
-    params: phi at some point of the window.
+    params: phi at some point of the unroll.
     adjoint: `Hypergradient.adjoint`.
     batch: the documents to value.
   Returns:

@@ -9,8 +9,8 @@ import jax
 import optax
 
 from cmtree_jax import sharding
-from cmtree_jax.bilevel import HYPERGRADS, UNROLLING, memory, problem
-from cmtree_jax.bilevel import cost as hypergradient_cost
+from cmtree_jax.bilevel import HYPERGRADS, memory, problem
+from cmtree_jax.bilevel.cost import UnrollCost
 from cmtree_jax.data.build import workers
 from cmtree_jax.evaluate import sets
 from cmtree_jax.loops import look, steer, values
@@ -184,12 +184,12 @@ def estimator_options(
   optimizer: optax.GradientTransformation,
   say: Callable[[str], None],
 ) -> dict[str, Any]:
-  """What of a window is stored, chosen by the memory that it may take."""
+  """What of an unroll is stored, chosen by the memory that it may take."""
   name, budget = (
     config.hypergradient.estimator,
     config.hypergradient.memory_bytes,
   )
-  if name not in UNROLLING:
+  if not HYPERGRADS[name].stores:
     return {}
   shape = jax.eval_shape(
     lambda: problem.init_inner(
@@ -212,17 +212,14 @@ def estimator_options(
   return {"policy": policy}
 
 
-def unroll_cost(config: Any, **options: Any) -> hypergradient_cost.WindowCost:
+def unroll_cost(config: Any, **options: Any) -> UnrollCost:
   """Of the config's hypergradient through one unroll.
 
   Raises:
     ValueError: the estimator cannot take so many steps.
   """
-  return hypergradient_cost.window(
-    config.hypergradient.estimator,
-    num_steps=config["values"].unroll,
-    **options,
-  )
+  estimator = HYPERGRADS[config.hypergradient.estimator]
+  return estimator.cost(config["values"].unroll, **options)
 
 
 def set_plan(config: Any, *, max_tokens: int) -> sets.SetPlan:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cmtree_jax import shapes
-from cmtree_jax.bilevel.cost import WindowCost
+from cmtree_jax.bilevel.cost import UnrollCost
 from cmtree_jax.data.draw.batch import Batch, stack_rows
 from cmtree_jax.data.draw.sampler import Cursor, Sampler, SamplerState
 from cmtree_jax.loops.checkpoint import Checkpointer, StopFlag
@@ -32,7 +32,7 @@ class Model(NamedTuple):
   engine: Engine
   flops_per_token: float  # of one forward pass
   # Of the hypergradient through an unroll; only the loop `values` takes one.
-  unroll_cost: WindowCost = WindowCost(0, 0)
+  unroll_cost: UnrollCost = UnrollCost(0, 0)
 
 
 class World(NamedTuple):

@@ -14,7 +14,7 @@ import numpy as np
 
 from cmtree_jax import shapes
 from cmtree_jax.bilevel import population
-from cmtree_jax.bilevel.cost import WindowCost
+from cmtree_jax.bilevel.cost import UnrollCost
 from cmtree_jax.data.draw import packing
 from cmtree_jax.data.draw.batch import Batch
 from cmtree_jax.loops import fleet as fleets
@@ -132,7 +132,7 @@ def run(
   )
 
 
-def work(plan: Plan, rows: int, cost: WindowCost) -> float:
+def work(plan: Plan, rows: int, cost: UnrollCost) -> float:
   """Work of a whole search in plain training rows, of `rows` a step."""
   raising = plan.population * plan.min_age  # and the sum of `first_ages`
   raising += (plan.population - 1) * (plan.max_age - plan.min_age) / 2
@@ -141,7 +141,7 @@ def work(plan: Plan, rows: int, cost: WindowCost) -> float:
   return rows * raising + plan.rounds * one_round
 
 
-def unroll_work(plan: Plan, rows: int, cost: WindowCost) -> float:
+def unroll_work(plan: Plan, rows: int, cost: UnrollCost) -> float:
   """Work of valuing with one proxy, in plain training rows."""
   inner = plan.unroll * rows * cost.inner_passes
   outer = plan.outer_rows * cost.outer_gradients * GRADIENT

@@ -136,13 +136,17 @@ def make(
     outer_rows = jax.tree.map(  # [C, B, T] -> [C B, T]
       lambda x: x.reshape(-1, x.shape[-1]), outer_batch
     )
-    result = HYPERGRADS[estimator](
-      lambda params, part: sum_over_chunks(losses)(params, _chunk(part, rows)),
-      InnerLoss(losses, lambda weight_SBT, _: _normalize(weight_SBT)),
-      weight_SBT,
-      start,
-      batches,
-      outer_rows,
+    result = HYPERGRADS[estimator].run(
+      problem.Problem(
+        lambda params, part: sum_over_chunks(losses)(
+          params, _chunk(part, rows)
+        ),
+        InnerLoss(losses, lambda weight_SBT, _: _normalize(weight_SBT)),
+        weight_SBT,
+        start,
+        batches,
+        outer_rows,
+      ),
       optimizer=cooling,
       mesh=mesh,
       **(options or {}),

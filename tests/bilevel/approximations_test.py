@@ -18,7 +18,7 @@ from cmtree_jax.bilevel import (
   unrolled,
 )
 from cmtree_jax.bilevel import difference as difference_
-from cmtree_jax.bilevel.problem import InnerLoss
+from cmtree_jax.bilevel.problem import InnerLoss, Problem
 from cmtree_jax.bilevel.weighted_gradient import RELATIVE_STEP
 
 ADAMW = optax.adamw(0.05, weight_decay=0.1, eps_root=1e-6)
@@ -90,15 +90,15 @@ def test_windows_add_up_their_own_hypergradients(toy):
   found = toy.run(truncated, ADAMW, window=2)
   phi, total = problem.init_inner(toy.params, ADAMW), 0.0
   for begin in (0, 2, 4):
-    part = unrolled(
+    case = Problem(
       toy.outer_loss,
       toy.inner_loss,
       toy.theta,
       phi,
       jax.tree.map(lambda x, b=begin: x[b : b + 2], toy.batches),
       toy.outer_batch,
-      optimizer=ADAMW,
     )
+    part = unrolled(case, optimizer=ADAMW)
     phi = part.phi_next
     total = optax.tree.add(total, part.grad_theta) if begin else part.grad_theta
   assert_close(found.grad_theta, total, rtol=1e-12)
@@ -150,7 +150,7 @@ def at_minimum(x64):
   def run(estimator, num_steps, **options):
     optimizer = optax.sgd(options.pop("rate", 0.05))
     batches = x_ND, y_N
-    found = estimator(
+    case = Problem(
       outer_loss,
       InnerLoss(
         lambda params, batch: (batch[0] @ params - batch[1]) ** 2 / 2,
@@ -162,10 +162,8 @@ def at_minimum(x64):
         lambda x: jnp.tile(x, (num_steps,) + (1,) * x.ndim), batches
       ),
       goal_D,
-      optimizer=optimizer,
-      **options,
     )
-    return found.grad_theta
+    return estimator(case, optimizer=optimizer, **options).grad_theta
 
   exact = jax.grad(lambda theta: outer_loss(minimum(theta), goal_D))(theta_N)
   return run, exact

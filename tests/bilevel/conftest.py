@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cmtree_jax.bilevel.problem import Hypergradient, Inner, InnerLoss
+from cmtree_jax.bilevel.problem import Hypergradient, Inner, InnerLoss, Problem
 
 STEPS = 6
 
@@ -47,16 +47,10 @@ class Toy(NamedTuple):
     @jax.jit
     def run(theta, params, batches, outer_batch):
       phi = Inner(params, optimizer.init(params))
-      return estimator(
-        self.outer_loss,
-        self.inner_loss,
-        theta,
-        phi,
-        batches,
-        outer_batch,
-        optimizer=optimizer,
-        **options,
+      problem = Problem(
+        self.outer_loss, self.inner_loss, theta, phi, batches, outer_batch
       )
+      return estimator(problem, optimizer=optimizer, **options)
 
     return run(self.theta, self.params, self.batches, self.outer_batch)
 

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from cmtree_jax.bilevel import memory, problem, unrolled
-from cmtree_jax.bilevel.problem import InnerLoss
+from cmtree_jax.bilevel.problem import InnerLoss, Problem
 
 SIZE = 50_000  # parameters: 200 kB
 ADAMW = optax.adamw(0.1, eps_root=1e-8)
@@ -23,7 +23,7 @@ def temporary_bytes(policy: Any, num_steps: int) -> int:
   batches = jnp.ones((num_steps, 2))
 
   def run(phi, batches):
-    return unrolled(
+    case = Problem(
       lambda params, batch: jnp.sum(jnp.sin(params)) * batch,
       InnerLoss(
         lambda params, batch_B: jnp.sum(jnp.sin(params)) * batch_B,
@@ -33,9 +33,8 @@ def temporary_bytes(policy: Any, num_steps: int) -> int:
       phi,
       batches,
       1.0,
-      optimizer=ADAMW,
-      policy=policy,
-    ).grad_theta
+    )
+    return unrolled(case, optimizer=ADAMW, policy=policy).grad_theta
 
   compiled: Any = jax.jit(run).lower(phi(), batches).compile()
   return compiled.memory_analysis().temp_size_in_bytes

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from cmtree_jax.bilevel import problem, unrolled
-from cmtree_jax.bilevel.problem import InnerLoss
+from cmtree_jax.bilevel.problem import InnerLoss, Problem
 
 CASES = pathlib.Path(__file__).parent / "cases"
 
@@ -34,16 +34,15 @@ def test_pds_co_states_and_gradient(pds):
     x_BD, y_B = jnp.asarray(pds["train_x"]), jnp.asarray(pds["train_y"])
     left = steps - start
     gamma_SB = jnp.full((left, len(y_B)), 1 / len(y_B))
-    return unrolled(
+    case = Problem(
       lambda params, batch: jnp.mean(losses(params, batch)) / steps,
       InnerLoss(losses, lambda gamma_SB, _: gamma_SB),
       gamma_SB,
       problem.init_inner(params, optimizer),
       (jnp.tile(x_BD, (left, 1, 1)), jnp.tile(y_B, (left, 1))),
       (jnp.asarray(pds["dev_x"]), jnp.asarray(pds["dev_y"])),
-      optimizer=optimizer,
-      along_path=True,
     )
+    return unrolled(case, optimizer=optimizer, along_path=True)
 
   found = area(jnp.asarray(pds["theta0"]), 0)
   np.testing.assert_allclose(
@@ -77,7 +76,7 @@ def test_datarater_meta_gradient(x64):
   def losses(params, batch):
     return (batch["x"] @ params - batch["y"]) ** 2 / 2
 
-  found = unrolled(
+  meta = Problem(
     lambda params, batch: jnp.mean(losses(params, batch)),
     InnerLoss(
       losses, lambda eta, batch: jax.nn.softmax(batch["features"] @ eta)
@@ -90,7 +89,7 @@ def test_datarater_meta_gradient(x64):
       "features": case["features"],
     },
     {"x": case["outer_x"], "y": case["outer_y"]},
-    optimizer=optimizer,
   )
+  found = unrolled(meta, optimizer=optimizer)
   np.testing.assert_allclose(found.loss, case["outer_loss"], rtol=1e-8)
   np.testing.assert_allclose(found.grad_theta, case["meta_grad"], rtol=1e-8)

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from cmtree_jax.bilevel import HYPERGRADS, problem
-from cmtree_jax.bilevel.problem import Inner, InnerLoss
+from cmtree_jax.bilevel.problem import Inner, InnerLoss, Problem
 from cmtree_jax.bilevel.training import inner_step
 from cmtree_jax.bilevel.unrolled import unrolled
 from cmtree_jax.data.draw.batch import Batch
@@ -149,7 +149,7 @@ def test_quadratic_problem_in_closed_form(x64, num_steps):
   # phi -> phi - lr sum_b theta_b (phi - x_b): a geometric approach to the mean.
   x_B, theta_B = jnp.array([1.0, -2.0, 0.5]), jnp.array([0.3, 0.5, 0.9])
   phi_0, target, rate = jnp.asarray(2.0), 0.7, 0.2
-  found = unrolled(
+  case = Problem(
     lambda phi, target: (phi - target) ** 2 / 2,
     InnerLoss(
       lambda phi, x_B: (phi - x_B) ** 2 / 2,
@@ -159,8 +159,8 @@ def test_quadratic_problem_in_closed_form(x64, num_steps):
     problem.init_inner(phi_0, optax.sgd(rate)),
     jnp.tile(x_B, (num_steps, 1)),
     target,
-    optimizer=optax.sgd(rate),
   )
+  found = unrolled(case, optimizer=optax.sgd(rate))
   total = theta_B.sum()
   mean = theta_B @ x_B / total
   shrink = 1 - rate * total
@@ -207,7 +207,7 @@ def test_what_cannot_reach_the_target_has_exactly_no_gradient(x64):
   rng = np.random.default_rng(0)
   table, goal = jnp.asarray(rng.normal(size=(2, 4, 3)))
   optimizer = OPTIMIZERS["momentum"]()
-  found = unrolled(
+  case = Problem(
     lambda table, _: jnp.sum(table[:2] ** 2),
     InnerLoss(
       lambda table, goal: jnp.sum((table - goal) ** 2, axis=1),
@@ -217,8 +217,8 @@ def test_what_cannot_reach_the_target_has_exactly_no_gradient(x64):
     problem.init_inner(table, optimizer),
     jnp.tile(goal, (4, 1, 1)),
     0,
-    optimizer=optimizer,
   )
+  found = unrolled(case, optimizer=optimizer)
   assert (np.asarray(found.grad_theta["w_B"][2:]) == 0).all()
   assert (np.abs(found.grad_theta["w_B"][:2]) > 1e-3).all()
   assert (np.asarray(found.grad_theta["unused"]) == 0).all()
@@ -237,7 +237,7 @@ def test_the_weight_of_padding_has_exactly_no_gradient(toy, name):
     theta=jnp.ones(5),
   )
   options = {"window": 2} if name == "truncated" else {}
-  found = toy.run(HYPERGRADS[name], OPTIMIZERS["adamw"](), **options)
+  found = toy.run(HYPERGRADS[name].run, OPTIMIZERS["adamw"](), **options)
   np.testing.assert_array_equal(found.grad_theta != 0, keep_B)
 
 
@@ -302,12 +302,7 @@ def test_a_tiny_transformer_by_finite_differences(x64):
 
   found = jax.jit(
     lambda theta_V: unrolled(
-      mean_loss,
-      inner,
-      theta_V,
-      phi,
-      batches,
-      outer_batch,
+      Problem(mean_loss, inner, theta_V, phi, batches, outer_batch),
       optimizer=optimizer,
     )
   )(theta_V)

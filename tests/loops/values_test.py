@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cmtree_jax.bilevel import population
-from cmtree_jax.bilevel.cost import WindowCost
+from cmtree_jax.bilevel.cost import UnrollCost
 from cmtree_jax.loops import fleet, values
 from cmtree_jax.methods.base import DomainWeights, Method
 from tests import toy
@@ -58,7 +58,7 @@ def test_documents_come_with_their_domains(tmp_path, lookahead):
   corpus = toy.corpus()
   batch = jax.tree.map(lambda x: x[:1], corpus.world.view.eval_sets[0].batches)
   world = corpus.world._replace(
-    model=fleet.Model(toy.engine(), 1.0, WindowCost(1, 1)),
+    model=fleet.Model(toy.engine(), 1.0, UnrollCost(1, 1)),
     validation=(batch, np.ones(batch.tokens_BT.shape, np.float32)),
   )
   plan = PLAN._replace(lookahead=lookahead)
@@ -80,5 +80,5 @@ def test_the_estimate_of_raising_is_the_sum_of_first_ages():
     )
     ages = population.first_ages(members, max_age=life, min_age=100)
     assert (
-      values.work(plan, toy.ROWS, WindowCost(1, 1)) == toy.ROWS * ages.sum()
+      values.work(plan, toy.ROWS, UnrollCost(1, 1)) == toy.ROWS * ages.sum()
     )

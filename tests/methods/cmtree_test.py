@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from cmtree_jax.bilevel.problem import Inner, InnerLoss
+from cmtree_jax.bilevel.problem import Inner, InnerLoss, Problem
 from cmtree_jax.bilevel.unrolled import unrolled
 from cmtree_jax.data.draw.batch import Batch
 from cmtree_jax.evaluate.perplexity import sum_over_chunks
@@ -274,12 +274,14 @@ def test_values_move_a_tree_along_the_exact_hypergradient():
   exact = jax.jit(
     lambda theta, phi: (
       unrolled(
-        sum_over_chunks(losses),
-        InnerLoss(losses, normalized),
-        theta,
-        phi,
-        batches,
-        outer,
+        Problem(
+          sum_over_chunks(losses),
+          InnerLoss(losses, normalized),
+          theta,
+          phi,
+          batches,
+          outer,
+        ),
         optimizer=optim.cooldown(optimizer, steps),
       ).grad_theta
     )

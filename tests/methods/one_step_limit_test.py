@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from cmtree_jax.bilevel import one_step, problem
-from cmtree_jax.bilevel.problem import InnerLoss
+from cmtree_jax.bilevel.problem import InnerLoss, Problem
 from cmtree_jax.methods import dga, doge
 from cmtree_jax.methods.base import Signals
 from cmtree_jax.signals import gradients as domain_gradients
@@ -48,16 +48,15 @@ def hypergradient(world, rate):
     return jnp.broadcast_to(jnp.repeat(alpha_K, B)[:, None] / B / 2, size)
 
   optimizer = optax.sgd(rate)
-  return one_step(
+  case = Problem(
     lambda params, batch: jnp.mean(losses(params, batch)),
     InnerLoss(losses, weights),
     jnp.full(K, 1 / K),
     problem.init_inner(params, optimizer),
     rows,
     flat,
-    optimizer=optimizer,
-    step_size=1.0,
-  ).grad_theta
+  )
+  return one_step(case, optimizer=optimizer, step_size=1.0).grad_theta
 
 
 def signals_of(world):

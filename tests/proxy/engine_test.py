@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cmtree_jax.bilevel import HYPERGRADS, problem
-from cmtree_jax.bilevel.problem import InnerLoss
+from cmtree_jax.bilevel.problem import InnerLoss, Problem
 from cmtree_jax.data.draw.batch import Batch
 from cmtree_jax.proxy import engine as engines
 from cmtree_jax.proxy import loss as proxy_loss
@@ -150,13 +150,15 @@ def test_bfloat16_keeps_its_adjoint_in_float32(name):
 
 def _bfloat16_case(name, losses):
   return jax.jit(
-    lambda phi, batches: HYPERGRADS[name](
-      lambda params, batch: losses(params, batch).mean(),
-      InnerLoss(losses, lambda theta_SBT, _: theta_SBT),
-      np.full((S, B, T), 1 / B / T, np.float32),
-      phi,
-      batches,
-      rows(9, B),
+    lambda phi, batches: HYPERGRADS[name].run(
+      Problem(
+        lambda params, batch: losses(params, batch).mean(),
+        InnerLoss(losses, lambda theta_SBT, _: theta_SBT),
+        np.full((S, B, T), 1 / B / T, np.float32),
+        phi,
+        batches,
+        rows(9, B),
+      ),
       optimizer=OPTIMIZER,
     )
   )
