@@ -2,7 +2,7 @@
 
 The members differ in age, so their hypergradients are not those of one moment of
 training. On a mesh each group of devices along the axis `population` holds its own;
-members on one device take turns.
+members on one device take turns, so memory is that of one.
 """
 
 from collections.abc import Callable
