@@ -1,14 +1,14 @@
-"""What preparation leaves on disk: Parquet for text, NumPy files for arrays.
+"""How files are written: Parquet for text, NumPy for arrays, each whole or not at all.
 
-A folder appears under its final name only when it is complete, and its name is a
-hash of everything that it was made from.
+What preparation keeps in folders that jobs share is made by `data/cache.py`.
 """
 
+import contextlib
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from hashlib import blake2b
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from cmtree_jax.types import UserError
+TEMPORARY = ".tmp"  # ends the name of a file that is being written
 
 # Of a target; a text that two of them have is kept in the later one.
 SPLITS = ("train", "validation", "test")
@@ -37,42 +37,10 @@ def file_digest(path: Path) -> str:
     ).hexdigest()
 
 
-def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
-  """The folder, made by `build` in a temporary place if it is not there yet.
-
-  Raises:
-    UserError: if the place cannot be written to or is full.
-  """
-  if folder.is_dir():
-    return folder
-  try:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
-  except OSError as error:
-    raise UserError(unwritable(folder, error)) from error
-  try:
-    build(temporary)
-    if not folder.is_dir():  # another process may have been faster
-      os.replace(temporary, folder)
-  except OSError as error:
-    raise UserError(unwritable(folder, error)) from error
-  finally:
-    shutil.rmtree(temporary, ignore_errors=True)
-  return folder
-
-
 def write_atomically(path: Path, data: bytes | str) -> None:
   """Writes a file that is either the old one or the whole new one."""
-  if isinstance(data, str):
-    data = data.encode()
-  content = data
-
-  def write(file):
-    file.write(content)
-    file.flush()
-    os.fsync(file.fileno())
-
-  _replace(path, write)
+  content = data.encode() if isinstance(data, str) else data
+  _replace(path, lambda file: file.write(content))
 
 
 def to_json(value: Any) -> str:
@@ -149,34 +117,26 @@ def remove(folder: Path) -> None:
   shutil.rmtree(folder, ignore_errors=True)
 
 
-def sizes(folder: Path, *patterns: str) -> dict[str, int]:
-  """Bytes of every file of a folder that a pattern names."""
-  paths = sorted(p for pattern in patterns for p in folder.glob(pattern))
-  return {str(p.relative_to(folder)): p.stat().st_size for p in paths}
-
-
-def check_sizes(folder: Path, wanted: Mapping[str, int]) -> None:
-  """Refuses a folder whose files are not those that were written.
-
-  Raises:
-    UserError: naming the first file that is missing or has another size.
-  """
-  for name, size in wanted.items():
-    path = folder / name
-    came = path.stat().st_size if path.exists() else None
-    if came != size:
-      came = "no file" if came is None else f"{came:,}"
-      raise UserError(
-        f"{path}: wanted {size:,} bytes, came {came}; delete the folder "
-        f"{folder}, and it is made again."
-      )
+def sync(folder: Path) -> None:
+  """Waits until the names in a folder are on disk, where it can be asked for."""
+  descriptor = os.open(folder, os.O_RDONLY)
+  try:
+    with contextlib.suppress(OSError):  # some file systems keep none
+      os.fsync(descriptor)
+  finally:
+    os.close(descriptor)
 
 
 def _replace(path: Path, write: Callable[[Any], None]) -> None:
-  temporary = path.with_name(f".{path.name}.{os.getpid()}")
+  # Not the process's number: machines and containers that share a disk have equal
+  # ones.
+  token = secrets.token_hex(8)
+  temporary = path.with_name(f".{path.name}.{token}{TEMPORARY}")
   try:
-    with temporary.open("wb") as file:
+    with temporary.open("xb") as file:
       write(file)
+      file.flush()
+      os.fsync(file.fileno())
     os.replace(temporary, path)
   finally:
     temporary.unlink(missing_ok=True)

@@ -1,8 +1,8 @@
 """From sources to shards: every document read once, bad ones counted and told.
 
 Parts (files, mostly) are read side by side, each into raw shards of its own; then
-repeated ids and texts are looked for over all of them. What lies in the folder is
-what a later run continues with.
+repeated ids and texts are looked for over all of them. A job that is stopped leaves
+the parts that it finished to the next one (`data/cache.py`).
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cmtree_jax.data import store
+from cmtree_jax.data import cache, store
 from cmtree_jax.data.build import shards, workers
 from cmtree_jax.data.read import sources
 from cmtree_jax.types import Record, Skip, UserError
@@ -64,24 +64,16 @@ def read(
   Args:
     parts: what to read, in the order that the corpus will have.
     rules: of reading.
-    folder: gets the raw shards; what it holds already is not read again.
+    folder: gets the raw shards; if it is there already, nothing is read again.
     engine: where.
   Raises:
     UserError: too many bad documents, or none that is good.
   """
-  folder.mkdir(parents=True, exist_ok=True)
-  items = [
-    PartItem(folder / f"{number:05d}.json", part, rules)
-    for number, part in enumerate(parts)
-  ]
-  workers.run(read_part, items, engine, text="reading")
-  reports = [json.loads(item.done.read_text()) for item in items]
-  paths = [folder / n for one in reports for n, _ in one["shards"]]
-  counts = [count for one in reports for _, count in one["shards"]]
-  if not paths:
-    raise UserError(_nothing(parts, reports))
-  ids = _repeated(shards.ID, "ids", paths, sum(counts), folder, engine)
-  texts = _repeated(shards.TEXT, "texts", paths, sum(counts), folder, engine)
+  cache.build_once(folder, lambda place: _build(place, parts, rules, engine))
+  reports = _reports(folder, len(parts))
+  paths, counts = _shards(folder, reports)
+  ids = _repeated(folder, "ids", sum(counts))
+  texts = _repeated(folder, "texts", sum(counts))
   skips = _sum_skips(reports)
   if len(ids):
     skips["a repeated id"] = _told_ids(ids, paths)
@@ -107,6 +99,29 @@ def read(
   )
 
 
+def _build(place, parts, rules, engine) -> None:
+  """Fills the folder: shards and reports of all parts, and what repeats."""
+  items = [
+    PartItem(_report_file(place, number), part, rules)
+    for number, part in enumerate(parts)
+  ]
+  workers.drop_damaged(items, _is_whole)
+  workers.run(read_part, items, engine, text="reading")
+  reports = _reports(place, len(parts))
+  paths, counts = _shards(place, reports)
+  if not paths:
+    raise UserError(_nothing(parts, reports))
+  digests = tuple(map(shards.digests_path, paths))
+  for name, columns in (("ids", shards.ID), ("texts", shards.TEXT)):
+    files = _bucket_files(place, name, sum(counts))
+    buckets = [
+      shards.BucketItem(file, digests, columns, bucket, len(files))
+      for bucket, file in enumerate(files)
+    ]
+    workers.drop_damaged(buckets, lambda item: len(np.load(item.done)) >= 0)
+    workers.run(shards.find_repeated, buckets, engine, text=f"comparing {name}")
+
+
 def read_part(item: PartItem) -> None:
   """Writes the raw shards of one part, then its report."""
   writer = _Writer(item.done.with_suffix(""), item.rules.shard_documents)
@@ -121,9 +136,42 @@ def read_part(item: PartItem) -> None:
   report = {
     "documents": sum(count for _, count in writer.shards),
     "shards": writer.shards,
+    "digests": _digests(item, writer.shards),
     "skipped": skips,
   }
   store.write_atomically(item.done, store.to_json(report))
+
+
+def _report_file(folder: Path, number: int) -> Path:
+  return folder / f"{number:05d}.json"
+
+
+def _reports(folder: Path, num_parts: int) -> list[dict[str, Any]]:
+  """What `read_part` wrote of every part."""
+  files = (_report_file(folder, number) for number in range(num_parts))
+  return [json.loads(file.read_text()) for file in files]
+
+
+def _shards(folder: Path, reports) -> tuple[list[Path], list[int]]:
+  """The shards of all parts, and how many documents each has."""
+  pairs = [pair for one in reports for pair in one["shards"]]
+  return [folder / name for name, _ in pairs], [count for _, count in pairs]
+
+
+def _digests(item: PartItem, made: Sequence[tuple[str, int]]) -> list[str]:
+  """Digests of the files that the shards of a part consist of."""
+  paths = [item.done.with_name(name) for name, _ in made]
+  return [
+    store.file_digest(file)
+    for path in paths
+    for file in (path, shards.digests_path(path))
+  ]
+
+
+def _is_whole(item: PartItem) -> bool:
+  """Whether a part's files are those that its report is about."""
+  report = json.loads(item.done.read_text())
+  return _digests(item, report["shards"]) == report["digests"]
 
 
 class _Writer:
@@ -152,18 +200,16 @@ class _Writer:
       self._records, self._bytes = [], 0
 
 
-def _repeated(columns, name, paths, num_documents, folder, engine):
-  """Pairs of documents, [found, 4]: what repeats and what it repeats."""
+def _bucket_files(folder: Path, name: str, num_documents: int) -> list[Path]:
+  """Where what repeats is kept, by ranges of digests."""
   total = shards.num_buckets(num_documents)
-  digests = tuple(map(shards.digests_path, paths))
-  items = [
-    shards.BucketItem(
-      folder / f"{name}-{bucket:03d}.npy", digests, columns, bucket, total
-    )
-    for bucket in range(total)
-  ]
-  workers.run(shards.find_repeated, items, engine, text=f"comparing {name}")
-  found = np.concatenate([np.load(item.done) for item in items])
+  return [folder / f"{name}-{bucket:03d}.npy" for bucket in range(total)]
+
+
+def _repeated(folder: Path, name: str, num_documents: int) -> np.ndarray:
+  """Pairs of documents, [found, 4]: what repeats and what it repeats."""
+  files = _bucket_files(folder, name, num_documents)
+  found = np.concatenate([np.load(file) for file in files])
   return found[np.lexsort((found[:, 1], found[:, 0]))]
 
 

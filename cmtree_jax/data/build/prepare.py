@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cmtree_jax.data import store
+from cmtree_jax.data import cache, store
 from cmtree_jax.data.build import intake, overlap, shards, workers
 from cmtree_jax.data.build import tokenizer as tokenizers
 from cmtree_jax.data.corpora import origins
@@ -27,7 +27,7 @@ from cmtree_jax.types import Target, UserError
 Progress = Callable[[str], None]
 
 # Raise it when prepared folders change, so that old ones are unused.
-_FORMAT = 3
+_FORMAT = 4
 
 EMBEDDER_FILE = "embedder.npz"
 TOKENIZER_FILE = "tokenizer.bin"
@@ -104,11 +104,10 @@ def prepare(
     if learned:
       settings += [store.file_digest(learned / name) for name in LEARNED_FILES]
     key = store.key_of(_FORMAT, digest, data.drop_repeated_texts, *settings)
-    folder = cache_dir / "prepared" / key
-    if not (folder / "manifest.json").exists():
-      folder.mkdir(parents=True, exist_ok=True)
+
+    def build(place: Path) -> None:
       plan = _Plan(
-        folder,
+        place,
         taken,
         targets,
         data,
@@ -119,6 +118,8 @@ def prepare(
         found.skipped,
       )
       _build(plan, digest, engine, progress)
+
+    folder = cache.build_once(cache_dir / "prepared" / key, build)
     return _load(folder, targets, notes=(*found.notes, *taken.notes))
   except OSError as error:
     raise UserError(store.unwritable(cache_dir, error)) from error
@@ -192,6 +193,7 @@ class ShardItem(NamedTuple):
   documents: Path  # the shard less what is left out
   dropped: np.ndarray  # rows of the raw shard
   folder: Path  # of tokenizer, embedder and the targets' runs of words
+  learned: str  # digest of tokenizer and embedder
   tokenizer: str  # kind
   cache_dir: Path
 
@@ -205,6 +207,9 @@ def _build(plan: _Plan, digest: str, engine, progress: Progress) -> None:
   begin = time.monotonic()
   for name in ("arrays", "documents"):
     (folder / name).mkdir(exist_ok=True)
+  learned = store.key_of(
+    *(store.file_digest(folder / name) for name in LEARNED_FILES)
+  )
   items = [
     ShardItem(
       folder / "arrays" / f"{number:05d}.npz",
@@ -212,6 +217,7 @@ def _build(plan: _Plan, digest: str, engine, progress: Progress) -> None:
       folder / "documents" / f"{number:05d}.parquet",
       dropped,
       folder,
+      learned,
       plan.tokenizer.kind,
       plan.cache_dir,
     )
@@ -219,6 +225,7 @@ def _build(plan: _Plan, digest: str, engine, progress: Progress) -> None:
       zip(taken.paths, taken.dropped, strict=True)
     )
   ]
+  workers.drop_damaged(items, _is_whole)
   workers.run(make_arrays, items, engine, text="tokenizing and embedding")
   arrays = [item.done for item in items]
   shares = _overlap(folder, arrays, plan.data.max_overlap)
@@ -244,7 +251,6 @@ def _build(plan: _Plan, digest: str, engine, progress: Progress) -> None:
       name: {split: len(getattr(target, split)) for split in store.SPLITS}
       for name, target in plan.targets.items()
     },
-    "files": store.sizes(folder, "*.npy", "documents/*.parquet"),
     "targets_skipped": {k: dict(v) for k, v in plan.skipped.items()},
     **taken.report,
   }
@@ -301,7 +307,24 @@ def make_arrays(item: ShardItem) -> None:
   tok, embedder = _loaded(item.folder, item.tokenizer, item.cache_dir)
   found = overlap.found(kept["text"], overlap.load(item.folder / RUNS_FILE))
   made = arrays_of(kept["id"], kept["text"], tok, embedder)
-  store.save_arrays(item.done, {**made, "target_runs": found})
+  store.save_arrays(
+    item.done, {**made, "target_runs": found, "made_of": _made_of(item)}
+  )
+
+
+def _made_of(item: ShardItem) -> np.ndarray:
+  """What tells a shard's arrays from others: of its documents and embedder."""
+  return np.array([item.learned, store.file_digest(item.documents)])
+
+
+def _is_whole(item: ShardItem) -> bool:
+  """Whether a finished shard is of this tokenizer and embedder, and undamaged.
+
+  An embedder that is learned again may differ in its last bits, on another machine.
+  """
+  with np.load(item.done) as file:
+    arrays = {name: file[name] for name in file.files}  # also checks their sums
+  return np.array_equal(arrays["made_of"], _made_of(item))
 
 
 @functools.lru_cache(maxsize=1)  # of one corpus at a time
@@ -417,7 +440,6 @@ def _join(folder: Path, arrays: Sequence[Path], vocab_size: int) -> list[int]:
 
 def _load(folder: Path, targets: dict[str, Target], *, notes) -> Prepared:
   manifest = json.loads((folder / "manifest.json").read_text())
-  store.check_sizes(folder, manifest["files"])
   sizes = manifest["shards"]
   paths = [
     folder / "documents" / f"{number:05d}.parquet"

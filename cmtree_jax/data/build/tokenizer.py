@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cmtree_jax.data import store
+from cmtree_jax.data import cache, store
 from cmtree_jax.types import UserError
 
 PAD_ID = 0
@@ -153,12 +153,13 @@ def load_or_train(
     return ByteTokenizer()
   sample = sample_texts(texts, max_bytes=_MAX_TRAINING_BYTES)
   key = _training_key(sample, kind=kind, vocab_size=vocab_size)
-  path = pathlib.Path(cache_dir) / f"tokenizer-{key}.model"
-  if not path.exists():
-    path.parent.mkdir(parents=True, exist_ok=True)
+
+  def build(place: pathlib.Path) -> None:
     model = train(sample, vocab_size=vocab_size).to_bytes()
-    store.write_atomically(path, model)
-  return TOKENIZERS[kind].from_bytes(path.read_bytes())
+    store.write_atomically(place / _MODEL_FILE, model)
+
+  folder = cache.build_once(pathlib.Path(cache_dir) / key, build)
+  return TOKENIZERS[kind].from_bytes((folder / _MODEL_FILE).read_bytes())
 
 
 def train(texts: Sequence[str], *, vocab_size: int) -> SentencePieceTokenizer:
@@ -217,6 +218,7 @@ def sample_texts(texts: Sequence[str], *, max_bytes: int) -> list[str]:
   return chosen
 
 
+_MODEL_FILE = "tokenizer.model"
 _SPACE_SYMBOL = "\u2581"  # what SentencePiece writes for a space in its pieces
 _UNKNOWN_SYMBOL = "\u2585"  # training drops a line that holds it
 _LINE_CHARACTERS = 1000  # SentencePiece drops lines of more than 4192 bytes

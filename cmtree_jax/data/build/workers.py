@@ -74,6 +74,24 @@ def run(
     raise UserError(message)
 
 
+def drop_damaged(items: Sequence[Any], is_whole: Callable[[Any], bool]) -> None:
+  """Items whose files are not what was written are to be done again.
+
+  Args:
+    items: of which some may be finished, by a job that was stopped.
+    is_whole: whether a finished one is as it was; it may also raise.
+  """
+  for item in items:
+    if not item.done.exists():
+      continue
+    try:
+      whole = is_whole(item)
+    except Exception:  # what readers of damaged files raise has no end
+      whole = False
+    if not whole:
+      item.done.unlink()
+
+
 class _Guarded(NamedTuple):
   """Leaves a caller's mistake in a file, since engines wrap exceptions."""
 

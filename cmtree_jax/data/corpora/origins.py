@@ -6,11 +6,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from cmtree_jax.data import store
+from cmtree_jax.data import cache, store
 from cmtree_jax.data.read import sources, targets
 from cmtree_jax.types import RawCorpus, Record, Skip, Target, UserError
 
-_FORMAT = 2  # raise it when the folders of built corpora change
+_FORMAT = 3  # raise it when the folders of built corpora change
 
 _FALLBACK = "The default corpus could not be downloaded"
 
@@ -118,7 +118,7 @@ def _default(data, cache_dir: Path, progress: Progress) -> Origin:
   pins = [list(pin) for pin in default_corpus.PINS]
   key = store.key_of(_FORMAT, pins, data.third_party)
   try:
-    folder = store.build_once(
+    folder = cache.build_once(
       cache_dir / "built" / key,
       lambda folder: _write(
         folder,
@@ -145,7 +145,7 @@ def _stdlib(data, cache_dir: Path, progress: Progress) -> Origin:
   corpus = stdlib_corpus.read(progress=progress)
   key = store.key_of(_FORMAT, corpus)
   return _read(
-    store.build_once(
+    cache.build_once(
       cache_dir / "built" / key, lambda folder: _write(folder, corpus)
     )
   )

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from cmtree_jax.data import store
-from cmtree_jax.data.build import intake, shards, workers
+from cmtree_jax.data.build import intake, workers
 from cmtree_jax.data.read import sources
+from cmtree_jax.loops.checkpoint import Interrupted
 from cmtree_jax.types import UserError
 
 _LOCAL = workers.Engine("local")
@@ -42,8 +43,7 @@ def test_documents_come_in_the_order_of_files_and_lines(tmp_path):
   _write(tmp_path / "a.jsonl", {"text": "a0"})
   taken = _read(tmp_path)
   assert taken.counts == (1, 3, 1)
-  texts = [store.read_table(p, "text")["text"] for p in taken.paths]
-  assert texts == [["a0"], ["b0", "b1", "b2"], ["b3"]]
+  assert _texts(taken) == [["a0"], ["b0", "b1", "b2"], ["b3"]]
   assert [len(rows) for rows in taken.dropped] == [0, 0, 0]
   assert taken.notes == ()
 
@@ -129,10 +129,31 @@ def test_what_was_read_is_not_read_again(tmp_path):
   for name in "ab":
     _write(tmp_path / f"{name}.jsonl", {"text": name})
   before = _read(tmp_path)
-  (tmp_path / "shards" / "00001.json").unlink()
   _write(tmp_path / "a.jsonl", {"text": "changed"})
-  _write(tmp_path / "b.jsonl", {"text": "new"})
-  after = _read(tmp_path)
-  texts = [store.read_table(p, "text")["text"] for p in after.paths]
-  assert texts == [["a"], ["new"]]
-  assert shards.digests_path(before.paths[0]) == after.digests[0]
+  assert _read(tmp_path).paths == before.paths
+  assert _texts(before) == [["a"], ["b"]]
+
+
+@pytest.mark.parametrize("damage", [False, True])
+def test_a_stopped_reading_goes_on_with_the_parts_that_are_whole(
+  tmp_path, damage
+):
+  for name in "ab":
+    _write(tmp_path / f"{name}.jsonl", {"text": name})
+
+  def check():
+    raise Interrupted
+
+  with pytest.raises(Interrupted):
+    _read(tmp_path, engine=workers.Engine("local", check=check))
+  assert not (tmp_path / "shards").exists()
+  (shard,) = tmp_path.glob(".shards-*/*.parquet")
+  if damage:
+    shard.write_bytes(shard.read_bytes()[:-1] + b"?")
+  for name in "ab":
+    _write(tmp_path / f"{name}.jsonl", {"text": f"new {name}"})
+  assert _texts(_read(tmp_path)) == [["new a" if damage else "a"], ["new b"]]
+
+
+def _texts(taken: intake.Intake) -> list[list[str]]:
+  return [store.read_table(p, "text")["text"] for p in taken.paths]

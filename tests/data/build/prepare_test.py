@@ -4,6 +4,8 @@ import json
 import os
 import pathlib
 import resource
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -157,9 +159,85 @@ def test_a_stopped_run_goes_on_with_what_is_finished(corpus, stop_after):
   counting = workers.Engine("local", check=lambda: calls.append(1))
   again = _prepare(corpus, "data.shard_documents=10", engine=counting)
   assert len(calls) == 10 - stop_after  # nothing is done twice
-  for file in ("manifest.json", "pool.flat.npy", "pool.embedding_NE.npy"):
-    made = (again.folder / file).read_bytes()
-    assert made == (whole.folder / file).read_bytes()
+  _assert_equal_files(again.folder, whole.folder)
+
+
+@pytest.mark.parametrize(
+  "name", ["arrays/00000.npz", "documents/00000.parquet"]
+)
+def test_a_damaged_shard_of_a_stopped_run_is_made_again(corpus, name):
+  whole = _prepare(corpus, "data.shard_documents=10", cache="whole")
+  calls = []
+
+  def check():
+    calls.append(1)
+    if len(calls) == 6:  # two parts, two comparisons, two of six shards
+      raise Interrupted
+
+  with pytest.raises(Interrupted):
+    _prepare(
+      corpus,
+      "data.shard_documents=10",
+      engine=workers.Engine("local", check=check),
+    )
+  (file,) = corpus.glob(f"cache/prepared/.*/{name}")
+  file.write_bytes(file.read_bytes()[:-30])
+  calls.clear()
+  counting = workers.Engine("local", check=lambda: calls.append(1))
+  again = _prepare(corpus, "data.shard_documents=10", engine=counting)
+  assert len(calls) == 5
+  _assert_equal_files(again.folder, whole.folder)
+
+
+# Prepares a corpus in two cold caches, with another process that does the same. Each
+# waits before it joins the arrays: for the other to come there, or for its end.
+_JOB = """
+import pathlib, sys, time
+from cmtree_jax.data.build import prepare
+from tests import corpora
+folder, me, other = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+join = prepare._join
+for cache, wanted in (
+  ("together", f"{other} joins"),
+  ("after", "one ended" if me == "two" else "two joins"),
+):
+  def wait_and_join(*arguments):
+    (folder / f"{cache}: {me} joins").touch()
+    for _ in range(6000):  # a minute: the other may have failed
+      if (folder / f"{cache}: {wanted}").exists():
+        break
+      time.sleep(0.01)
+    return join(*arguments)
+  prepare._join = wait_and_join
+  source = f"data.source=jsonl:{folder}/[ab].jsonl"
+  corpora.prepare_folder(folder, source, cache=cache)
+  (folder / f"{cache}: {me} ended").touch()
+"""
+
+
+def test_two_jobs_on_a_cold_cache_both_end_well(corpus):
+  """Both have made everything when they join: together, or one after the other."""
+  jobs = [
+    subprocess.Popen([sys.executable, "-c", _JOB, corpus, *names])
+    for names in (("one", "two"), ("two", "one"))
+  ]
+  assert [job.wait(120) for job in jobs] == [0, 0]
+  whole = _prepare(corpus)
+  for cache in ("together", "after"):
+    shared = _prepare(corpus, cache=cache)  # a later job
+    _assert_equal_files(shared.folder, whole.folder)
+    for place in ("corpora", "prepared"):
+      assert len(list((corpus / cache / place).iterdir())) == 1
+
+
+def _assert_equal_files(folder: pathlib.Path, wanted: pathlib.Path) -> None:
+  names = [
+    sorted(str(p.relative_to(f)) for p in f.rglob("*") if p.is_file())
+    for f in (folder, wanted)
+  ]
+  assert names[0] == names[1]
+  for name in names[0]:
+    assert (folder / name).read_bytes() == (wanted / name).read_bytes(), name
 
 
 def test_a_changed_source_is_read_anew(corpus):
@@ -175,9 +253,11 @@ def test_a_changed_source_is_read_anew(corpus):
 def test_a_damaged_cache_is_refused_with_its_cure(corpus):
   folder = _prepare(corpus).folder
   path = folder / "pool.flat.npy"
-  path.write_bytes(path.read_bytes()[:-10])
-  with pytest.raises(UserError, match=r"pool\.flat\.npy: wanted.*delete"):
-    _prepare(corpus)
+  content = path.read_bytes()
+  for damaged in (content[:-10], content[:-10] + b"0" * 10):
+    path.write_bytes(damaged)
+    with pytest.raises(UserError, match=r"pool\.flat\.npy: wanted.*delete"):
+      _prepare(corpus)
 
 
 def test_a_target_that_repeats_the_pool_is_refused(corpus):
