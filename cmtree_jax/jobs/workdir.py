@@ -21,29 +21,38 @@ from cmtree_jax.types import UserError
 
 CONFIG_FILE = "config.json"
 CORPUS_FILE = "corpus_digest.txt"
+MARKER_FILE = ".cmtree_jax"  # tells a run of this package from other folders
+
+# Everything else that jobs write into a workdir: `--overwrite` removes these names,
+# and no others.
+WRITTEN = (
+  *("assigned", "cells", "checkpoints", "export"),
+  *("comparison.json", "comparison.svg", "documents.parquet", "recipe.json"),
+  *("results.parquet", "summary.json", "table.md"),
+  *(*prepare.LEARNED_FILES, CORPUS_FILE),
+)
 
 
 def claim_workdir(workdir: Path, config: Any, *, overwrite: bool) -> None:
   """Makes the workdir this config's, or says why it cannot be.
 
+  Args:
+    workdir: empty, not there yet, or a run of this config to go on with.
+    config: resolved.
+    overwrite: removes another run first; files of others stay, and are told.
   Raises:
-    UserError: it cannot be written to, or holds another config's run.
+    UserError: it cannot be written to, holds another config's run, or is no run
+      of this package.
   """
-  file = workdir / CONFIG_FILE
   try:
-    if overwrite and workdir.exists():
-      _clear(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
-    if file.exists():
-      _require_same(json.loads(file.read_text()), config, workdir)
-    elif any(
-      not p.name.startswith(f".{CONFIG_FILE}") for p in workdir.iterdir()
-    ):
-      raise UserError(
-        f"{workdir} is not empty and holds no run of this package. Choose "
-        "another --workdir."
-      )
-    store.write_atomically(file, _config_json(config))
+    if not (workdir / MARKER_FILE).exists():
+      _require_unused(workdir, config, overwrite=overwrite)
+      store.write_atomically(workdir / MARKER_FILE, _MARKER)
+    elif overwrite:
+      _clear(workdir)
+    _require_same(workdir, config)
+    store.write_atomically(workdir / CONFIG_FILE, _config_json(config))
   except OSError as error:
     raise UserError(
       f"Cannot write to --workdir {workdir}: {error.strerror or error}. "
@@ -145,18 +154,75 @@ def _config_json(config: Any) -> str:
   return store.to_json(config.to_dict())
 
 
-def _clear(workdir: Path) -> None:
-  """Removes a run; refuses a folder that does not look like one."""
-  if any(workdir.iterdir()) and not (workdir / CONFIG_FILE).exists():
+_MARKER = "A run of cmtree_jax; --overwrite asks for this file.\n"
+
+
+def _require_unused(workdir: Path, config: Any, *, overwrite: bool) -> None:
+  """Refuses a folder without a marker that holds something.
+
+  A run of this very config goes on: versions before this one left no marker.
+  """
+  names = [p.name for p in workdir.iterdir() if not _is_temporary(p)]
+  if CONFIG_FILE in names and not overwrite:
+    old = _read_config(workdir)
+    if old == json.loads(_config_json(config)):
+      return
+  if names:
     raise UserError(
-      f"--overwrite refuses {workdir}: it holds no {CONFIG_FILE}, so it is "
-      "not a run of this package."
+      f"{workdir} is not empty and holds no {MARKER_FILE}, so it is no run of "
+      "this package. Choose another --workdir; if it is a run of an earlier "
+      "version, remove it by hand."
     )
-  shutil.rmtree(workdir)
 
 
-def _require_same(old: dict[str, Any], config: Any, workdir: Path) -> None:
-  new = json.loads(_config_json(config))
+def _clear(workdir: Path) -> None:
+  """Removes a run and leaves what others put there."""
+  kept = []
+  for path in sorted(workdir.iterdir()):
+    if path.name in WRITTEN or _is_temporary(path):
+      if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+      else:
+        path.unlink()
+    elif path.name not in (CONFIG_FILE, MARKER_FILE):
+      kept.append(path.name)
+  # Last, so that what is left after a kill still belongs to the old config.
+  (workdir / CONFIG_FILE).unlink(missing_ok=True)
+  if kept:
+    print(
+      f"--overwrite kept what no job of this package wrote to {workdir}: "
+      f"{', '.join(kept)}.",
+      file=sys.stderr,
+    )
+
+
+def _is_temporary(path: Path) -> bool:
+  """Whether a job was killed while it wrote this file."""
+  names = (MARKER_FILE, CONFIG_FILE, *WRITTEN)
+  return path.name.endswith(store.TEMPORARY) and path.name.startswith(
+    tuple(f".{name}." for name in names)
+  )
+
+
+def _read_config(workdir: Path) -> Any:
+  """What config.json holds; None if it is not there or no JSON."""
+  try:
+    return json.loads((workdir / CONFIG_FILE).read_text())
+  except (FileNotFoundError, ValueError):
+    return None
+
+
+def _require_same(workdir: Path, config: Any) -> None:
+  """Refuses a run of another config."""
+  left = [name for name in WRITTEN if (workdir / name).exists()]
+  if not left and not (workdir / CONFIG_FILE).exists():
+    return
+  old, new = _read_config(workdir), json.loads(_config_json(config))
+  if not isinstance(old, dict):
+    raise UserError(
+      f"{workdir / CONFIG_FILE}: wanted the config of this run, came none that "
+      "can be read. Choose another --workdir, or add --overwrite to start anew."
+    )
   changed = [
     f"{name} was {a!r}, now {b!r}" for name, a, b in _differences(old, new, "")
   ]

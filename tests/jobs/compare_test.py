@@ -17,6 +17,7 @@ from cmtree_jax import main
 from cmtree_jax.evaluate.results import standings
 from cmtree_jax.jobs import cells
 from cmtree_jax.jobs import learn as run
+from cmtree_jax.jobs import workdir as workdirs
 from cmtree_jax.loops import final
 from tests import corpora
 
@@ -347,6 +348,11 @@ def test_a_target_without_validation_texts_is_refused(corpus, tmp_path, capsys):
     )
   )
   corpora.assert_one_line(status, 2, ["exam", "validation"], capsys)
+
+
+def test_overwrite_knows_every_file_of_a_run(finished):
+  names = {path.name for path in finished.iterdir()}
+  assert names - set(workdirs.WRITTEN) == {"config.json", workdirs.MARKER_FILE}
 
 
 def test_a_changed_comparison_refuses_the_workdir(finished, corpus, capsys):

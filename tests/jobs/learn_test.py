@@ -12,6 +12,7 @@ import pytest
 
 from cmtree_jax import main
 from cmtree_jax.jobs import learn as run
+from cmtree_jax.jobs import workdir as workdirs
 from cmtree_jax.recipe import recipe
 from tests import corpora
 
@@ -288,6 +289,11 @@ def test_a_run_does_not_go_on_with_another_corpus(finished, corpus, capsys):
     os.utime(pool, ns=(times.st_atime_ns, times.st_mtime_ns))
   words = ["another corpus", "hash", "--overwrite", "another --workdir"]
   corpora.assert_one_line(status, 2, words, capsys)
+
+
+def test_overwrite_knows_every_file_of_a_run(finished):
+  names = {path.name for path in finished.iterdir()}
+  assert names - set(workdirs.WRITTEN) == {"config.json", workdirs.MARKER_FILE}
 
 
 def test_a_folder_that_is_no_run_is_neither_used_nor_cleared(

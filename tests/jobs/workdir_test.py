@@ -1,0 +1,130 @@
+"""Whose a workdir is, and what `--overwrite` may remove of it."""
+
+import json
+import pathlib
+
+import pytest
+
+from cmtree_jax.config import load
+from cmtree_jax.jobs import workdir as workdirs
+from cmtree_jax.types import UserError
+
+
+def _config(*overrides: str):
+  return load("configs/smoke.py", overrides)
+
+
+def _claim(folder: pathlib.Path, *overrides: str, overwrite: bool = False):
+  workdirs.claim_workdir(folder, _config(*overrides), overwrite=overwrite)
+
+
+@pytest.fixture
+def run(tmp_path) -> pathlib.Path:
+  """A run with every kind of file that jobs write."""
+  folder = tmp_path / "run"
+  _claim(folder)
+  for name in workdirs.WRITTEN:
+    if "." in name:
+      (folder / name).write_text("old")
+    else:
+      (folder / name / "deep").mkdir(parents=True)
+      (folder / name / "deep" / "file").write_text("old")
+  return folder
+
+
+def _names(folder: pathlib.Path) -> set[str]:
+  return {path.name for path in folder.iterdir()}
+
+
+def test_a_run_goes_on_with_its_own_config(run):
+  before = _names(run)
+  _claim(run)
+  assert _names(run) == before
+  assert json.loads((run / "config.json").read_text())["seed"] == 0
+
+
+def test_another_config_is_refused_and_may_overwrite(run, capsys):
+  with pytest.raises(UserError, match=r"seed was 0, now 1.*--overwrite"):
+    _claim(run, "seed=1")
+  assert {"recipe.json", "checkpoints"} < _names(run)
+  _claim(run, "seed=1", overwrite=True)
+  assert _names(run) == {"config.json", workdirs.MARKER_FILE}
+  assert json.loads((run / "config.json").read_text())["seed"] == 1
+  assert capsys.readouterr().err == ""
+
+
+def test_files_of_others_stay_in_a_run_and_are_named(run, capsys):
+  (run / "notes.txt").write_text("years of work")
+  (run / "plots").mkdir()
+  _claim(run, overwrite=True)
+  assert (run / "notes.txt").read_text() == "years of work"
+  told = capsys.readouterr().err
+  assert "notes.txt, plots" in told and told.count("\n") == 1
+  assert _names(run) == {
+    "config.json",
+    workdirs.MARKER_FILE,
+    "notes.txt",
+    "plots",
+  }
+  _claim(run)  # they are no reason to refuse the run
+  (run / "config.json").unlink()  # as a kill would leave it
+  _claim(run, "seed=1")
+
+
+def test_a_link_is_removed_and_not_what_it_leads_to(run, tmp_path):
+  precious = tmp_path / "precious"
+  precious.mkdir()
+  (precious / "file").write_text("years of work")
+  (run / "export" / "deep" / "file").unlink()
+  (run / "export" / "deep").rmdir()
+  (run / "export").rmdir()
+  (run / "export").symlink_to(precious)
+  _claim(run, overwrite=True)
+  assert "export" not in _names(run)
+  assert (precious / "file").exists()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("content", ['{"architectures": ["Llama"]}', "{"])
+def test_a_folder_of_a_model_survives(tmp_path, content, overwrite):
+  """It has a config.json too; the flag would not help, so it is not advised."""
+  (tmp_path / "config.json").write_text(content)
+  (tmp_path / "model.safetensors").write_text("weights")
+  with pytest.raises(UserError, match="no run of this package") as error:
+    _claim(tmp_path, overwrite=overwrite)
+  assert "--overwrite" not in str(error.value)
+  assert _names(tmp_path) == {"config.json", "model.safetensors"}
+  assert (tmp_path / "config.json").read_text() == content
+
+
+def test_a_run_without_a_marker_goes_on_but_is_not_overwritten(run):
+  """As earlier versions left it."""
+  (run / workdirs.MARKER_FILE).unlink()
+  with pytest.raises(UserError, match="remove it by hand"):
+    _claim(run, overwrite=True)
+  with pytest.raises(UserError, match="remove it by hand"):
+    _claim(run, "seed=1")
+  assert (run / "recipe.json").exists()
+  _claim(run)
+  _claim(run, "seed=1", overwrite=True)
+  assert not (run / "recipe.json").exists()
+
+
+@pytest.mark.parametrize("content", ["{", None])
+def test_a_run_that_lost_its_config_is_not_gone_on_with(run, content):
+  (run / "config.json").unlink()
+  if content is not None:
+    (run / "config.json").write_text(content)
+  with pytest.raises(UserError, match=r"config\.json: wanted.*--overwrite"):
+    _claim(run)
+  _claim(run, overwrite=True)
+
+
+def test_what_a_killed_writer_left_is_no_one_elses(tmp_path):
+  folder = tmp_path / "run"
+  folder.mkdir()
+  (folder / ".config.json.0123.tmp").write_text("{")
+  _claim(folder)
+  (folder / ".recipe.json.0123.tmp").write_text("{")
+  _claim(folder, overwrite=True)
+  assert _names(folder) == {"config.json", workdirs.MARKER_FILE}
