@@ -26,7 +26,7 @@ from cmtree_jax.proxy import loss as proxy_loss
 from cmtree_jax.proxy import model as proxy_model
 from cmtree_jax.proxy import optim
 from cmtree_jax.proxy.ledger import GRADIENT, Cost
-from cmtree_jax.recipe import export
+from cmtree_jax.recipe import domains, export
 from cmtree_jax.types import UserError
 
 
@@ -89,7 +89,9 @@ def check(config: Any) -> None:
   made = plans(config)
   _check_names(config, made)
   for name in recipe_names(config):
-    make_method(name, config)  # refuses options
+    method = make_method(name, config)  # refuses options
+    if method.extends:
+      domains.log_weights_of_sources(Path(method.extends))
   if "key_B" in make_method(config.method, config).signals:
     raise UserError(
       f"config.method = {config.method} weighs single documents and leaves no "

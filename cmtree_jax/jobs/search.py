@@ -351,6 +351,9 @@ def facts_of(
     num_documents=len(pool),
     final_steps=plans.final.steps,
   )
+  if method.extends:
+    earlier_log_w_K = domains.earlier_log_w(Path(method.extends), placed)
+    facts = facts._replace(earlier_log_w_K=earlier_log_w_K)
   if method.loop == "steer":
     return facts._replace(steps=plans.steer.steps)
   if method.loop == "runs":

@@ -97,6 +97,9 @@ class Facts(NamedTuple):
   ] = ()  # steps at which a run is measured, its end last
   document_tokens_M: shapes.Array = ()  # of the targets' documents
   document_target_M: shapes.Array = ()  # which target each belongs to
+  # Log-weights of the domains in the recipe that `Method.extends` names; NaN for a
+  # domain that is new since. None where it names none.
+  earlier_log_w_K: Any = None
 
   @property
   def num_domains(self) -> int:
@@ -154,6 +157,9 @@ class Method(NamedTuple):
   targeted: bool = True
   # Loop `look`: whether a step gets all documents of one domain, and only these.
   whole_domains: bool = False
+  # Workdir of an earlier recipe on labelled sources that `Facts.earlier_log_w_K`
+  # is read from.
+  extends: str = ""
 
 
 class Small(NamedTuple):

@@ -1,5 +1,7 @@
 """Olmix: a log-linear law of each target, its optimum under caps and near natural."""
 
+from typing import NamedTuple
+
 import jax
 import numpy as np
 
@@ -12,8 +14,20 @@ from cmtree_jax.methods.base import (
   Method,
   Planted,
   Small,
+  Trials,
+  domain_weights,
 )
 from cmtree_jax.methods.laws import laws, optimum
+
+
+class State(NamedTuple):
+  """The runs, and what the fit needs."""
+
+  trials: Trials
+  q_K: np.ndarray  # the domains' shares of the corpus
+  inner_VK: np.ndarray  # the domains' shares of the parts; one part per domain
+  max_weight: np.ndarray  # R
+
 
 SMALL = Small()
 PLANTED = Planted(dict(runs=15), more=TARGET_FIRST)
@@ -26,6 +40,7 @@ def make(
   min_weight: float = 0.002,
   kl: float = 0.05,
   huber_delta: float = 0.02,
+  reuse: str = "",
 ) -> Method:
   r"""Fits a convex law of each target's loss to a swarm of runs, and minimizes it.
 
@@ -34,23 +49,31 @@ def make(
             L_t(p) = e^{c_t} + e^{A_t \cdot p}
 
   The runs' mixtures are drawn from Dirichlet distributions around the natural
-  mixture q, sparse ones too; caps bind the optimum alone, not the runs. When domains
-  change, `mixtures.optimum.collapse` and `expand` keep what was learned.
+  mixture q, sparse ones too; caps bind the optimum alone, not the runs.
+
+  When domains come or go, `reuse` extends the recipe that there was. Domains that
+  it knows keep their shares of each other, :math:`\tilde p_j \propto q_j w_j` with
+  its weights w, and count as one; runs, law and optimum see this part and the new
+  domains. It may get the share at which the first of its domains reaches the cap,
+  :math:`\min_j R q_j / \tilde p_j`.
 
   Args:
-    runs: default 3 (m + 1) for m domains.
+    runs: default 3 (m + 1) for m domains, those kept counted as one.
     strengths: least and largest total concentration of the Dirichlet
       distributions; 15 values with equal ratios between them.
     min_weight: smaller shares of a run's mixture become zero.
     kl: :math:`\lambda`.
     huber_delta: where the fit's loss becomes linear, in bits per byte.
+    reuse: workdir of a finished job on labelled sources, by any method; domains are
+      the same if their labels are. Without a new domain nothing is run.
   Returns:
     A Method of whole runs. The authors start the fit from 300 random points; see
-    `mixtures.laws.fit_log_linear` for ours.
+    `laws.fit_log_linear` for ours.
   Raises:
     ValueError: for an option out of its range.
   References:
-    Olmix, `2602.12237 <https://arxiv.org/abs/2602.12237>`_, 2026, OlmixBase.
+    Olmix, `2602.12237 <https://arxiv.org/abs/2602.12237>`_, 2026, OlmixBase and
+    mixture reuse.
   """
   if runs is not None and runs < 1:
     raise ValueError(f"runs {runs} must be at least 1, or None.")
@@ -62,34 +85,49 @@ def make(
     raise ValueError(f"kl {kl} must not be negative.")
   checks.above_zero(huber_delta=huber_delta)
 
-  def init(key: shapes.Key, facts: Facts) -> searching.State:
-    state = searching.start(key, facts)
+  def init(key: shapes.Key, facts: Facts) -> State:
+    q_K = searching.natural(facts)
+    share_K = np.full(len(q_K), np.nan)
+    if reuse:
+      share_K = q_K * np.exp(np.asarray(facts.earlier_log_w_K, np.float64))
+    inner_VK = optimum.collapse(share_K)
+    q_V = _collapsed(q_K, inner_VK)
+    count = runs or 3 * (int((q_V > 0).sum()) + 1)
     seed = int(jax.random.randint(key, (), 0, np.iinfo(np.int32).max))
-    mixture_RK = _swarm(
+    mixture_RV = _swarm(
       np.random.default_rng(seed),
-      state.q_K,
-      count=runs or 3 * (int((state.q_K > 0).sum()) + 1),
+      q_V,
+      count=count if len(q_V) > 1 else 0,
       strengths=strengths,
       min_weight=min_weight,
     )
-    return state.plan(mixture_RK)
+    return State(
+      Trials.plan(mixture_RV @ inner_VK, num_targets=facts.num_targets),
+      q_K,
+      inner_VK,
+      np.array(facts.max_weight, np.float64),
+    )
 
-  def finalize(state: searching.State) -> DomainWeights:
-    trials, q_K = state.trials, state.q_K
+  def finalize(state: State) -> DomainWeights:
+    trials, q_K, inner_VK = state.trials, state.q_K, state.inner_VK
     done = np.isfinite(trials.loss_RT).all(axis=1)
-    mixture_K = q_K
+    mixture_V = q_V = _collapsed(q_K, inner_VK)
     if done.any():
       law = laws.fit_log_linear(
-        trials.mixture_RK[done], trials.loss_RT[done], huber_delta=huber_delta
+        _collapsed(trials.mixture_RK[done], inner_VK),
+        trials.loss_RT[done],
+        huber_delta=huber_delta,
       ).combine(np.full(trials.loss_RT.shape[1], 1 / trials.loss_RT.shape[1]))
-      mixture_K = optimum.minimize(
+      mixture_V = optimum.minimize(
         law.weight_I,
         law.slope_IK,
-        prior_K=q_K,
-        cap_K=state.cap_K,
+        prior_K=q_V,
+        cap_K=optimum.cap_of_parts(inner_VK, state.max_weight * q_K),
         kl=kl,
       )
-    return state.weights(mixture_K)
+    return domain_weights(
+      mixture_V @ inner_VK, q_K, max_weight=float(state.max_weight)
+    )
 
   return Method(
     init,
@@ -98,7 +136,13 @@ def make(
     frozenset({"domain_B", "target_loss_T"}),
     "runs",
     ask=lambda state: state.trials.pending(),
+    extends=reuse,
   )
+
+
+def _collapsed(mixture_K, inner_VK):
+  """The shares of the parts [..., V] in mixtures [..., K]."""
+  return mixture_K @ (inner_VK > 0).T
 
 
 def _swarm(rng, q_K, *, count, strengths, min_weight):

@@ -103,6 +103,41 @@ def make(
   return _placed(partitions.clusters(found.center_LE), data.pool)
 
 
+def log_weights_of_sources(folder: Path) -> dict[str, float]:
+  """Label -> log-weight in the recipe of a workdir.
+
+  Raises:
+    UserError: there is no recipe, or its leaves are not labelled sources.
+  """
+  leaves = recipes.load(folder).partition
+  if not isinstance(leaves, partitions.ClusterPartition) or not leaves.sources:
+    raise UserError(
+      f"The recipe of {folder} weighs no labelled sources, so its domains cannot "
+      "be found again; it must be made with config.partition.kind = sources."
+    )
+  return dict(zip(leaves.sources, leaves.log_w_L.tolist(), strict=True))
+
+
+def earlier_log_w(folder: Path, domains: Domains) -> np.ndarray:
+  """Log-weights of labelled domains in an earlier recipe; NaN for a new one.
+
+  Raises:
+    UserError: these domains or those of the recipe have no labels, or none is in
+      both.
+  """
+  log_w_of = log_weights_of_sources(folder)
+  partition = domains.partition
+  is_labelled = isinstance(partition, partitions.ClusterPartition)
+  labels = partition.sources if is_labelled else ()
+  if not set(labels) & set(log_w_of):
+    raise UserError(
+      f"None of the domains here ({', '.join(labels) or 'without labels'}) is in "
+      f"the recipe of {folder} ({', '.join(log_w_of)}); with config.partition.kind "
+      "= sources those with equal labels are the same."
+    )
+  return np.array([log_w_of.get(label, np.nan) for label in labels])
+
+
 def _placed(
   partition: partitions.Partition, pool: prepare.DocumentSet
 ) -> Domains:

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 from cmtree_jax.methods import olmix
+from cmtree_jax.methods.base import Signals
 from tests.methods import planted_runs as planted
+from tests.methods import world
 
 
 def ended(method, max_weight=20.0, stop=10_000):
@@ -68,6 +70,77 @@ def test_it_is_natural_before_the_first_run_and_legal_after_any():
     if stop < 2:  # one run has no contrast
       np.testing.assert_allclose(p_K, planted.Q, atol=2e-3)
     np.testing.assert_allclose(p_K.sum(), 1, rtol=1e-5)
+
+
+class Extended:
+  """Twelve domains under a log-linear law, their recipe, and one domain more."""
+
+  def __init__(self, seed):
+    rng = np.random.default_rng(seed)
+    self.mass_K = rng.dirichlet(np.full(13, 3.0))
+    self.slope_TK = rng.normal(size=(2, 13))
+    known = self.mass_K[:12].sum()
+    before = self.facts(self.mass_K[:12] / known, 4.0)
+    found, _ = self.search(olmix.make(), before)
+    self.log_w_K = np.append(found.log_w_K, np.nan)
+    # The budget is the same, so a document may be repeated as often as before.
+    self.after = self.facts(self.mass_K, 4.0 / known)
+    self.after = self.after._replace(earlier_log_w_K=self.log_w_K)
+
+  def facts(self, mass_K, max_weight):
+    return world.facts_of(
+      mass_K, np.tile(mass_K, (2, 1)), max_weight=max_weight
+    )
+
+  def search(self, method, facts):
+    """(weights, runs)"""
+    state, runs = method.init(jax.random.key(0), facts), 0
+    while len(pending := method.ask(state).mixture_RK):
+      loss_T = 1 + self.fall(pending[0])
+      state, _ = method.step(state, Signals(target_loss_T=loss_T))
+      runs += 1
+    return method.finalize(state), runs
+
+  def fall(self, p_K):
+    return np.exp(self.slope_TK[:, : len(p_K)] @ p_K)
+
+  def objective(self, p_K):
+    kl = p_K @ np.log(np.maximum(p_K, 1e-12) / self.mass_K)
+    return self.fall(p_K).mean() + 0.05 * kl
+
+  def mixture(self, weights):
+    p_K = self.mass_K * np.exp(np.asarray(weights.log_w_K, np.float64))
+    return p_K / p_K.sum()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_recipe_is_extended_with_few_runs(seed):
+  # Olmix reports 95 % of the gain for 216 runs of 832. Here, over ten seeds, 93 to
+  # 100 %; the old domains in their natural proportions would have at most 45 %.
+  case = Extended(seed)
+  whole, whole_runs = case.search(olmix.make(), case.after)
+  reused, runs = case.search(olmix.make(reuse="before"), case.after)
+  assert (whole_runs, runs) == (3 * (13 + 1), 3 * (2 + 1))
+  p_K = case.mixture(reused)
+  gain = case.objective(case.mass_K) - case.objective(p_K)
+  whole_p_K = case.mixture(whole)
+  whole_gain = case.objective(case.mass_K) - case.objective(whole_p_K)
+  assert gain > 0.9 * whole_gain
+  # The domains that were there keep their shares of each other.
+  earlier_K = case.mass_K[:12] * np.exp(case.log_w_K[:12])
+  np.testing.assert_allclose(
+    p_K[:12] / p_K[:12].sum(), earlier_K / earlier_K.sum(), atol=1e-6
+  )
+
+
+def test_a_recipe_without_new_domains_is_kept_without_a_run():
+  case = Extended(0)
+  log_w_K = np.linspace(-1, 1, 13)
+  facts = case.after._replace(earlier_log_w_K=log_w_K)
+  found, runs = case.search(olmix.make(reuse="before"), facts)
+  assert runs == 0
+  p_K = case.mass_K * np.exp(log_w_K)
+  np.testing.assert_allclose(case.mixture(found), p_K / p_K.sum(), rtol=1e-4)
 
 
 @pytest.mark.parametrize(

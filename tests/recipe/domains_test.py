@@ -85,15 +85,44 @@ def test_a_partition_survives_its_file(data):
   np.testing.assert_array_equal(read.log_w_L, partition.log_w_L)
 
 
+def write_recipe(folder, partition, data):
+  written = {
+    "partition": partition.to_json(),
+    "config": {"cache_dir": str(folder)},
+  }
+  (folder / recipe.FILE).write_text(json.dumps(written))
+  embedder = (data.folder / prepare.EMBEDDER_FILE).read_bytes()
+  (folder / prepare.EMBEDDER_FILE).write_bytes(embedder)
+
+
+def test_labelled_domains_find_their_weights_in_an_earlier_recipe(
+  data, tmp_path
+):
+  sources = make("sources", data)  # code, latin, sums
+  earlier = sources.partition._replace(sources=("sums", "maths", "code"))
+  earlier = earlier.with_weights(np.array([0.5, 1.0, 2.0]))
+  write_recipe(tmp_path, earlier, data)
+  np.testing.assert_array_equal(
+    domains.earlier_log_w(tmp_path, sources), [2.0, np.nan, 0.5]
+  )
+  with pytest.raises(
+    UserError, match="None of the domains here .without label"
+  ):
+    domains.earlier_log_w(tmp_path, make("kmeans", data))
+  write_recipe(tmp_path, earlier._replace(sources=("x", "y", "z")), data)
+  with pytest.raises(UserError, match="None of the domains here .code, latin"):
+    domains.earlier_log_w(tmp_path, sources)
+  write_recipe(tmp_path, make("kmeans", data).partition, data)
+  with pytest.raises(UserError, match="weighs no labelled sources"):
+    domains.earlier_log_w(tmp_path, sources)
+
+
 def test_leaves_of_a_recipe_become_domains(data, tmp_path):
   partition = make("kmeans", data).partition
-  written = {
-    "partition": partition.with_weights(np.array([0.5, 1.0, 2.0])).to_json(),
-    "config": {"cache_dir": str(tmp_path)},
-  }
-  (tmp_path / recipe.FILE).write_text(json.dumps(written))
-  embedder = (data.folder / prepare.EMBEDDER_FILE).read_bytes()
-  (tmp_path / prepare.EMBEDDER_FILE).write_bytes(embedder)
+  write_recipe(
+    tmp_path, partition.with_weights(np.array([0.5, 1.0, 2.0])), data
+  )
+  embedder = (tmp_path / prepare.EMBEDDER_FILE).read_bytes()
   found = make(f"tree:{tmp_path}", data)
   np.testing.assert_array_equal(found.domain_N, make("kmeans", data).domain_N)
   np.testing.assert_array_equal(found.partition.log_w_L, 0.0)

@@ -1,4 +1,4 @@
-"""The best mixture under a convex law, caps, and collapsed domains."""
+"""The best mixture under a convex law and caps, and parts of several domains."""
 
 import numpy as np
 
@@ -84,33 +84,36 @@ def _place(p, usable_K):
   return mixture_K
 
 
-def collapse(
-  mixture_J: np.ndarray, cap_J: np.ndarray
-) -> tuple[np.ndarray, float]:
-  r"""Domains whose relative shares are kept, as one virtual domain.
+def collapse(share_K: np.ndarray) -> np.ndarray:
+  r"""Parts of a mixture: domains whose relative shares are kept are one together.
 
   Args:
-    mixture_J: their shares, of any scale.
-    cap_J: the largest share :math:`r N_j / R` that each may have.
+    share_K: their shares, of any scale; NaN for a domain that is a part of its own.
   Returns:
-    Their shares :math:`\tilde p_J` inside the virtual domain, and the cap of the
-    virtual domain, :math:`\min_j r N_j / (R \tilde p_j)`.
+    inner_VK, the shares of the domains in each part; rows sum to one, and
+    `mixture_V @ inner_VK` is a mixture of the domains. The first part is that of
+    the domains kept, if there are any.
   References:
     Olmix, `2602.12237 <https://arxiv.org/abs/2602.12237>`_, mixture reuse.
 
-  >>> inner, cap = collapse(np.array([0.1, 0.1, 0.2]), np.array([0.2, 0.3, 0.3]))
-  >>> inner.tolist(), cap
-  ([0.25, 0.25, 0.5], 0.6)
-  """
-  inner_J = mixture_J / mixture_J.sum()
-  used_J = inner_J > 0
-  return inner_J, float(min(1.0, (cap_J[used_J] / inner_J[used_J]).min()))
-
-
-def expand(inner_J: np.ndarray, mixture_V: np.ndarray) -> np.ndarray:
-  """The mixture of all domains; the virtual one is the first of `mixture_V`.
-
-  >>> expand(np.array([0.25, 0.25, 0.5]), np.array([0.4, 0.6])).tolist()
+  >>> inner_VK = collapse(np.array([0.1, 0.1, 0.2, np.nan]))
+  >>> (np.array([0.4, 0.6]) @ inner_VK).tolist()
   [0.1, 0.1, 0.2, 0.6]
   """
-  return np.concatenate([mixture_V[0] * inner_J, mixture_V[1:]])
+  alone_K = np.isnan(share_K)
+  inner_VK = np.eye(len(share_K))[alone_K]
+  if alone_K.all():
+    return inner_VK
+  kept_K = np.where(alone_K, 0.0, share_K)
+  return np.vstack([kept_K / kept_K.sum(), inner_VK])
+
+
+def cap_of_parts(inner_VK: np.ndarray, cap_K: np.ndarray) -> np.ndarray:
+  r"""The largest share of each part: min over its domains of cap / inner share.
+
+  >>> inner_VK = collapse(np.array([0.1, 0.1, 0.2, np.nan]))
+  >>> cap_of_parts(inner_VK, np.array([0.1, 0.3, 0.3, 0.5])).tolist()
+  [0.4, 0.5]
+  """
+  cap_VK = cap_K / np.where(inner_VK > 0, inner_VK, np.nan)
+  return np.nanmin(cap_VK, axis=1)

@@ -66,20 +66,28 @@ def test_a_cap_of_one_leaves_nothing_to_choose():
   np.testing.assert_allclose(found_K, prior_K, rtol=1e-12)
 
 
-def test_collapse_and_expand():
+def test_domains_that_are_kept_are_one_part():
   # The worked example of Olmix.
-  inner_J, cap = optimum.collapse(
-    np.array([0.25, 0.25, 0.5]), np.array([0.1, 0.2, 0.3])
-  )
-  assert cap == 0.1 / 0.25  # r N_j / (R p_j) is least for the first
+  inner_VK = optimum.collapse(np.array([0.25, 0.25, 0.5, np.nan]))
   np.testing.assert_allclose(
-    optimum.expand(inner_J, np.array([0.4, 0.6])), [0.1, 0.1, 0.2, 0.6]
+    np.array([0.4, 0.6]) @ inner_VK, [0.1, 0.1, 0.2, 0.6]
   )
-  # At the bound exactly one domain is used up.
-  full = optimum.expand(inner_J, np.array([cap, 1 - cap]))[:3]
-  np.testing.assert_allclose(full, [0.1, 0.1, 0.2])
+  cap_K = np.array([0.1, 0.2, 0.3, 0.7])
+  cap_V = optimum.cap_of_parts(inner_VK, cap_K)
+  # r N_j / (R p_j) is least for the first; at the bound it alone is used up.
+  np.testing.assert_allclose(cap_V, [0.1 / 0.25, 0.7])
+  np.testing.assert_allclose(
+    np.array([cap_V[0], 1 - cap_V[0]]) @ inner_VK, [0.1, 0.1, 0.2, 0.6]
+  )
   # A domain that is not used sets no bound.
-  assert optimum.collapse(np.array([1.0, 0.0]), np.array([0.5, 0.0]))[1] == 0.5
+  unused = optimum.collapse(np.array([1.0, 0.0]))
+  assert optimum.cap_of_parts(unused, np.array([0.5, 0.0])) == [0.5]
+  # Nothing is kept: every domain is a part, in its place and exactly.
+  alone = optimum.collapse(np.full(3, np.nan))
+  np.testing.assert_array_equal(alone, np.eye(3))
+  np.testing.assert_array_equal(
+    optimum.cap_of_parts(alone, cap_K[:3]), cap_K[:3]
+  )
 
 
 def test_the_published_optimum_of_olmix_lies_within_our_bounds():
@@ -104,9 +112,9 @@ def test_the_published_optimum_of_olmix_lies_within_our_bounds():
   )
   np.testing.assert_allclose(p_K.sum(), 1, rtol=1e-6)
   assert (p_K <= cap_K).all()
-  # As one virtual domain beside others it could take all of the training.
-  inner_K, cap = optimum.collapse(p_K, cap_K)
-  assert cap == min(1.0, (cap_K / p_K).min())
+  # As one part beside others it could take all of the training.
+  inner_VK = optimum.collapse(np.append(p_K, np.nan))
+  assert optimum.cap_of_parts(inner_VK, np.append(cap_K, 1.0))[0] >= 1
   np.testing.assert_allclose(
-    optimum.expand(inner_K, np.array([0.75, 0.25]))[:-1], 0.75 * p_K, rtol=1e-6
+    (np.array([0.75, 0.25]) @ inner_VK)[:-1], 0.75 * p_K, rtol=1e-6
   )
