@@ -2,14 +2,18 @@
 
 Fields are overridden on the command line, `--config.batch.rows=32`; a name that is
 not here is refused. What a method takes has its default in the signature of its
-factory, what a loop does in its `Plan`.
+factory, and what a stage or a loop does in its `Plan`.
 """
 
 import os
+from typing import Any
 
 from ml_collections import ConfigDict
 
+from cmtree_jax import embed
 from cmtree_jax.config import factory_defaults
+from cmtree_jax.data import plan as data_plan
+from cmtree_jax.data.build import tokenizer, workers
 from cmtree_jax.jobs.build import Plans
 from cmtree_jax.methods import METHODS
 
@@ -24,36 +28,11 @@ def get_config() -> ConfigDict:
   config.method = "cmtree"
   config.baselines = ("natural", "uniform_clusters", "crisp")
 
-  config.data = ConfigDict()
-  # default, stdlib, or KIND:ADDRESS; kinds: jsonl, parquet, text, tfds, seqio, hf.
-  config.data.source = ("default",)
-  config.data.target_files = ("",)[:0]  # one file for each target
-  config.data.targets = ("film_reviews", "humaneval", "news")  # empty: all
-  config.data.third_party = True  # also news, reviews and quotations
-  config.data.text_field = "text"
-  config.data.id_field = "id"
-  config.data.source_field = "source"  # hidden label, used to score partitions
-  config.data.max_document_bytes = 5_000_000  # larger documents are refused
-  config.data.strict = False  # stop at the first bad document
-  config.data.max_skipped = 1000  # bad documents; more stop the job
-  config.data.max_documents = 0  # keep a sample of so many; 0: keep all
-  config.data.drop_repeated_texts = False  # keep only the first of equal texts
-  config.data.shard_documents = 8192  # documents in a shard of parallel work
-  config.data.max_overlap = 0.01  # share of a target's 13-word runs in the pool
-
-  config.engine = ConfigDict()  # where documents are prepared and assigned
-  config.engine.name = "local"  # local (all cores) or beam
-  config.engine.flags = ("",)[:0]  # for Beam, such as --runner=FlinkRunner
-
-  config.tokenizer = ConfigDict()
-  config.tokenizer.kind = "bpe"  # bpe or bytes
-  config.tokenizer.vocab_size = 2048
-
-  config.embedding = ConfigDict()
-  config.embedding.kind = "tfidf"  # tfidf or minilm
-  config.embedding.dim = 64  # for tfidf; minilm always has 384
-  config.embedding.max_features = 20_000  # the commonest 3-grams
-  config.embedding.sample = 5_000  # documents that tfidf is fitted on
+  # Their fields, with units, are in the records that they are filled from.
+  config.data = _block(data_plan.Plan())
+  config.workers = _block(workers.Plan())  # where work on documents is done
+  config.tokenizer = _block(tokenizer.Plan())
+  config.embedding = _block(embed.Plan())
 
   config.partition = ConfigDict()  # frozen domains, for methods that weigh them
   # kmeans, ward (k-means merged), silhouette (k-means, the best number of
@@ -85,7 +64,7 @@ def get_config() -> ConfigDict:
   # fields mean. In Python it is config["values"], for `config.values` is a method
   # of every ConfigDict; on the command line --config.values.rounds=3 like any other.
   for name, plan in Plans()._asdict().items():
-    config[name] = ConfigDict(plan._asdict())
+    config[name] = _block(plan)
 
   config.hypergradient = ConfigDict()
   config.hypergradient.estimator = "unrolled"  # a name in bilevel.HYPERGRADS
@@ -123,3 +102,8 @@ def get_config() -> ConfigDict:
     if options := factory_defaults(method):
       config[method] = options
   return config
+
+
+def _block(plan: Any) -> ConfigDict:
+  """The fields of a plan, with its defaults."""
+  return ConfigDict(plan._asdict())

@@ -12,9 +12,10 @@ from collections.abc import Iterable
 import cmtree_jax
 from cmtree_jax.config import load
 from cmtree_jax.data.build import prepare, workers
+from cmtree_jax.jobs import build
 
 ROOT = pathlib.Path(cmtree_jax.__file__).parents[1]
-LOCAL = workers.Engine("local")
+LOCAL = workers.Workers()
 WORDS = {
   "sums": [f"{a} + {b} = {a + b};" for a in range(9) for b in range(9)],
   "code": ["def f(x):", "return x", "for i in y:", "if z:", "pass", "f(i)"],
@@ -55,7 +56,7 @@ def prepare_folder(
   folder: pathlib.Path,
   *overrides: str,
   cache: str = "cache",
-  engine: workers.Engine = LOCAL,
+  crew: workers.Workers = LOCAL,
 ) -> prepare.Prepared:
   """What `data.source` says, with the target goal.jsonl, tokenized as bytes."""
   config = load(
@@ -69,11 +70,9 @@ def prepare_folder(
     ],
   )
   return prepare.prepare(
-    config.data,
-    config.tokenizer,
-    config.embedding,
+    build.corpus_plan(config),
     cache_dir=folder / cache,
-    engine=engine,
+    workers=crew,
     progress=lambda line: None,
   )
 

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from cmtree_jax import sharding
+from cmtree_jax import embed, sharding
 from cmtree_jax.bilevel import HYPERGRADS, memory, problem
 from cmtree_jax.bilevel.cost import UnrollCost
-from cmtree_jax.data.build import workers
+from cmtree_jax.data.build import prepare, tokenizer, workers
+from cmtree_jax.data.plan import Plan as DataPlan
 from cmtree_jax.evaluate import sets
 from cmtree_jax.loops import look, steer, values
 from cmtree_jax.loops.final import Plan as FinalPlan
@@ -74,6 +75,15 @@ def cache_dir(config: Any) -> Path:
   return Path(config.cache_dir).expanduser()
 
 
+def corpus_plan(config: Any) -> prepare.Plan:
+  """What the blocks `data`, `tokenizer` and `embedding` say of the corpus."""
+  return prepare.Plan(
+    DataPlan(**config.data),
+    tokenizer.Plan(**config.tokenizer),
+    embed.Plan(**config.embedding),
+  )
+
+
 def recipe_names(config: Any) -> list[str]:
   """The method first, then what it is compared with; natural always."""
   names = (config.method, "natural", *config.baselines)
@@ -124,7 +134,7 @@ def _check_names(config: Any, made: Plans) -> None:
   """Words that stand for something must be known."""
   for what, names, known in (
     ("method", recipe_names(config), METHODS),
-    ("config.workers.name", [config.engine.name], workers.ENGINES),
+    ("config.workers.name", [config.workers.name], workers.WORKERS),
     ("config.export.formats", config.export.formats, export.EXPORTERS),
     ("proxy preset", _presets(config, made), proxy_model.PRESETS),
     ("hypergradient", [config.hypergradient.estimator], HYPERGRADS),

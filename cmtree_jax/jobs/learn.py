@@ -132,11 +132,9 @@ def prepared(job: Job, *, learned: Path | None = None) -> prepare.Prepared:
   """The corpus of the config, with everything told that a person must know."""
   config = job.config
   data = prepare.prepare(
-    config.data,
-    config.tokenizer,
-    config.embedding,
+    settings.corpus_plan(config),
     cache_dir=settings.cache_dir(config),
-    engine=job.workers,
+    workers=job.workers,
     progress=job.reporter.say,
     learned=learned,
   )

@@ -37,12 +37,10 @@ class Job(NamedTuple):
   stop: StopFlag
 
   @property
-  def workers(self) -> workers.Engine:
+  def workers(self) -> workers.Workers:
     """Where work on documents is done."""
-    engine = self.config.engine
-    return workers.Engine(
-      engine.name, tuple(engine.flags), self.stop.check, self.reporter.advance
-    )
+    plan = workers.Plan(**self.config.workers)
+    return workers.Workers(plan, self.stop.check, self.reporter.advance)
 
   @contextlib.contextmanager
   def session(self, stage: str | Path, seed: int) -> Iterator[fleet.Session]:

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cmtree_jax.data import store
-from cmtree_jax.data.build import prepare, workers
+from cmtree_jax.data.build import prepare
+from cmtree_jax.data.build.workers import Workers
 from cmtree_jax.recipe import partition as partitions
 from cmtree_jax.recipe.export import base
 
@@ -45,7 +46,7 @@ def assign(
   partition: partitions.Partition,
   data: prepare.Prepared,
   folder: Path,
-  engine: workers.Engine,
+  workers: Workers,
   *,
   harden: bool,
   value_N: np.ndarray,
@@ -69,7 +70,7 @@ def assign(
       zip(data.documents.paths, starts[:-1], starts[1:], strict=True)
     )
   ]
-  workers.run(assign_shard, items, engine, text="assigning documents")
+  workers.run(assign_shard, items, text="assigning documents")
   return [item.done for item in items]
 
 
@@ -115,7 +116,7 @@ def corpus(
   assigned: Sequence[Path],
   data: prepare.Prepared,
   leaf_names: Mapping[str, str],
-  engine: workers.Engine,
+  workers: Workers,
 ) -> base.Corpus:
   """What exporters read.
 
@@ -123,7 +124,7 @@ def corpus(
     assigned: files of `assign`.
     data: the corpus that they are about.
     leaf_names: path -> name of every leaf, in the leaves' order.
-    engine: where exporters work on shards.
+    workers: who exporters let work on shards.
   """
   sums = totals(assigned, len(leaf_names))
   share_L = sums.weighted_L / sums.weighted_L.sum()
@@ -139,7 +140,7 @@ def corpus(
     mixture=dict(zip(names, share_L.tolist(), strict=True)),
     num_documents=int(sums.documents_L.sum()),
     total_tokens=int(sums.tokens_L.sum()),
-    engine=engine,
+    workers=workers,
   )
 
 

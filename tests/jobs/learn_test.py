@@ -98,8 +98,8 @@ def test_a_recipe_is_applied_to_another_corpus(
   other = tmp_path / "other.jsonl"
   other.write_text("\n".join([*lines[20:], "{", lines[-1]]))
   tables = []
-  for engine in ("local", "beam"):
-    workdir = tmp_path / engine
+  for name in ("local", "beam"):
+    workdir = tmp_path / name
     status = main.main(
       _arguments(
         corpus,
@@ -107,8 +107,8 @@ def test_a_recipe_is_applied_to_another_corpus(
         f"recipe.apply={finished}",
         f"data.source=jsonl:{other}",
         "data.shard_documents=20",
-        f"engine.name={engine}",
-        f"cache_dir={tmp_path / 'cache' / engine}",
+        f"workers.name={name}",
+        f"cache_dir={tmp_path / 'cache' / name}",
         "export.formats=jsonl,parquet,levanter",
         "export.tokens=20000",
       )
@@ -195,7 +195,7 @@ def test_a_killed_job_ends_with_the_same_bytes(finished, corpus, tmp_path):
     ("final.steps=10", ["final.steps", "multiple of 4", "try 8"]),
     ("data.source=tape:x", ["'tape:x'", "jsonl"]),
     ("data.source=tape", ["'tape'", "default, stdlib"]),
-    ("engine.name=spark", ["'spark'", "beam, local"]),
+    ("workers.name=spark", ["'spark'", "beam, local"]),
     ("recipe.apply=nowhere", ["recipe.json", "nowhere"]),
     ("export.formats=paper", ["'paper'", "levanter", "parquet"]),
     ("data.source=jsonl:absent.jsonl", ["absent.jsonl"]),

@@ -28,12 +28,12 @@ def partition() -> partitions.ClusterPartition:
   return partitions.clusters(centers).with_weights(np.log([0.5, 1.0, 2.0]))
 
 
-def _assign(partition, prepared, folder, engine="local"):
+def _assign(partition, prepared, folder, name="local"):
   return assign.assign(
     partition,
     prepared,
     folder,
-    workers.Engine(engine),
+    workers.Workers(workers.Plan(name)),
     harden=False,
     value_N=np.where(np.arange(50) % 7, np.nan, np.arange(50.0)),
   )

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cmtree_jax.data import cache, store
-from cmtree_jax.data.build import shards, workers
+from cmtree_jax.data.build import shards
+from cmtree_jax.data.build.workers import Workers
 from cmtree_jax.data.read import sources
 from cmtree_jax.types import Record, Skip, UserError
 
@@ -57,7 +58,7 @@ def read(
   parts: Sequence[sources.Part],
   rules: Rules,
   folder: Path,
-  engine: workers.Engine,
+  workers: Workers,
 ) -> Intake:
   """Reads all parts.
 
@@ -65,11 +66,11 @@ def read(
     parts: what to read, in the order that the corpus will have.
     rules: of reading.
     folder: gets the raw shards; if it is there already, nothing is read again.
-    engine: where.
+    workers: who reads.
   Raises:
     UserError: too many bad documents, or none that is good.
   """
-  cache.build_once(folder, lambda place: _build(place, parts, rules, engine))
+  cache.build_once(folder, lambda place: _build(place, parts, rules, workers))
   reports = _reports(folder, len(parts))
   paths, counts = _shards(folder, reports)
   ids = _repeated(folder, "ids", sum(counts))
@@ -99,14 +100,13 @@ def read(
   )
 
 
-def _build(place, parts, rules, engine) -> None:
+def _build(place, parts, rules, workers) -> None:
   """Fills the folder: shards and reports of all parts, and what repeats."""
   items = [
     PartItem(_report_file(place, number), part, rules)
     for number, part in enumerate(parts)
   ]
-  workers.drop_damaged(items, _is_whole)
-  workers.run(read_part, items, engine, text="reading")
+  workers.run(read_part, items, text="reading", is_whole=_is_whole)
   reports = _reports(place, len(parts))
   paths, counts = _shards(place, reports)
   if not paths:
@@ -118,8 +118,12 @@ def _build(place, parts, rules, engine) -> None:
       shards.BucketItem(file, digests, columns, bucket, len(files))
       for bucket, file in enumerate(files)
     ]
-    workers.drop_damaged(buckets, lambda item: len(np.load(item.done)) >= 0)
-    workers.run(shards.find_repeated, buckets, engine, text=f"comparing {name}")
+    workers.run(
+      shards.find_repeated,
+      buckets,
+      text=f"comparing {name}",
+      is_whole=lambda item: np.load(item.done).shape[1] == 4,
+    )
 
 
 def read_part(item: PartItem) -> None:

@@ -15,11 +15,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cmtree_jax import embed
 from cmtree_jax.data import cache, store
-from cmtree_jax.data.build import intake, overlap, shards, workers
+from cmtree_jax.data.build import intake, overlap, shards
 from cmtree_jax.data.build import tokenizer as tokenizers
+from cmtree_jax.data.build.workers import Workers
 from cmtree_jax.data.corpora import origins
 from cmtree_jax.data.draw import packing, sampler
+from cmtree_jax.data.plan import Plan as DataPlan
 from cmtree_jax.data.read import questions as question_arrays
 from cmtree_jax.data.read import sources
 from cmtree_jax.types import Target, UserError
@@ -63,69 +66,84 @@ class Prepared(NamedTuple):
   notes: tuple[str, ...]  # for people
 
 
+class Plan(NamedTuple):
+  """What a corpus is prepared from: the config's blocks of these names."""
+
+  data: DataPlan = DataPlan()
+  tokenizer: tokenizers.Plan = tokenizers.Plan()
+  embedding: embed.Plan = embed.Plan()
+
+
 def prepare(
-  data,
-  tokenizer,
-  embedding,
+  plan: Plan,
   *,
   cache_dir: Path,
-  engine: workers.Engine,
+  workers: Workers,
   progress: Progress,
   learned: Path | None = None,
 ) -> Prepared:
-  """Reads the corpus of a config and brings it to arrays.
+  """Reads the corpus of a plan and brings it to arrays.
 
   Args:
-    data: the config's `data` block.
-    tokenizer: the `tokenizer` block.
-    embedding: the `embedding` block.
+    plan: what is read, and how it becomes arrays.
     cache_dir: where downloads and prepared arrays are kept.
-    engine: where the work is done.
+    workers: who reads, tokenizes and embeds.
     progress: told one line per stage.
     learned: folder of a recipe whose tokenizer and embedder are taken, instead
       of learning them; targets are then not wanted.
   Raises:
     UserError: bad data, or a place that cannot be written to.
   """
+  data = plan.data
   try:
     found = origins.find(data, cache_dir=cache_dir, progress=progress)
     taken = _sampled(
-      _read(data, found.parts, cache_dir, engine, progress), data.max_documents
+      _read(data, found.parts, cache_dir, workers, progress),
+      data.max_documents,
     )
     targets = {} if learned else origins.choose(found, data)
-    digest = _digest(taken, targets)
-    if data.max_documents:
-      digest = store.key_of(digest, data.max_documents)
-    settings: list[Any] = [
-      tokenizer.to_dict(),
-      embedding.to_dict(),
-      data.max_overlap,
-    ]
-    if learned:
-      settings += [store.file_digest(learned / name) for name in LEARNED_FILES]
-    key = store.key_of(_FORMAT, digest, data.drop_repeated_texts, *settings)
-
-    def build(place: Path) -> None:
-      plan = _Plan(
-        place,
-        taken,
-        targets,
-        data,
-        tokenizer,
-        embedding,
-        cache_dir,
-        learned,
-        found.skipped,
-      )
-      _build(plan, digest, engine, progress)
-
-    folder = cache.build_once(cache_dir / "prepared" / key, build)
+    task = _Task(plan, found.skipped, taken, targets, cache_dir, learned)
+    digest = task.digest()
+    folder = cache.build_once(
+      cache_dir / "prepared" / task.key(digest),
+      lambda place: _build(task, place, digest, workers, progress),
+    )
     return _load(folder, targets, notes=(*found.notes, *taken.notes))
   except OSError as error:
     raise UserError(store.unwritable(cache_dir, error)) from error
 
 
-def _read(data, parts, cache_dir, engine, progress) -> intake.Intake:
+class _Task(NamedTuple):
+  """What a prepared folder is made from."""
+
+  plan: Plan
+  skipped: Mapping[str, Mapping[str, int]]  # lines of targets' files, by kind
+  taken: intake.Intake
+  targets: dict[str, Target]
+  cache_dir: Path
+  learned: Path | None
+
+  def digest(self) -> str:
+    """A hash of every id and text of the pool and the targets."""
+    parts: list[Any] = [store.file_digest(path) for path in self.taken.digests]
+    for name, target in sorted(self.targets.items()):
+      parts.append([name, *target[1:]])
+    digest = store.key_of(*parts)
+    size = self.plan.data.max_documents
+    return store.key_of(digest, size) if size else digest
+
+  def key(self, digest: str) -> str:
+    """The name of the folder: a hash of everything that decides its bytes."""
+    data, tokenizer, embedding = self.plan
+    parts = [tokenizer._asdict(), embedding._asdict(), data.max_overlap]
+    if self.learned:
+      parts += [store.file_digest(self.learned / x) for x in LEARNED_FILES]
+    return store.key_of(_FORMAT, digest, data.drop_repeated_texts, *parts)
+
+
+def _read(
+  data: DataPlan, parts, cache_dir: Path, workers: Workers, progress: Progress
+) -> intake.Intake:
   begin = time.monotonic()
   rules = intake.Rules(
     origins.fields(data),
@@ -136,7 +154,7 @@ def _read(data, parts, cache_dir, engine, progress) -> intake.Intake:
   )
   stamps = [(*part, sources.stamp(part)) for part in parts]
   key = store.key_of(_FORMAT, stamps, rules.fields, rules.shard_documents)
-  taken = intake.read(parts, rules, cache_dir / "corpora" / key, engine)
+  taken = intake.read(parts, rules, cache_dir / "corpora" / key, workers)
   progress(
     f"Read {sum(taken.counts):,} documents of {len(parts):,} "
     f"{'file' if len(parts) == 1 else 'files'} ({_since(begin)})"
@@ -163,28 +181,6 @@ def _sampled(taken: intake.Intake, max_documents: int) -> intake.Intake:
   return taken._replace(dropped=dropped, notes=(*taken.notes, note))
 
 
-def _digest(taken: intake.Intake, targets: dict[str, Target]) -> str:
-  """A hash of every id and text of the pool and the targets."""
-  parts: list[Any] = [store.file_digest(path) for path in taken.digests]
-  for name, target in sorted(targets.items()):
-    parts.append([name, *target[1:]])
-  return store.key_of(*parts)
-
-
-class _Plan(NamedTuple):
-  """What a folder is built from."""
-
-  folder: Path
-  taken: intake.Intake
-  targets: dict[str, Target]
-  data: Any
-  tokenizer: Any
-  embedding: Any
-  cache_dir: Path
-  learned: Path | None
-  skipped: Mapping[str, Mapping[str, int]]  # lines of targets' files, by kind
-
-
 class ShardItem(NamedTuple):
   """A raw shard and what becomes of it; see `make_arrays`."""
 
@@ -198,49 +194,25 @@ class ShardItem(NamedTuple):
   cache_dir: Path
 
 
-def _build(plan: _Plan, digest: str, engine, progress: Progress) -> None:
-  folder, taken = plan.folder, plan.taken
+def _build(
+  task: _Task, folder: Path, digest: str, workers: Workers, progress: Progress
+) -> None:
+  """Fills the folder; goes on with the shards that a stopped job left in it."""
   begin = time.monotonic()
-  tok, embedder = _learn(plan)
+  tok, embedder = _learn(task, folder)
   progress(f"Tokenizer of {tok.vocab_size} tokens ready ({_since(begin)})")
-  overlap.save(folder / RUNS_FILE, overlap.target_runs(plan.targets))
+  overlap.save(folder / RUNS_FILE, overlap.target_runs(task.targets))
   begin = time.monotonic()
-  for name in ("arrays", "documents"):
-    (folder / name).mkdir(exist_ok=True)
-  learned = store.key_of(
-    *(store.file_digest(folder / name) for name in LEARNED_FILES)
+  items = _items(task, folder)
+  workers.run(
+    make_arrays, items, text="tokenizing and embedding", is_whole=_is_whole
   )
-  items = [
-    ShardItem(
-      folder / "arrays" / f"{number:05d}.npz",
-      raw,
-      folder / "documents" / f"{number:05d}.parquet",
-      dropped,
-      folder,
-      learned,
-      plan.tokenizer.kind,
-      plan.cache_dir,
-    )
-    for number, (raw, dropped) in enumerate(
-      zip(taken.paths, taken.dropped, strict=True)
-    )
-  ]
-  workers.drop_damaged(items, _is_whole)
-  workers.run(make_arrays, items, engine, text="tokenizing and embedding")
   arrays = [item.done for item in items]
-  shares = _overlap(folder, arrays, plan.data.max_overlap)
+  shares = _overlap(folder, arrays, task.plan.data.max_overlap)
   sizes = _join(folder, arrays, tok.vocab_size)
   progress(f"Tokenized and embedded {sum(sizes):,} documents ({_since(begin)})")
-  for name, target in plan.targets.items():
-    for split in store.SPLITS:
-      texts = getattr(target, split)
-      ids = [f"{name}/{split}/{i}" for i in range(len(texts))]
-      made = arrays_of(ids, texts, tok, embedder)
-      store.write_arrays(folder, f"{name}.{split}", made)
-      asked = target.questions.get(split)
-      if asked and split in store.SCORED_SPLITS:
-        encoded = question_arrays.encode(asked, tok)
-        question_arrays.write(folder, f"{name}.{split}", encoded)
+  for target in task.targets.values():
+    _write_target(folder, target, tok, embedder)
   manifest = {
     "format": _FORMAT,
     "corpus_digest": digest,
@@ -249,40 +221,75 @@ def _build(plan: _Plan, digest: str, engine, progress: Progress) -> None:
     "overlap": shares,
     "targets": {
       name: {split: len(getattr(target, split)) for split in store.SPLITS}
-      for name, target in plan.targets.items()
+      for name, target in task.targets.items()
     },
-    "targets_skipped": {k: dict(v) for k, v in plan.skipped.items()},
-    **taken.report,
+    "targets_skipped": {k: dict(v) for k, v in task.skipped.items()},
+    **task.taken.report,
   }
   store.write_atomically(folder / "manifest.json", store.to_json(manifest))
   store.remove(folder / "arrays")
 
 
-def _learn(plan: _Plan):
+def _items(task: _Task, folder: Path) -> list[ShardItem]:
+  """One item for each raw shard, in their order."""
+  for name in ("arrays", "documents"):
+    (folder / name).mkdir(exist_ok=True)
+  learned = [store.file_digest(folder / name) for name in LEARNED_FILES]
+  return [
+    ShardItem(
+      folder / "arrays" / f"{number:05d}.npz",
+      raw,
+      folder / "documents" / f"{number:05d}.parquet",
+      dropped,
+      folder,
+      store.key_of(learned),
+      task.plan.tokenizer.kind,
+      task.cache_dir,
+    )
+    for number, (raw, dropped) in enumerate(
+      zip(task.taken.paths, task.taken.dropped, strict=True)
+    )
+  ]
+
+
+def _write_target(folder: Path, target: Target, tok, embedder) -> None:
+  """Writes the arrays of a target's splits, and its questions where it has any."""
+  for split in store.SPLITS:
+    texts = getattr(target, split)
+    ids = [f"{target.name}/{split}/{i}" for i in range(len(texts))]
+    made = arrays_of(ids, texts, tok, embedder)
+    store.write_arrays(folder, f"{target.name}.{split}", made)
+    asked = target.questions.get(split)
+    if asked and split in store.SCORED_SPLITS:
+      encoded = question_arrays.encode(asked, tok)
+      question_arrays.write(folder, f"{target.name}.{split}", encoded)
+
+
+def _learn(task: _Task, folder: Path):
   """The tokenizer and the embedder, from samples that no order changes."""
-  tokenizer, embedding, taken = plan.tokenizer, plan.embedding, plan.taken
-  if plan.learned:
+  tokenizer, embedding = task.plan.tokenizer, task.plan.embedding
+  taken = task.taken
+  if task.learned:
     for name in LEARNED_FILES:
-      content = (plan.learned / name).read_bytes()
-      store.write_atomically(plan.folder / name, content)
-    return _loaded(plan.folder, tokenizer.kind, plan.cache_dir)
+      content = (task.learned / name).read_bytes()
+      store.write_atomically(folder / name, content)
+    return _loaded(folder, tokenizer.kind, task.cache_dir)
   sample = _texts(
     taken, shards.smallest(taken.digests, max_bytes=_TOKENIZER_BYTES)
   )
   tok = tokenizers.load_or_train(
-    sample,
-    kind=tokenizer.kind,
-    vocab_size=tokenizer.vocab_size,
-    cache_dir=plan.cache_dir / "tokenizers",
+    sample, tokenizer, cache_dir=task.cache_dir / "tokenizers"
   )
-  store.write_atomically(plan.folder / TOKENIZER_FILE, tok.to_bytes())
+  store.write_atomically(folder / TOKENIZER_FILE, tok.to_bytes())
   chosen = shards.smallest(
     taken.digests,
     max_bytes=_EMBEDDER_BYTES,
     max_documents=embedding.sample,
   )
-  embedder = fit_embedder(_texts(taken, chosen), embedding, plan.cache_dir)
-  save_embedder(plan.folder / EMBEDDER_FILE, embedder)
+  embedder = embed.fit(
+    _texts(taken, chosen), embedding, cache_dir=task.cache_dir
+  )
+  store.save_arrays(folder / EMBEDDER_FILE, embed.to_arrays(embedder))
   return tok, embedder
 
 
@@ -364,44 +371,11 @@ def _overlap(folder: Path, arrays: Sequence[Path], limit: float):
   return shares
 
 
-def fit_embedder(texts: Sequence[str], embedding, cache_dir: Path):
-  """The embedder of a config: fitted on the texts, or loaded."""
-  if embedding.kind == "tfidf":
-    from cmtree_jax.embed import tfidf
-
-    return tfidf.fit(
-      texts,
-      dim=embedding.dim,
-      max_features=embedding.max_features,
-      sample=embedding.sample,
-      seed=0,
-    )
-  if embedding.kind == "minilm":
-    from cmtree_jax.embed import minilm
-
-    return minilm.load(cache_dir)
-  raise UserError(
-    f"Unknown embedding.kind {embedding.kind!r}. Known: minilm, tfidf."
-  )
-
-
-def save_embedder(path: Path, embedder) -> None:
-  """Saves what `load_embedder` needs; a pretrained one saves its name alone."""
-  kind = type(embedder).__name__
-  np.savez(path, kind=np.array(kind), **embedder.to_arrays())
-
-
-def load_embedder(path: Path, *, cache_dir: Path):
-  """The embedder that `save_embedder` saved."""
+def load_embedder(path: Path, *, cache_dir: Path) -> embed.Embedder:
+  """The embedder in a file of a prepared folder, or of a recipe."""
   with np.load(path) as file:
     arrays = {name: file[name] for name in file.files}
-  if str(arrays.pop("kind")) == "TfidfEmbedder":
-    from cmtree_jax.embed import tfidf
-
-    return tfidf.TfidfEmbedder.from_arrays(arrays)
-  from cmtree_jax.embed import minilm
-
-  return minilm.load(cache_dir.expanduser())
+  return embed.from_arrays(arrays, cache_dir=cache_dir.expanduser())
 
 
 def _join(folder: Path, arrays: Sequence[Path], vocab_size: int) -> list[int]:

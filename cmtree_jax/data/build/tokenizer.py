@@ -14,6 +14,7 @@ import os
 import pathlib
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -123,6 +124,13 @@ class SentencePieceTokenizer(Tokenizer):
     return arrays
 
 
+class Plan(NamedTuple):
+  """The config's block `tokenizer`, with its defaults."""
+
+  kind: str = "bpe"  # a name in TOKENIZERS
+  vocab_size: int = 2048  # the most pieces to learn; bytes always has 258
+
+
 TOKENIZERS: dict[str, type[Tokenizer]] = {
   "bpe": SentencePieceTokenizer,
   "bytes": ByteTokenizer,
@@ -130,36 +138,31 @@ TOKENIZERS: dict[str, type[Tokenizer]] = {
 
 
 def load_or_train(
-  texts: Sequence[str],
-  *,
-  kind: str,
-  vocab_size: int,
-  cache_dir: str | os.PathLike,
+  texts: Sequence[str], plan: Plan, *, cache_dir: str | os.PathLike
 ) -> Tokenizer:
   """The tokenizer for these texts, read from `cache_dir` if it was made before.
 
   Args:
     texts: the corpus; at most 50 MB of it, chosen by hash, are learned from, so
       the order of the texts does not matter.
-    kind: a name in `TOKENIZERS`.
-    vocab_size: the most pieces to learn; "bytes" always has 258.
+    plan: what kind of tokenizer, and of how many pieces.
     cache_dir: folder for trained models, made if missing.
   """
-  if kind not in TOKENIZERS:
+  if plan.kind not in TOKENIZERS:
     raise UserError(
-      f"Unknown tokenizer {kind!r}. Known: {', '.join(sorted(TOKENIZERS))}."
+      f"Unknown tokenizer {plan.kind!r}. Known: {', '.join(sorted(TOKENIZERS))}."
     )
-  if kind == "bytes":
+  if plan.kind == "bytes":
     return ByteTokenizer()
   sample = sample_texts(texts, max_bytes=_MAX_TRAINING_BYTES)
-  key = _training_key(sample, kind=kind, vocab_size=vocab_size)
+  key = _training_key(sample, plan)
 
   def build(place: pathlib.Path) -> None:
-    model = train(sample, vocab_size=vocab_size).to_bytes()
+    model = train(sample, vocab_size=plan.vocab_size).to_bytes()
     store.write_atomically(place / _MODEL_FILE, model)
 
   folder = cache.build_once(pathlib.Path(cache_dir) / key, build)
-  return TOKENIZERS[kind].from_bytes((folder / _MODEL_FILE).read_bytes())
+  return TOKENIZERS[plan.kind].from_bytes((folder / _MODEL_FILE).read_bytes())
 
 
 def train(texts: Sequence[str], *, vocab_size: int) -> SentencePieceTokenizer:
@@ -257,10 +260,10 @@ def _rare_characters(texts: Sequence[str], vocab_size: int) -> str:
   return "".join(character for character, _ in ranked[common:])
 
 
-def _training_key(sample: Sequence[str], *, kind: str, vocab_size: int) -> str:
+def _training_key(sample: Sequence[str], plan: Plan) -> str:
   import sentencepiece
 
-  header = f"{kind} {vocab_size} {sentencepiece.__version__}"
+  header = f"{plan.kind} {plan.vocab_size} {sentencepiece.__version__}"
   return _digest([header.encode(), *(text.encode() for text in sample)])
 
 

@@ -1,8 +1,8 @@
 """One function over many items: on this machine's cores, or on Apache Beam.
 
 An item names the file that its function writes last. A finished item is not done
-again, so stopping anywhere loses at most the items in flight, and both engines
-leave the same bytes: they share every function, and no item sees another.
+again, so stopping anywhere loses at most the items in flight, and both ways leave
+the same bytes: they share every function, and no item sees another.
 """
 
 import multiprocessing
@@ -33,54 +33,63 @@ class Item(Protocol):
 Function = Callable[[Any], None]
 
 
-class Engine(NamedTuple):
-  """Where items are worked on."""
+class Plan(NamedTuple):
+  """The config's block `workers`, with its defaults."""
 
-  name: str  # a key of ENGINES
-  flags: tuple[str, ...] = ()  # of Beam's pipeline
+  name: str = "local"  # a name in WORKERS: all cores of this machine, or Beam
+  flags: tuple[str, ...] = ()  # of Beam's pipeline, --runner=FlinkRunner
+
+
+class Workers(NamedTuple):
+  """Where items are worked on, and who is told of it."""
+
+  plan: Plan = Plan()
   check: Callable[[], None] = lambda: None  # raises when the job is to stop
   advance: Callable[[float, str], None] = lambda work, text: None
 
+  def run(
+    self,
+    function: Function,
+    items: Sequence[Any],
+    *,
+    text: str = "",
+    is_whole: Callable[[Any], bool] | None = None,
+  ) -> None:
+    """Calls `function(item)` for every item whose file is not there yet.
 
-def run(
-  function: Function, items: Sequence[Item], engine: Engine, *, text: str = ""
+    Args:
+      function: of a module's top level; writes `item.done`.
+      items: independent of each other; see `Item`.
+      text: what is being done, for the progress bar.
+      is_whole: whether a finished item still is what was written; if not, or if
+        this raises, it is done again. By default it is taken for whole.
+    Raises:
+      UserError: the first one, in the order of the items, that a function raised.
+      Fault: a worker process was killed.
+    """
+    if self.plan.name not in WORKERS:
+      raise UserError(
+        f"Unknown config.workers.name {self.plan.name!r}. Known: "
+        f"{', '.join(sorted(WORKERS))}."
+      )
+    if is_whole:
+      _drop_damaged(items, is_whole)
+    pending = [item for item in items if not item.done.exists()]
+    _mistakes(pending)  # of an earlier run
+    if pending:
+      self.advance(0.0, text)
+      try:
+        WORKERS[self.plan.name](_Guarded(function), pending, self)
+      except OSError as error:  # not even its message could be written
+        folder = pending[0].done.parent
+        raise UserError(store.unwritable(folder, error)) from error
+    for message in _mistakes(pending):
+      raise UserError(message)
+
+
+def _drop_damaged(
+  items: Sequence[Any], is_whole: Callable[[Any], bool]
 ) -> None:
-  """Calls `function(item)` for every item whose file is not there yet.
-
-  Args:
-    function: of a module's top level; writes `item.done`.
-    items: independent of each other.
-    engine: where.
-    text: what is being done, for the progress bar.
-  Raises:
-    UserError: the first one, in the order of the items, that a function raised.
-    Fault: a worker process was killed.
-  """
-  if engine.name not in ENGINES:
-    raise UserError(
-      f"Unknown config.engine.name {engine.name!r}. Known: "
-      f"{', '.join(sorted(ENGINES))}."
-    )
-  pending = [item for item in items if not item.done.exists()]
-  _mistakes(pending)  # of an earlier run
-  if pending:
-    engine.advance(0.0, text)
-    try:
-      ENGINES[engine.name](_Guarded(function), pending, engine)
-    except OSError as error:  # not even its message could be written
-      folder = pending[0].done.parent
-      raise UserError(store.unwritable(folder, error)) from error
-  for message in _mistakes(pending):
-    raise UserError(message)
-
-
-def drop_damaged(items: Sequence[Any], is_whole: Callable[[Any], bool]) -> None:
-  """Items whose files are not what was written are to be done again.
-
-  Args:
-    items: of which some may be finished, by a job that was stopped.
-    is_whole: whether a finished one is as it was; it may also raise.
-  """
   for item in items:
     if not item.done.exists():
       continue
@@ -93,7 +102,7 @@ def drop_damaged(items: Sequence[Any], is_whole: Callable[[Any], bool]) -> None:
 
 
 class _Guarded(NamedTuple):
-  """Leaves a caller's mistake in a file, since engines wrap exceptions."""
+  """Leaves a caller's mistake in a file, since pools and Beam wrap exceptions."""
 
   function: Function
 
@@ -121,18 +130,18 @@ def _error_file(item: Item) -> Path:
   return item.done.with_name(f"{item.done.name}.error")
 
 
-def _on_cores(function: Function, items: Sequence[Item], engine: Engine):
+def _on_cores(function: Function, items: Sequence[Any], workers: Workers):
   """Here, as long as that takes less time than starting processes."""
   for number, item in enumerate(items, 1):
     begin = time.monotonic()
     function(item)
-    engine.check()
+    workers.check()
     left = (time.monotonic() - begin) * (len(items) - number)
     if left > START_SECONDS:
-      return _on_all_cores(function, items[number:], engine)
+      return _on_all_cores(function, items[number:], workers)
 
 
-def _on_all_cores(function, items, engine) -> None:
+def _on_all_cores(function, items, workers) -> None:
   with futures.ProcessPoolExecutor(
     min(os.cpu_count() or 1, len(items)),
     mp_context=multiprocessing.get_context("spawn"),  # jax has threads
@@ -142,7 +151,7 @@ def _on_all_cores(function, items, engine) -> None:
     try:
       for one in futures.as_completed(submitted):
         one.result()
-        engine.check()
+        workers.check()
     except process.BrokenProcessPool as error:
       raise Fault(
         "A worker process was killed, probably for lack of memory; run the "
@@ -158,22 +167,24 @@ def _start_worker() -> None:
   os.environ["JAX_PLATFORMS"] = "cpu"
 
 
-def _on_beam(function: Function, items: Sequence[Item], engine: Engine):
+def _on_beam(function: Function, items: Sequence[Any], workers: Workers):
   try:
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
   except ImportError as error:
     raise UserError(
-      "config.engine.name=beam needs Apache Beam: pip install "
-      "'cmtree_jax[beam]', or take the engine `local`."
+      "config.workers.name=beam needs Apache Beam: pip install "
+      "'cmtree_jax[beam]', or take config.workers.name=local."
     ) from error
-  with beam.Pipeline(options=PipelineOptions(list(engine.flags))) as pipeline:
+  with beam.Pipeline(
+    options=PipelineOptions(list(workers.plan.flags))
+  ) as pipeline:
     made = pipeline | beam.Create(items).with_output_types(Any)
     _ = made | beam.Reshuffle() | beam.Map(function)
-  engine.check()
+  workers.check()
 
 
-ENGINES: dict[str, Callable[[Function, Sequence[Any], Engine], None]] = {
+WORKERS: dict[str, Callable[[Function, Sequence[Any], Workers], None]] = {
   "beam": _on_beam,
   "local": _on_cores,
 }

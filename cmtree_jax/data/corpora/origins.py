@@ -1,4 +1,4 @@
-"""What a config's `data` block names: parts to read, and the targets beside them."""
+"""What a plan names: parts to read, and the targets beside them."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from cmtree_jax.data import cache, store
+from cmtree_jax.data.plan import Plan
 from cmtree_jax.data.read import sources, targets
 from cmtree_jax.types import RawCorpus, Record, Skip, Target, UserError
 
@@ -27,11 +28,11 @@ class Origin(NamedTuple):
   skipped: Mapping[str, Mapping[str, int]] = MappingProxyType({})
 
 
-def find(data, *, cache_dir: Path, progress: Progress) -> Origin:
-  """Looks up every address of `data.source` and reads the targets.
+def find(plan: Plan, *, cache_dir: Path, progress: Progress) -> Origin:
+  """Looks up every address of `plan.source` and reads the targets.
 
   Args:
-    data: the config's `data` block.
+    plan: which addresses and targets, and how they are read.
     cache_dir: keeps what is fetched.
     progress: told one line for each download.
   Raises:
@@ -41,9 +42,9 @@ def find(data, *, cache_dir: Path, progress: Progress) -> Origin:
   found: dict[str, Target] = {}
   notes: list[str] = []
   skipped: dict[str, dict[str, int]] = {}
-  for address in data.source:
+  for address in plan.source:
     if address in _BUILT:
-      built = _BUILT[address](data, cache_dir, progress)
+      built = _BUILT[address](plan, cache_dir, progress)
       parts += built.parts
       found |= built.targets
       notes += built.notes
@@ -54,9 +55,9 @@ def find(data, *, cache_dir: Path, progress: Progress) -> Origin:
       )
     else:
       parts += sources.parts([address])
-  limit = 0 if data.strict else data.max_skipped
-  for file in data.target_files:
-    target, skips = targets.read(file, fields(data))
+  limit = 0 if plan.strict else plan.max_skipped
+  for file in plan.target_files:
+    target, skips = targets.read(file, fields(plan))
     if target.name in found:
       raise UserError(
         f"{file}: wanted one target called {target.name!r}, came a second one; "
@@ -71,10 +72,10 @@ def find(data, *, cache_dir: Path, progress: Progress) -> Origin:
   return Origin(parts, found, tuple(notes), skipped)
 
 
-def fields(data) -> sources.Rules:
-  """How documents are read, of the `data` block."""
+def fields(plan: Plan) -> sources.Rules:
+  """How documents are read."""
   return sources.Rules(
-    data.text_field, data.id_field, data.source_field, data.max_document_bytes
+    plan.text_field, plan.id_field, plan.source_field, plan.max_document_bytes
   )
 
 
@@ -85,14 +86,14 @@ def _told(file: str, skips: list[Skip]) -> list[str]:
   return [f"{file}: skipped {len(skips):,} lines; the first, {first}"]
 
 
-def choose(origin: Origin, data) -> dict[str, Target]:
-  """The targets that the config names; none named means all.
+def choose(origin: Origin, plan: Plan) -> dict[str, Target]:
+  """The targets that the plan names; none named means all.
 
   Raises:
     UserError: there is none, one is unknown, or none can drive a search.
   """
   found = origin.targets
-  names = data.targets or tuple(found)
+  names = plan.targets or tuple(found)
   if not names:
     raise UserError(
       "No target. Give at least one with --config.data.target_files=FILE."
@@ -112,23 +113,23 @@ def choose(origin: Origin, data) -> dict[str, Target]:
   return {name: found[name] for name in names}
 
 
-def _default(data, cache_dir: Path, progress: Progress) -> Origin:
+def _default(plan: Plan, cache_dir: Path, progress: Progress) -> Origin:
   from cmtree_jax.data.corpora import default_corpus, wheels
 
   pins = [list(pin) for pin in default_corpus.PINS]
-  key = store.key_of(_FORMAT, pins, data.third_party)
+  key = store.key_of(_FORMAT, pins, plan.third_party)
   try:
     folder = cache.build_once(
       cache_dir / "built" / key,
       lambda folder: _write(
         folder,
         default_corpus.read(
-          cache_dir, third_party=data.third_party, progress=progress
+          cache_dir, third_party=plan.third_party, progress=progress
         ),
       ),
     )
   except wheels.NoRegistry as error:
-    other = _stdlib(data, cache_dir, progress)
+    other = _stdlib(plan, cache_dir, progress)
     note = (
       f"{_FALLBACK} ({error}); using this "
       "Python's own standard library instead. Its targets are "
@@ -138,8 +139,8 @@ def _default(data, cache_dir: Path, progress: Progress) -> Origin:
   return _read(folder)
 
 
-def _stdlib(data, cache_dir: Path, progress: Progress) -> Origin:
-  del data
+def _stdlib(plan: Plan, cache_dir: Path, progress: Progress) -> Origin:
+  del plan
   from cmtree_jax.data.corpora import stdlib_corpus
 
   corpus = stdlib_corpus.read(progress=progress)

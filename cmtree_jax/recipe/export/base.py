@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cmtree_jax.data.build import workers
+from cmtree_jax.data.build.workers import Workers
 from cmtree_jax.types import UserError
 
 
@@ -35,7 +35,7 @@ class Corpus(NamedTuple):
   mixture: Mapping[str, float]  # leaf name -> share of the training tokens
   num_documents: int
   total_tokens: int
-  engine: workers.Engine = workers.Engine("local")  # calls pickled parts
+  workers: Workers = Workers()  # call pickled parts
 
   def shards(self) -> Iterator[Shard]:
     """The documents, part after part."""

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cmtree_jax.data.build import workers
 from cmtree_jax.recipe.export import counts, files
 from cmtree_jax.recipe.export.base import Corpus, Options, Shard
 
@@ -22,7 +21,7 @@ FOLDER = "jsonl"
 def export(corpus: Corpus, folder: Path, options: Options) -> list[Path]:
   """Writes zstd-compressed lines of id, text and leaf, resampled to the budget.
 
-  Shards are resampled side by side on the corpus's engine.
+  Shards are resampled side by side by the corpus's workers.
   """
   rate, place = counts.rate(corpus, options), counts.offset(options.seed)
   items = []
@@ -38,7 +37,7 @@ def export(corpus: Corpus, folder: Path, options: Options) -> list[Path]:
       )
   if items:
     (folder / FOLDER).mkdir(parents=True, exist_ok=True)
-  workers.run(resample, items, corpus.engine, text="resampling")
+  corpus.workers.run(resample, items, text="resampling")
   return [item.done for item in items]
 
 

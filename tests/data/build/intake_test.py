@@ -13,7 +13,7 @@ from cmtree_jax.data.read import sources
 from cmtree_jax.loops.checkpoint import Interrupted
 from cmtree_jax.types import UserError
 
-_LOCAL = workers.Engine("local")
+_LOCAL = workers.Workers()
 
 
 def _rules(**changes) -> intake.Rules:
@@ -33,9 +33,9 @@ def _write(path: pathlib.Path, *lines: dict | str) -> pathlib.Path:
   return path
 
 
-def _read(folder, *, rules=None, address="*.jsonl", engine=_LOCAL):
+def _read(folder, *, rules=None, address="*.jsonl", crew=_LOCAL):
   parts = sources.parts([f"jsonl:{folder}/{address}"])
-  return intake.read(parts, rules or _rules(), folder / "shards", engine)
+  return intake.read(parts, rules or _rules(), folder / "shards", crew)
 
 
 def test_documents_come_in_the_order_of_files_and_lines(tmp_path):
@@ -145,7 +145,7 @@ def test_a_stopped_reading_goes_on_with_the_parts_that_are_whole(
     raise Interrupted
 
   with pytest.raises(Interrupted):
-    _read(tmp_path, engine=workers.Engine("local", check=check))
+    _read(tmp_path, crew=workers.Workers(check=check))
   assert not (tmp_path / "shards").exists()
   (shard,) = tmp_path.glob(".shards-*/*.parquet")
   if damage:

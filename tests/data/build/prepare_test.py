@@ -41,11 +41,11 @@ def corpus(tmp_path) -> pathlib.Path:
 
 
 def _prepare(
-  corpus, *overrides, cache="cache", engine=corpora.LOCAL
+  corpus, *overrides, cache="cache", crew=corpora.LOCAL
 ) -> prepare.Prepared:
   source = f"data.source=jsonl:{corpus}/[ab].jsonl"
   return corpora.prepare_folder(
-    corpus, source, *overrides, cache=cache, engine=engine
+    corpus, source, *overrides, cache=cache, crew=crew
   )
 
 
@@ -152,12 +152,12 @@ def test_a_stopped_run_goes_on_with_what_is_finished(corpus, stop_after):
     if len(calls) == stop_after:
       raise Interrupted
 
-  stopping = workers.Engine("local", check=check)
+  stopping = workers.Workers(check=check)
   with pytest.raises(Interrupted):
-    _prepare(corpus, "data.shard_documents=10", engine=stopping)
+    _prepare(corpus, "data.shard_documents=10", crew=stopping)
   calls.clear()
-  counting = workers.Engine("local", check=lambda: calls.append(1))
-  again = _prepare(corpus, "data.shard_documents=10", engine=counting)
+  counting = workers.Workers(check=lambda: calls.append(1))
+  again = _prepare(corpus, "data.shard_documents=10", crew=counting)
   assert len(calls) == 10 - stop_after  # nothing is done twice
   _assert_equal_files(again.folder, whole.folder)
 
@@ -178,13 +178,13 @@ def test_a_damaged_shard_of_a_stopped_run_is_made_again(corpus, name):
     _prepare(
       corpus,
       "data.shard_documents=10",
-      engine=workers.Engine("local", check=check),
+      crew=workers.Workers(check=check),
     )
   (file,) = corpus.glob(f"cache/prepared/.*/{name}")
   file.write_bytes(file.read_bytes()[:-30])
   calls.clear()
-  counting = workers.Engine("local", check=lambda: calls.append(1))
-  again = _prepare(corpus, "data.shard_documents=10", engine=counting)
+  counting = workers.Workers(check=lambda: calls.append(1))
+  again = _prepare(corpus, "data.shard_documents=10", crew=counting)
   assert len(calls) == 5
   _assert_equal_files(again.folder, whole.folder)
 

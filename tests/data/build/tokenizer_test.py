@@ -121,7 +121,7 @@ def test_text_beside_what_the_trainer_drops_is_learned(filler):
 
 def load(folder: pathlib.Path, texts=CORPUS, vocab_size=300):
   return tokenizer.load_or_train(
-    texts, kind="bpe", vocab_size=vocab_size, cache_dir=folder
+    texts, tokenizer.Plan("bpe", vocab_size), cache_dir=folder
   )
 
 
@@ -183,6 +183,5 @@ def test_half_a_surrogate_pair_is_told(each):
 
 def test_an_unknown_kind_is_told_with_the_known(tmp_path):
   with pytest.raises(UserError, match=r"'word'.*bpe, bytes"):
-    tokenizer.load_or_train(
-      CORPUS, kind="word", vocab_size=9, cache_dir=tmp_path
-    )
+    plan = tokenizer.Plan("word", vocab_size=9)
+    tokenizer.load_or_train(CORPUS, plan, cache_dir=tmp_path)

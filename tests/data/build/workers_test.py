@@ -1,12 +1,13 @@
-"""Engines: what is done once, what is told, and equal bytes from each."""
+"""Workers: what is done once, what is told, and equal bytes from each."""
 
 import json
 import pathlib
 
 import pytest
 
-from cmtree_jax.config import load
-from cmtree_jax.data.build import intake, prepare, workers
+from cmtree_jax import embed
+from cmtree_jax.data.build import intake, prepare, tokenizer, workers
+from cmtree_jax.data.plan import Plan as DataPlan
 from cmtree_jax.data.read import sources
 from cmtree_jax.loops.checkpoint import Interrupted
 from cmtree_jax.types import UserError
@@ -25,12 +26,30 @@ def _items(folder: pathlib.Path, texts) -> list[intake.PartItem]:
   return items
 
 
+def _workers(name: str) -> workers.Workers:
+  return workers.Workers(workers.Plan(name))
+
+
 def test_a_finished_item_is_not_done_again(tmp_path):
   items = _items(tmp_path, ["a", "b"])
   items[0].done.write_text("mine")
-  workers.run(intake.read_part, items, workers.Engine("local"))
+  _workers("local").run(intake.read_part, items)
   assert items[0].done.read_text() == "mine"
   assert json.loads(items[1].done.read_text())["documents"] == 1
+
+
+def test_a_finished_item_that_is_not_whole_is_done_again(tmp_path):
+  items = _items(tmp_path, ["a", "b", "c"])
+  for item, text in zip(items, ("[]", "[1]", "["), strict=True):
+    item.done.write_text(text)
+
+  def is_whole(item):
+    return json.loads(item.done.read_text()) == []
+
+  _workers("local").run(intake.read_part, items, is_whole=is_whole)
+  found = [json.loads(item.done.read_text()) for item in items]
+  assert found[0] == []
+  assert [one["documents"] for one in found[1:]] == [1, 1]
 
 
 @pytest.mark.parametrize("name", ["local", "beam"])
@@ -39,18 +58,18 @@ def test_the_first_mistake_in_the_order_of_items_is_told(tmp_path, name):
     pytest.importorskip("apache_beam")
   items = _items(tmp_path, ["good", "", " "])
   with pytest.raises(UserError, match=r"1\.jsonl, line 1: wanted a text"):
-    workers.run(intake.read_part, items, workers.Engine(name))
+    _workers(name).run(intake.read_part, items)
   assert items[0].done.exists()
   # The mistakes are mended, and the work goes on.
   for number in (1, 2):
     (tmp_path / f"{number}.jsonl").write_text('{"text": "good"}\n')
-  workers.run(intake.read_part, items, workers.Engine(name))
+  _workers(name).run(intake.read_part, items)
   assert all(item.done.exists() for item in items)
 
 
-def test_an_unknown_engine_is_refused(tmp_path):
+def test_unknown_workers_are_refused(tmp_path):
   with pytest.raises(UserError, match=r"'spark'.*beam, local"):
-    workers.run(intake.read_part, [], workers.Engine("spark"))
+    _workers("spark").run(intake.read_part, [])
 
 
 def test_work_stops_when_it_is_asked_to(tmp_path):
@@ -59,13 +78,13 @@ def test_work_stops_when_it_is_asked_to(tmp_path):
 
   items = _items(tmp_path, ["a"])
   with pytest.raises(Interrupted):
-    workers.run(intake.read_part, items, workers.Engine("local", check=check))
+    workers.Workers(check=check).run(intake.read_part, items)
   assert items[0].done.exists()  # what was in flight is kept
 
 
-@pytest.mark.parametrize("name", ["processes", "beam"])
-def test_other_engines_prepare_the_same_bytes(tmp_path, monkeypatch, name):
-  if name == "beam":
+@pytest.mark.parametrize("other", ["processes", "beam"])
+def test_other_workers_prepare_the_same_bytes(tmp_path, monkeypatch, other):
+  if other == "beam":
     pytest.importorskip("apache_beam")
   for name in "ab":
     lines = [
@@ -79,31 +98,28 @@ def test_other_engines_prepare_the_same_bytes(tmp_path, monkeypatch, name):
     for i in range(3)
   ]
   (tmp_path / "goal.jsonl").write_text("\n".join(goal))
-  config = load(
-    "configs/smoke.py",
-    [
-      f"data.source=jsonl:{tmp_path}/[ab].jsonl",
-      f"data.target_files={tmp_path}/goal.jsonl",
-      "data.targets=",
-      "data.shard_documents=16",
-      "data.drop_repeated_texts=true",
-      "tokenizer.kind=bytes",
-      "embedding.dim=4",
-    ],
+  plan = prepare.Plan(
+    DataPlan(
+      source=(f"jsonl:{tmp_path}/[ab].jsonl",),
+      target_files=(f"{tmp_path}/goal.jsonl",),
+      targets=(),
+      shard_documents=16,
+      drop_repeated_texts=True,
+    ),
+    tokenizer.Plan("bytes"),
+    embed.Plan(dim=4),
   )
   folders = []
-  for engine in ("local", name):
-    if engine == "processes":
+  for name in ("local", other):
+    if name == "processes":
       monkeypatch.setattr(workers, "START_SECONDS", 0.0)
     prepared = prepare.prepare(
-      config.data,
-      config.tokenizer,
-      config.embedding,
-      cache_dir=tmp_path / engine,
-      engine=workers.Engine("beam" if engine == "beam" else "local"),
+      plan,
+      cache_dir=tmp_path / name,
+      workers=_workers("beam" if name == "beam" else "local"),
       progress=lambda line: None,
     )
-    folders.append(tmp_path / engine)
+    folders.append(tmp_path / name)
     assert len(prepared.pool) == 58 < 80
     assert len(prepared.documents.paths) == 6
   files = [

@@ -1,0 +1,23 @@
+"""What a corpus consists of: the config's block `data`, with its defaults."""
+
+from typing import NamedTuple
+
+
+class Plan(NamedTuple):
+  """Where documents and targets come from, and what is done with bad ones."""
+
+  # default, stdlib, or KIND:ADDRESS; kinds: jsonl, parquet, text, tfds, seqio, hf.
+  source: tuple[str, ...] = ("default",)
+  target_files: tuple[str, ...] = ()  # one file per target
+  targets: tuple[str, ...] = ("film_reviews", "humaneval", "news")  # none: all
+  third_party: bool = True  # texts of others: news, reviews, quotations
+  text_field: str = "text"
+  id_field: str = "id"
+  source_field: str = "source"  # hidden label, used to score partitions
+  max_document_bytes: int = 5_000_000  # larger documents are refused
+  strict: bool = False  # stop at the first bad document
+  max_skipped: int = 1000  # bad documents; more stop the job
+  max_documents: int = 0  # of the pool, a sample by digest; 0: all
+  drop_repeated_texts: bool = False  # keep the first of equal texts only
+  shard_documents: int = 8192  # of a shard, the unit of parallel work
+  max_overlap: float = 0.01  # share of a target's 13-word runs in the pool
