@@ -219,7 +219,7 @@ def variants(final: str, leaves_of: tuple[int, ...], *, rounds: int):
       "probe_rows",
     )
     search += [
-      f"search.{name}={value}"
+      f"values.{name}={value}"
       for name, value in zip(names, fields, strict=True)
     ]
     found[f"budget_{number}"] = ("cmtree", *search)

@@ -31,6 +31,18 @@ class Corpus(NamedTuple):
   world: fleet.World
   facts: Facts
 
+  @property
+  def view(self) -> signals.View:
+    """What proxies are looked at with."""
+    assert self.world.view is not None
+    return self.world.view
+
+  @property
+  def goal(self) -> sampler.Sampler:
+    """The target's documents."""
+    assert self.world.targets is not None
+    return self.world.targets
+
 
 @functools.cache
 def corpus() -> Corpus:

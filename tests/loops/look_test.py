@@ -60,7 +60,7 @@ def watching(*signals: str, whole_domains: bool = False) -> Method:
   )
 
 
-def parts(world: fleet.World) -> list[look.Part]:
+def parts(corpus: toy.Corpus) -> list[look.Part]:
   """The pool, and the target's documents as a second part."""
 
   def part(sampler, domain_N, share):
@@ -81,10 +81,10 @@ def parts(world: fleet.World) -> list[look.Part]:
 
     return look.Part(tokens, domain_N, signals)
 
-  size = len(world.targets.tokens.bytes_N)
+  size = len(corpus.goal.tokens.bytes_N)
   return [
-    part(world.pool, world.domain_N, 0),
-    part(world.targets, np.zeros(size, int), 1),
+    part(corpus.world.pool, corpus.world.domain_N, 0),
+    part(corpus.goal, np.zeros(size, int), 1),
   ]
 
 
@@ -99,7 +99,7 @@ def run(method, folder, stop=None, advance=None):
       world,
       PLAN,
       session._replace(advance=advance or session.advance),
-      parts(world),
+      parts(toy.corpus()),
     )
   return found, last[-1]
 
@@ -141,7 +141,7 @@ def test_losses_are_those_of_a_proxy_that_knows_the_pool(tmp_path):
     expected = loss[rows.document_BT >= 0].mean()
     assert loss_N[document] == pytest.approx(expected, rel=1e-5)
   # Trained on natural rows, then one pass over pool and target.
-  scored = sum(_rows(one.tokens) for one in (world.pool, world.targets))
+  scored = sum(_rows(one.tokens) for one in (world.pool, toy.corpus().goal))
   rows = PLAN.steps * ROWS * GRADIENT + scored * FORWARD
   assert found.cost.flops == pytest.approx(rows * T * FLOPS)
 

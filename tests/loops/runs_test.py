@@ -101,7 +101,7 @@ def test_all_that_is_shown_agrees(whole):
   np.testing.assert_array_equal(state.curve_RCT[:, -1], state.trials.loss_RT)
   assert (state.curve_RCT[0, 0] > state.curve_RCT[0, 1]).all()  # it learns
   # The nats of the documents are those of the target.
-  frozen = toy.corpus().world.view.eval_sets[0]
+  frozen = toy.corpus().view.eval_sets[0]
   bpb_R = state.nats_RM.sum(axis=1) / np.log(2) / frozen.num_bytes
   np.testing.assert_allclose(bpb_R, state.trials.loss_RT[:, 0], rtol=1e-5)
   assert facts.document_tokens_M.sum() == frozen.num_tokens
@@ -113,7 +113,7 @@ def test_all_that_is_shown_agrees(whole):
 
 def test_the_ledger_counts_training_and_scoring(whole):
   result, _ = whole
-  view = toy.corpus().world.view
+  view = toy.corpus().view
   trained = STEPS * ROWS * GRADIENT
   # Two points of the curve, the documents, and two rows of every domain.
   scored = (3 * signals.eval_rows(view) + K * 2) * FORWARD

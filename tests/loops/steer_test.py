@@ -162,7 +162,7 @@ def test_observed_rows_are_trained_on_with_the_mean_loss_of_each_domain(
   # The reference comes first, on rows of the natural mixture.
   assert len(spy.trained) == 2 * STEPS
   for number, (batches, weight, _) in enumerate(spy.trained[STEPS:]):
-    expected = toy.corpus().world.view.domains.rows(1 + number, 1)
+    expected = toy.corpus().view.domains.rows(1 + number, 1)
     np.testing.assert_array_equal(
       batches.tokens_BT[0, 0], expected.tokens_BT.reshape(-1, T)
     )
@@ -226,7 +226,7 @@ def test_the_excess_over_a_reference_falls_as_the_proxy_learns(tmp_path):
 
 def test_the_ledger_counts_what_is_looked_at(tmp_path):
   asks = [Ask(toy.mixture(1, 0, 0, 0))] * STEPS
-  view = toy.corpus().world.view
+  view = toy.corpus().view
   for name, rows, passes, products in (
     ("loss_K", K * 2, FORWARD, 0),
     ("gram_KK", K * 1 + 2, GRADIENT, K * (K + 1)),
@@ -248,7 +248,7 @@ def test_costs_follow_the_published_formulas(tmp_path):
   D_t and D_e tokens are trained on and evaluated, by m domains in T rounds.
   """
   n, steps, rounds = FLOPS / 2, 12, 4
-  view = toy.corpus().world.view
+  view = toy.corpus().view
   trained = 6 * steps * ROWS * T * n  # all tokens, those of graphs included
   evaluated = view.frozen.tokens_BT.shape[1] * T  # D_e of a domain
   observed = view.rows * T  # a domain's batch for gradients

@@ -56,7 +56,7 @@ def watching() -> Method:
 @pytest.mark.parametrize("lookahead", [2, 0])
 def test_documents_come_with_their_domains(tmp_path, lookahead):
   corpus = toy.corpus()
-  batch = jax.tree.map(lambda x: x[:1], corpus.world.view.eval_sets[0].batches)
+  batch = jax.tree.map(lambda x: x[:1], corpus.view.eval_sets[0].batches)
   world = corpus.world._replace(
     model=fleet.Model(toy.engine(), 1.0, UnrollCost(1, 1)),
     validation=(batch, np.ones(batch.tokens_BT.shape, np.float32)),

@@ -4,8 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from cmtree_jax.loops import final as loops
+from cmtree_jax.loops import look
 from cmtree_jax.methods.base import Signals
+from tests import toy
 from tests.methods.world import (
   MAX_WEIGHT,
   POOL,
@@ -106,21 +107,42 @@ def test_the_worst_mixture_is_the_least_similar_that_the_cap_allows():
   assert found_K[best] < q_K[best]
 
 
-def by_pass(max_weight, *, batch=B, chunk=None, share=0.5):
-  """Weights of the pool's documents after one pass."""
-  method = make("random_documents", share=share)
-  size = len(SIGNALS.mass_B)
-  chunk = chunk or size
-  chunks = [
-    Signals(*(x if x is None else x[i : i + chunk] for x in SIGNALS))
-    for i in range(0, size, chunk)
-  ]
-  found = loops.pass_over_corpus(method, facts(max_weight), chunks, batch=batch)
-  return np.exp(found.log_w(take(method, np.arange(POOL))), dtype=np.float64)
+@pytest.fixture
+def look_at_all(tmp_path):
+  """Weights of the pool's documents after one look at them."""
+
+  def weigh(max_weight, *, batch=B, parts=1, share=0.5):
+    method = make("random_documents", share=share)
+    with toy.session(tmp_path / f"{max_weight} {batch} {share}") as session:
+      found = look.run(
+        method,
+        facts(max_weight),
+        toy.corpus().world,  # no proxy is read
+        look.Plan(documents=batch),
+        session,
+        [_part(r) for r in np.array_split(np.arange(len(ALL)), parts)],
+      ).weights
+    return np.exp(found.log_w(take(method, np.arange(POOL))), dtype=np.float64)
+
+  return weigh
 
 
-def test_random_documents_are_a_subset_of_equal_weights():
-  w_N = by_pass(100.0)
+ALL = SIGNALS.domain_B
+
+
+def _part(chosen) -> look.Part:
+  """Some of the documents, as a part of its own."""
+  return look.Part(
+    toy.corpus().world.pool.tokens,
+    ALL[chosen],
+    lambda rows: Signals(
+      *(None if x is None else x[chosen[rows]] for x in SIGNALS)
+    ),
+  )
+
+
+def test_random_documents_are_a_subset_of_equal_weights(look_at_all):
+  w_N = look_at_all(100.0)
   kept_N = SIGNALS.key_B[:POOL] < 0.5
   assert 0.3 < kept_N.mean() < 0.7
   expected = 1 / SIGNALS.mass_B[:POOL][kept_N].sum()
@@ -128,8 +150,8 @@ def test_random_documents_are_a_subset_of_equal_weights():
   assert w_N[~kept_N].max() < 1e-5
 
 
-def test_random_documents_leave_to_the_others_what_the_cap_takes():
-  w_N = by_pass(1.2, share=0.1)
+def test_random_documents_leave_to_the_others_what_the_cap_takes(look_at_all):
+  w_N = look_at_all(1.2, share=0.1)
   kept_N = SIGNALS.key_B[:POOL] < 0.1
   kept = SIGNALS.mass_B[:POOL][kept_N].sum()
   np.testing.assert_allclose(w_N[kept_N], 1.2, rtol=1e-5)
@@ -138,8 +160,8 @@ def test_random_documents_leave_to_the_others_what_the_cap_takes():
   )
 
 
-def test_the_size_of_batches_does_not_matter():
+def test_the_size_of_batches_does_not_matter(look_at_all):
   # 17 does not divide 80: the last batch is filled up with documents of no mass.
   np.testing.assert_allclose(
-    by_pass(100.0), by_pass(100.0, batch=17, chunk=33), rtol=1e-5
+    look_at_all(100.0), look_at_all(100.0, batch=17, parts=3), rtol=1e-5
   )

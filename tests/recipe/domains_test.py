@@ -99,6 +99,7 @@ def test_labelled_domains_find_their_weights_in_an_earlier_recipe(
   data, tmp_path
 ):
   sources = make("sources", data)  # code, latin, sums
+  assert isinstance(sources.partition, partitions.ClusterPartition)
   earlier = sources.partition._replace(sources=("sums", "maths", "code"))
   earlier = earlier.with_weights(np.array([0.5, 1.0, 2.0]))
   write_recipe(tmp_path, earlier, data)

@@ -200,7 +200,9 @@ def test_whole_pieces_are_never_cut():
     rows, columns = np.nonzero(batch.segment_BT == piece)
     assert len(set(rows)) == 1  # in one row, and in one stretch of it
     assert (np.diff(columns) == 1).all()
-    start, pairs = (x[0] for x in packing.span(tokens, pieces, [piece]))
+    start, pairs = (
+      x[0] for x in packing.span(tokens, pieces, np.array([piece]))
+    )
     assert len(columns) == pairs
     place = rows[0], slice(columns[0], columns[-1] + 1)
     np.testing.assert_array_equal(
