@@ -152,7 +152,7 @@ def _presets(config: Any, made: Plans) -> Iterable[str]:
 
 
 def _check_mesh(config: Any, made: Plans) -> None:
-  """Every axis must divide what it holds."""
+  """Refuses a mesh whose axes do not divide the rows that they hold."""
   try:
     axes = sharding.make_mesh(**config.mesh).shape
     devices = final_mesh(config).shape[sharding.DATA]
@@ -196,7 +196,7 @@ def estimator_options(
   optimizer: optax.GradientTransformation,
   say: Callable[[str], None],
 ) -> dict[str, Any]:
-  """What of an unroll is stored, chosen by the memory that it may take."""
+  """Which steps of an unroll are stored, so that they fit the config's memory."""
   name, budget = (
     config.hypergradient.estimator,
     config.hypergradient.memory_bytes,
@@ -259,7 +259,7 @@ def optimizer_of(config: Any, *, total_steps: int | None):
 
 
 def final_cost(config: Any, vocab_size: int) -> Cost:
-  """Of one final training run."""
+  """The cost of one final training."""
   model = proxy_of(config.final.preset, config, vocab_size)
   batch = config.batch
   tokens = config.final.steps * batch.rows * batch.row_tokens
@@ -276,7 +276,7 @@ def total_work(config: Any) -> float:
 
 
 def search_work(name: str, config: Any) -> float:
-  """Training rows of a method's search; of `runs`, whose number grows, none."""
+  """Training rows of a method's search; 0 where it decides how many runs it wants."""
   method, made, rows = (
     make_method(name, config),
     plans(config),

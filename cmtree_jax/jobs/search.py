@@ -48,7 +48,7 @@ class Job(NamedTuple):
 
     Args:
       stage: names the folder of the checkpoints, or is one.
-      seed: of the loop.
+      seed: the loop's seed.
     """
     checkpointer = Checkpointer(self.workdir / "checkpoints" / stage)
     with contextlib.closing(checkpointer):
@@ -61,7 +61,7 @@ class Found(NamedTuple):
   weights: Weights
   log_w_N: np.ndarray  # float64
   value_N: np.ndarray  # mean measured value of a document, NaN if never probed
-  cost: Cost  # of the search
+  cost: Cost  # what the search cost
   history: list[dict[str, Any]]  # one row per round, observation or run
 
 
@@ -109,11 +109,11 @@ def weigh(
   """Runs one method by the loop that it declares.
 
   Args:
-    name: of the method.
+    name: the method's name.
     job: config and workdir.
     data: the corpus; its targets drive the search.
-    parts: of `partitions`.
-    seed: of the search.
+    parts: what `partitions` returned.
+    seed: seed of the search.
     stage: names its checkpoints.
   """
   method = build.make_method(name, job.config)

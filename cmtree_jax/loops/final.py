@@ -60,7 +60,7 @@ def run(
   are drawn while the devices train.
 
   Args:
-    name: of the recipe, for messages.
+    name: the recipe's name, for messages.
     log_w_N: log-weights of the documents.
     eval_sets: frozen.
     world: the model and its pool.

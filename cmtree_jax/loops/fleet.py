@@ -30,7 +30,7 @@ class Model(NamedTuple):
   """One size of proxies, compiled."""
 
   engine: Engine
-  flops_per_token: float  # of one forward pass
+  flops_per_token: float  # FLOPs of a forward pass, per token
   # Of the hypergradient through an unroll; only the loop `values` takes one.
   unroll_cost: UnrollCost = UnrollCost(0, 0)
 
@@ -59,8 +59,8 @@ class World(NamedTuple):
 class Session(NamedTuple):
   """How a loop is run: from which seed, where it saves, when it stops."""
 
-  seed: int  # of the proxies and of the method
-  checkpointer: Checkpointer  # of this loop alone
+  seed: int  # seed of the proxies and of the method
+  checkpointer: Checkpointer  # no other loop saves there
   stop: StopFlag  # set when the job is asked to stop
   advance: Advance  # told of progress, in training rows
 
@@ -80,7 +80,7 @@ class ObservePlan(NamedTuple):
   rows: int = 1  # fresh rows of each domain
   target_rows: int = 16  # fresh rows of each target
   frozen_rows: int = 4  # rows of each domain that stay the same
-  max_tokens: int = 10_000  # of each target's train split, frozen
+  max_tokens: int = 10_000  # frozen training tokens per target
 
   def check(self) -> None:
     """Raises ValueError for a field below one."""
@@ -124,7 +124,7 @@ def start(world: World, key_P: shapes.Key, *, streams: int = 1) -> Fleet:
 
   Args:
     world: what they will train on.
-    key_P: of the parameters at the start.
+    key_P: random keys of the initial parameters.
     streams: 1, or as many as there are proxies: then each has arrival points of
       documents to itself, the same for all.
   """
@@ -150,7 +150,7 @@ def reset(
 
 
 def copy(phi: Any) -> Any:
-  """Training takes its argument over, so what is kept must be another array."""
+  """A copy: training donates its argument, so what is kept needs its own memory."""
   return jax.tree.map(jnp.copy, phi)
 
 
@@ -207,7 +207,7 @@ def train(
     fleet: must not be used again.
     world: its engine trains.
     batches: [P, S, B, T].
-    weight: of the tokens; None: equal ones.
+    weight: weights of the tokens; None: equal ones.
     which_P: the others stay as they are and cost nothing; None: all train.
   """
   if weight is None:
@@ -215,6 +215,7 @@ def train(
   if which_P is None:
     which_P = np.ones(len(fleet.age), bool)
   steps, rows = batches.tokens_BT.shape[1:3]
+  # The engine donates phi: the fleet that came in must not be used again.
   phi, loss_PS = world.model.engine.train(fleet.phi, batches, weight, which_P)
   fleet = fleet._replace(phi=phi, age=fleet.age + steps * which_P)
   fleet = fleet.charge(world, int(which_P.sum()) * steps * rows, GRADIENT)

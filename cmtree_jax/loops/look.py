@@ -29,7 +29,7 @@ class Plan(NamedTuple):
   """How much of everything; the block `look`."""
 
   documents: int = 32_768  # per step of a method
-  steps: int = 150  # of the proxy, for a method that reads losses
+  steps: int = 150  # training steps of the proxy, where losses are read
   steps_per_call: int = 25  # drawn and compiled together; divides `steps`
 
   def check(self) -> None:
@@ -71,7 +71,7 @@ def run(
   """Shows all documents.
 
   Args:
-    method: of the loop `look`.
+    method: a method whose loop is `look`.
     facts: what is known beforehand.
     world: the proxy and what it draws from; the model is read by methods that
       read `loss_B`, others may have none.

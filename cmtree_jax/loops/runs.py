@@ -58,7 +58,7 @@ class State(NamedTuple):
   """The state between two groups of runs; all of it is saved."""
 
   method: Any
-  runs: np.ndarray  # done
+  runs: np.ndarray  # how many are done
   cost: np.ndarray  # tokens, FLOPs
 
 
@@ -70,15 +70,16 @@ def run(
   session: Session,
   sizes: Sequence[Callable[[], Model]],
 ) -> Outcome:
-  """Runs until the method asks for no more.
+  """Trains the runs that the method asks for, until it asks for none.
 
   Args:
-    method: of the loop `runs`.
+    method: a method whose loop is `runs`.
     facts: what is known beforehand; `curve_steps` are those of the plan.
     world: what runs draw from; its model is not read.
     plan: how much of everything.
     session: seed, checkpoints (after every group of runs) and progress.
-    sizes: of proxies, in the order of `Facts.sizes`; made when first asked for.
+    sizes: the proxies' sizes in the order of `Facts.sizes`; each is compiled when it
+      is first asked for.
   Raises:
     Fault: a loss is not finite.
     Interrupted: after saving, if the job is asked to stop.
@@ -154,7 +155,7 @@ def _train(group: _Group, key, advance: Advance) -> tuple[Fleet, list[Signals]]:
   """One run per mixture: (fleet at the end, what each showed)."""
   world, plan, runs = group.world, group.plan, len(group.mixture_RK)
   members = np.arange(plan.population)
-  # A population that is not full trains its last run again, unread.
+  # A group that is not full repeats its last run; nobody reads the copy.
   padded_PK = group.mixture_RK[np.minimum(members, runs - 1)]
   ratio_PK = padded_PK / np.maximum(group.facts.domain_mass_K, 1e-12)
   fleet = fleets.start(

@@ -1,7 +1,7 @@
 """The loop `steer`: one proxy on a mixture of domains that a method steers.
 
-An observation of the proxy as it is, a step of the method, and the training steps
-that it asks for: on rows drawn from its mixture, or on the observed rows themselves.
+The loop observes the proxy, lets the method take a step, and trains the proxy as the
+method asks: on rows drawn from its mixture, or on the observed rows themselves.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,8 @@ from cmtree_jax.proxy.ledger import Cost
 class Plan(NamedTuple):
   """How much of everything; the block `steer`."""
 
-  steps: int = 150  # of the proxy, and of a reference model where one is read
+  # Training steps of the proxy, and of the reference model if there is one.
+  steps: int = 150
   saves: int = 3  # checkpoints on the way, besides the last
 
   def check(self) -> None:
@@ -36,8 +37,8 @@ class State(NamedTuple):
   marked: Any  # phi that a method may return to
   reference: Any  # trained on the natural mixture; phi's twin if none is read
   reference_steps: np.ndarray
-  observation: np.ndarray  # number of the next
-  mixture_OK: np.ndarray  # that was asked for at each observation
+  observation: np.ndarray  # number of the next observation
+  mixture_OK: np.ndarray  # the mixture asked for at each observation
 
 
 def run(
@@ -50,7 +51,7 @@ def run(
   """Steers one proxy to its end.
 
   Args:
-    method: of the loop `steer`.
+    method: a method whose loop is `steer`.
     facts: what is known beforehand.
     world: the proxy and what it draws from.
     plan: how much of everything.
@@ -105,7 +106,7 @@ class _Steering(NamedTuple):
 
   @property
   def observations(self) -> int:
-    """Of the whole run."""
+    """Observations of the whole run."""
     return self.plan.steps // self.method.every
 
   @property
@@ -114,7 +115,7 @@ class _Steering(NamedTuple):
     return self.observations * (2 if self.reads_reference else 1)
 
   def moves_done(self, state: State) -> int:
-    """Chunks so far."""
+    """Chunks that are trained so far."""
     chunks = int(state.reference_steps) // self.method.every
     return chunks + int(state.observation)
 
@@ -128,7 +129,7 @@ def _steering(
 
 
 def _start(steering: _Steering, seed: int) -> State:
-  """A fresh proxy."""
+  """A proxy with fresh parameters."""
   key = jax.random.key(seed)
   fleet = fleets.start(steering.world, jax.random.fold_in(key, 1)[None])
   facts = steering.facts
@@ -156,7 +157,7 @@ def _train_reference(steering: _Steering, state: State) -> State:
   fleet = fleet._replace(cost=trained.cost)
   done = state.reference_steps + every
   if done + every > steps:
-    done = np.array(steps)  # what is left is less than a chunk
+    done = np.array(steps)  # the rest is shorter than a chunk
   return state._replace(
     fleet=fleet, reference=trained.phi, reference_steps=done
   )

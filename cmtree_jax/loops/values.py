@@ -1,8 +1,9 @@
-"""The loop `values`: proxies in training value documents, a method learns from them.
+"""The loop `values`: proxies in training say what documents are worth.
 
-A round lets the proxies grow under the current weights, asks each for the values of
-documents by a hypergradient through an unroll of its steps, gives them to the method,
-and measures what the changed weights are worth by training on from where it is.
+A round trains the proxies on under the current weights, asks each what documents are
+worth (a hypergradient through an unroll of its training), and gives the values to the
+method. A lookahead then trains on from there under the old and the new weights, and
+measures what the change is worth.
 """
 
 from collections.abc import Callable
@@ -33,18 +34,18 @@ class Plan(NamedTuple):
 
   rounds: int = 5
   population: int = 2  # proxies of staggered ages
-  max_age: int = 300  # steps after which a proxy is reset
-  min_age: int = 80  # steps before a proxy is first asked for values
-  unroll: int = 16  # cooldown steps that are differentiated through
-  outer_rows: int = 512  # of targets, per unroll
-  probe_rows: int = 1024  # of documents valued, per unroll
-  validation_rows: int = 256  # rows that measure every change
-  steps_between_rounds: int = 20  # that proxies train on
+  max_age: int = 300  # training steps at which a proxy is reset
+  min_age: int = 80  # training steps before a proxy is first asked
+  unroll: int = 16  # steps that are differentiated through, as a cooldown
+  outer_rows: int = 512  # rows of the targets for each unroll
+  probe_rows: int = 1024  # rows of documents valued by each unroll
+  validation_rows: int = 256  # rows that every change is measured on
+  steps_between_rounds: int = 20  # training steps of every proxy
   # Cooldown steps by which a change is measured, on either side; 0: every change
   # is kept, unmeasured.
   lookahead: int = 20
-  natural_share: float = 0.25  # of the draws that are valued
-  sample_documents: int = 32_768  # that stand for the corpus's mass in a round
+  natural_share: float = 0.25  # share of natural draws among those valued
+  sample_documents: int = 32_768  # documents that stand for the corpus
 
   def check(self, rows: int) -> None:
     """Refuses what does not fill batches of `rows`, with a ValueError."""
@@ -86,7 +87,7 @@ class Valued(NamedTuple):
   document: np.ndarray
   value: np.ndarray  # fall of the outer loss per unit of density
   tokens: np.ndarray
-  log_proposal: np.ndarray  # log density that the documents were drawn with
+  log_proposal: np.ndarray  # log of the density that they were drawn with
 
 
 def run(
@@ -99,7 +100,7 @@ def run(
   """Rounds of: value documents with the proxies, step the method, train on.
 
   Args:
-    method: of the loop `values`.
+    method: a method whose loop is `values`.
     facts: what is known beforehand.
     world: proxies and what they draw from.
     plan: how much of everything.
@@ -165,7 +166,7 @@ class _Search(NamedTuple):
 
   @property
   def key(self) -> shapes.Key:
-    """Of the whole search."""
+    """The random key of the whole search."""
     return jax.random.key(self.seed)
 
 
@@ -432,7 +433,7 @@ def _sample(search: _Search, number: int) -> tuple[jax.Array, jax.Array]:
 
 
 def _proxy_keys(search: _Search, number_P: np.ndarray) -> shapes.Key:
-  """A key for every proxy that is ever started, by its number."""
+  """Random keys of proxies, by how many were started before each."""
   key = jax.random.fold_in(search.key, 1)
   return jax.vmap(lambda number: jax.random.fold_in(key, number))(
     jnp.asarray(number_P)
