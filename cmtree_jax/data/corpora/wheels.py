@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -57,6 +58,12 @@ def fetch(
       path = _download(pin, folder)
     paths[pin.name] = path
   return paths
+
+
+def read(wheel: Path, *names: str) -> list[bytes]:
+  """The contents of some files of a wheel."""
+  with zipfile.ZipFile(wheel) as archive:
+    return [archive.read(name) for name in names]
 
 
 def _cached(pin: Pin, folder: Path) -> Path | None:
