@@ -1,4 +1,4 @@
-"""ADO: train more on the domains whose loss still falls fast for their share."""
+"""ADO: more of the domains whose loss still falls fast for their share."""
 
 from typing import NamedTuple
 
@@ -25,11 +25,11 @@ class State(NamedTuple):
   """What the next observation needs."""
 
   course: steering.Course
-  loss_NK: shapes.Array  # of the observations so far, then ones
-  law: Law  # of each domain
+  loss_NK: shapes.Array  # losses observed so far, then ones
+  law: Law  # one for each domain
   is_fitted: shapes.Array  # whether there is a law
   mean_preference_K: shapes.FloatK  # rho-bar
-  sampled_K: shapes.FloatK  # h, what was trained on of late
+  sampled_K: shapes.FloatK  # h, the mixture trained on of late
 
 
 class Info(NamedTuple):
@@ -78,17 +78,17 @@ def make(
   of 512 starts; losses are smoothed by cubic Savitzky-Golay polynomials before. A
   fit that is not finite is rejected, and the last good one stays.
 
-  Lengths but `every` count observations. In short runs `ignore` and `refit` shrink
-  to a tenth of the run, and `window` to half of it.
+  All lengths but `every` count observations. In short runs `ignore` and `refit`
+  shrink to a tenth of the run, and `window` to half of it.
 
   Args:
     every: training steps per observation (the paper fits to every tenth loss).
-    ignore: first observations that are not fitted to. (1,000 steps of 60,000.)
-    refit: from fit to fit; the first comes `window` after those ignored.
-    window: of the smoothing; odd. (101 losses of single batches in the paper, so
-      101 steps.)
+    ignore: first observations that no fit uses. (1,000 steps of 60,000.)
+    refit: length from fit to fit; the first comes `window` after those ignored.
+    window: length of the smoothing, odd. (101 losses of single batches in the
+      paper, so 101 steps.)
     thin: takes every so-many-th start of each of the grid's three axes.
-    num_steps: of L-BFGS.
+    num_steps: L-BFGS steps of a fit.
     least_e: where the hinge of e is: an irreducible loss of 1.65 nats per token.
       With very small tokens it must be lower.
     credit: "root" is the paper's :math:`h_k^{1/2}`, "root_of_variance" the code's
@@ -97,6 +97,8 @@ def make(
     output: the recipe is the "mean" of pi since the first fit, or the "last" pi.
   Returns:
     A Method that steers a proxy; it knows nothing of the targets.
+  Cost:
+    One proxy run, evaluations, and fits that take seconds.
   Raises:
     ValueError: for unknown words, lengths that are not positive, an even window,
       or a floor that is not in [0, 1).
@@ -135,7 +137,7 @@ def make(
   def refit_law(
     state: State, loss_NK: shapes.Array
   ) -> tuple[Law, shapes.Array]:
-    """The laws, new ones where it is time and they are good; if there are any."""
+    """The laws, new ones if it is time and they are good; whether there are any."""
     length, time = len(loss_NK), state.course.time
     skipped, interval = min(ignore, length // 10), min(refit, length // 10)
     width = learning_curves.odd_window(window, length)
@@ -145,7 +147,7 @@ def make(
       row_N = jnp.arange(length)
       return learning_curves.fit_laws(
         learning_curves.smooth(loss_NK, time + 1, width=width),
-        1.0 + every * row_N,
+        1.0 + every * row_N,  # from one on: the law has a pole at zero
         (row_N >= skipped) & (row_N <= time),
         starts=learning_curves.grid(thin),
         num_steps=num_steps,
@@ -168,6 +170,7 @@ def make(
     loss_K = steering.evaluation(signals, course, "domains")
     loss_NK = state.loss_NK.at[course.time].set(loss_K)
     law, is_fitted = refit_law(state, loss_NK)
+    # Before the first observation nothing was trained on.
     memory = jnp.where(course.time > 0, 0.9**every, 1.0)
     sampled_K = memory * state.sampled_K + (1 - memory) * course.mixture_K
     preference_K = jnp.where(
@@ -217,9 +220,9 @@ def preference(
   """rho: how fast each domain's loss falls, credited to the domain's own part.
 
   Args:
-    law: of each domain.
+    law: one for each domain.
     n: steps so far.
-    mass_K: mu; a domain of mass zero gets nothing, nor the floor.
+    mass_K: mu; a domain of mass zero gets nothing, not even the floor.
     sampled_K: h.
     floor: as in `make`.
     credit: as in `make`.

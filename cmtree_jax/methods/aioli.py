@@ -1,4 +1,4 @@
-"""Aioli: what training on each domain does to the losses, measured while it trains."""
+"""Aioli: follows a linear mixing law whose parameters it measures while it trains."""
 
 from typing import NamedTuple
 
@@ -24,21 +24,21 @@ class State(NamedTuple):
   course: steering.Course
   ask: Ask
   key: shapes.Array  # key data
-  sweeps: shapes.Array  # int, of a round, as many as fit
-  domain: shapes.Array  # int, that is probed; -1 for none
-  before_T: shapes.Array  # losses before that
-  drop_TK: shapes.Array  # B times the sweeps; normalization takes that out
+  sweeps: shapes.Array  # int, sweeps of a round, as many as fit
+  domain: shapes.Array  # int, the domain that is probed; -1 for none
+  before_T: shapes.Array  # losses before the probe
+  drop_TK: shapes.Array  # B times the sweeps; normalization takes them out
   graph_TK: shapes.Array  # A, normalized, averaged over rounds
-  rounds: shapes.Array  # int, that have learned a graph
+  rounds: shapes.Array  # int, rounds that have learned a graph
 
 
 class Round(NamedTuple):
   """A round of training: first LearnParams, then rest."""
 
   number: shapes.Array  # int, rounds before it
-  now: shapes.Array  # int, observations of it before this one
-  learn: shapes.Array  # int, observations of LearnParams
-  fits: shapes.Array  # whether these end within the run
+  now: shapes.Array  # int, observations of this round before this one
+  learn: shapes.Array  # int, observations that LearnParams takes
+  fits: shapes.Array  # whether LearnParams ends within the run
 
   @property
   def is_probed(self) -> shapes.Array:
@@ -54,9 +54,9 @@ class Round(NamedTuple):
 class Info(NamedTuple):
   """What a person reads after an observation."""
 
-  mixture_K: shapes.FloatK  # that is recommended
-  domain: shapes.Array  # that is probed next; -1 for none
-  mean_loss: shapes.Scalar  # of the evaluation
+  mixture_K: shapes.FloatK  # the mixture recommended now
+  domain: shapes.Array  # the domain that is probed next; -1 for none
+  mean_loss: shapes.Scalar  # mean of the evaluated losses
 
 
 SMALL = Small(dict(every=2, lp_rounds=1, eta=6.0))
@@ -81,20 +81,20 @@ def make(
             p_j \propto \exp\Big(\eta \sum_i \bar A_{ij}\Big), \qquad
             \bar A = (1 - \beta) A + \beta \bar A
 
-  A round begins with LearnParams: in sweeps over the domains in random order the
-  proxy trains for a while on the smoothed one-hot mixture :math:`p^{(j)}` (weight
-  :math:`\phi` on j, the others alike), and the falls of all losses make up row by
-  row the matrix B. Then :math:`P A_i = B_i` is solved for each loss, with P the
-  matrix of the :math:`p^{(j)}`; A is shifted up by its minimum where that is
-  negative, and divided by its sum. The rest of the round trains on p.
+  A round begins with LearnParams, sweeps over the domains in random order: for
+  each domain j the proxy trains for a while on the smoothed one-hot mixture
+  :math:`p^{(j)}` (weight :math:`\phi` on j, the others alike). The falls of all
+  losses make up the matrix B, row by row. Then :math:`P A_i = B_i` is solved for
+  each loss, with P the matrix of the :math:`p^{(j)}`; A is shifted up by its minimum
+  where that is negative, and divided by its sum. The rest of the round trains on p.
 
   Before the first A, p is uniform over the domains that hold documents. There are
   fewer sweeps where not even one round would fit, and a round that would not end
   within the run is trained on p as a whole.
 
   Args:
-    evaluate: the losses i: "targets" (a row per target) or "domains" (the paper's
-      training domains, whatever the targets are).
+    evaluate: the losses i. "targets": a row per target. "domains": the paper's
+      training domains, whatever the targets are.
     every: training steps per observation.
     lp_rounds: sweeps of a round.
     lp_steps: observations per probe; the paper's number of steps is this times
@@ -104,10 +104,12 @@ def make(
     phi: :math:`\phi`, above one half so that P can be inverted.
     eta: :math:`\eta`.
     ema: :math:`\beta`; None for :math:`p_j \propto p_j' \exp(\eta \sum_i A_{ij})`
-      with p' that of the round before.
+      with p' from the round before.
     output: the recipe is the "mean" of the p trained on, or the "last" p.
   Returns:
     A Method that steers a proxy.
+  Cost:
+    One proxy run, 70 % of it to measure the law, and evaluations.
   Raises:
     ValueError: for unknown words, lengths that are not positive, a phi, delta or
       ema out of its range, or an eta that is not above zero.
@@ -150,13 +152,15 @@ def make(
     course = state.course
     learn = state.sweeps * course.num_present * lp_steps
     length = jnp.round(learn / delta).astype(learn.dtype)
-    length = jnp.maximum(learn + 1, length)  # at least one observation of rest
+    # At least one observation trains on p, or the round would never use what it
+    # learned.
+    length = jnp.maximum(learn + 1, length)
     number, now = course.time // length, course.time % length
     fits = course.time - now + learn < course.length
     return Round(number, now, learn, fits)
 
   def measure(state: State, at: Round, loss_T) -> State:
-    """With what the last probe did to the losses."""
+    """The state with what the last probe did to the losses."""
     is_edge = at.fits & (at.now <= at.learn) & (at.now % lp_steps == 0)
     drop_TK = jnp.where(at.now == 0, 0.0, state.drop_TK)
     fallen_TK = drop_TK.at[:, state.domain].add(state.before_T - loss_T)
@@ -185,7 +189,7 @@ def make(
     return graph_TK, p_K
 
   def next_domain(state: State, at: Round) -> shapes.Array:
-    """Which is probed next; -1 for none."""
+    """The domain that is probed next; -1 for none."""
     present_K, count = state.course.present_K, state.course.num_present
     probe = at.now // lp_steps
     sweep = at.number * state.sweeps + probe // count
@@ -257,7 +261,7 @@ def desmooth(smooth_KK: shapes.Array, drop_TK: shapes.Array) -> shapes.Array:
 
 
 def normalize(graph_TK: shapes.Array, known_TK: shapes.Array) -> shapes.Array:
-  """A without negative entries, of sum one; zero where it is not known.
+  """A without negative entries and with sum one; zero where it is not known.
 
   >>> normalize(jnp.array([[2.0, -1.0]]), jnp.ones((1, 2), bool)).tolist()
   [[1.0, 0.0]]
@@ -271,7 +275,7 @@ def normalize(graph_TK: shapes.Array, known_TK: shapes.Array) -> shapes.Array:
 def _random_order(
   key_data: shapes.Array, sweep: shapes.Array, present_K: shapes.Array
 ) -> shapes.Array:
-  """A sweep's permutation of the domains; those that are there come first."""
+  """A sweep's order of the domains; those without documents come last."""
   key = jax.random.fold_in(jax.random.wrap_key_data(key_data), sweep)
   order_K = jax.random.permutation(key, len(present_K))
   return order_K[jnp.argsort(~present_K[order_K], stable=True)]

@@ -1,9 +1,9 @@
-"""The one interface of all methods: pure functions, and what they read.
+"""The one interface of all methods: pure functions, and the signals that they read.
 
-`step` gets the signals of one batch of documents, one round, one observation or one
-whole run, and never touches data, proxy or ledger; the loops do, and they are the
-same for every method. It is a `lax.scan` body, except in the loop `runs`, whose
-steps are far between and may use any library on the host.
+A step reads the signals of one batch of documents, one round, one observation or
+one whole run. It never touches data, proxies or the ledger: the loops do, and they
+are the same for every method. It is a `lax.scan` body, except in the loop `runs`,
+where a step comes after minutes of training and may use any library on the host.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,10 +25,10 @@ class Signals(NamedTuple):
   targets. Losses of domains are nats per token, those of targets bits per byte.
   """
 
-  # Of documents (loops `look` and `values`).
+  # Documents (loops `look` and `values`).
   mass_B: Any = None  # share of the corpus's tokens; 0 for a target's document
   target_mass_B: Any = None  # share of the target's tokens; 0 in the pool
-  domain_B: Any = None  # of the partition that is given
+  domain_B: Any = None  # the document's domain
   key_B: Any = None  # a number in [0, 1) that depends on the id alone
   index_B: Any = None  # number in the pool; past its end for other documents
   loss_B: Any = None  # mean nats per token under a proxy that does not change
@@ -36,28 +36,27 @@ class Signals(NamedTuple):
   value_B: Any = None  # fall of the outer loss per unit of weight
   log_proposal_B: Any = None  # log density that the documents were drawn with
   sample_NE: Any = None  # features of a corpus sample
-  sample_mass_N: Any = None  # its masses; sum to one
+  sample_mass_N: Any = None  # the sample's masses; sum to one
 
-  # Of domains, at a proxy in training (loop `steer`); every domain is observed on
-  # equally many fresh rows of it. A domain's gradient is that of its mean loss.
-  loss_K: Any = None  # (also of a run, at its end)
+  # Domains, seen by a proxy in training (loop `steer`) on equally many fresh rows of
+  # each. A domain's gradient is the gradient of its mean loss.
+  loss_K: Any = None  # mean loss (loop `runs`: at the end of the run)
   excess_K: Any = None  # mean over tokens of max(loss - reference's loss, 0)
   tokens_K: Any = None  # in the observed rows, without padding
   gram_KK: Any = None  # inner products of the domains' gradients
-  head_gram_KK: Any = None  # the same of the gradients of the last layer
-  target_dot_K: Any = (
-    None  # products with the gradient of the mean target's loss
-  )
-  target_loss_T: Any = None  # of each target (also of a run, at its end)
+  head_gram_KK: Any = None  # the same for the gradients of the last layer
+  # Inner products with the gradient of the targets' mean loss.
+  target_dot_K: Any = None
+  target_loss_T: Any = None  # mean loss (loop `runs`: at the end of the run)
 
-  # Of one whole run (loop `runs`).
-  mixture_K: Any = None  # that it was trained on
-  size: Any = None  # index into `Facts.sizes` of the proxy
-  curve_CT: Any = None  # losses of targets at `Facts.curve_steps`
-  document_nats_M: Any = None  # of each of the targets' documents, summed
+  # One whole run (loop `runs`).
+  mixture_K: Any = None  # the mixture that it was trained on
+  size: Any = None  # the proxy's size, an index into `Facts.sizes`
+  curve_CT: Any = None  # the targets' losses at `Facts.curve_steps`
+  document_nats_M: Any = None  # loss summed over each document of the targets
 
   def only(self, wanted: frozenset[str]) -> "Signals":
-    """What a method declares; all else None."""
+    """The same with all but the `wanted` fields None."""
     return self._replace(**dict.fromkeys(set(self._fields) - wanted))
 
 
@@ -65,7 +64,7 @@ class Weights(Protocol):
   """What a method hands over: densities against the natural distribution."""
 
   def log_w(self, signals: Signals) -> shapes.FloatB:
-    """log_w_B of the documents; reads the signals that the method declares."""
+    """Log-weights of documents; reads the signals that the method declares."""
     ...
 
 
@@ -75,27 +74,24 @@ class Facts(NamedTuple):
   max_weight: float  # R: no document may be repeated more often than allowed
   horizon: float  # final training steps per step that a value was measured over
   sample_NE: shapes.Array  # features of a corpus sample
-  sample_mass_N: shapes.Array
+  sample_mass_N: shapes.Array  # sums to one
   target_NE: shapes.Array  # features of the targets' training documents
   target_mass_N: shapes.Array  # every target weighs the same; sums to one
-  held_out_NE: shapes.Array  # of the targets' validation documents
-  held_out_mass_N: shapes.Array
-  domain_mass_K: (
-    shapes.Array
-  )  # q: the domains' shares of the corpus; sums to one
-  target_domain_TK: (
-    shapes.Array
-  )  # shares of each target's tokens in the domains
-  num_documents: int = 0  # of the pool
-  # Of loops `steer` and `runs`.
-  steps: int = 0  # of a proxy that is steered, or of one run
-  final_steps: int = 0  # of the training that the recipe is for
+  held_out_NE: shapes.Array  # features of the targets' validation documents
+  held_out_mass_N: shapes.Array  # every target weighs the same; sums to one
+  # q: the domains' shares of the corpus's tokens; sums to one.
+  domain_mass_K: shapes.Array
+  # The domains' shares of each target's tokens; rows sum to one.
+  target_domain_TK: shapes.Array
+  num_documents: int = 0  # documents of the pool
+  # For the loops `steer` and `runs`.
+  steps: int = 0  # training steps of the steered proxy, or of one run
+  final_steps: int = 0  # training steps that the recipe is for
   sizes: tuple[int, ...] = ()  # parameters of the proxies that runs may have
   final_size: int = 0  # parameters of the model that the recipe is for
-  curve_steps: tuple[
-    int, ...
-  ] = ()  # steps at which a run is measured, its end last
-  document_tokens_M: shapes.Array = ()  # of the targets' documents
+  # Steps at which a run is measured; the last is its end.
+  curve_steps: tuple[int, ...] = ()
+  document_tokens_M: shapes.Array = ()  # length of each document of the targets
   document_target_M: shapes.Array = ()  # which target each belongs to
   # Log-weights of the domains in the recipe that `Method.extends` names; NaN for a
   # domain that is new since. None where it names none.
@@ -116,9 +112,8 @@ class Ask(NamedTuple):
   """What the proxy of the loop `steer` trains on until the next observation."""
 
   mixture_K: shapes.Array  # sums to one
-  target_share: shapes.Array = (
-    0.0  # of the rows, drawn from the targets instead
-  )
+  # Share of the rows that are drawn from the targets instead.
+  target_share: shapes.Array = 0.0
   # Before these steps: keep the proxy as it is ("mark"), or return to the one kept.
   mark: shapes.Array = False
   back: shapes.Array = False
@@ -129,6 +124,22 @@ def _no_judgement(state: Any, gain: shapes.Scalar) -> Any:
   return state
 
 
+# What each loop does for a method; its file in loops/ and its block of the config
+# have the same name.
+LOOPS = {
+  "none": "Nothing runs: `init` knows the domains' shares of corpus and targets.",
+  "look": "The method looks once at every document of the pool and the targets.",
+  "values": "Proxies in training tell the values of documents, round after round;"
+  " every step of the method is measured and may be taken back.",
+  "steer": "One proxy trains at a constant learning rate on a mixture of domains;"
+  " the method observes it every few steps, changes the mixture, and may mark the"
+  " proxy and go back to the mark.",
+  "runs": "Proxies train from scratch, each on one of the mixtures that the method"
+  " asks for; the learning rate decays (`runs.decay`), except where a law of the"
+  " steps is to be fitted.",
+}
+
+
 class Method(NamedTuple):
   """A method of weighting documents."""
 
@@ -136,10 +147,7 @@ class Method(NamedTuple):
   step: Callable[[Any, Signals], tuple[Any, Any]]  # -> (state, info)
   finalize: Callable[[Any], Weights]  # legal after any step
   signals: frozenset[str]  # fields of Signals that it reads
-  # The driver that runs it: none, where `init` knows all; one pass over documents;
-  # values of documents from proxies in training; one proxy on a mixture of domains
-  # that the method steers; whole runs of proxies on mixtures that it asks for.
-  loop: Literal["none", "look", "values", "steer", "runs"]
+  loop: Literal["none", "look", "values", "steer", "runs"]  # see LOOPS
   # (state, measured fall of the validation loss by the last step) -> state; the
   # loop `values` calls it after every step, so a method may take a step back.
   judge: Callable[[Any, shapes.Scalar], Any] = _no_judgement
@@ -229,8 +237,10 @@ def domain_weights(
     domain_mass_K: q.
     max_weight: R.
   """
+  # An empty domain would have the density 0 / 0.
   q_K = jnp.maximum(domain_mass_K, 1e-9)
   q_K = q_K / jnp.sum(q_K)
+  # Weights are logarithms, so that of a share of zero must be finite.
   ratio_K = jnp.maximum(mixture_K / jnp.sum(mixture_K) / q_K, 1e-6)
   return DomainWeights(
     mixture.leaf_log_w(jnp.log(ratio_K), jnp.log(q_K), max_weight=max_weight)
@@ -246,7 +256,7 @@ def from_facts(
   """A method that needs no more than the facts.
 
   Args:
-    weigh: its whole work.
+    weigh: does its whole work.
     partition: as in `Method`.
     targeted: as in `Method`.
   """
@@ -265,7 +275,7 @@ class Trials(NamedTuple):
   """Runs that a method of the loop `runs` has asked for, and what they showed."""
 
   mixture_RK: np.ndarray  # rows from `count` on have not run
-  size_R: np.ndarray  # int, index into `Facts.sizes`
+  size_R: np.ndarray  # int, indices into `Facts.sizes`
   loss_RT: np.ndarray  # bits per byte of each target; NaN before the run
   count: np.ndarray  # int scalar, runs done
 
@@ -273,7 +283,7 @@ class Trials(NamedTuple):
   def plan(
     cls, mixture_RK: np.ndarray, *, num_targets: int, size: int = 0
   ) -> "Trials":
-    """Trials none of which has run yet."""
+    """Trials of which none has run yet."""
     runs = len(mixture_RK)
     return cls(
       np.asarray(mixture_RK, np.float64),
@@ -290,12 +300,12 @@ class Trials(NamedTuple):
     )
 
   def add(self, signals: Signals) -> "Trials":
-    """With the result of the next run."""
+    """The trials with the result of the next run."""
     loss_RT = self.loss_RT.copy()
     loss_RT[self.count] = signals.target_loss_T
     return self._replace(loss_RT=loss_RT, count=np.asarray(self.count + 1))
 
   @property
   def mean_loss_R(self) -> np.ndarray:
-    """Mean over targets of the runs done."""
+    """Losses of the runs done, mean over targets."""
     return self.loss_RT[: int(self.count)].mean(axis=1)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 
 def one_of(name: str, value: str, known: Sequence[str]) -> None:
-  """Raises ValueError for a word that is none of those known."""
+  """Raises ValueError for a word that is not known."""
   if value not in known:
     known_words = ", ".join(sorted(known))
     raise ValueError(f"Unknown {name} {value!r}. Known: {known_words}.")

@@ -1,4 +1,4 @@
-"""CLIMB: runs in rounds, each where a regression of all before it looks best."""
+"""CLIMB: rounds of runs, each where a regression of all runs before looks best."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ from cmtree_jax.methods.base import (
 from cmtree_jax.methods.laws import designs, surrogates
 from cmtree_jax.methods.searching import Info, State
 
-# The paper merges fine clusters.
+# The paper merges fine clusters into the domains.
 SMALL = Small(
   dict(rounds=(28, 14, 7), candidates=20_000, minimum=5e-3),
   partition=dict(kind="ward"),
@@ -38,37 +38,41 @@ def make(
   noise_floor: float = 0.0,
   variant: str = "guarded",
 ) -> Method:
-  r"""Bootstraps a search over mixtures with boosted trees.
+  r"""Searches in rounds, led by boosted trees.
 
   .. math:: P_1 \sim \text{design}, \qquad f_r = \mathrm{fit}(P_1 \ldots P_r),
             \qquad P_{r+1} \subset \text{pool of least } f_r(p), \quad
             p \sim \mathrm{Dirichlet}(q)
 
-  The first round is RegMix's design. After each, the trees are fit again to all
-  runs; of fresh candidates the next round of M takes M at random out of the
-  max(M^2, `pool`) that look best, as in the authors' recipe (the paper takes them
-  from "the top N untested" and does not give N).
+  The first round is RegMix's design. After each round the trees are fit again to
+  all runs and score fresh candidates. A round of M runs takes M at random from the
+  max(M^2, `pool`) candidates that look best, as in the authors' recipe. (The paper
+  takes them from "the top N untested" and does not give N.)
 
   What the trees like best in the end was never run, and such a choice is too
   optimistic: in a reproduction, measured mixtures were better. So the default
-  trains one more proxy, on that choice, and hands it over only if it then beats
-  the best of all others by more than `noise_floor`; otherwise that best one.
+  trains one more proxy on that choice. It hands the choice over only if it beats
+  the best of all others by more than `noise_floor`, and otherwise that best one.
   Variant "paper" hands over the trees' choice unseen.
 
   Departures: bits per byte of the targets stand for the mean accuracy of three
   benchmarks; proxies start from scratch, not from a long pre-training; the cap is
-  R, the allowed repetition of the final training, in place of 15 epochs.
+  R, the allowed repetition of the final training, in place of 15 epochs. The paper
+  prunes clusters by quality scores of documents, which corpora here do not have; of
+  its clustering `partition.kind=ward` does the merging.
 
   Args:
     rounds: runs of each round; the last one of the default variant is added.
     candidates: mixtures that are scored after each round.
     pool: the least number of candidates to draw a round from.
-    minimum: the smallest share but zero in the first round.
+    minimum: the smallest share in the first round, apart from zero.
     noise_floor: bits per byte by which repeats of one run differ.
     variant: "guarded" or "paper".
   Returns:
-    A Method of whole runs; before the last, the default gives the best measured
-    mixture, natural before the first.
+    A Method of whole runs. Before the last run the default gives the mixture that
+    was measured best, before the first the natural one.
+  Cost:
+    The runs of all rounds, and one for the trees' choice.
   Raises:
     ValueError: for a round, or counts, below 1, a pool larger than the
       candidates, a negative noise floor or an unknown variant.
@@ -107,7 +111,7 @@ def make(
     return state.plan(np.concatenate([first_RK, later_RK]))
 
   def propose(state: State, size: int) -> np.ndarray:
-    """The next mixtures; where it is one, the one that looks best."""
+    """The next mixtures; a single one is the one that looks best."""
     trials, count = state.trials, int(state.trials.count)
     # One regression on the mean of the targets, as the paper's on its benchmarks.
     fitted = surrogates.fit(

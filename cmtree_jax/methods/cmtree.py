@@ -175,6 +175,9 @@ def make(
       dealt out anew among its documents, at random.
   Returns:
     A Method of the loop `values`.
+  Cost:
+    Per round and proxy, one exact hypergradient through `values.unroll` steps,
+    `values.probe_rows` probed rows and `values.lookahead` steps twice.
   Raises:
     ValueError: for an unknown mode, start or projection, a level of fewer
       than two children, or a `start_weight` below one.

@@ -1,4 +1,4 @@
-"""CRISP: train on each domain as often as the target falls into it."""
+"""CRISP: each domain gets the share that it has in the target."""
 
 import jax.numpy as jnp
 
@@ -18,14 +18,14 @@ PLANTED = Planted(more=TARGET_FIRST)
 
 
 def make(*, smoothing: float = 1e-3) -> Method:
-  r"""Importance weights of the domains by similarity to the target.
+  r"""Weighs each domain by how much denser the target is in it than the corpus.
 
   .. math:: w_k = \min\Big(R,\, c\,
             \frac{P(k \mid \mathrm{target})}{P(k \mid \mathrm{corpus})}\Big)
 
   Args:
-    smoothing: natural mixture mixed into the target's histogram, so that a
-      domain without target documents keeps a little weight.
+    smoothing: share of the natural mixture that is mixed into the target's
+      histogram, so that a domain without target documents keeps a little weight.
   Returns:
     A Method that needs the histograms of corpus and targets alone.
   Raises:

@@ -36,16 +36,16 @@ def make(
   every: int = 100,
   output: str = "mean",
 ) -> Method:
-  r"""Exponentiated gradient along the products with the target's gradient.
+  r"""Raises the weight of each domain by its gradient's product with the target's.
 
   .. math:: a_i = \langle g_i, g_\mathrm{target} \rangle, \qquad
             \hat\alpha \propto \alpha\, e^{\eta a}, \qquad
             \alpha \leftarrow (1 - \beta)\, \hat\alpha + \beta\, \alpha
 
-  every :math:`T_r` steps, one batch per domain and one of the target; between them
-  the proxy trains on rows drawn from alpha. The start is uniform. The paper hands
-  over the model that was trained so; the recipe that is compared here is the mean
-  of alpha over the run.
+  every :math:`T_r` steps, from one batch of each domain and one of the target.
+  Between the updates the proxy trains on rows drawn from alpha. The start is
+  uniform. The paper hands over the model that was trained so; the recipe that is
+  compared here is the mean of alpha over the run.
 
   The products have the scale of squared gradients, which shrink while the proxy
   learns, so the step size belongs to a model and a length of run: n updates part
@@ -58,6 +58,9 @@ def make(
     output: `last` gives the last alpha instead of the mean.
   Returns:
     A Method that reads the products of the domains' gradients with the target's.
+  Cost:
+    One proxy run, with a gradient of every domain and of the target every `every`
+    steps.
   Raises:
     ValueError: for a step size that is not above zero, ema outside [0, 1), every
       below one or an unknown output.

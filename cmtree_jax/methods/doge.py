@@ -42,7 +42,7 @@ def make(
   max_score: float = 5.0,
   output: str = "mean",
 ) -> Method:
-  r"""Mirror ascent on the fall of the objective per unit of a domain's weight.
+  r"""Raises the weight of each domain by what its gradient does for the objective.
 
   .. math:: W_i = \langle g_i, \textstyle\sum_{j} g_j \rangle, \qquad
             s_i = \mathrm{clip}\Big(
@@ -53,27 +53,30 @@ def make(
   at every step, with the gradients g of the domains' mean losses, each clipped to
   norm 5, and the sum over the objective's domains. The observed rows are then
   trained on with the loss :math:`\sum_i \alpha_i \bar\ell_i`. The start is uniform;
-  the result is the mean of alpha after each step.
+  the result is the mean of alpha after each step. A score is never negative, so a
+  domain falls only because others rise.
 
-  A score is never negative, so a domain falls only because others rise. Three
-  departures: the rate :math:`\eta` is constant, as that of our proxies (theirs falls
-  from 5e-4 to 1e-4), of which and of :math:`\mu` only the quotient matters;
-  the gradient of the target is that of the mean over targets, unclipped; the proxy
-  is trained with the domains' gradients as they are, not with the clipped ones.
+  Three departures. The rate :math:`\eta` is constant, as that of our proxies is;
+  the authors' falls from 5e-4 to 1e-4. (Only the quotient of :math:`\eta` and
+  :math:`\mu` matters.) The gradient of the target is that of the mean over targets,
+  unclipped. The proxy is trained with the domains' gradients as they are, not with
+  the clipped ones.
 
   Args:
-    objective: `target`: the target's gradient stands for the sum, for targets
-      outside of the corpus. `domains`: the others, :math:`j \ne i`, as in the
-      authors' code; it knows no target. `all_domains`: all j, as in the port
-      that comes with Aioli.
+    objective: whose gradients make up the sum. `target`: the target's gradient
+      stands for it, for targets outside of the corpus. `domains`: the other
+      domains, :math:`j \ne i`, as in the authors' code; it knows no target.
+      `all_domains`: all j, as in the port that comes with Aioli.
     learning_rate: :math:`\eta`.
     mu: :math:`\mu`; None: .05 with a target, else .01.
-    clip_norm: above it a domain's gradient is shortened to it.
-    max_score: of a score, in units of the rate.
+    clip_norm: a longer gradient of a domain is shortened to this norm.
+    max_score: the largest score, in units of the rate.
     output: `last` gives the last alpha instead of the mean.
   Returns:
     A Method that reads inner products of gradients and trains on the observed
     rows.
+  Cost:
+    One proxy run, with a gradient of every domain and of the target at every step.
   Raises:
     ValueError: for a number that is not above zero, an unknown objective or an
       unknown output.

@@ -1,4 +1,4 @@
-"""DoReMi: more of what a proxy has not learned but a reference model has."""
+"""DoReMi: more of what a reference model has learned and a proxy has not yet."""
 
 from typing import NamedTuple
 
@@ -17,14 +17,14 @@ from cmtree_jax.methods.base import (
 )
 
 FORMS = ("paper", "authors", "dataflex")
-_MAX_SCORE = 5.0  # DataFlex's
+_MAX_SCORE = 5.0  # DataFlex's clip, in nats
 
 
 class State(NamedTuple):
   """The domain weights alpha so far, and what the loss is normalized by."""
 
-  course: steering.Course  # of alpha
-  # Tokens of the last observed rows in form `authors`, else ones.
+  course: steering.Course  # its mixtures are alpha
+  # Tokens in the last observed rows in form `authors`, else ones.
   tokens_K: shapes.Array
 
 
@@ -50,7 +50,7 @@ def make(
   form: str = "paper",
   output: str = "mean",
 ) -> Method:
-  r"""Exponentiated-gradient ascent on the excess loss of each domain.
+  r"""Raises the weight of each domain by its excess loss, exponentiated gradient.
 
   .. math:: \lambda_k = \frac{1}{n_k} \sum_{t \in k}
             \max(\ell_\phi(t) - \ell_\mathrm{ref}(t), 0), \qquad
@@ -60,8 +60,8 @@ def make(
   after every batch, which is then trained on with the loss
   :math:`\sum_k \alpha_k \bar\ell_k`, the mean losses weighted by the new alpha; u
   is uniform, and so is the start. The result is the mean of alpha over the steps,
-  the start included as in the authors' code (the paper's sum begins after it; the
-  difference is one part in the number of steps).
+  including the start as in the authors' code. (The paper's sum begins after it, a
+  difference of one part in the number of steps.) The targets play no part.
 
   Args:
     step_size: :math:`\eta`; 1 in the paper, .1 where weights collapse.
@@ -72,12 +72,14 @@ def make(
       mixture trained on is :math:`\alpha_k n_k`, normalized. All domains are
       observed on equally many rows here, so this is the paper's as long as
       their rows are equally full, and differs for domains whose rows are
-      padded. `dataflex`: :math:`\lambda` less its mean over domains, clipped to
-      +-5; the normalization undoes the first, so this is the paper's unless a
-      domain is 5 nats off the mean.
+      padded. `dataflex`: :math:`\lambda` minus its mean over domains, clipped to
+      +-5; the normalization undoes the subtraction, so this is the paper's unless
+      a domain is 5 nats off the mean.
     output: `last` gives the last alpha instead of the mean.
   Returns:
     A Method that reads excess losses and trains on the observed rows.
+  Cost:
+    A reference run and a proxy run; the reference reads all observed rows.
   Raises:
     ValueError: for a step size that is not above zero, smoothing outside [0, 1]
       or an unknown form or output.

@@ -1,4 +1,4 @@
-"""Data Mixing Laws: losses as a law of the mixture, extrapolated in steps and size."""
+"""Data Mixing Laws: a law of losses and mixture, extrapolated in steps and size."""
 
 from typing import NamedTuple
 
@@ -27,9 +27,9 @@ _CANDIDATES = 2**16  # mixtures whose predicted losses are compared
 class State(NamedTuple):
   """Runs with their curves, and what the fits need of the facts."""
 
-  trials: Trials  # a mixture's runs at all sizes follow each other
+  trials: Trials  # the runs of one mixture at all sizes follow each other
   curve_RCT: np.ndarray  # bits per byte along the run; NaN before it
-  loss_RK: np.ndarray  # of the domains at the end, nats per token
+  loss_RK: np.ndarray  # the domains' losses at the end, nats per token
   q_K: np.ndarray  # natural mixture
   target_K: np.ndarray  # the targets' mean histogram over domains
   max_weight: np.ndarray  # R
@@ -60,33 +60,35 @@ def make(
   grid: float | None = None,
   huber_delta: float = 0.02,
 ) -> Method:
-  r"""Predicts the final losses of all mixtures from a few short small runs.
+  r"""Predicts the final losses of all mixtures from a few short runs of small models.
 
   .. math:: L_i(r) = c_i + k_i \exp\Big(\sum_j t_{ij} r_j\Big), \qquad
             L(D) = c + (d_0 / D)^\alpha
 
-  Nested: each run's curve gives its loss at the final number of steps D; with three
-  sizes or more these give, by a law of the same form, its loss at the final
-  size; the mixing law is fitted to what comes out. A law that was not measured
-  long enough is left out: four points of a curve for the steps.
+  The laws are nested. Each run's curve gives its loss at the final number of steps
+  D. With three sizes or more, these losses give its loss at the final size by a law
+  of the same form. The mixing law is fitted to what comes out. A law of steps wants
+  four points of a curve, and is left out without them.
 
   Args:
     num_mixtures: default three per domain (the paper: 20 for 7 domains).
-    aggregation: "targets" fits a law per target and takes the mean; "explicit"
-      fits the losses of the domains, weighted by the targets' shares in them
-      (steps and sizes are not extrapolated, since curves are those of targets);
+    aggregation: "targets" fits a law per target and takes the mean. "explicit"
+      fits the losses of the domains, weighted by the targets' shares in them;
+      steps and sizes are not extrapolated, since curves are those of targets.
       "implicit" fits the mean over targets by virtual domains of learned
-      proportions.
+      proportions; it averages bootstrapped members where the paper boosts them.
     extrapolate: whether to use the laws of steps and sizes.
     fit_from: share of a run before which its curve is not used; the authors fit
       steps 10k to 30k.
     search: "grid", as published, takes the best of many double-diminishing
       mixtures; "solver" the optimum of the law, which is convex.
-    grid: of the double-diminishing proportions; see `mixtures.diminishing`.
+    grid: step of the double-diminishing proportions; see `laws.diminishing`.
     huber_delta: where the fit's loss becomes linear; the authors' .02 to .05.
   Returns:
     A Method of whole runs. No prediction is handed on as a result: published ones
     overstate the gain 2.4 times.
+  Cost:
+    Three runs per domain, of each size.
   Raises:
     ValueError: for an option out of its range.
   References:
@@ -190,7 +192,7 @@ def make(
 
 
 def _final_losses(state: State, nested, fit_from, huber_delta):
-  """(mixtures, their losses at the final steps and size) of complete mixtures."""
+  """(mixtures run at all sizes, their losses at the final steps and size)."""
   trials, sizes = state.trials, len(state.size_S)
   loss_RT = trials.loss_RT
   if nested:
@@ -234,7 +236,7 @@ def _at_final_step(state: State, fit_from, huber_delta):
 
 
 def _best(law: laws.ExpSum, state: State, *, search, grid):
-  """The mixture of the least predicted loss."""
+  """The mixture with the least predicted loss."""
   cap_K = state.max_weight * state.q_K
   if search == "solver":
     return optimum.minimize(

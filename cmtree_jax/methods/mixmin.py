@@ -1,4 +1,4 @@
-"""MixMin: one proxy per domain; their likelihoods of the target give the mixture."""
+"""MixMin: the mixture of one proxy per domain that explains the target best."""
 
 from typing import NamedTuple
 
@@ -27,18 +27,18 @@ class State(NamedTuple):
   trials: Trials
   log_p_RM: np.ndarray  # log-probability of each document; NaN before the run
   tokens_M: np.ndarray  # |x|
-  weight_M: np.ndarray  # of the documents to fit; sums to one, 0: held out
-  heldout_M: np.ndarray  # the same of those held out
+  weight_M: np.ndarray  # weights in the fit; sum to one, 0: held out
+  heldout_M: np.ndarray  # weights among the documents held out; sum to one
   q_K: np.ndarray  # the domains' shares of the corpus
   max_weight: np.ndarray  # R
 
 
 class Info(NamedTuple):
-  """Of one run."""
+  """What one run showed."""
 
   loss: float  # bits per byte, mean over targets
-  # Nats per token of the mixture of all proxies on the documents that are held
-  # out; NaN before the last run.
+  # Nats per token of all proxies' mixture on held-out documents; NaN before the
+  # last run.
   heldout_loss: float
 
 
@@ -56,7 +56,7 @@ def make(
   holdout: float = 0.2,
   form: str = "paper",
 ) -> Method:
-  r"""The mixture of the domains' own models that explains the target best.
+  r"""Mixes the models of single domains to the likeliest model of the target.
 
   .. math:: \min_\lambda \; L(\lambda) = - \sum_x \frac{a_x}{|x|}
             \log \sum_k \lambda_k p_k(x), \qquad
@@ -64,32 +64,34 @@ def make(
 
   with p_k(x) the probability that a proxy trained on domain k alone gives to the
   whole document x of |x| tokens, and a_x the documents' weights: every target
-  counts the same, and so does every document of a target. The problem is convex;
-  for large models that reach the best loss on their data, :math:`\lambda` is also
+  counts the same, and so does every document of a target. The problem is convex.
+  For large models that reach the best loss on their data, :math:`\lambda` is also
   the best mixture to train on. A run on a domain of little text repeats that text
   many times: that is the method.
 
   Exponentiated gradient starts from equal shares and is computed in log space.
-  After each step shares above the cap R q_k, which the paper does not have, are
-  brought back to it (the projection that belongs to this gradient). The gradient
-  holds 1 / |x|: with long documents a hundred steps end short of the optimum. Form
-  "em" solves the same problem by expectation-maximization, which has no step size
-  and does not depend on the length of documents:
+  After each step, shares above the cap R q_k, which the paper does not have, are
+  brought back to it by the projection that belongs to this gradient. The gradient
+  holds 1 / |x|, so with long documents a hundred steps end short of the optimum.
+  Form "em" solves the same problem by expectation-maximization, which has no step
+  size and does not depend on the length of documents:
 
   .. math:: \lambda_k \leftarrow \lambda_k \,
             \frac{-\partial L / \partial \lambda_k}{\sum_x a_x / |x|}
 
   Args:
-    step_size: :math:`\eta`, of the paper's form.
-    max_steps: of either form; the paper's are 100.
+    step_size: :math:`\eta` of the paper's form.
+    max_steps: most steps of either form; the paper's are 100.
     tolerance: the largest entry of the gradient at which the paper's form stops,
       or the largest change of a share at which "em" does.
     holdout: share of each target's documents that the mixture is not fit to; its
       loss on them is in the info of the last run.
     form: "paper" or "em".
   Returns:
-    A Method of whole runs, one per domain. As long as some have not run, their
-    domains keep their natural shares.
+    A Method of whole runs. A domain whose run is still to come keeps its natural
+    share.
+  Cost:
+    One run per domain.
   Raises:
     ValueError: for a step that is not positive, a share held out that is not in
       [0, 1) or an unknown form; in `init`, without documents of the targets.

@@ -1,4 +1,4 @@
-"""The natural mixture: the control that every recipe is compared with."""
+"""Natural: every document weighs the same; every recipe is compared with it."""
 
 from typing import NamedTuple
 

@@ -42,7 +42,7 @@ def make(
   huber_delta: float = 0.02,
   reuse: str = "",
 ) -> Method:
-  r"""Fits a convex law of each target's loss to a swarm of runs, and minimizes it.
+  r"""Fits a convex law of each target's loss to runs, and minimizes it.
 
   .. math:: \min_p \frac1T \sum_t e^{A_t \cdot p} + \lambda\, \mathrm{KL}(p \| q)
             \quad\text{with } p_k \le R q_k,\qquad
@@ -69,6 +69,8 @@ def make(
   Returns:
     A Method of whole runs. The authors start the fit from 300 random points; see
     `laws.fit_log_linear` for ours.
+  Cost:
+    3 (K + 1) runs, fewer with `reuse`.
   Raises:
     ValueError: for an option out of its range.
   References:

@@ -1,4 +1,4 @@
-"""Random documents, a control: a subset that nothing was known about."""
+"""Random documents: a subset chosen blindly, the control of selection."""
 
 from typing import NamedTuple
 
@@ -17,20 +17,20 @@ from cmtree_jax.methods.base import (
 class State(NamedTuple):
   """Masses seen so far."""
 
-  kept: shapes.Scalar
-  all: shapes.Scalar
-  max_weight: shapes.Scalar
+  kept: shapes.Scalar  # mass of the documents that are trained on
+  all: shapes.Scalar  # mass of all documents
+  max_weight: shapes.Scalar  # R
 
 
 class SubsetWeights(NamedTuple):
-  """Two weights: of documents whose key is below a threshold, and of the others."""
+  """One weight for documents whose key is below a threshold, one for the others."""
 
-  share: shapes.Scalar
+  share: shapes.Scalar  # the threshold
   log_w_kept: shapes.Scalar
   log_w_other: shapes.Scalar
 
   def log_w(self, signals: Signals) -> shapes.FloatB:
-    """By the documents' keys."""
+    """The weight that a document's key decides."""
     kept_B = signals.key_B < self.share
     return jnp.where(kept_B, self.log_w_kept, self.log_w_other)
 
@@ -45,12 +45,12 @@ def make(*, share: float = 0.2) -> Method:
   .. math:: w_i = 1 / m \text{ if } u_i < s \text{ else } 0, \qquad
             m = \textstyle\sum_{u_i < s} q_i
 
-  It has the effective sample size of a selection without its choice, so what a
-  method gains over it is not for the repetitions.
+  It repeats documents as often as a method of selection does, but chooses blindly.
+  So what such a method gains over this one is the gain of its choice.
 
   Args:
-      share: s, of the documents. Where the repetition cap R is below 1 / m, the
-      others get what is left.
+    share: s, the share of the documents that is kept. Where the repetition cap R is
+      below 1 / m, the others get what is left.
   Returns:
     A Method that reads masses and keys in one pass.
   Raises:

@@ -29,7 +29,7 @@ def make(
   minimum: float = 2e-4,
   surrogate: str = "regmix",
 ) -> Method:
-  r"""The mean of the candidates that a regression of loss on mixture likes best.
+  r"""Averages the candidates that a regression of loss on mixture likes best.
 
   .. math:: \hat p = \frac{1}{128} \sum_{p \in \mathrm{top}} p, \qquad
             \mathrm{top} = \text{128 least of } \textstyle\frac1T \sum_t f_t(p),
@@ -48,14 +48,16 @@ def make(
     runs: proxies to train.
     candidates: mixtures that are scored.
     best: how many of them to average.
-    exponent: of the prior in the design.
-    minimum: the smallest share but zero in the design; a proxy should still see
-      about a hundred rows at this share.
-    surrogate: "regmix" or "climb", whose settings the trees have. The first need
+    exponent: flattens the prior of the design.
+    minimum: the smallest share in the design, apart from zero; a proxy should still
+      see about a hundred rows at this share.
+    surrogate: whose settings the trees have, "regmix" or "climb". RegMix's need
       about a hundred runs: they put at least 20 in a leaf.
   Returns:
     A Method of whole runs. It is natural before the first run, and nearly so as
     long as there are too few to split.
+  Cost:
+    `runs` runs.
   Raises:
     ValueError: for counts that are not positive or an unknown surrogate.
   References:

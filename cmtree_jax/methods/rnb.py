@@ -1,4 +1,4 @@
-"""R&B's balance: a mixture from the Gram matrix of the domains' gradients."""
+"""R&B: a mixture from the Gram matrix of the domains' gradients."""
 
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from cmtree_jax.methods.base import (
 
 
 class State(NamedTuple):
-  """The mixtures so far, and what they are balanced for."""
+  """The mixtures so far, and the evaluation that they are balanced for."""
 
   course: steering.Course
   target_K: shapes.Array  # p, shares of the evaluation in the domains
@@ -45,7 +45,7 @@ def make(
   every: int = 100,
   output: str = "mean",
 ) -> Method:
-  r"""The mixture anew in every round, from how domains serve the evaluation's.
+  r"""Computes a mixture in every round from how domains serve those of the target.
 
   .. math:: G_{ij} = \Big\langle \frac{\sum g_i}{|S_i|},
                                  \frac{\sum g_j}{|S_j|} \Big\rangle, \qquad
@@ -53,23 +53,27 @@ def make(
               \lambda \frac{G p}{\|G p\|_2} \Big)
 
   with the gradients g of the output layer and the fixed shares p of the evaluation
-  in the domains: the targets' own histogram over the partition, so the targets'
-  gradient is taken to be that of the domains that they fall into. The first round
-  is uniform. Shares are refreshed, not multiplied, and no entry of the softmax
-  leaves +-lambda, so the mixture stays the broader the more domains there are.
+  in the domains. These shares are the targets' histogram over the partition, so the
+  gradient of a target is taken to be that of the domains that it falls into. The
+  first round is uniform. Each round replaces the mixture and does not multiply it,
+  and no entry of the softmax leaves +-lambda, so with more domains the mixture
+  stays broader.
 
   The paper sums the gradients of the samples that a round trains on; here each
-  round ends with an observation of equally many rows of every domain, at one
+  round ends with an observation of equally many fresh rows of every domain, at one
   moment, so that domains of a low share are not noisier. The partition (Regroup:
-  k-means, k by the silhouette) is not this method's part. Where G p vanishes, the
-  last mixture stays (the paper's is then undefined).
+  k-means, k by the silhouette) is not this method's part, see
+  `partition.kind=silhouette`. Where G p vanishes, the last mixture stays (the
+  paper's is then undefined).
 
   Args:
     strength: :math:`\lambda`.
-    every: steps of a round, K in the paper; this value is ours.
+    every: training steps of a round, K in the paper; this value is ours.
     output: `last` gives the last mixture instead of the mean over rounds.
   Returns:
     A Method that reads the Gram matrix of the output layer's gradients.
+  Cost:
+    One proxy run, with a forward pass of every domain per round and K^2 products.
   Raises:
     ValueError: for a strength that is not above zero, every below one or an
       unknown output.
@@ -90,6 +94,7 @@ def make(
     course, present_K = state.course, state.course.present_K
     both_KK = present_K[:, None] & present_K
     gram_KK = jnp.where(both_KK, signals.head_gram_KK, 0.0)
+    # On a TPU the default would round the products to bfloat16.
     serves_K = jnp.matmul(gram_KK, state.target_K, precision="highest")
     norm = jnp.linalg.norm(serves_K)
     alignment_K = serves_K / jnp.where(norm > 0, norm, 1.0)

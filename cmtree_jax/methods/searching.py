@@ -1,4 +1,4 @@
-"""What methods share that ask for whole runs: the runs, and what they showed."""
+"""Shared by methods that ask for whole runs: the runs, and what they showed."""
 
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ class State(NamedTuple):
   """The runs, and what is needed to choose the next ones."""
 
   trials: Trials
-  seed_W: np.ndarray  # words of the random key
+  seed_W: np.ndarray  # the random key, as words
   q_K: np.ndarray  # the domains' shares of the corpus
   max_weight: np.ndarray  # R
 
@@ -29,25 +29,25 @@ class State(NamedTuple):
     return self.max_weight * self.q_K
 
   def rng(self, stream: int) -> np.random.Generator:
-    """Random numbers, others for each stream."""
+    """Random numbers that differ from stream to stream."""
     return np.random.default_rng([*self.seed_W, stream])
 
   def plan(self, mixture_RK: np.ndarray) -> "State":
-    """With these runs, none of which has run yet."""
+    """The state with these runs planned."""
     num_targets = self.trials.loss_RT.shape[1]
     return self._replace(
       trials=Trials.plan(mixture_RK, num_targets=num_targets)
     )
 
   def weights(self, mixture_K: np.ndarray) -> DomainWeights:
-    """Those of a mixture, as far as documents may be repeated."""
+    """The weights of a mixture, as far as documents may be repeated."""
     return domain_weights(
       mixture_K, self.q_K, max_weight=float(self.max_weight)
     )
 
 
 class Info(NamedTuple):
-  """Of one run, bits per byte."""
+  """What one run showed, in bits per byte."""
 
   loss: float  # mean over targets
   best_loss: float  # the least so far
@@ -72,7 +72,7 @@ def natural(facts: Facts) -> np.ndarray:
 
 
 def step(state: Any, signals: Signals) -> tuple[Any, Info]:
-  """Any state that has trials, with the result of the next run."""
+  """Adds the result of the next run to any state that has trials."""
   trials = state.trials.add(signals)
   loss_R = trials.mean_loss_R
   return state._replace(trials=trials), Info(loss_R[-1], np.nanmin(loss_R))

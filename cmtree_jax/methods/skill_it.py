@@ -1,4 +1,4 @@
-"""Skill-It: train more on the domains whose graph points to what is still bad."""
+"""Skill-It: more of the domains that help most where the loss is still high."""
 
 from typing import NamedTuple
 
@@ -26,16 +26,16 @@ class State(NamedTuple):
   horizon: shapes.Array  # int, observations per row of the graph
   base_T: shapes.Array  # L(0), losses of the marked proxy
   graph_KT: shapes.Array  # A; rows that are not measured yet are zero
-  recent_WT: shapes.Array  # losses of the last evaluations, newest last
+  recent_WT: shapes.Array  # losses at the last evaluations, newest last
 
   @property
   def since(self) -> shapes.Array:
-    """Observations since the mark; those after it belong to the graph."""
+    """Observations since the mark; from then on they measure the graph."""
     return self.course.time - self.warmup
 
   @property
   def end(self) -> shapes.Array:
-    """The last of them that does."""
+    """The number of the last observation that measures the graph."""
     return self.horizon * self.course.num_present
 
   @property
@@ -46,16 +46,16 @@ class State(NamedTuple):
 
   @property
   def order_K(self) -> shapes.Array:
-    """The domains as they are probed; those that are there come first."""
+    """The domains in the order of their rows; those without documents come last."""
     return jnp.argsort(~self.course.present_K, stable=True)
 
 
 class Info(NamedTuple):
   """What a person reads after an observation."""
 
-  mixture_K: shapes.FloatK  # that is recommended
-  domain: shapes.Array  # whose row of the graph is measured next; -1 for none
-  mean_loss: shapes.Scalar  # of the evaluation
+  mixture_K: shapes.FloatK  # the mixture recommended now
+  domain: shapes.Array  # the domain whose row is measured next; -1 for none
+  mean_loss: shapes.Scalar  # mean of the evaluated losses
 
 
 SMALL = Small(dict(every=4, warmup=4, update=2, eta=1.0))
@@ -84,16 +84,16 @@ def make(
 
   and :math:`p \propto \exp(\eta A 1)` before the first evaluation.
 
-  The rows of the graph are measured one after the other, each from the same proxy,
-  which was trained on the natural mixture before and which the run goes on from
-  afterwards. All lengths but `every` count observations. `warmup` is shortened to a
-  quarter of the run, and `horizon` so that the graph takes at most half of it; a
-  run with no room for one observation per domain keeps the natural mixture.
+  The rows of the graph are measured one after the other, each from the same proxy:
+  it was trained on the natural mixture, and the run goes on from it afterwards. All
+  lengths but `every` count observations. `warmup` is shortened to a quarter of the
+  run, and `horizon` so that the graph takes at most half of it; a run with no room
+  for one observation per domain keeps the natural mixture.
 
   Args:
-    evaluate: the losses j: "targets" (the paper's out-of-domain setting: the graph
-      has a row per domain and a column per target) or "domains" (its continual
-      pre-training: a square graph, whatever the targets are).
+    evaluate: the losses j. "targets": the paper's out-of-domain setting, the graph
+      has a row per domain and a column per target. "domains": its continual
+      pre-training, a square graph, whatever the targets are.
     every: training steps per observation.
     warmup: length of the training before the graph is measured.
     horizon: H.
@@ -101,12 +101,14 @@ def make(
       steps.)
     eta: :math:`\eta`.
     window: w, evaluations whose losses are added up.
-    clip: raise negative entries of the graph to zero, as the published graphs of
-      two fine-tuning tasks were. The authors' trainer uses a graph as it is, and
-      its out-of-domain graph of Natural Instructions has negative entries: False.
+    clip: whether negative entries of the graph become zero, as in the published
+      graphs of two fine-tuning tasks. The authors' trainer uses a graph as it is
+      (False); its out-of-domain graph of Natural Instructions has negative entries.
     output: the recipe is the "mean" of p over the run, or the "last" p.
   Returns:
-    A Method that steers a proxy; K x H of its steps go to the graph.
+    A Method that steers a proxy.
+  Cost:
+    One proxy run, K x H of its steps for the graph, and evaluations.
   Raises:
     ValueError: for unknown words, lengths that are not positive, or an eta that
       is not above zero.
@@ -144,6 +146,7 @@ def make(
     base_T = jnp.where(state.since == 0, loss_T, state.base_T)
     drop_T = (base_T - loss_T) / base_T
     drop_T = jnp.maximum(drop_T, 0) if clip else drop_T
+    # This observation ends the training on the domain before the next in order.
     domain = state.order_K[state.since // state.horizon - 1]
     with_row_KT = state.graph_KT.at[domain].set(drop_T)
     return base_T, jnp.where(state.ends_row, with_row_KT, state.graph_KT)
@@ -151,7 +154,7 @@ def make(
   def follow(
     state: State, graph_KT, loss_T
   ) -> tuple[shapes.FloatK, shapes.Array]:
-    """p and the losses in the window, which move at each update."""
+    """p and the losses in the window; both change at an update alone."""
     after = state.since - state.end
     is_update = (after >= 0) & (after % update == 0)
     recent_WT = jnp.where(
@@ -209,11 +212,11 @@ def proportions(
   eta: float,
   present_K: shapes.Array,
 ) -> shapes.FloatK:
-  """p of a graph and the losses of the evaluations in the window.
+  """p from a graph and the losses in the window.
 
   Args:
     graph_KT: A.
-    recent_WT: losses; rows of zeros for evaluations that are still to come.
+    recent_WT: losses in the window; zeros for evaluations that are still to come.
     eta: as in `make`.
     present_K: domains that hold documents.
   Returns:

@@ -1,7 +1,9 @@
-"""What methods share that steer the mixture of one proxy while it trains.
+"""Shared by methods that steer the mixture of one proxy while it trains.
 
-They run on a clock of observations: a run has so many of them, a phase lasts a
-number of them, and the mixtures that count on the way are averaged.
+Their clock counts observations: a run has a number of them, and so has every phase.
+In their papers most of these methods steer the training that they are for. Here all
+hand over one static recipe, the mean of the mixtures on the way, so that all are
+compared by one kind of final training.
 """
 
 from typing import NamedTuple
@@ -26,11 +28,11 @@ class Course(NamedTuple):
   """The clock of a run, its domains, and the mixtures recommended so far."""
 
   time: shapes.Array  # int, observations before this one
-  length: shapes.Array  # int, observations of the whole run
+  length: shapes.Array  # int, observations in the whole run
   domain_mass_K: shapes.FloatK  # q
   max_weight: shapes.Scalar  # R
-  mixture_K: shapes.FloatK  # the recommended one; sums to one
-  total_K: shapes.FloatK  # sum of those that count
+  mixture_K: shapes.FloatK  # recommended now; sums to one
+  total_K: shapes.FloatK  # sum of the recommended mixtures that count
 
   @property
   def present_K(self) -> shapes.Array:
@@ -39,12 +41,12 @@ class Course(NamedTuple):
 
   @property
   def num_present(self) -> shapes.Array:
-    """How many do."""
+    """How many domains hold documents."""
     return jnp.sum(self.present_K, dtype=jnp.int32)
 
   @property
   def uniform_K(self) -> shapes.FloatK:
-    """The same for each of them."""
+    """Equal shares of the domains that hold documents."""
     return jnp.asarray(self.present_K, self.domain_mass_K.dtype) / jnp.sum(
       self.present_K
     )
@@ -74,7 +76,7 @@ def start(facts: Facts, every: int = 1, *, uniform: bool = False) -> Course:
   """The course before the first observation.
 
   Args:
-    facts: q, R and the steps of the run.
+    facts: gives q, R and the steps of the run.
     every: training steps per observation.
     uniform: recommends equal shares of the domains that hold documents, not the
       natural ones.
@@ -95,7 +97,7 @@ def start(facts: Facts, every: int = 1, *, uniform: bool = False) -> Course:
 def multiply(
   share_K: shapes.Array, log_factor_K: shapes.FloatK
 ) -> shapes.FloatK:
-  """Shares of any scale times factors, normalized; one of zero stays zero."""
+  """Shares of any scale times factors, normalized; a share of zero stays zero."""
   return jax.nn.softmax(jnp.log(share_K) + log_factor_K)
 
 
@@ -118,7 +120,7 @@ def asking(
 def evaluation(signals: Signals, course: Course, evaluate: str) -> shapes.Array:
   """Losses of the targets (bits per byte) or of the domains (nats per token).
 
-  That of a domain without documents means nothing, and is one.
+  A domain without documents has no loss; one stands in its place.
   """
   if evaluate == "targets":
     return jnp.asarray(signals.target_loss_T, float)
@@ -127,11 +129,11 @@ def evaluation(signals: Signals, course: Course, evaluate: str) -> shapes.Array:
 
 
 def evaluation_signals(evaluate: str) -> frozenset[str]:
-  """What a method declares that reads them."""
+  """The signals that `evaluation` reads, for a method to declare."""
   loss = "target_loss_T" if evaluate == "targets" else "loss_K"
   return frozenset({loss, "domain_B"})
 
 
 def evaluation_size(facts: Facts, evaluate: str) -> int:
-  """How many they are."""
+  """How many losses `evaluation` gives."""
   return facts.num_targets if evaluate == "targets" else facts.num_domains

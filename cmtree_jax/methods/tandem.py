@@ -1,4 +1,4 @@
-"""TANDEM: domains that a proxy learns better with the targets' help get more."""
+"""TANDEM: more of the domains that a proxy learns better with the targets' help."""
 
 from typing import NamedTuple
 
@@ -22,16 +22,15 @@ class State(NamedTuple):
 
   course: steering.Course
   ask: Ask
-  helped_K: shapes.FloatK  # the domains' losses of w_K in this episode
+  helped_K: shapes.FloatK  # losses of w_K on the domains in this episode
 
 
 class Info(NamedTuple):
   """What a person reads after an observation."""
 
   mixture_K: shapes.FloatK  # alpha
-  gap_K: (
-    shapes.FloatK
-  )  # loss of w_K minus loss of u_K where an episode ended, or 0
+  # Loss of w_K minus loss of u_K where an episode ends, else zeros.
+  gap_K: shapes.FloatK
 
 
 SMALL = Small(dict(every=5))
@@ -52,10 +51,10 @@ def make(
   start: str = "natural",
   output: str = "mean",
 ) -> Method:
-  r"""Bilevel optimization of the mixture with twin networks.
+  r"""Solves the bilevel problem of the mixture with twin networks.
 
-  The problem :math:`\min_\alpha L_\mathrm{val}(w^*(\alpha))` is solved with the
-  optimality of w as a penalty,
+  In :math:`\min_\alpha L_\mathrm{val}(w^*(\alpha))` the optimality of w becomes a
+  penalty,
 
   .. math:: \min_{\alpha, w} \; L_\mathrm{val}(w) + \gamma \Big(
             \sum_k \alpha_k \ell_k(w) - \min_u \sum_k \alpha_k \ell_k(u) \Big)
@@ -67,11 +66,11 @@ def make(
   .. math:: \alpha \leftarrow \Pi_\Delta\big(\alpha - \eta_\alpha \gamma
             (\ell(w_K) - \ell(u_K))\big)
 
-  Then u trains on alpha for a while. Lengths but `every` count observations.
+  Then u trains on alpha for a while. All lengths but `every` count observations.
 
   Args:
     every: training steps per observation.
-    probe: length of each twin's training; K of the paper is this times `every`.
+    probe: length of each twin's training; the paper's K is this times `every`.
     free: E, length of the training between two episodes.
     gamma: :math:`\gamma`. The share of target rows in w's training,
       :math:`1 / (1 + \gamma)`, has the gradient of the weighted sum up to the
@@ -81,6 +80,8 @@ def make(
     output: the recipe is the "mean" of alpha over episodes, or the "last" one.
   Returns:
     A Method that steers a proxy; it knows the targets by training on them.
+  Cost:
+    One proxy run, a third of it thrown away.
   Raises:
     ValueError: for unknown words, lengths that are not positive, or a gamma or
       eta that is not above zero.
@@ -109,6 +110,7 @@ def make(
     length = 2 * probe + free
     now = course.time % length
     is_helped = now == probe  # it is w_K that was observed
+    # Without free training an episode ends where the next begins, at time zero none.
     is_end = (course.time > 0) & (now == 2 * probe % length)
 
     gap_K = jnp.where(is_end & course.present_K, state.helped_K - loss_K, 0.0)
@@ -141,7 +143,7 @@ def make(
 
 
 def projected(value_K: shapes.FloatK, present_K: shapes.Array) -> shapes.FloatK:
-  """The nearest mixture of the domains that are there."""
+  """The nearest mixture of the domains that hold documents."""
   # What lies more than one below the largest is projected to zero.
   most = jnp.max(jnp.where(present_K, value_K, -jnp.inf))
   return projections.projection_simplex(jnp.where(present_K, value_K, most - 2))

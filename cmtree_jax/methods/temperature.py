@@ -1,4 +1,4 @@
-"""Temperature: the domains' shares of the corpus, flattened."""
+"""Temperature: the domains' shares of the corpus, flattened by a power."""
 
 import jax.numpy as jnp
 
@@ -18,12 +18,12 @@ PLANTED = Planted()
 
 
 def make(*, temperature: float = 2.0) -> Method:
-  r"""A mixture between natural (one) and uniform over domains (infinity).
+  r"""Mixes between natural and uniform over domains.
 
   .. math:: p_k \propto q_k^{1 / \tau}
 
   Args:
-    temperature: :math:`\tau`.
+    temperature: :math:`\tau`; one is natural, infinity is uniform.
   Returns:
     A Method that needs the domains' masses alone.
   Raises:

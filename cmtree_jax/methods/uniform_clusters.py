@@ -1,4 +1,4 @@
-"""Uniform over the domains of a partition: the same number of tokens from each."""
+"""Uniform over clusters: the same number of tokens from each domain."""
 
 from cmtree_jax.methods import temperature
 from cmtree_jax.methods.base import (

@@ -1,4 +1,4 @@
-"""Worst mixture, a negative control: only what is least like the target."""
+"""Worst mixture: only what is least like the target, a negative control."""
 
 import jax.numpy as jnp
 
@@ -16,7 +16,7 @@ PLANTED = Planted(nothing=("text", "copy"))
 
 
 def make() -> Method:
-  r"""The mixture of least similarity to the target that the repetition cap allows.
+  r"""Takes the mixture of least similarity to the target that the cap allows.
 
   .. math:: \min_w \sum_k q_k w_k \frac{P(k \mid \mathrm{target})}{q_k}
             \quad \text{with } 0 \le w_k \le R, \; \sum_k q_k w_k = 1

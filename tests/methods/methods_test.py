@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cmtree_jax.methods import METHODS
+from cmtree_jax.methods import METHODS, base
 from cmtree_jax.methods.base import Signals, Trials
 from tests.methods.world import (
   BATCHES,
@@ -136,7 +136,7 @@ def test_what_is_asked_for_is_a_mixture(run):
 def test_declared_signals_are_fields_and_loops_are_known(run):
   method = run.method
   assert method.signals <= set(Signals._fields)
-  assert method.loop in ("none", "look", "values", "steer", "runs")
+  assert method.loop in base.LOOPS
   assert not method.train_on_observed or method.every == 1
 
 
@@ -146,6 +146,11 @@ def test_the_factory_documents_its_options(run):
     assert f"    {option}: " in (inspect.getdoc(factory) or "").replace(
       "\n", "\n  "
     )
+
+
+def test_what_trains_proxies_says_what_it_costs(run):
+  trains = run.method.loop in ("values", "steer", "runs")
+  assert ("\nCost:\n" in inspect.getdoc(METHODS[run.name].make)) == trains
 
 
 def test_finalize_is_legal_after_any_step(run):

@@ -1,6 +1,6 @@
 """Which mixtures to try: designs of runs, and candidates that a surrogate scores.
 
-All of them obey the repetition cap p_k <= R q_k and give nothing to a domain of no
+All of them obey the repetition cap p_k <= R q_k and give nothing to a domain without
 mass. Random numbers come from the caller, as numpy's Generator or RandomState.
 """
 
@@ -31,23 +31,23 @@ def regmix(
             \tilde q_k \propto q_k^{1/2}, \quad
             s \in \mathrm{logspace}(0.1 \ldots 5,\ 15)
 
-  Draws above the cap are rejected; shares below `minimum` become zero; the rest is
-  rounded to multiples of it, and what then came twice is dropped. Of a hundred
-  draws per mixture, `count` of those that are left are kept at random.
+  Draws above the cap are rejected. Shares below `minimum` become zero, the others are
+  rounded to multiples of it, and what then came twice is dropped. There are a
+  hundred draws per mixture; `count` of those that are left are kept at random.
 
   Three departures from the authors' code. They draw once at each of the 15
-  strengths and keep one; here the strength is chosen first, which is the same
+  strengths and keep one; here the strength is chosen first, which gives the same
   distribution. Their rounded rows sum to one up to the grid; here the remainders
-  are rounded such that every row does so exactly. And where too few draws obey the
-  cap, the others are not lost: their excess is moved, see `capped`.
+  are rounded so that every row sums to one exactly. And where too few draws obey
+  the cap, the others are not lost: their excess is moved, see `capped`.
 
   Args:
     prior_K: q, the domains' shares of the corpus.
     count: R, rows; with fewer distinct mixtures than that, some come twice.
-    rng: of draws and choice.
+    rng: makes the draws and the choice.
     cap_K: the largest share of each domain (the paper's is 15 q_k, at most 1).
     exponent: what flattens the prior; the authors' code calls it temperature.
-    minimum: the grid, and the smallest share but zero.
+    minimum: the step of the grid, and so the smallest share apart from zero.
   Returns:
     mixture_RK.
   Raises:
@@ -96,8 +96,8 @@ def dirichlet(
   Args:
     prior_K: q, of any scale; a domain of share zero gets nothing.
     count: C, rows.
-    rng: of the draws.
-    strength: s; the smaller, the sparser.
+    rng: makes the draws.
+    strength: s; smaller is sparser.
     cap_K: the largest share of each domain; imposed by `capped`.
   Returns:
     mixture_CK.

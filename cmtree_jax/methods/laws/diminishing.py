@@ -12,13 +12,13 @@ def design(
 ) -> np.ndarray:
   r"""Mixtures of shares :math:`\lfloor r^{max}_k 2^{-s} \rfloor` on a grid.
 
-  Each mixture visits the domains in an order of its own, draws for each one of its
-  shares (zero is one of them) that leaves the others something to do and lets
-  them do it, and gives the last domain the rest. The authors enumerate all
-  mixtures of a fixed order, which needs few domains.
+  Each mixture visits the domains in an order of its own. For each domain it draws
+  one of the domain's shares, zero among them, such that the domains still to come
+  can take up the rest; the last domain gets the rest. The authors enumerate all
+  mixtures in a fixed order, which is possible for few domains only.
 
   Args:
-    rng: of the draws.
+    rng: makes the draws.
     cap_K: :math:`r^{max}`, the largest share that the data allows; sums to one or
       more.
     num_mixtures: rows; different ones, as long as new ones are drawn.
@@ -53,8 +53,8 @@ def _draw(rng, cap_K, share_KS, count):
   """Mixtures [count, K]; they may repeat."""
   order_RK = rng.permuted(np.tile(np.arange(len(cap_K)), (count, 1)), axis=1)
   cap_RK = cap_K[order_RK]
-  # What the domains after each place can still take, all but the last one on the
-  # grid.
+  # What the domains after each place can still take: the last one any share, the
+  # others shares on the grid.
   most_RK = share_KS[order_RK, 0]
   most_RK[:, -1] = cap_RK[:, -1]
   later_RK = most_RK[:, ::-1].cumsum(axis=1)[:, ::-1] - most_RK
@@ -73,8 +73,8 @@ def _draw(rng, cap_K, share_KS, count):
       fits_RS & new_KS[domain_R], rng.random(fits_RS.shape), -1
     )
     pick_R = chance_RS.argmax(axis=1)
-    # The last takes the rest; so does one without a share that fits, which is
-    # seldom unless the caps leave little freedom.
+    # The last domain takes the rest. So does one for which no share fits, which is
+    # rare unless the caps leave little freedom.
     rest_R = np.minimum(left_R, cap_RK[:, place])
     drawn_R = np.where(fits_RS.any(axis=1), share_RS[rows, pick_R], rest_R)
     if place == len(cap_K) - 1:

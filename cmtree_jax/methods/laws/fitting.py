@@ -13,8 +13,8 @@ from cmtree_jax import shapes
 class Fit(NamedTuple):
   """What a fit found."""
 
-  params: shapes.Tree  # of the best start
-  loss: shapes.Scalar  # of them; infinite where no start has a finite loss
+  params: shapes.Tree  # where the best start ended
+  loss: shapes.Scalar  # the loss there; infinite if no start has a finite loss
 
 
 def fit(
@@ -31,11 +31,11 @@ def fit(
   begins there is out of the choice.
 
   Args:
-    loss: of a pytree of parameters; any data is closed over.
+    loss: reads a pytree of parameters; any data is closed over.
     starts: parameters with a leading axis of starts.
-    num_steps: L-BFGS steps of each.
+    num_steps: L-BFGS steps from each start.
   Returns:
-    Fit, of the start that ended lowest.
+    The end of the start that ended lowest.
 
   >>> loss = lambda x: (x**2 - 4) ** 2 + x
   >>> best = fit(loss, jnp.array([jnp.nan, 3.0, -3.0]), num_steps=20)
@@ -52,7 +52,7 @@ def fit(
       grad, state, params, value=value, grad=grad, value_fn=loss
     )
     next_params = optax.apply_updates(params, updates)
-    # False for NaN too.
+    # False for NaN too, so a start that leaves the finite stays where it was.
     falls = optax.tree.get(next_state, "value") <= value
     chosen = jax.tree.map(
       lambda new, old: jnp.where(falls, new, old),

@@ -1,4 +1,4 @@
-"""Laws of the loss: of the mixture, of the steps and of the size; fitted on the host.
+"""Laws of the loss in the mixture, the steps and the size, fitted on the host.
 
 A law of mixtures is a sum of exponentials with positive weights, hence convex;
 `optimum.minimize` finds its lowest point.
@@ -27,7 +27,7 @@ class ExpSum(NamedTuple):
 
 
 class LogLinear(NamedTuple):
-  """L_t(p) = exp(log_c_t) + exp(slope_t . p) of T losses."""
+  """L_t(p) = exp(log_c_t) + exp(slope_t . p) for each of T losses."""
 
   log_c_T: np.ndarray
   slope_TK: np.ndarray
@@ -60,8 +60,8 @@ def fit_log_linear(
   are fewer runs than domains; the authors start at random instead.
 
   Args:
-    mixture_RK: of the runs.
-    loss_RT: positive losses of the runs.
+    mixture_RK: the mixtures that were run.
+    loss_RT: their losses, positive.
     huber_delta: where the Huber loss becomes linear, in units of the losses.
     num_starts: values of c to start from.
     num_steps: L-BFGS steps.
@@ -132,13 +132,13 @@ def fit_implicit(
   .. math:: L(p) = c + \sum_m \mathrm{softmax}(v)_m \exp(W_m \cdot p + b_m)
 
   The virtual domains m and their proportions are learned. The authors boost thirty
-  such networks trained by AdamW; here the mean is taken of members that are fitted by
-  L-BFGS to resampled runs, which keeps the sum convex.
+  such networks trained by AdamW. Here members are fitted by L-BFGS to resampled runs
+  and their mean is taken, which keeps the sum convex.
 
   Args:
-    mixture_RK: of the runs.
-    loss_R: positive losses.
-    seed: of the resampling and of the starts.
+    mixture_RK: the mixtures that were run.
+    loss_R: their losses, positive.
+    seed: draws the samples of runs and the starts.
     num_virtual: virtual domains of a member.
     num_members: fits whose mean is taken.
     huber_delta: as in `fit_log_linear`.

@@ -1,4 +1,4 @@
-"""Learning curves: smoothed, and the scaling laws of steps that they follow.
+"""Learning curves: how to smooth them, and the scaling laws that they follow.
 
 All of it can be compiled, so that laws are fitted while a run goes on.
 """
@@ -13,7 +13,7 @@ import optax
 from cmtree_jax import shapes
 from cmtree_jax.methods.laws import fitting
 
-ORDER = 3  # of the smoothing polynomials
+ORDER = 3  # degree of the smoothing polynomials
 
 
 class Law(NamedTuple):
@@ -30,7 +30,7 @@ def predict(law: Law, n: shapes.Array) -> shapes.Array:
 
 
 def grid(thin: int = 1) -> Law:
-  """The starts of a fit; 512 of them."""
+  """The starts of a fit, 512 without thinning."""
   axes = np.meshgrid(
     np.arange(-2.0, 6.0)[::thin],
     np.arange(-2.0, 2.0, 0.5)[::thin],
@@ -54,12 +54,12 @@ def fit_laws(
   Args:
     loss_NK: smoothed losses.
     n_N: steps at which they were observed.
-    is_used_N: which of them count.
-    starts: that L-BFGS goes down from, see `grid`.
-    num_steps: of L-BFGS.
-    least_e: below it a hinge holds e.
+    is_used_N: which of the observations count.
+    starts: where L-BFGS starts, see `grid`.
+    num_steps: L-BFGS steps.
+    least_e: below it a hinge penalizes e.
   Returns:
-    Law of each domain; NaN where no start has a finite end.
+    A law for each domain; NaN where no start has a finite end.
   References:
     Jiang et al., `Adaptive Data Optimization
     <https://arxiv.org/abs/2410.11820>`_, 2024, section 3.
@@ -92,8 +92,8 @@ def smooth(
 ) -> shapes.Array:
   """Savitzky-Golay: each of the first `count` rows from a cubic around it.
 
-  The first and last half windows are read off the first and last cubic. What
-  stands in the rows from `count` on means nothing.
+  The first and last half windows are read off the first and last cubic. The rows
+  from `count` on mean nothing.
 
   Args:
     loss_NK: rows in time.
@@ -114,7 +114,7 @@ def smooth(
 
 
 def odd_window(window: int, length: int) -> int:
-  """A window of a short run: odd, at most half of it, one where that is no use."""
+  """A window for a short run: odd, at most half of it, or one where none helps."""
   half = length // 2
   width = min(window, half - (half % 2 == 0))
   return width if width > ORDER + 1 else 1

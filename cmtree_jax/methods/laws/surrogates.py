@@ -1,8 +1,8 @@
-"""What a mixture's loss would be, learned from the losses of others.
+"""What a mixture's loss would be, learned from the losses of other mixtures.
 
-Boosted trees of LightGBM, with the settings of the two works that use them. They
-rank mixtures well near the ones that were run and promise too much at their own
-optimum: a predicted gain is never a result.
+The regressors are LightGBM's boosted trees, with the settings of the two works that
+use them. They rank mixtures well near those that were run and promise too much at
+their own optimum: a predicted gain is never a result.
 """
 
 from typing import Any, NamedTuple
@@ -14,16 +14,17 @@ from cmtree_jax.types import UserError
 
 
 class Settings(NamedTuple):
-  """Of the boosting; what is not named has LightGBM's defaults."""
+  """Settings of the boosting; what is not named has LightGBM's defaults."""
 
   patience: int  # rounds without gain on held-out runs before it stops
-  l1: float  # of the sum of gradients in a leaf, losses scaled to variance one
+  # Penalties on the sum of gradients in a leaf, for losses of variance one.
+  l1: float
   l2: float
   max_depth: int  # -1: no limit but 31 leaves
-  min_leaf: int  # runs
+  min_leaf: int  # least runs in a leaf
   rounds: int = 1000
   learning_rate: float = 0.01
-  holdout: float = 0.1  # share of the runs
+  holdout: float = 0.1  # share of the runs that is held out
 
 
 REGMIX = Settings(patience=3, l1=0.0, l2=0.0, max_depth=-1, min_leaf=20)
@@ -66,15 +67,15 @@ def fit(
   test; to repeat it, pass them as `validation`. Patience is never longer than the
   number of runs held out, as in CLIMB's recipe.
 
-  Losses are centered and scaled to variance one before the fit: it changes nothing
-  without regularization, and CLIMB's penalties are meant for points of accuracy,
-  whose spread over mixtures is about one, not for bits per byte.
+  Losses are centered and scaled to variance one before the fit. Without penalties
+  this changes nothing, and CLIMB's penalties are meant for points of accuracy, whose
+  spread over mixtures is about one, not for bits per byte.
 
   Args:
-    mixture_RK: what was run.
-    loss_RT: what came out.
+    mixture_RK: the mixtures that were run.
+    loss_RT: their losses.
     settings: `REGMIX`, `CLIMB` or your own.
-    seed: of the choice of held-out runs, and LightGBM's.
+    seed: chooses the held-out runs, and is LightGBM's.
     validation: mixtures [V, K] and losses [V, T] to stop on instead.
   Raises:
     ValueError: without any run.
@@ -111,10 +112,10 @@ def mean_of_best(
   loss_C: Float[np.ndarray, " C"],
   best: int,
 ) -> np.ndarray:
-  """Mean of the candidates of least loss; all that tie with the last one count.
+  """The mean of the candidates of least loss; all that tie with the last one count.
 
-  Trees are constant on boxes, so ties are common; from a surrogate that learned
-  nothing follows the mean of all candidates, which is their prior.
+  Trees are constant on boxes, so ties are common. If a surrogate learned nothing,
+  all candidates tie, and their mean is the prior.
   """
   rank = min(best, len(loss_C)) - 1
   return mixture_CK[loss_C <= np.sort(loss_C)[rank]].mean(axis=0)

@@ -1,0 +1,134 @@
+"""Writes docs/methods.md from the methods themselves and their docstrings.
+
+python -m cmtree_jax.methods.document > docs/methods.md
+"""
+
+import inspect
+import re
+import sys
+from collections.abc import Iterator
+from types import ModuleType
+
+from cmtree_jax.methods import METHODS
+from cmtree_jax.methods.base import LOOPS, Method
+
+_HEAD = """\
+# Methods
+
+<!-- Written by `python -m cmtree_jax.methods.document > docs/methods.md`: change the
+docstrings of the methods, not this file. -->
+
+A method weighs documents. Its weights are densities against the natural distribution
+of *tokens*: their mean over the corpus, every document counted by its tokens, is one,
+and no weight exceeds `mixture.max_epochs` repetitions.
+
+Methods that weigh domains run on any partition, `config.partition.kind`: the labelled
+sources, k-means, CLIMB's merged clusters (`ward`), R&B's number of clusters
+(`silhouette`), or the leaves of a recipe (`tree:WORKDIR`).
+
+Options are `config.METHOD.OPTION`; their defaults are the papers'. Those that fit a
+CPU are `SMALL` in the method's file, and set by `configs/method.py:NAME`.
+
+Targets are tasks of their own here, not domains of the corpus, and so the methods that
+were made for domains are asked what a domain does for a target. Where a method departs
+from its paper, its docstring says so.
+"""
+_SECTION = re.compile(
+  r"^(Args|Returns|Cost|Raises|References):\n", re.MULTILINE
+)
+
+
+def page() -> str:
+  """The whole page, Markdown."""
+  return "\n".join([_HEAD, *_loops(), "", *_table(), "", *_entries()]).rstrip()
+
+
+def _loops() -> Iterator[str]:
+  yield "## The loops\n"
+  yield "A loop drives the methods that declare it. It alone touches data, proxies and"
+  yield "the ledger of costs.\n"
+  yield "| loop | what it does |"
+  yield "|---|---|"
+  for name, text in LOOPS.items():
+    yield f"| `{name}` | {text} |"
+
+
+def _table() -> Iterator[str]:
+  yield "## All methods\n"
+  yield "| method | what it does | loop | knows the target | partition |"
+  yield "|---|---|---|---|---|"
+  for name, module in METHODS.items():
+    method = module.make()
+    yield (
+      f"| [`{name}`](#{name}) | {_first_line(module)} | `{method.loop}` | "
+      f"{'yes' if method.targeted else 'no'} | {_partition(module, method)} |"
+    )
+
+
+def _entries() -> Iterator[str]:
+  for name, module in METHODS.items():
+    method = module.make()
+    parts = _sections(module)
+    yield f"## {name}\n"
+    yield f"{_summary(parts[''])} [Source](../cmtree_jax/methods/{name}.py)\n"
+    reads = ", ".join(f"`{one}`" for one in sorted(method.signals))
+    yield f"* Loop `{method.loop}`; reads {reads}."
+    yield f"* {_joined(parts['Returns'])}"
+    yield f"* Cost: {_joined(parts.get('Cost', 'none before the final training.'))}"
+    if "References" in parts:
+      yield f"* References: {_joined(parts['References'])}"
+    yield ""
+    if "Args" in parts:
+      yield "| option | default | |"
+      yield "|---|---|---|"
+      yield from _options(module, parts["Args"])
+      yield ""
+
+
+def _options(module: ModuleType, text: str) -> Iterator[str]:
+  meanings = dict(
+    re.findall(r"^  (\w+): (.*(?:\n    .*)*)", text, re.MULTILINE)
+  )
+  for name, option in inspect.signature(module.make).parameters.items():
+    default = option.default
+    shown = f"{default:.4g}" if isinstance(default, float) else repr(default)
+    yield f"| `{name}` | `{shown}` | {_joined(meanings[name])} |"
+
+
+def _sections(module: ModuleType) -> dict[str, str]:
+  """The docstring of `make` by section; "" is what stands before the first."""
+  first, *others = _SECTION.split(inspect.getdoc(module.make) or "")
+  return {"": first, **dict(zip(others[::2], others[1::2], strict=True))}
+
+
+def _summary(text: str) -> str:
+  return _markdown(text.partition("\n\n")[0])
+
+
+def _first_line(module: ModuleType) -> str:
+  """What the file's docstring says after the name of the method."""
+  line = (module.__doc__ or "").partition("\n")[0]
+  return _markdown(line.partition(": ")[2])
+
+
+def _partition(module: ModuleType, method: Method) -> str:
+  if method.partition == "sources":
+    return "the labelled sources"
+  own = module.SMALL.partition.get("kind")
+  return f"given; its own is `{own}`" if own else "given"
+
+
+def _joined(text: str) -> str:
+  """Lines as one, without doctests."""
+  text = text.partition("\n>>> ")[0]
+  return _markdown(" ".join(text.split())).replace("|", "\\|")
+
+
+def _markdown(text: str) -> str:
+  """Mathematics and links of reStructuredText as those of Markdown."""
+  text = re.sub(r":math:`([^`]*)`", r"$\1$", text)
+  return re.sub(r"`([^`<]*?)\s*<([^`>]*)>`_", r"[\1](\2)", text)
+
+
+if __name__ == "__main__":
+  sys.stdout.write(page() + "\n")

@@ -1,0 +1,33 @@
+"""docs/methods.md is what the methods say of themselves."""
+
+import pathlib
+import subprocess
+import sys
+
+from cmtree_jax.methods import METHODS, document
+
+ROOT = pathlib.Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "methods.md"
+
+
+def test_every_method_is_on_the_page_with_its_options():
+  page = document.page()
+  for name in METHODS:
+    assert f"\n## {name}\n" in page
+    assert f"[`{name}`](#{name})" in page
+  # Formulae and links of the docstrings are those of Markdown.
+  assert "| `gamma` | `1` | $\\gamma$. The share of target rows" in page
+  assert "[Data Mixing Laws](https://arxiv.org/abs/2403.16952), 2024" in page
+  assert ":math:" not in page and "`_" not in page
+
+
+def test_the_page_is_what_the_command_prints():
+  done = subprocess.run(
+    [sys.executable, "-m", "cmtree_jax.methods.document"],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  command = "python -m cmtree_jax.methods.document > docs/methods.md"
+  assert done.stdout == PAGE.read_text(), f"Run {command}"
