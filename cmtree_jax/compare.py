@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from cmtree_jax.main import command
+from cmtree_jax.jobs.command import command
 
 _DESCRIPTION = """Compare methods on targets and seeds under one token budget, with
 one frozen evaluation."""
@@ -13,12 +13,12 @@ one frozen evaluation."""
 def main(arguments: Sequence[str] | None = None) -> int:
   """Runs one comparison; returns the exit status as `cmtree_jax.main` does."""
 
-  def compare(*args: Any, **kwargs: Any) -> int:
-    from cmtree_jax.jobs import compare as job  # heavy imports wait for --help
+  def job(*args: Any, **kwargs: Any) -> int:
+    from cmtree_jax.jobs import compare  # heavy imports wait for --help
 
-    return job.run_comparison(*args, **kwargs)
+    return compare.run(*args, **kwargs)
 
-  return command("cmtree_jax.compare", _DESCRIPTION, compare, arguments)
+  return command("cmtree_jax.compare", _DESCRIPTION, job, arguments)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,10 @@
 """The command line: `python -m cmtree_jax.main --config configs/quickstart.py`."""
 
-import argparse
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-from cmtree_jax.types import Fault, UserError
+from cmtree_jax.jobs.command import command
 
 _DESCRIPTION = """Learn a division of a corpus and a mixture for a target, and
 measure them against other recipes."""
@@ -16,57 +14,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
   """Runs one job; returns the exit status (0, 1 fault, 2 user, 143 interrupted)."""
 
   def job(*args: Any, **kwargs: Any) -> int:
-    from cmtree_jax.jobs import learn as run  # heavy imports wait for --help
+    from cmtree_jax.jobs import learn  # heavy imports wait for --help
 
-    return run.run(*args, **kwargs)
+    return learn.run(*args, **kwargs)
 
   return command("cmtree_jax.main", _DESCRIPTION, job, arguments)
-
-
-def command(
-  name: str,
-  description: str,
-  job: Callable[..., int],
-  arguments: Sequence[str] | None,
-) -> int:
-  """Runs `job(config, workdir, overwrite=...)` as the arguments say."""
-  arguments = sys.argv[1:] if arguments is None else arguments
-  prefix = "--config."
-  overrides = [a[len(prefix) :] for a in arguments if a.startswith(prefix)]
-  flags = _parser(name, description).parse_args(
-    [a for a in arguments if not a.startswith(prefix)]
-  )
-  try:
-    from cmtree_jax import config
-
-    resolved = config.load(flags.config, overrides)
-    return job(resolved, Path(flags.workdir), overwrite=flags.overwrite)
-  except UserError as error:
-    print(f"Error: {error}", file=sys.stderr)
-    return 2
-  except Fault as error:
-    print(f"Fault: {error}", file=sys.stderr)
-    return 1
-
-
-def _parser(name: str, description: str) -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    prog=f"python -m {name}",
-    description=f"{description} The same command continues what was stopped.",
-    epilog="Any field of the config is overridden by --config.FIELD=VALUE, "
-    "for example --config.cmtree.branching=4,4.",
-    allow_abbrev=False,
-  )
-  parser.add_argument(
-    "--config", required=True, help="file with get_config(), or file:argument"
-  )
-  parser.add_argument(
-    "--workdir", required=True, help="folder for checkpoints and results"
-  )
-  parser.add_argument(
-    "--overwrite", action="store_true", help="start anew in a used workdir"
-  )
-  return parser
 
 
 if __name__ == "__main__":

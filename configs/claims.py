@@ -81,7 +81,7 @@ def get_config(argument: str = "cpu"):
   config.final.steps_per_call = 30  # divides also two fifths of the steps
   _SCALES[scale](config)
   leaves = (4, 16) if scale == "toy" else tuple(LEAVES)
-  config.compare.variants.update(
+  config.variants.update(
     variants(final, leaves, rounds=config["values"].rounds)
   )
   return config

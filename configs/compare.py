@@ -18,10 +18,8 @@ def get_config():
   config = default.get_config()
   method.make_small(config)
   config.compare = ConfigDict()
-  # Names in METHODS or of variants; natural is compared in any case.
+  # Names in METHODS or config.variants; natural is compared in any case.
   config.compare.methods = tuple(METHODS)
-  # Name -> (method, "block.field=value", ...): one method under other settings.
-  config.compare.variants = ConfigDict()
   # Names of targets; "a+b" is one recipe for the mean of both, "a>b" is searched
   # (and chosen) on a and tested on b.
   config.compare.targets = ("film_reviews", "humaneval")

@@ -27,6 +27,9 @@ def get_config() -> ConfigDict:
   # Which method makes the recipe, and which recipes it is compared with.
   config.method = "cmtree"
   config.baselines = ("natural", "uniform_clusters", "crisp")
+  # Name -> (method, "block.field=value", ...): one method under other settings of
+  # its search. A name stands wherever a method's does.
+  config.variants = ConfigDict()
 
   # Their fields, with units, are in the records that they are filled from.
   config.data = _block(data_plan.Plan())

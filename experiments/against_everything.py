@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cmtree_jax.evaluate.results import MEAN
-from cmtree_jax.main import command
+from cmtree_jax.jobs.command import command
 from cmtree_jax.methods import METHODS
 from experiments import claims
 from experiments.claims import Results

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cmtree_jax.main import command
+from cmtree_jax.jobs.command import command
 from cmtree_jax.recipe import partition as partitions
 from experiments import claims
 from experiments.claims import Results

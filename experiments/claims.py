@@ -71,14 +71,14 @@ class Results(NamedTuple):
 
   def data(self) -> Any:
     """The corpus, as the comparison prepared it."""
-    from cmtree_jax.jobs import compare
-    from cmtree_jax.jobs import search as learn
+    from cmtree_jax.jobs import compare, plan
+    from cmtree_jax.jobs.job import Job
     from cmtree_jax.loops.checkpoint import StopFlag
     from cmtree_jax.report.progress import Reporter
 
-    with Reporter(0.0) as reporter:
-      job = learn.Job(self.config, self.folder, reporter, StopFlag())
-      return compare.prepared(job, compare.plan_of(self.config))
+    with Reporter() as reporter:
+      job = Job(self.config, self.folder, reporter, StopFlag())
+      return compare.prepared(job, plan.of_comparison(self.config))
 
   def found(self, method: str, target: str) -> cells.Found:
     """What the first search of a method handed over."""
@@ -111,10 +111,10 @@ def job(
 
   def run(config: Any, workdir: Path, *, overwrite: bool = False) -> int:
     from cmtree_jax.jobs import compare
-    from cmtree_jax.report import text
+    from cmtree_jax.report import tables
 
     with config.unlocked():
-      known = {*config.compare.variants, *METHODS}
+      known = {*config.variants, *METHODS}
       config.compare.methods = config.compare.methods or tuple(
         name for name in methods if name in known
       )
@@ -127,11 +127,11 @@ def job(
         config.compare.fractions = (1.0,)
         config.compare.natural_multiples = ()
     folder = workdir / name
-    if status := compare.run_comparison(config, folder, overwrite=overwrite):
+    if status := compare.run(config, folder, overwrite=overwrite):
       return status
     rows = pq.read_table(folder / compare.RESULTS_FILE).to_pylist()
     found = Results(config, folder, cells.Folder(workdir / "cells"), rows)
-    text.show_files(list(show(found)))
+    tables.show_files(list(show(found)))
     return 0
 
   return run

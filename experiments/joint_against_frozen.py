@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from cmtree_jax.main import command
+from cmtree_jax.jobs.command import command
 from configs.claims import LEAVES
 from experiments import claims
 from experiments.claims import NATURAL, Results

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from cmtree_jax.main import command
+from cmtree_jax.jobs.command import command
 from configs.claims import BUDGETS
 from experiments import claims
 from experiments.claims import NATURAL, Results
@@ -97,8 +97,9 @@ def _profile(found: Results) -> Path:
   """Writes the seconds of every stage of one search, compilation not counted."""
   import tempfile
 
-  from cmtree_jax.jobs import search as learn
+  from cmtree_jax.jobs import search as searches
   from cmtree_jax.jobs import variants
+  from cmtree_jax.jobs.job import Job
   from cmtree_jax.loops.checkpoint import StopFlag
 
   class Clock:
@@ -124,12 +125,12 @@ def _profile(found: Results) -> Path:
   for _ in range(2):  # the first compiles
     with tempfile.TemporaryDirectory() as folder:
       clock: Any = Clock()
-      job = learn.Job(config, Path(folder), clock, StopFlag())
-      learn.weigh(
+      job = Job(config, Path(folder), clock, StopFlag())
+      searches.weigh(
         "cmtree",
         job,
         data,
-        learn.partitions(["cmtree"], job, data),
+        searches.partitions(["cmtree"], job, data),
         seed=config.seed,
         stage="search",
       )

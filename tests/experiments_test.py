@@ -9,7 +9,7 @@ import pytest
 
 from cmtree_jax.config import load
 from cmtree_jax.jobs import cells, compare
-from cmtree_jax.main import command
+from cmtree_jax.jobs.command import command
 from cmtree_jax.proxy.ledger import Cost
 from cmtree_jax.types import UserError
 from configs.claims import LEAVES, get_config
@@ -88,7 +88,7 @@ def test_experiments_share_their_cells(corpus, tmp_path):
   facts["variant"][1] = "partition.num_clusters=8"
   cell.write_text(json.dumps(facts))
   with pytest.raises(UserError, match="num_clusters=8.*num_clusters=16"):
-    compare.run_comparison(second.config, second.folder)
+    compare.run(second.config, second.folder)
 
 
 def test_other_settings_refuse_the_shared_cells(corpus, tmp_path, capsys):
@@ -159,7 +159,9 @@ def made_up(tmp_path_factory) -> claims.Results:
     for target in ("one", "two"):
       history = [gains] * rounds_of.get(name, 2)
       found = cells.Found(Cost(), 0.5, history, None, [])
-      made.save_found(cells.Search(name, target, 0), found, np.zeros(1))
+      made.save_found(
+        cells.Search(name, target, 0), found, np.zeros(1), np.zeros(1)
+      )
   return claims.Results(config, folder, made, rows)
 
 
@@ -216,8 +218,8 @@ def test_a_difference_is_paired_and_a_set_is_the_mean_of_its_targets(made_up):
 
 @pytest.mark.parametrize("scale", ["toy", "cpu", "gpu"])
 def test_every_variant_is_accepted_at_every_scale(scale):
-  from cmtree_jax.jobs import compare as job
+  from cmtree_jax.jobs import plan
 
   config = get_config(scale)
-  config.compare.methods = tuple(config.compare.variants)
-  job.check(config.lock())
+  config.compare.methods = tuple(config.variants)
+  plan.check_comparison(config.lock())

@@ -12,7 +12,6 @@ import numpy as np
 
 from cmtree_jax.evaluate import statistics
 from cmtree_jax.evaluate.statistics import Interval
-from cmtree_jax.proxy.ledger import Cost
 
 NATURAL = "natural"  # the method that all are compared with
 MEAN = "mean"  # stands for a target in the rows of the mean over several
@@ -31,13 +30,11 @@ class Standing(NamedTuple):
   seeds: int
   tokens: int  # of one final training
   bpb: float  # mean over seeds, of the test split
-  validation_bpb: float
+  validation_bpb: float  # NaN: the target has test texts alone
   accuracy: float  # mean over seeds, of the test split; NaN: no choices
-  to_natural: Interval  # paired by seed; less is better
+  to_natural: Interval  # paired by seed; below zero is better
   verdict: str  # of that difference, see `statistics.verdict`
-  best_other: (
-    str  # the other method that is best on the validation split; or ""
-  )
+  best_other: str  # the best other method on the validation split; or ""
   to_best: Interval  # paired difference to it, on the test split
   best_verdict: str
   noise_floor: float  # of a difference, from repeats of natural; NaN: one run
@@ -45,12 +42,11 @@ class Standing(NamedTuple):
   search_tokens: float  # of one search, mean over searches
   search_flops: float
   search_share: float  # of the FLOPs of one final training
-  reach: (
-    statistics.Reach
-  )  # share of natural's tokens that reaches its final loss
-  at_equal_flops: (
-    Interval | None
-  )  # to natural trained on for the search's FLOPs
+  num_budgets: int  # that natural was trained for: one makes no curve
+  # The share of natural's tokens that reaches its final loss.
+  reach: statistics.Reach
+  # To natural trained on for the FLOPs of the search.
+  at_equal_flops: Interval | None
 
 
 def standings(rows: Iterable[Row], *, seeds: int) -> list[Standing]:
@@ -78,55 +74,60 @@ def standings(rows: Iterable[Row], *, seeds: int) -> list[Standing]:
   return [one for place in order for one in _of_target(curves[place], seeds)]
 
 
-def compare(
-  bpb: np.ndarray,
-  *,
-  recipes: Sequence[str],
-  targets: Sequence[str],
-  effective_sample_size: Sequence[float],
-  search: Sequence[Cost],
-  final: Cost,
-) -> list[dict[str, Any]]:
-  """Rows for comparison.json, every number of a recipe beside the natural one's.
+def comparison(rows: Iterable[Row]) -> list[dict[str, Any]]:
+  """The rows of comparison.json: every number of a recipe beside natural's.
 
   Args:
-    bpb: bits per byte [recipes, seeds, targets]; runs of one seed are paired.
-    recipes: names; "natural" is among them.
-    targets: names; with several of them a row for their mean is added.
-    effective_sample_size: of each recipe's weights.
-    search: what each recipe cost before its final training.
-    final: what one final training cost.
+    rows: as in results.parquet, of one set of targets; of several targets a row
+      for their mean is added. Full trainings count, on the test split.
   """
-  natural = recipes.index("natural")
-  names = list(targets)
-  if len(names) > 1:
-    names.append(MEAN)
-    bpb = np.concatenate([bpb, bpb.mean(axis=2, keepdims=True)], axis=2)
-  rows = []
-  for r, recipe in enumerate(recipes):
-    for t, target in enumerate(names):
-      bpb_S = bpb[r, :, t]
-      interval = statistics.paired_difference(bpb_S, bpb[natural, :, t])
-      rows.append(
-        {
-          "recipe": recipe,
-          "target": target,
-          "bpb": bpb_S.tolist(),
-          "bpb_mean": float(bpb_S.mean()),
-          "difference_to_natural": interval.mean,
-          "ci_low": _number(interval.low),
-          "ci_high": _number(interval.high),
-          "effective_sample_size": effective_sample_size[r],
-          "train_tokens": int(final.tokens),
-          "search_tokens": int(search[r].tokens),
-          "search_flops_share": search[r].flops / final.flops,
-        }
-      )
-  return rows
+  rows = list(rows)
+  seeds: dict[str, dict[str, list[Row]]] = {}  # method -> target -> by seed
+  for row in [*rows, *_means(rows)]:
+    if row["split"] == "test" and row["fraction"] == FULL:
+      of_method = seeds.setdefault(row["method"], {})
+      of_method.setdefault(row["target"], []).append(row)
+  return [
+    _beside(found, seeds[NATURAL][target])
+    for of_method in seeds.values()
+    for target, found in of_method.items()
+  ]
+
+
+def _beside(rows: Sequence[Row], natural: Sequence[Row]) -> dict[str, Any]:
+  """One recipe on one target; what all seeds share is the first one's."""
+  one, bpb_S = rows[0], [row["bpb"] for row in rows]
+  interval = statistics.paired_difference(
+    bpb_S, [row["bpb"] for row in natural]
+  )
+  return {
+    "recipe": one["method"],
+    "target": one["target"],
+    "bpb": bpb_S,
+    "bpb_mean": float(np.mean(bpb_S)),
+    "difference_to_natural": interval.mean,
+    "ci_low": _number(interval.low),
+    "ci_high": _number(interval.high),
+    "effective_sample_size": one["effective_sample_size"],
+    "train_tokens": int(one["tokens"]),
+    "search_tokens": int(one["search_tokens"]),
+    "search_flops_share": one["search_flops"] / one["final_flops"],
+  }
+
+
+def _number(x: float) -> float | None:
+  """JSON has no NaN: one seed has no interval."""
+  return None if math.isnan(x) else x
 
 
 def _means(rows: Sequence[Row]) -> list[Row]:
-  """Rows of the mean over the targets of every set that has several."""
+  """Rows of the mean over the targets of every set that has several.
+
+  A target that has test texts alone is in the mean of the test split only.
+  """
+  targets: dict[str, set[str]] = {}
+  for row in rows:
+    targets.setdefault(row["target_set"], set()).add(row["target"])
   same = ("method", "target_set", "split", "seed", "fraction")
   groups: dict[tuple[Any, ...], list[Row]] = {}
   for row in rows:
@@ -141,7 +142,7 @@ def _means(rows: Sequence[Row]) -> list[Row]:
       },
     }
     for group in groups.values()
-    if len(group) > 1
+    if len(targets[group[0]["target_set"]]) > 1
   ]
 
 
@@ -149,7 +150,8 @@ def _of_target(
   curves: dict[str, dict[str, _Curve]], seeds: int
 ) -> list[Standing]:
   """The standings of one target, from its curves by split and method."""
-  test, validation = curves["test"], curves["validation"]
+  test = curves["test"]
+  validation = curves.get("validation", {})  # none: nothing chooses the best
   repeats = [row["bpb"] for row in test[NATURAL][FULL].values()]
   floor = statistics.noise_floor(repeats, seeds=seeds)
   score = {
@@ -158,10 +160,10 @@ def _of_target(
   }
   found = []
   for method in test:
-    others = [(score[other], other) for other in test if other != method]
+    others = [(score[other], other) for other in score if other != method]
     best = min(others)[1] if others else ""
     one = _standing(method, best, test, floor=floor, seeds=seeds)
-    found.append(one._replace(validation_bpb=score[method]))
+    found.append(one._replace(validation_bpb=score.get(method, math.nan)))
   return sorted(found, key=lambda one: (one.bpb, one.method))
 
 
@@ -203,6 +205,7 @@ def _standing(
     search_tokens=mean("search_tokens"),
     search_flops=mean("search_flops"),
     search_share=mean("search_flops") / mean("final_flops"),
+    num_budgets=len(natural),
     reach=_reach(curve, natural, seeds),
     at_equal_flops=_at_equal_flops(rows, natural),
   )
@@ -239,8 +242,3 @@ def _with(curve: _Curve, seed: int) -> list[dict[int, Row]]:
 
 def _bpb(curve: _Curve, fraction: float, seeds: int) -> list[float]:
   return [curve[fraction][seed]["bpb"] for seed in range(seeds)]
-
-
-def _number(x: float) -> float | None:
-  """JSON has no NaN: one seed has no interval."""
-  return None if np.isnan(x) else float(x)

@@ -26,7 +26,6 @@ from cmtree_jax.methods.base import Method
 from cmtree_jax.proxy import loss as proxy_loss
 from cmtree_jax.proxy import model as proxy_model
 from cmtree_jax.proxy import optim
-from cmtree_jax.proxy.ledger import GRADIENT, Cost
 from cmtree_jax.recipe import domains, export
 from cmtree_jax.types import UserError
 
@@ -102,11 +101,6 @@ def check(config: Any) -> None:
     method = make_method(name, config)  # refuses options
     if method.extends:
       domains.log_weights_of_sources(Path(method.extends))
-  if "key_B" in make_method(config.method, config).signals:
-    raise UserError(
-      f"config.method = {config.method} weighs single documents and leaves no "
-      "partition to hand over; name it in config.baselines."
-    )
   ends = {"final": made.final.steps}
   if made.runs.decay:
     ends["runs"] = made.runs.steps
@@ -256,23 +250,6 @@ def proxy_of(preset: str, config: Any, vocab_size: int):
 def optimizer_of(config: Any, *, total_steps: int | None):
   """The optimizer block; final runs decay, searching proxies do not."""
   return optim.adamw(total_steps=total_steps, **config.optimizer)
-
-
-def final_cost(config: Any, vocab_size: int) -> Cost:
-  """The cost of one final training."""
-  model = proxy_of(config.final.preset, config, vocab_size)
-  batch = config.batch
-  tokens = config.final.steps * batch.rows * batch.row_tokens
-  return Cost().plus(tokens, GRADIENT, model.flops_per_token(batch.row_tokens))
-
-
-def total_work(config: Any) -> float:
-  """Work of the whole job in training rows, for the estimate of time left."""
-  final = config.final
-  names = recipe_names(config)
-  return len(names) * final.seeds * final.steps * config.batch.rows + sum(
-    search_work(name, config) for name in names
-  )
 
 
 def search_work(name: str, config: Any) -> float:

@@ -64,6 +64,7 @@ class Place(NamedTuple):
   name: str  # "a", or "a>b": searched on a, tested on b
   searched: str  # its train split drives, its validation split chooses
   tested: str
+  only_tested: bool = False  # the target has test texts alone
 
   @classmethod
   def of(cls, name: str) -> "Place":
@@ -74,10 +75,10 @@ class Place(NamedTuple):
   @property
   def scored(self) -> dict[str, tuple[str, str]]:
     """Split -> (target, split) that a model is scored on."""
-    return {
-      "validation": (self.searched, "validation"),
-      "test": (self.tested, "test"),
-    }
+    test = {"test": (self.tested, "test")}
+    if self.only_tested:
+      return test
+    return {"validation": (self.searched, "validation"), **test}
 
 
 class Plan(NamedTuple):
@@ -114,12 +115,15 @@ class Plan(NamedTuple):
       for cell in self._finals(method, target_set, seed)
     ]
     cells += [
-      Final(
-        self._search(NATURAL, ANY, self.seeds + repeat), self.seeds + repeat
-      )
+      Final(self.search(NATURAL, ANY, self.seeds + repeat), self.seeds + repeat)
       for repeat in range(self.noise_repeats)
     ]
     return list(dict.fromkeys(cells))
+
+  def search(self, method: str, target_set: str, seed: int) -> Search:
+    """What the final training of a seed stands on."""
+    place = ANY if method in self.untargeted else target_set
+    return Search(method, place, seed % self.search_seeds)
 
   def places_of(self, search: Search) -> tuple[Place, ...]:
     """What a search is for, and what its models are scored on."""
@@ -133,12 +137,8 @@ class Plan(NamedTuple):
       return self.target_sets
     return {search.target_set: self.target_sets[search.target_set]}
 
-  def _search(self, method, target_set, seed):
-    place = ANY if method in self.untargeted else target_set
-    return Search(method, place, seed % self.search_seeds)
-
   def _finals(self, method, target_set, seed):
-    search = self._search(method, target_set, seed)
+    search = self.search(method, target_set, seed)
     more = self.natural_multiples if method == NATURAL else ()
     yield from (Final(search, seed, f) for f in (*self.fractions, *more))
     yield from (Final(search, seed, preset=one) for one in self.presets)
@@ -147,12 +147,13 @@ class Plan(NamedTuple):
 
 
 class Found(NamedTuple):
-  """What a search handed over, less the weights."""
+  """What a search handed over beside its arrays."""
 
   cost: Cost
   effective_sample_size: float
   history: list[dict[str, Any]]  # one row per round, observation or run
-  partition: dict[str, Any] | None  # see `recipe.Partition.to_json`
+  # See `Partition.to_json`; None: documents have weights of their own.
+  partition: dict[str, Any] | None
   variant: list[str]  # the method and its overrides
 
 
@@ -163,7 +164,7 @@ class Folder(NamedTuple):
 
   def work(self, cell: Search | Final) -> Path:
     """Where a cell keeps its checkpoints while it is in progress."""
-    return self._kind(cell) / f"{cell.name}.work"
+    return self._file(cell, "work")
 
   def found(self, cell: Search) -> Found | None:
     """The result of a search; None if it has not ended."""
@@ -177,11 +178,26 @@ class Folder(NamedTuple):
     with np.load(self._file(cell, "npz")) as arrays:
       return arrays["log_w_N"]
 
-  def save_found(self, cell: Search, found: Found, log_w_N: np.ndarray) -> None:
+  def value_N(self, cell: Search) -> np.ndarray:
+    """The values that a search measured; NaN for documents without one."""
+    with np.load(self._file(cell, "npz")) as arrays:
+      if "value_N" in arrays:
+        return arrays["value_N"]
+      return np.full(len(arrays["log_w_N"]), np.nan)
+
+  def save_found(
+    self,
+    cell: Search,
+    found: Found,
+    log_w_N: np.ndarray,
+    value_N: np.ndarray,
+  ) -> None:
     """Ends a search."""
-    store.save_arrays(
-      self._file(cell, "npz"), {"log_w_N": log_w_N.astype(np.float32)}
-    )
+    # Methods compute in float32, so nothing of their weights is lost.
+    arrays = {"log_w_N": log_w_N.astype(np.float32)}
+    if not np.isnan(value_N).all():
+      arrays["value_N"] = value_N
+    store.save_arrays(self._file(cell, "npz"), arrays)
     facts = found._asdict()
     self._end(cell, {"search_cost": list(facts.pop("cost")), **facts})
 
@@ -217,7 +233,15 @@ class Folder(NamedTuple):
     return self.path / type(cell).__name__.lower()
 
   def _file(self, cell, suffix):
-    return self._kind(cell) / f"{cell.name}.{suffix}"
+    return self._kind(cell) / f"{_stem(cell.name)}.{suffix}"
+
+
+def _stem(name: str) -> str:
+  """A file name less its extension: of many targets, shortened."""
+  return name if len(name) <= _LONGEST else f"{name[:40]}-{store.key_of(name)}"
+
+
+_LONGEST = 100  # characters; file systems take 255 bytes
 
 
 def rows(

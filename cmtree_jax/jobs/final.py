@@ -13,6 +13,7 @@ from cmtree_jax.evaluate import answers, concentration, perplexity
 from cmtree_jax.evaluate import sets as frozen_sets
 from cmtree_jax.jobs import build, cells, search
 from cmtree_jax.jobs import workdir as workdirs
+from cmtree_jax.jobs.job import Job
 from cmtree_jax.loops import final, fleet
 from cmtree_jax.proxy import engine
 from cmtree_jax.proxy.ledger import GRADIENT, Cost
@@ -21,7 +22,7 @@ from cmtree_jax.proxy.ledger import GRADIENT, Cost
 class Training(NamedTuple):
   """What all final trainings share."""
 
-  job: search.Job
+  job: Job
   pool: sampler.Sampler
   mass_N: np.ndarray  # of the pool's documents
   # By (target, split).
@@ -31,7 +32,7 @@ class Training(NamedTuple):
   commit: str | None
 
   @classmethod
-  def make(cls, job: search.Job, data: prepare.Prepared) -> "Training":
+  def make(cls, job: Job, data: prepare.Prepared) -> "Training":
     """Samples, frozen evaluation and compiled functions of a corpus."""
     config = job.config
     places = [
@@ -88,7 +89,8 @@ class Training(NamedTuple):
     wanted = [one for place in places for one in place.scored.values()]
     self.job.reporter.advance(0, f"final training, {cell.name}")
     flops = self.model_of(preset).flops_per_token(batch.row_tokens)
-    with self.job.session(folder.work(cell), cell.seed) as session:
+    job = self.job._replace(workdir=folder.work(cell))
+    with job.session("final", cell.seed) as session:
       found = final.run(
         cell.name,
         log_w_N,

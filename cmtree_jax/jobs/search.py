@@ -1,9 +1,8 @@
 """Searches: one method on one corpus, by the loop that it declares."""
 
-import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,48 +10,19 @@ import jax
 import numpy as np
 
 from cmtree_jax import sharding
-from cmtree_jax.data.build import workers
 from cmtree_jax.data.build.prepare import DocumentSet, Prepared
 from cmtree_jax.data.draw import packing, sampler, strata
 from cmtree_jax.data.draw.batch import stack_rows
 from cmtree_jax.evaluate import sets
 from cmtree_jax.jobs import build
+from cmtree_jax.jobs.job import Job
 from cmtree_jax.loops import fleet, look, runs, steer, values
-from cmtree_jax.loops.checkpoint import Checkpointer, StopFlag
 from cmtree_jax.methods.base import Facts, Method, Signals, Weights
 from cmtree_jax.proxy import engine, optim
 from cmtree_jax.proxy.ledger import Cost
 from cmtree_jax.recipe import domains
 from cmtree_jax.recipe.domains import Domains
-from cmtree_jax.report.progress import Reporter
 from cmtree_jax.signals import domains as signals
-
-
-class Job(NamedTuple):
-  """What every stage needs beside its data."""
-
-  config: Any
-  workdir: Path
-  reporter: Reporter
-  stop: StopFlag
-
-  @property
-  def workers(self) -> workers.Workers:
-    """Where work on documents is done."""
-    plan = workers.Plan(**self.config.workers)
-    return workers.Workers(plan, self.stop.check, self.reporter.advance)
-
-  @contextlib.contextmanager
-  def session(self, stage: str | Path, seed: int) -> Iterator[fleet.Session]:
-    """A loop's seed, checkpoints and progress.
-
-    Args:
-      stage: names the folder of the checkpoints, or is one.
-      seed: the loop's seed.
-    """
-    checkpointer = Checkpointer(self.workdir / "checkpoints" / stage)
-    with contextlib.closing(checkpointer):
-      yield fleet.Session(seed, checkpointer, self.stop, self.reporter.advance)
 
 
 class Found(NamedTuple):

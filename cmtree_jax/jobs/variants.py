@@ -8,46 +8,40 @@ or it would not be fair.
 from typing import Any
 
 from cmtree_jax import config as configs
+from cmtree_jax.jobs.build import SEARCH_BLOCKS
 from cmtree_jax.methods import METHODS
 from cmtree_jax.types import UserError
-
-_OWN = (
-  *("hypergradient", "observe", "partition", "proxy", "values"),
-  *("steer", "runs", "cmtree"),
-)
 
 
 def settings_of(name: str, config: Any) -> list[str]:
   """The method that a name stands for, and the overrides."""
-  return list(config.compare.variants.get(name, (name,)))
+  return list(config.variants.get(name, (name,)))
 
 
 def config_of(name: str, config: Any) -> Any:
   """The config of a method's or variant's search; `method` is set in it.
 
   Args:
-    name: of a method, or of a variant in `config.compare.variants`, a tuple of the
+    name: of a method, or of a variant in `config.variants`, a tuple of the
       method and overrides: `("cmtree", "cmtree.mode=frozen")`.
-    config: of the comparison.
+    config: of the job.
   Raises:
     UserError: no such method, variant or field, or one that must be equal for all.
   """
   method, *overrides = settings_of(name, config)
   if method not in METHODS:
-    known = sorted([*METHODS, *config.compare.variants])
-    raise UserError(
-      f"Unknown method {method!r} in config.compare.methods. Known: "
-      f"{', '.join(known)}."
-    )
+    known = sorted([*METHODS, *config.variants])
+    raise UserError(f"Unknown method {method!r}. Known: {', '.join(known)}.")
   own = config.copy_and_resolve_references().lock()
   own.method = method
   own.baselines = ()
   for override in overrides:
     block = override.partition(".")[0]
-    if block not in (*_OWN, method):
+    if block not in {*SEARCH_BLOCKS, method}:
       raise UserError(
         f"Variant {name!r} sets {override!r}; a variant may set fields of "
-        f"{', '.join(_OWN)} and of its method's block, all else is equal for all."
+        f"{', '.join(sorted(SEARCH_BLOCKS))} and of its method's block, all else "
+        "is equal for all."
       )
     configs.override_field(own, override)
   return own

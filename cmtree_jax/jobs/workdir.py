@@ -1,22 +1,15 @@
-"""What a job writes: every file appears whole or not at all."""
+"""A job's folder: whose it is, on which corpus; and facts of the process."""
 
 import json
 import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cmtree_jax
-from cmtree_jax import config as configs
 from cmtree_jax.data import store
 from cmtree_jax.data.build import prepare
-from cmtree_jax.proxy.ledger import Cost
-from cmtree_jax.recipe import partition as partitions
-from cmtree_jax.recipe import recipe as recipes
-from cmtree_jax.report import describe
 from cmtree_jax.types import UserError
 
 CONFIG_FILE = "config.json"
@@ -26,7 +19,7 @@ MARKER_FILE = ".cmtree_jax"  # tells a run of this package from other folders
 # Everything else that jobs write into a workdir: `--overwrite` removes these names,
 # and no others.
 WRITTEN = (
-  *("assigned", "cells", "checkpoints", "export"),
+  *("assigned", "cells", "export"),
   *("comparison.json", "comparison.svg", "documents.parquet", "recipe.json"),
   *("results.parquet", "summary.json", "table.md"),
   *(*prepare.LEARNED_FILES, CORPUS_FILE),
@@ -74,57 +67,6 @@ def claim_corpus(workdir: Path, digest: str) -> None:
       "--workdir, or add --overwrite to start anew."
     )
   store.write_atomically(file, digest + "\n")
-
-
-def write_results(
-  workdir: Path,
-  *,
-  config: Any,
-  data: Any,
-  partition: partitions.Partition,
-  nodes: Sequence[describe.Node],
-  comparison: list[dict[str, Any]],
-  history: list[dict[str, float]],
-  cost: Cost,
-) -> list[Path]:
-  """Writes comparison, recipe, embedder and tokenizer; returns their paths."""
-  recipe = {
-    "format": 1,
-    "cmtree_jax": cmtree_jax.__version__,
-    "method": config.method,
-    "targets": list(data.targets),
-    "config": json.loads(_config_json(config)),
-    "config_digest": configs.digest(config),
-    "corpus_digest": data.digest,
-    "overlap": data.manifest["overlap"],
-    "skipped": data.manifest["skipped"],
-    "repeated_texts": data.manifest["repeated_texts"],
-    "notes": list(data.notes),
-    "partition": partition.to_json(),
-    "nodes": [node._asdict() for node in nodes],
-    "mixtures": describe.children(nodes),
-    "ledger": {"search_tokens": cost.tokens, "search_flops": cost.flops},
-    "history": history,
-    "comparison": comparison,
-  }
-  files = {
-    "comparison.json": store.to_json(comparison),
-    **{
-      name: (data.folder / name).read_bytes()
-      for name in (prepare.EMBEDDER_FILE, prepare.TOKENIZER_FILE)
-    },
-    recipes.FILE: store.to_json(recipe),
-  }
-  for name, content in files.items():
-    store.write_atomically(workdir / name, content)
-  return [workdir / name for name in files]
-
-
-def write_summary(workdir: Path, summary: dict[str, Any]) -> Path:
-  """Writes summary.json, the facts that differ between equal jobs."""
-  path = workdir / "summary.json"
-  store.write_atomically(path, store.to_json(summary))
-  return path
 
 
 def peak_rss_bytes() -> int:

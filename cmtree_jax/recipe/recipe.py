@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cmtree_jax.data import store
 from cmtree_jax.data.build import prepare
 from cmtree_jax.recipe.partition import (
   Applied,
@@ -29,6 +30,21 @@ class Recipe(NamedTuple):
   def apply(self, texts: Sequence[str], *, harden: bool = False) -> Applied:
     """Weights, leaves and paths of texts."""
     return apply_partition(self.partition, self.embed(texts), harden=harden)
+
+
+def save(folder: Path, data: dict[str, Any], *, learned: Path) -> list[Path]:
+  """Writes recipe.json and what it reads documents with; returns the files.
+
+  Args:
+    folder: of the recipe.
+    data: what recipe.json holds, `partition` among it.
+    learned: folder of the prepared corpus, which has tokenizer and embedder.
+  """
+  names = (prepare.EMBEDDER_FILE, prepare.TOKENIZER_FILE)
+  for name in names:
+    store.write_atomically(folder / name, (learned / name).read_bytes())
+  store.write_atomically(folder / FILE, store.to_json(data))
+  return [folder / name for name in (*names, FILE)]
 
 
 def load(folder: Path | str) -> Recipe:

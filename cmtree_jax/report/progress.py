@@ -20,8 +20,8 @@ _PLAIN_SECONDS = 15.0  # between lines where there is no terminal
 class Reporter:
   """A live bar on a terminal, a line now and then elsewhere; both on stderr."""
 
-  def __init__(self, total: float):
-    self._total, self._done, self._text = total, 0.0, ""
+  def __init__(self) -> None:
+    self._total, self._done, self._text = 0.0, 0.0, ""
     self._begin = self._printed = time.monotonic()
     self._console = Console(stderr=True)
     self._bar = Progress(
@@ -34,7 +34,7 @@ class Reporter:
       console=self._console,
       disable=not sys.stderr.isatty(),
     )
-    self._task = self._bar.add_task("starting", total=total)
+    self._task = self._bar.add_task("starting", total=None)
 
   def __enter__(self) -> "Reporter":
     self._bar.start()
@@ -48,6 +48,11 @@ class Reporter:
   ) -> None:
     del kind, error, trace
     self._bar.stop()
+
+  def expect(self, total: float) -> None:
+    """Sets how much work there is."""
+    self._total = total
+    self._bar.update(self._task, total=total)
 
   def say(self, line: str) -> None:
     """A line that stays."""
@@ -66,7 +71,7 @@ class Reporter:
       self.say(self._plain(now))
 
   def _plain(self, now: float) -> str:
-    share = min(self._done / self._total, 1.0)
+    share = min(self._done / self._total, 1.0) if self._total else 0.0
     elapsed = now - self._begin
     left = elapsed * (1 - share) / share if share else float("nan")
     return (

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cmtree_jax.evaluate import statistics
-from cmtree_jax.evaluate.results import standings
+from cmtree_jax.evaluate.results import comparison, standings
 
 SEEDS = 3
 NOISE = (0.002, -0.001, 0.003, 0.0, -0.004)  # of a seed, shared by all methods
@@ -137,6 +137,60 @@ def test_a_set_of_several_targets_has_their_mean_first():
   assert [one.target for one in found] == ["mean"] * 2 + ["a"] * 2 + ["b"] * 2
   assert found[0].bpb == pytest.approx((found[2].bpb + found[4].bpb) / 2)
   assert found[0].target_set == "a+b"
+
+
+def _on_two_targets():
+  return [
+    {**row, "target_set": "a+b", "target": target, "bpb": row["bpb"] + more}
+    for method, bpb in (("crisp", 1.4), ("natural", 1.5))
+    for target, more in (("a", 0.0), ("b", 0.2))
+    for row in _rows(method, bpb)
+  ]
+
+
+def test_comparison_json_has_every_recipe_beside_natural_and_the_mean_last():
+  rows = [{**row, "search_flops": FLOPS / 4} for row in _on_two_targets()]
+  # Other budgets are not in it.
+  found = comparison([*rows, {**rows[3], "fraction": 0.5, "bpb": 9.0}])
+  assert [(row["recipe"], row["target"]) for row in found] == [
+    (recipe, target)
+    for recipe in ("crisp", "natural")
+    for target in ("a", "b", "mean")
+  ]
+  crisp, natural = found[2], found[5]
+  bpb_S = [1.5 + NOISE[s] + OWN[s] for s in range(SEEDS)]
+  assert crisp["bpb"] == pytest.approx(bpb_S)
+  assert crisp["bpb_mean"] == pytest.approx(np.mean(bpb_S))
+  assert natural["bpb_mean"] == pytest.approx(1.6 + np.mean(NOISE[:SEEDS]))
+  own = statistics.paired_difference(OWN[:SEEDS], np.full(SEEDS, 0.1))
+  assert (
+    crisp["difference_to_natural"],
+    crisp["ci_low"],
+    crisp["ci_high"],
+  ) == pytest.approx(own)
+  assert natural["difference_to_natural"] == natural["ci_low"] == 0
+  assert crisp["search_flops_share"] == 0.25
+  assert crisp["train_tokens"] == 1000
+  (alone, _) = comparison(
+    [r for r in rows if r["seed"] == 0 and r["target"] == "a"]
+  )
+  assert alone["ci_low"] is alone["ci_high"] is None  # JSON has no NaN
+
+
+def test_a_target_with_test_texts_alone_chooses_nothing():
+  rows = [
+    row
+    for row in _on_two_targets()
+    if (row["target"], row["split"]) != ("b", "validation")
+  ]
+  mean, _, a, _, b, _ = standings(rows, seeds=SEEDS)
+  assert (b.target, b.best_other, b.best_verdict) == ("b", "", "")
+  assert math.isnan(b.validation_bpb)
+  assert b.to_natural == pytest.approx(a.to_natural)
+  # The mean is chosen on the targets that have validation texts.
+  assert mean.validation_bpb == pytest.approx(a.validation_bpb)
+  assert mean.best_other == "natural"
+  assert mean.bpb == pytest.approx((a.bpb + b.bpb) / 2)
 
 
 def test_accuracy_is_that_of_compared_seeds_on_the_test_split():

@@ -16,8 +16,8 @@ from cmtree_jax import compare as command
 from cmtree_jax import main
 from cmtree_jax.evaluate.results import standings
 from cmtree_jax.jobs import cells
-from cmtree_jax.jobs import learn as run
 from cmtree_jax.jobs import workdir as workdirs
+from cmtree_jax.jobs.job import INTERRUPTED
 from cmtree_jax.loops import final
 from tests import corpora
 
@@ -233,9 +233,9 @@ def test_a_killed_comparison_ends_with_the_same_bytes(
   workdir = tmp_path / "killed"
   final = workdir / "cells" / "final"
   going = _start(corpus, workdir)
-  corpora.wait_for(going, final / "natural.any.0.x2.work" / "12")
+  corpora.wait_for(going, final / "natural.any.0.x2.work" / "final" / "12")
   going.send_signal(signal.SIGTERM)
-  assert going.wait(timeout=60) == run.INTERRUPTED
+  assert going.wait(timeout=60) == INTERRUPTED
   assert not (final / "natural.any.0.x2.json").exists()
   before = {p: p.stat().st_mtime_ns for p in workdir.glob("cells/*/*.json")}
   assert before
@@ -255,43 +255,6 @@ def test_a_finished_comparison_only_shows_its_results(finished, corpus, capsys):
   assert {p: p.stat().st_mtime_ns for p in finished.glob("cells/*/*")} == times
   assert (finished / "results.parquet").read_bytes() == results
   assert "uniform_clusters" in capsys.readouterr().out
-
-
-def test_a_plan_has_every_cell_once_with_seeds_outermost():
-  a, b = map(cells.Place.of, "ab")
-  plan = cells.Plan(
-    methods=("natural", "crisp"),
-    target_sets={"a": (a,), "a+b": (a, b)},
-    untargeted=frozenset({"natural"}),
-    seeds=3,
-    search_seeds=2,
-    fractions=(0.5, 1.0),
-    natural_multiples=(2.0,),
-    noise_repeats=2,
-  )
-  finals = plan.finals()
-  assert len(set(finals)) == len(finals) == 3 * (3 + 2 * 2) + 2
-  assert [cell.seed for cell in finals] == sorted(c.seed for c in finals)
-  assert [cell.name for cell in finals[:5]] == [
-    "natural.any.0.x0.5",
-    "natural.any.0.x1",
-    "natural.any.0.x2",
-    "crisp.a.0.x0.5",
-    "crisp.a.0.x1",
-  ]
-  assert {c.name: c.search.seed for c in finals if c.seed == 2} == {
-    name: 0 for name in [c.name for c in finals if c.seed == 2]
-  }
-  assert plan.searches() == [
-    cells.Search(method, target_set, seed)
-    for seed in (0, 1)
-    for method, target_set in (
-      ("natural", "any"),
-      ("crisp", "a"),
-      ("crisp", "a+b"),
-    )
-  ]
-  assert plan.places == (a, b)
 
 
 @pytest.mark.parametrize(

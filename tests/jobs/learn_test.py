@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from cmtree_jax import main
-from cmtree_jax.jobs import learn as run
 from cmtree_jax.jobs import workdir as workdirs
+from cmtree_jax.jobs.job import INTERRUPTED
 from cmtree_jax.recipe import recipe
 from tests import corpora
 
@@ -146,6 +146,52 @@ def test_mixtures_are_keyed_by_name_and_sum_to_one(finished):
   assert root["weight"] == pytest.approx(1, abs=1e-4)
 
 
+_VARIANT = """
+from configs import smoke
+
+
+def get_config():
+  config = smoke.get_config()
+  config.variants.halves = ("crisp", "partition.num_clusters=2")
+  return config
+"""
+
+
+def test_a_recipe_may_be_of_a_variant_and_a_target_only_tested(
+  corpus, tmp_path
+):
+  (tmp_path / "own.py").write_text(_VARIANT)
+  exam = tmp_path / "exam.jsonl"
+  corpora.write(
+    exam, [{"text": f"{i} + 1 = {i + 1}", "split": "test"} for i in range(9)]
+  )
+  workdir = tmp_path / "run"
+  files = f"{corpus / 'arithmetic.jsonl'},{exam}"
+  settings = (f"data.target_files={files}", "method=halves", "baselines=crisp")
+  arguments = corpora.arguments(
+    str(tmp_path / "own.py"), corpus, workdir, _TARGETS, *_TINY, *settings
+  )
+  assert main.main(arguments) == 0
+  rows = json.loads((workdir / "comparison.json").read_text())
+  assert [(row["recipe"], row["target"]) for row in rows] == [
+    (recipe_name, target)
+    for recipe_name in ("halves", "natural", "crisp")
+    for target in ("arithmetic", "exam", "mean")
+  ]
+  made = json.loads((workdir / "recipe.json").read_text())
+  assert made["method"] == "halves"
+  assert len(made["partition"]["log_w_leaf"]) == 2
+  crisp = workdir / "cells" / "search" / "crisp.arithmetic+exam.0.json"
+  found = json.loads(crisp.read_text())
+  assert len(found["partition"]["log_w_leaf"]) == 4
+  # The same comparison as a table; what is only tested chooses nothing.
+  table = (workdir / "table.md").read_text()
+  assert "## arithmetic+exam, mean" in table
+  *_, exam_alone = table.split("## arithmetic+exam, on ")
+  assert exam_alone.startswith("exam")
+  assert "Best on the validation split" not in exam_alone
+
+
 def test_a_job_on_eight_devices_finds_the_same(finished, corpus, tmp_path):
   sizes = ("mesh.population=2", "mesh.data=2", "mesh.model=2")
   assert main.main(_arguments(corpus, tmp_path, *sizes)) == 0
@@ -164,13 +210,15 @@ def test_a_job_on_eight_devices_finds_the_same(finished, corpus, tmp_path):
 
 def test_a_killed_job_ends_with_the_same_bytes(finished, corpus, tmp_path):
   workdir = tmp_path / "killed"
-  stages = workdir / "checkpoints"
+  cells = workdir / "cells"
   job = _start(corpus, workdir)
-  corpora.wait_for(job, stages / "search" / "cmtree" / "2")
+  running = cells / "search" / "cmtree.arithmetic.0.work" / "search"
+  corpora.wait_for(job, running / "2")
   job.send_signal(signal.SIGTERM)
-  assert job.wait(timeout=60) == run.INTERRUPTED
+  assert job.wait(timeout=60) == INTERRUPTED
   job = _start(corpus, workdir)
-  corpora.wait_for(job, stages / "final" / "uniform_clusters.0" / "8")
+  running = cells / "final" / "natural.any.0.x1.work" / "final"
+  corpora.wait_for(job, running / "8")
   job.kill()
   job.wait()
   # The rest, and so the whole job, works without TensorFlow.
@@ -186,7 +234,7 @@ def test_a_killed_job_ends_with_the_same_bytes(finished, corpus, tmp_path):
   ("override", "words"),
   [
     ("cmtree.brnching=2", ["'cmtree.brnching'", "cmtree.branching"]),
-    ("branching=2", ["'branching'", "tree.branching"]),
+    ("branching=2", ["'branching'", "cmtree.branching"]),
     ("final.steps=many", ["final.steps", "int", "'many'"]),
     ("cmtree.branching=two", ["cmtree.branching", "'two'"]),
     ("cmtree=1", ["cmtree.branching"]),
@@ -202,7 +250,7 @@ def test_a_killed_job_ends_with_the_same_bytes(finished, corpus, tmp_path):
     ("data.target_files=", ["No target", "target_files"]),
     ("data.targets=moon", ["'moon'", "arithmetic"]),
     ("embedding.kind=magic", ["'magic'", "tfidf"]),
-    ("cmtree.mode=forzen", ["tree", "'forzen'", "joint"]),
+    ("cmtree.mode=forzen", ["cmtree", "'forzen'", "joint"]),
     ("optimizer.eps_root=0.0", ["eps_root", "above 0"]),
     ("hypergradient.estimator=magic", ["'magic'", "unrolled", "cg"]),
     (("hypergradient.estimator=truncated", "values.unroll=6"), ["multiple of"]),
@@ -326,7 +374,7 @@ def test_a_loss_that_is_not_finite_stops_after_saving(corpus, tmp_path, capsys):
   )
   words = ["at step 4 (saved) is not finite", "learning_rate"]
   corpora.assert_one_line(status, 1, words, capsys)
-  assert list((workdir / "checkpoints" / "final").iterdir())
+  assert list((workdir / "cells" / "final").glob("*.work/final/*"))
 
 
 def _arguments(corpus, workdir, *overrides: str) -> list[str]:

@@ -46,7 +46,7 @@ def test_a_run_goes_on_with_its_own_config(run):
 def test_another_config_is_refused_and_may_overwrite(run, capsys):
   with pytest.raises(UserError, match=r"seed was 0, now 1.*--overwrite"):
     _claim(run, "seed=1")
-  assert {"recipe.json", "checkpoints"} < _names(run)
+  assert {"recipe.json", "cells"} < _names(run)
   _claim(run, "seed=1", overwrite=True)
   assert _names(run) == {"config.json", workdirs.MARKER_FILE}
   assert json.loads((run / "config.json").read_text())["seed"] == 1

@@ -1,68 +1,101 @@
-"""The standings of a comparison for people: on a terminal and as Markdown."""
+"""What a job says at its end: the standings, a recipe's tree, and the files.
+
+The standings also come as Markdown.
+"""
 
 import itertools
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from rich.tree import Tree
 
 from cmtree_jax.evaluate.results import MEAN, NATURAL, Standing
 from cmtree_jax.evaluate.statistics import Interval
-from cmtree_jax.report import text
+from cmtree_jax.report.describe import Node
 
 # Headings, and numbers right below them: both tables of a target fit 80 characters.
 _QUALITY = ("BPB", "− natural", "verdict", "− best other")
-_COST = (
-  "ESS",
-  "search\ntokens",
-  "search\nFLOPs",
-  "search\nshare",
-  "to\nnatural",
-  "at equal FLOPs",
-)
+_COST = ("ESS", "search\ntokens", "search\nFLOPs", "search\nshare")
+_CURVES = ("to\nnatural", "at equal FLOPs")  # of several budgets
 _UNKNOWN = "-"  # natural was not trained for so long
 
-LEGEND = (
+_LEGEND = (
   "BPB: bits per byte of the right answers where a target has answers, else of its "
   "texts. Acc.: share of questions whose right choice has the fewest bits per byte. "
   "Differences are paired by seed, ± is half of their 95 % interval. Better and "
   "worse: the interval excludes zero and the difference is beyond the noise floor, "
   "which is that of two means of independent seeds. The best other method is chosen "
   "on the validation split. ESS: effective share of the corpus. Search: before the "
-  "final training; its share is of the final training's FLOPs. To natural: the share "
-  "of natural's tokens that reaches its final loss; ≤ where the shortest training "
-  'does, ">1" where the longest does not. At equal FLOPs: difference to natural '
-  'trained on for the FLOPs of the search; "-" where it was not trained for so '
-  "long, see config.compare.natural_multiples."
+  "final training; its share is of the final training's FLOPs."
+)
+_LEGEND_OF_CURVES = (
+  " To natural: the share of natural's tokens that reaches its final loss; ≤ where "
+  'the shortest training does, ">1" where the longest does not. At equal FLOPs: '
+  'difference to natural trained on for the FLOPs of the search; "-" where it was '
+  "not trained for so long, see config.compare.natural_multiples."
 )
 
 
-def show(standings: Sequence[Standing], files: Sequence[Path]) -> None:
-  """Prints the tables of all targets and what was written."""
+def show(standings: Sequence[Standing]) -> None:
+  """Prints the tables of all targets."""
   console = Console(highlight=False)
   for block in blocks(standings):
     console.print(_table(title(block), _columns(block), map(_quality, block)))
-    console.print(_table(None, _COST, map(_cost, block)))
+    console.print(_table(None, _cost_columns(block), map(_cost, block)))
     console.print(verdict(block), markup=False)
     console.print()
-  console.print(LEGEND, markup=False)
-  text.show_files(files)
+  console.print(legend(standings), markup=False)
+
+
+def show_recipe(
+  nodes: Sequence[Node], one: Standing, summary: dict[str, Any]
+) -> None:
+  """Prints the tree, what it is worth beside natural, and facts of the job.
+
+  Args:
+    nodes: of the recipe.
+    one: of its method, on the target or on the mean of several.
+    summary: what summary.json holds.
+  """
+  console = Console(highlight=False)
+  console.print(tree(nodes))
+  console.print(advice(one), markup=False)
+  for name, value in summary["nmi_source"].items():
+    console.print(f"NMI with the hidden sources, {name}: {value:.3f}")
+  peak = summary["peak_rss_bytes"] / 2**30
+  console.print(f"{summary['wall_seconds']:.0f} s, {peak:.2f} GiB at the peak")
+
+
+def show_files(files: Sequence[Path]) -> None:
+  """Prints what was written."""
+  console = Console(highlight=False)
+  for file in files:
+    console.print(f"wrote {file}", markup=False, soft_wrap=True)
 
 
 def markdown(standings: Sequence[Standing]) -> str:
   """The same as a Markdown text, one table per target."""
   parts = []
   for block in blocks(standings):
-    columns = [*_columns(block), *_COST]
+    columns = [*_columns(block), *_cost_columns(block)]
     names = ["method", *(name.replace("\n", " ") for name in columns)]
     lines = [names, ["---"] + ["---:"] * (len(names) - 1)]
     lines += [[*_quality(one), *_cost(one)[1:]] for one in block]
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     parts += [f"## {title(block)}", table, verdict(block)]
-  return "\n\n".join([*parts, LEGEND]) + "\n"
+  return "\n\n".join([*parts, legend(standings)]) + "\n"
+
+
+def legend(standings: Iterable[Standing]) -> str:
+  """What the columns mean."""
+  curves = any(_has_curves(one) for one in standings)
+  return _LEGEND + _LEGEND_OF_CURVES * curves
 
 
 def blocks(standings: Iterable[Standing]) -> list[list[Standing]]:
@@ -85,7 +118,7 @@ def title(block: Sequence[Standing]) -> str:
   """What a table of one target shows."""
   one = block[0]
   return (
-    f"{place(one)}: test bits per byte (less is better) after {one.tokens:,} "
+    f"{place(one)}: test bits per byte (lower is better) after {one.tokens:,} "
     f"tokens, {one.seeds} seed{'s' * (one.seeds > 1)}"
   )
 
@@ -108,11 +141,56 @@ def verdict(block: Sequence[Standing]) -> str:
   )
 
 
+def advice(one: Standing) -> str:
+  """What a recipe is worth beside natural, and what to do if that is nothing."""
+  if one.method == NATURAL:
+    return "The recipe is the natural mixture."
+  what_to_do = {
+    "better": "",
+    "one seed": " (config.final.seeds: more of them give an interval)",
+  }.get(one.verdict, "; train on the natural mixture")
+  return (
+    f"{one.method} − natural, {place(one)}: {difference(one.to_natural)} bits per "
+    f"byte, {one.verdict}{what_to_do}."
+  )
+
+
 def difference(interval: Interval) -> str:
   """A difference with half the width of its interval, where it has one."""
   if math.isnan(interval.low):
     return f"{interval.mean:+.4f}"
   return f"{interval.mean:+.4f} ±{interval.high - interval.mean:.4f}"
+
+
+def tree(nodes: Sequence[Node]) -> Tree:
+  """The nodes with mass, mixture, weight, top terms and a typical document.
+
+  Of each node's children the largest by mixture; recipe.json has them all.
+  """
+  drawn: dict[str, Tree] = {}
+  shown, rest = _largest(nodes)
+  for node in shown:
+    label = (
+      f"[bold]{node.path or 'corpus'}[/bold]  mass {node.mass:.1%}  "
+      f"mixture {node.mixture:.1%}  weight {node.weight:.2f}  "
+      f"[cyan]{escape(', '.join(node.terms))}[/cyan]"
+    )
+    if node.path:
+      label += f"\n[dim]{escape(node.typical)}[/dim]"
+      parent = drawn[node.path.rpartition(".")[0]]
+      drawn[node.path] = parent.add(label)
+    else:
+      drawn[""] = Tree(label)
+  for parent, others in rest.items():
+    if parent in drawn and others:
+      mass, mixture = (
+        sum(getattr(one, field) for one in others)
+        for field in ("mass", "mixture")
+      )
+      drawn[parent].add(
+        f"{len(others)} smaller ones: mass {mass:.1%}  mixture {mixture:.1%}"
+      )
+  return drawn[""]
 
 
 def _table(
@@ -142,6 +220,16 @@ def _columns(block: Sequence[Standing]) -> tuple[str, ...]:
   return _QUALITY if math.isnan(block[0].accuracy) else (bpb, "acc.", *others)
 
 
+def _cost_columns(block: Sequence[Standing]) -> tuple[str, ...]:
+  """Headings of `_cost`."""
+  return _COST + _CURVES * _has_curves(block[0])
+
+
+def _has_curves(one: Standing) -> bool:
+  """Whether more than one budget was trained for."""
+  return one.num_budgets > 1
+
+
 def _quality(one: Standing) -> list[str]:
   natural = one.method == NATURAL
   accuracy = [] if math.isnan(one.accuracy) else [f"{one.accuracy:.3f}"]
@@ -156,20 +244,23 @@ def _quality(one: Standing) -> list[str]:
 
 
 def _cost(one: Standing) -> list[str]:
-  equal = one.at_equal_flops
-  if one.method == NATURAL:
-    at_equal = ""
-  else:
-    at_equal = _UNKNOWN if equal is None else difference(equal)
-  return [
+  cost = [
     one.method,
     f"{one.effective_sample_size:.2f}",
     _short(one.search_tokens),
     _power(one.search_flops),
     f"{one.search_share:.2f}",
-    _reach(one),
-    at_equal,
   ]
+  if not _has_curves(one):
+    return cost
+  return [*cost, _reach(one), _at_equal_flops(one)]
+
+
+def _at_equal_flops(one: Standing) -> str:
+  if one.method == NATURAL:
+    return ""
+  equal = one.at_equal_flops
+  return _UNKNOWN if equal is None else difference(equal)
 
 
 def _reach(one: Standing) -> str:
@@ -191,3 +282,25 @@ def _power(number: float) -> str:
   """Two digits and a power of ten: 2.1e12."""
   mantissa, exponent = f"{number:.1e}".split("e")
   return f"{mantissa}e{int(exponent)}" if number else "0"
+
+
+_CHILDREN = 6  # of a node that are shown
+
+
+def _largest(nodes: Sequence[Node]) -> tuple[list[Node], dict[str, list[Node]]]:
+  """The nodes that are shown, in their order; and by parent those that are not."""
+  children: dict[str, list[Node]] = {}
+  for node in nodes:
+    if node.path:
+      children.setdefault(node.path.rpartition(".")[0], []).append(node)
+  rest = {
+    parent: sorted(some, key=lambda one: -one.mixture)[_CHILDREN:]
+    for parent, some in children.items()
+  }
+  hidden = {node.path for some in rest.values() for node in some}
+
+  def inside(path):
+    parts = path.split(".")
+    return any(".".join(parts[: n + 1]) in hidden for n in range(len(parts)))
+
+  return [node for node in nodes if not inside(node.path)], rest

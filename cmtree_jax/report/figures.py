@@ -6,7 +6,7 @@ from typing import Any
 
 from cmtree_jax.data import store
 from cmtree_jax.evaluate.results import NATURAL, Standing
-from cmtree_jax.report import standings as tables
+from cmtree_jax.report import tables
 
 # Shape and colour both tell the verdict; the colours differ for the colour-blind.
 _MARKS = {

@@ -1,0 +1,105 @@
+"""What every job does around its story: claim a folder, tell progress, stop in time."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from cmtree_jax.data.build import prepare, workers
+from cmtree_jax.jobs import build
+from cmtree_jax.jobs import workdir as workdirs
+from cmtree_jax.loops import fleet
+from cmtree_jax.loops.checkpoint import (
+  Checkpointer,
+  Interrupted,
+  StopFlag,
+  stop_on_signal,
+)
+from cmtree_jax.report.progress import Reporter
+
+INTERRUPTED = 143  # 128 + SIGTERM: not finished, may be continued
+
+Show = Callable[[], None]  # prints the end of a job, below its progress
+
+
+class Job(NamedTuple):
+  """What every stage needs beside its data."""
+
+  config: Any
+  workdir: Path
+  reporter: Reporter
+  stop: StopFlag
+
+  @property
+  def workers(self) -> workers.Workers:
+    """Where work on documents is done."""
+    plan = workers.Plan(**self.config.workers)
+    return workers.Workers(plan, self.stop.check, self.reporter.advance)
+
+  @contextlib.contextmanager
+  def session(self, stage: str, seed: int) -> Iterator[fleet.Session]:
+    """A loop's seed, checkpoints and progress.
+
+    Args:
+      stage: names the folder of the checkpoints in the workdir.
+      seed: of the loop.
+    """
+    checkpointer = Checkpointer(self.workdir / stage)
+    with contextlib.closing(checkpointer):
+      yield fleet.Session(seed, checkpointer, self.stop, self.reporter.advance)
+
+
+def run(
+  story: Callable[[Job], Show],
+  config: Any,
+  workdir: Path,
+  *,
+  overwrite: bool = False,
+) -> int:
+  """Runs a job to its end, or continues it; returns the exit status.
+
+  Args:
+    story: what the job does.
+    config: locked and checked.
+    workdir: gets config.json and all results.
+    overwrite: throws away what another job left in `workdir`.
+  Raises:
+    UserError: a setting or the data is wrong; nothing is lost.
+    Fault: a loss is not finite, after saving.
+  """
+  workdirs.claim_workdir(workdir, config, overwrite=overwrite)
+  if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    compiled = str(build.cache_dir(config) / "xla")
+    jax.config.update("jax_compilation_cache_dir", compiled)
+  with Reporter() as reporter, stop_on_signal() as stop:
+    try:
+      show = story(Job(config, workdir, reporter, stop))
+    except Interrupted:
+      reporter.say("Interrupted and saved. Run the same command to go on.")
+      return INTERRUPTED
+  show()
+  return 0
+
+
+def prepared(job: Job, *, learned: Path | None = None) -> prepare.Prepared:
+  """The corpus of the config, with everything told that a person must know.
+
+  Args:
+    job: whose corpus it is.
+    learned: folder of a recipe whose tokenizer and embedder are taken.
+  """
+  config = job.config
+  data = prepare.prepare(
+    build.corpus_plan(config),
+    cache_dir=build.cache_dir(config),
+    workers=job.workers,
+    progress=job.reporter.say,
+    learned=learned,
+  )
+  for note in data.notes:
+    job.reporter.say(note)
+  workdirs.claim_corpus(job.workdir, data.digest)
+  return data

@@ -1,0 +1,165 @@
+"""What a job compares: its config as a plan of cells, refused if it makes no sense."""
+
+import math
+from typing import Any
+
+from cmtree_jax.data.build.prepare import Prepared
+from cmtree_jax.evaluate.results import FULL, NATURAL
+from cmtree_jax.jobs import build, cells, variants
+from cmtree_jax.methods.base import Method
+from cmtree_jax.proxy.model import PRESETS
+from cmtree_jax.types import UserError
+
+
+def of_recipe(config: Any, data: Prepared) -> cells.Plan:
+  """A main job's: one recipe for all targets, beside the baselines and natural."""
+  places = tuple(
+    cells.Place(name, name, name, only_tested=not len(splits["validation"]))
+    for name, splits in data.targets.items()
+  )
+  methods = tuple(build.recipe_names(config))
+  return cells.Plan(
+    methods=methods,
+    target_sets={"+".join(data.targets): places},
+    untargeted=_untargeted(methods, config),
+    seeds=config.final.seeds,
+    search_seeds=1,
+    fractions=(FULL,),
+    natural_multiples=(),
+    noise_repeats=0,
+  )
+
+
+def of_comparison(config: Any) -> cells.Plan:
+  """What the config's block `compare` asks for."""
+  chosen = config.compare
+  methods = tuple(dict.fromkeys((NATURAL, *chosen.methods)))
+  return cells.Plan(
+    methods=methods,
+    target_sets={
+      name: tuple(map(cells.Place.of, name.split("+")))
+      for name in chosen.targets
+    },
+    untargeted=_untargeted(methods, config),
+    seeds=chosen.seeds,
+    search_seeds=chosen.search_seeds,
+    fractions=tuple(chosen.fractions),
+    natural_multiples=tuple(chosen.natural_multiples),
+    noise_repeats=chosen.noise_repeats,
+    presets=tuple(chosen.final_presets),
+    shares=_shares(config),
+  )
+
+
+def method_of(name: str, config: Any) -> Method:
+  """The method that a name, perhaps of a variant, stands for."""
+  own = variants.config_of(name, config)
+  return build.make_method(own.method, own)
+
+
+def check_recipe(config: Any) -> None:
+  """Refuses a main job whose settings contradict each other."""
+  for name in build.recipe_names(config):
+    build.check(variants.config_of(name, config))
+  if "key_B" in method_of(config.method, config).signals:
+    raise UserError(
+      f"config.method = {config.method} weighs single documents and leaves no "
+      "partition to hand over; name it in config.baselines."
+    )
+
+
+def check_comparison(config: Any) -> None:
+  """Refuses a comparison whose settings contradict each other."""
+  if "compare" not in config:
+    raise UserError(
+      "The config has no block `compare`; start from configs/compare.py."
+    )
+  chosen = config.compare
+  for name in (NATURAL, *chosen.methods):
+    build.check(variants.config_of(name, config))
+  _check_targets(chosen.targets)
+  for field, least in (("seeds", 1), ("search_seeds", 1), ("noise_repeats", 0)):
+    if chosen[field] < least:
+      raise UserError(
+        f"config.compare.{field} must be at least {least}, came {chosen[field]}."
+      )
+  _check_budgets(config)
+  for preset in chosen.final_presets:
+    if preset not in PRESETS or preset == config.final.preset:
+      raise UserError(
+        f"config.compare.final_presets: {preset!r} is unknown or that of "
+        f"config.final.preset. Known: {', '.join(PRESETS)}."
+      )
+  _shares(config)
+
+
+def _untargeted(methods: tuple[str, ...], config: Any) -> frozenset[str]:
+  return frozenset(
+    name for name in methods if not method_of(name, config).targeted
+  )
+
+
+def _shares(config: Any) -> tuple[float, ...]:
+  """Effective sample sizes; a tuple that was empty knows no type of its own."""
+  try:
+    found = tuple(map(float, config.compare.effective_sample_sizes))
+  except ValueError:
+    found = (math.nan,)
+  if not all(0 < share < 1 for share in found):
+    raise UserError(
+      "config.compare.effective_sample_sizes must be shares of the corpus "
+      f"between 0 and 1, came {list(config.compare.effective_sample_sizes)}."
+    )
+  return found
+
+
+def _check_targets(targets: tuple[str, ...]) -> None:
+  if not targets:
+    raise UserError("config.compare.targets must name at least one target.")
+  for target_set in targets:
+    names = target_set.split("+")
+    if not all(names) or len(set(names)) < len(names):
+      raise UserError(
+        f"config.compare.targets: wanted a target or several different ones "
+        f"joined by +, came {target_set!r}."
+      )
+    if any(name.count(">") > 1 or not all(name.split(">")) for name in names):
+      raise UserError(
+        "config.compare.targets: wanted SEARCHED>TESTED for a target that is "
+        f"tested on another, came {target_set!r}."
+      )
+    if target_set == cells.ANY:
+      raise UserError(
+        f"config.compare.targets: no target may be called {cells.ANY!r} here."
+      )
+
+
+def _check_budgets(config: Any) -> None:
+  """Shares and multiples of the token budget, as whole numbers of steps."""
+  chosen = config.compare
+  if FULL not in chosen.fractions or not all(
+    0 < one <= FULL for one in chosen.fractions
+  ):
+    raise UserError(
+      "config.compare.fractions must be above 0 and at most 1, with 1.0 among "
+      f"them, came {list(chosen.fractions)}."
+    )
+  if not all(one > FULL for one in chosen.natural_multiples):
+    raise UserError(
+      "config.compare.natural_multiples must be above 1, came "
+      f"{list(chosen.natural_multiples)}."
+    )
+  for one in (*chosen.fractions, *chosen.natural_multiples):
+    _check_steps(one, config)
+
+
+def _check_steps(fraction: float, config: Any) -> None:
+  final = config.final
+  steps = final.steps * fraction
+  if steps % final.steps_per_call or steps <= config.optimizer.warmup_steps:
+    raise UserError(
+      f"config.compare: {fraction:g} of config.final.steps = {final.steps} are "
+      f"{steps:g} steps; wanted a multiple of config.final.steps_per_call = "
+      f"{final.steps_per_call} above config.optimizer.warmup_steps = "
+      f"{config.optimizer.warmup_steps}."
+    )

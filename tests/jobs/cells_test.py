@@ -1,0 +1,125 @@
+"""Cells: which a plan has, and what their files keep."""
+
+import numpy as np
+
+from cmtree_jax.jobs import cells
+from cmtree_jax.proxy.ledger import Cost
+
+FOUND = cells.Found(Cost(3.0, 5.0), 0.5, [{"gain": 0.25}], None, ["crisp"])
+
+
+def test_a_search_is_kept_with_its_measured_values(tmp_path):
+  folder = cells.Folder(tmp_path).make()
+  log_w_N = np.array([0.1, -2.0], np.float32).astype(np.float64)
+  value_N = np.array([np.nan, 0.1])
+  cell = cells.Search("crisp", "a", 0)
+  assert folder.found(cell) is None
+  folder.work(cell).mkdir()
+  folder.save_found(cell, FOUND, log_w_N, value_N)
+  assert folder.found(cell) == FOUND
+  assert not folder.work(cell).exists()
+  np.testing.assert_array_equal(folder.log_w_N(cell), log_w_N)
+  np.testing.assert_array_equal(folder.value_N(cell), value_N)
+  # Where nothing was measured, nothing is stored.
+  folder.save_found(cell, FOUND, log_w_N, np.full(2, np.nan))
+  np.testing.assert_array_equal(folder.value_N(cell), [np.nan, np.nan])
+  with np.load(tmp_path / "search" / "crisp.a.0.npz") as arrays:
+    assert arrays.files == ["log_w_N"]
+
+
+def test_a_set_of_many_targets_has_files_of_a_possible_name(tmp_path):
+  folder = cells.Folder(tmp_path).make()
+  names = ["+".join(f"target_{i}" for i in range(n)) for n in (50, 51)]
+  searches = [
+    cells.Search("crisp", name, seed) for name in names for seed in (0, 1)
+  ]
+  for number, cell in enumerate(searches):
+    folder.save_found(cell, FOUND, np.full(1, float(number)), np.zeros(1))
+  for number, cell in enumerate(searches):
+    assert folder.log_w_N(cell) == number
+
+
+def test_a_plan_has_every_cell_once_with_seeds_outermost():
+  a, b = map(cells.Place.of, "ab")
+  plan = cells.Plan(
+    methods=("natural", "crisp"),
+    target_sets={"a": (a,), "a+b": (a, b)},
+    untargeted=frozenset({"natural"}),
+    seeds=3,
+    search_seeds=2,
+    fractions=(0.5, 1.0),
+    natural_multiples=(2.0,),
+    noise_repeats=2,
+  )
+  finals = plan.finals()
+  assert len(set(finals)) == len(finals) == 3 * (3 + 2 * 2) + 2
+  assert [cell.seed for cell in finals] == sorted(c.seed for c in finals)
+  assert [cell.name for cell in finals[:5]] == [
+    "natural.any.0.x0.5",
+    "natural.any.0.x1",
+    "natural.any.0.x2",
+    "crisp.a.0.x0.5",
+    "crisp.a.0.x1",
+  ]
+  assert {c.name: c.search.seed for c in finals if c.seed == 2} == {
+    name: 0 for name in [c.name for c in finals if c.seed == 2]
+  }
+  assert plan.searches() == [
+    cells.Search(method, target_set, seed)
+    for seed in (0, 1)
+    for method, target_set in (
+      ("natural", "any"),
+      ("crisp", "a"),
+      ("crisp", "a+b"),
+    )
+  ]
+  assert plan.places == (a, b)
+
+
+def test_a_place_is_searched_on_one_target_and_tested_on_another():
+  place = cells.Place.of("a>b")
+  assert place.scored == {
+    "validation": ("a", "validation"),
+    "test": ("b", "test"),
+  }
+  assert cells.Place.of("a").scored["test"] == ("a", "test")
+
+
+def test_more_sizes_and_concentrations_are_cells_of_the_full_budget():
+  plan = cells.Plan(
+    methods=("natural", "crisp"),
+    target_sets={"a": (cells.Place.of("a"),)},
+    untargeted=frozenset({"natural"}),
+    seeds=1,
+    search_seeds=1,
+    fractions=(0.5, 1.0),
+    natural_multiples=(),
+    noise_repeats=0,
+    presets=("4m",),
+    shares=(0.3,),
+  )
+  assert [cell.name for cell in plan.finals()] == [
+    "natural.any.0.x0.5",
+    "natural.any.0.x1",
+    "natural.any.0.x1.4m",
+    "crisp.a.0.x0.5",
+    "crisp.a.0.x1",
+    "crisp.a.0.x1.4m",
+    "crisp.a.0.x1.ess0.3",
+  ]
+  assert plan.finals()[-1].method == "crisp@0.3"
+
+
+def test_a_training_keeps_what_it_was_scored_on_before(tmp_path):
+  folder = cells.Folder(tmp_path).make()
+  cell = cells.Final(cells.Search("natural", cells.ANY, 0), 0)
+  a, b = map(cells.Place.of, "ab")
+  for place, bpb in ((a, 1.0), (b, 2.0)):
+    scores = {place.name: {"test": bpb}}
+    folder.save_scored(cell, {"bpb": scores, "accuracy": scores, "tokens": 7})
+  assert folder.scored(cell, (a, b)) == {
+    "bpb": {"a": {"test": 1.0}, "b": {"test": 2.0}},
+    "accuracy": {"a": {"test": 1.0}, "b": {"test": 2.0}},
+    "tokens": 7,
+  }
+  assert folder.scored(cell, (cells.Place.of("c"),)) is None

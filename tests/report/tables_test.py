@@ -1,0 +1,108 @@
+"""What a person reads at the end: the tree, the tables and what to do."""
+
+import io
+import math
+import re
+
+import pytest
+from rich.console import Console
+
+from cmtree_jax.evaluate.results import Standing
+from cmtree_jax.evaluate.statistics import Interval, Reach
+from cmtree_jax.report import tables
+from cmtree_jax.report.describe import Node
+
+
+def _nodes(children: int, depth: int) -> list[Node]:
+  """A tree whose later children have more of the mixture."""
+  total = children * (children + 1) / 2
+  found = [("", 1.0)]
+  for level in range(depth):
+    found += [
+      (f"{path}.{n}".lstrip("."), mixture * (n + 1) / total)
+      for path, mixture in found
+      if len(re.findall(r"\d+", path)) == level
+      for n in range(children)
+    ]
+  return [
+    Node(
+      path=path,
+      name=path,
+      mass=children ** -len(re.findall(r"\d+", path)),
+      mixture=mixture,
+      weight=1.0,
+      terms=("term",),
+      typical_id="id",
+      typical="a document",
+    )
+    for path, mixture in found
+  ]
+
+
+def _printed(nodes) -> str:
+  console = Console(file=io.StringIO(), width=200)
+  console.print(tables.tree(nodes))
+  return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_small_tree_is_shown_whole():
+  shown = _printed(_nodes(4, 2))
+  assert shown.count("a document") == 20 and "smaller" not in shown
+
+
+def test_of_a_large_tree_the_largest_children_are_shown_and_the_others_summed():
+  shown = _printed(_nodes(16, 2))
+  assert shown.count("a document") == 6 + 36
+  assert re.search(r"\b15\b  mass", shown) and "15.15  mass" in shown
+  assert not re.search(r"\b9  mass", shown)
+  rest = sum(range(1, 11)) / sum(range(1, 17))
+  assert f"10 smaller ones: mass 62.5%  mixture {rest:.1%}" in shown
+  assert shown.count("10 smaller ones") == 7
+
+
+def _standing(verdict: str, **changes) -> Standing:
+  difference = Interval(-0.1, -0.3, 0.1)
+  one = Standing(
+    target_set="news",
+    target="news",
+    method="crisp",
+    seeds=2,
+    tokens=1000,
+    bpb=1.5,
+    validation_bpb=1.6,
+    accuracy=math.nan,
+    to_natural=difference,
+    verdict=verdict,
+    best_other="",
+    to_best=difference,
+    best_verdict="",
+    noise_floor=math.nan,
+    effective_sample_size=0.5,
+    search_tokens=0.0,
+    search_flops=0.0,
+    search_share=0.0,
+    num_budgets=1,
+    reach=Reach(1.0, True),
+    at_equal_flops=None,
+  )
+  return one._replace(**changes)
+
+
+@pytest.mark.parametrize(
+  ("verdict", "advised"),
+  [("better", False), ("worse", True), ("no difference", True)],
+)
+def test_natural_is_advised_unless_the_recipe_is_better(verdict, advised):
+  said = tables.advice(_standing(verdict))
+  assert "crisp − natural, news: -0.1000 ±0.2000" in said
+  assert verdict in said
+  assert ("train on the natural mixture" in said) == advised
+
+
+def test_readings_off_curves_are_shown_where_there_are_curves():
+  for budgets, shown in ((1, False), (2, True)):
+    text = tables.markdown([_standing("better", num_budgets=budgets)])
+    assert ("at equal FLOPs |" in text) == shown
+    assert ("To natural: the share" in text) == shown
+    (heading, rule, row) = [x for x in text.splitlines() if x.startswith("|")]
+    assert heading.count("|") == rule.count("|") == row.count("|")
