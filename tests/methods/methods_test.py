@@ -150,7 +150,8 @@ def test_the_factory_documents_its_options(run):
 
 def test_what_trains_proxies_says_what_it_costs(run):
   trains = run.method.loop in ("values", "steer", "runs")
-  assert ("\nCost:\n" in inspect.getdoc(METHODS[run.name].make)) == trains
+  said = inspect.getdoc(METHODS[run.name].make) or ""
+  assert ("\nCost:\n" in said) == trains
 
 
 def test_finalize_is_legal_after_any_step(run):
