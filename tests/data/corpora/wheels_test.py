@@ -45,6 +45,12 @@ def test_a_wheel_is_downloaded_once(pin, tmp_path, monkeypatch):
   assert list((tmp_path / "cache").iterdir()) == [first["tiny-text"]]
 
 
+def test_files_of_a_wheel_come_in_the_order_asked_for(pin, tmp_path):
+  path = wheels.fetch([pin], tmp_path)["tiny-text"]
+  names = ("tiny_text-1.0.dist-info/RECORD", "tiny_text/__init__.py")
+  assert wheels.read(path, *names) == [b"", b"raise SystemExit('imported')"]
+
+
 def test_a_damaged_wheel_is_fetched_again(pin, tmp_path):
   path = wheels.fetch([pin], tmp_path)["tiny-text"]
   path.write_bytes(b"half a fi")
