@@ -153,7 +153,7 @@ def _unlock(place: Path, lock: IO[str] | None) -> None:
 def _seal(place: Path) -> None:
   """Writes down what the folder holds; all is on disk before it gets its name."""
   for path in place.rglob(f".*{store.TEMPORARY}"):
-    path.unlink()  # of a writer that was killed
+    path.unlink()  # its writer was killed
   seal = {
     str(path.relative_to(place)): [path.stat().st_size, store.file_digest(path)]
     for path in sorted(place.rglob("*"))

@@ -17,7 +17,7 @@ class Plan(NamedTuple):
   max_document_bytes: int = 5_000_000  # larger documents are refused
   strict: bool = False  # stop at the first bad document
   max_skipped: int = 1000  # bad documents; more stop the job
-  max_documents: int = 0  # of the pool, a sample by digest; 0: all
+  max_documents: int = 0  # a sample of the pool, by digest; 0: all
   drop_repeated_texts: bool = False  # keep the first of equal texts only
-  shard_documents: int = 8192  # of a shard, the unit of parallel work
+  shard_documents: int = 8192  # in a shard, the unit of parallel work
   max_overlap: float = 0.01  # share of a target's 13-word runs in the pool

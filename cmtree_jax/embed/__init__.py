@@ -17,7 +17,7 @@ class Plan(NamedTuple):
   """The config's block `embedding`, with its defaults."""
 
   kind: str = "tfidf"  # a name in EMBEDDERS
-  dim: int = 64  # of tfidf; minilm has 384
+  dim: int = 64  # numbers per document that tfidf keeps; minilm has 384
   max_features: int = 20_000  # commonest 3-grams looked at
   sample: int = 5_000  # documents that tfidf is fitted on
 

@@ -1,4 +1,4 @@
-"""Flat clusters of an embedding: the partition of others, and a tree's warm start."""
+"""Flat clusters of an embedding: other methods' partition, a tree's warm start."""
 
 from typing import NamedTuple
 
@@ -31,7 +31,7 @@ def fit(
     embedding_NE: rows of any length above zero; a sample is enough for a large
       corpus.
     num_clusters: L.
-    seed: of the starting centers.
+    seed: chooses the starting centers.
     mass_N: what each row counts for; equal by default.
   """
   import sklearn.cluster
@@ -57,7 +57,7 @@ def fit(
 
 
 def assign(embedding_NE: FloatNE, center_LE: FloatLE) -> IntN:
-  """The center of largest cosine for each row, int32; of equals, the first."""
+  """The center of largest cosine for each row, int32; the first of equal ones."""
   chunks = [np.zeros(0, np.int32)]
   for start in range(0, len(embedding_NE), _CHUNK):
     rows_BE = np.asarray(embedding_NE[start : start + _CHUNK], np.float64)

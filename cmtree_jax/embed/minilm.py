@@ -110,8 +110,9 @@ def encode(parameters: Parameters, id_BT: IntBT, mask_BT: FloatBT) -> FloatBE:
 
 
 _LAYERS, _HEADS, _WIDTH = 6, 12, 384
-_MAX_TOKENS = 128  # it was trained on no longer texts
-_LENGTHS = (16, 32, 64, _MAX_TOKENS)  # of padded batches; one compilation each
+_MAX_TOKENS = 128  # it was trained on texts no longer than this
+# What batches are padded to; each length is compiled once.
+_LENGTHS = (16, 32, 64, _MAX_TOKENS)
 _ROWS = 32  # per batch
 _CHUNK = 1024  # texts tokenized at once
 

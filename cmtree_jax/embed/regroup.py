@@ -50,7 +50,7 @@ def fit(
     num_fine: F, fine clusters (the paper's are 1000).
     num_groups: groups that are left. (CLIMB's recipe stops at a distance of 1.5
       instead, which leaves a number of groups that depends on the corpus.)
-    seed: of the k-means.
+    seed: chooses the starting centers of k-means.
     mass_N: what each row counts for; equal by default.
   References:
     Diao et al., `CLIMB <https://arxiv.org/abs/2504.13161>`_, 2025, section 3.
@@ -76,8 +76,8 @@ def merge(
   """The group of each center by Ward's method; see `fit`.
 
   Args:
-    center_FE: of the fine clusters.
-    mass_F: of the fine clusters; equal by default, as in CLIMB's recipe.
+    center_FE: centers of the fine clusters.
+    mass_F: mass of each fine cluster; equal by default, as in CLIMB's recipe.
     num_groups: as in `fit`.
   """
   fine = len(center_FE)
@@ -126,7 +126,7 @@ def choose_num_clusters(
   Args:
     embedding_NE: rows of any length above zero.
     candidates: numbers to try, each above one; of equals the first is taken.
-    seed: of k-means and sample.
+    seed: chooses the starting centers and the sample.
     mass_N: what each row counts for, also for its chance to be sampled; equal by
       default.
     sample: rows; the cost grows with its square.

@@ -43,7 +43,7 @@ def fit(
     dim: E, numbers per text.
     max_features: how many of the commonest 3-grams to look at.
     sample: how many texts, chosen by hash, to learn from.
-    seed: of the choice of texts and of the randomized decomposition.
+    seed: chooses the texts and starts the randomized decomposition.
   """
   import threadpoolctl
   from sklearn.decomposition import TruncatedSVD

@@ -18,7 +18,7 @@ from cmtree_jax.data.build.workers import Workers
 from cmtree_jax.data.read import sources
 from cmtree_jax.types import Record, Skip, UserError
 
-_PLACES_TOLD = 5  # of each kind of skip
+_PLACES_TOLD = 5  # so many examples for each kind of skip
 
 
 class Rules(NamedTuple):
@@ -38,7 +38,7 @@ class Intake(NamedTuple):
   counts: tuple[int, ...]  # documents of each
   dropped: tuple[np.ndarray, ...]  # rows of each that are not used
   report: dict[str, Any]  # counts, for the manifest
-  notes: tuple[str, ...]  # for people
+  notes: tuple[str, ...]  # what a person must be told
 
   @property
   def digests(self) -> tuple[Path, ...]:
@@ -64,7 +64,7 @@ def read(
 
   Args:
     parts: what to read, in the order that the corpus will have.
-    rules: of reading.
+    rules: what is read of a document, and how many may be bad.
     folder: gets the raw shards; if it is there already, nothing is read again.
     workers: who reads.
   Raises:
@@ -240,7 +240,7 @@ def _sum_skips(reports):
 
 
 def _told_ids(found: np.ndarray, paths: Sequence[Path]) -> dict[str, Any]:
-  """As one kind of skip: which documents have the id of an earlier one."""
+  """One kind of skip: which documents have the id of an earlier one."""
 
   def of(shard, row):
     columns = store.read_table(paths[shard], "id", "where")

@@ -18,7 +18,7 @@ import numpy as np
 from cmtree_jax.data import store
 from cmtree_jax.types import Target, UserError
 
-WORDS = 13  # of a run; common phrases are shorter, quotations longer
+WORDS = 13  # in a run; common phrases are shorter, quotations longer
 
 
 def repeated(
@@ -52,7 +52,7 @@ class TargetRuns(NamedTuple):
   words: dict[str, int]  # every word of a target -> its number, from 1
   hash_R: np.ndarray  # uint64, of every run
   target_R: np.ndarray  # int64, number of the target that it is in
-  names: tuple[str, ...]  # of the targets
+  names: tuple[str, ...]  # the targets, in the order of their numbers
 
 
 def target_runs(targets: Mapping[str, Target]) -> TargetRuns:
@@ -103,7 +103,7 @@ def check(share_of: Mapping[str, float], *, limit: float) -> None:
 
 
 def save(path: Path, runs: TargetRuns) -> None:
-  """Keeps the runs for other processes."""
+  """Writes the runs where other processes find them."""
   arrays = {
     "words": _bytes(list(runs.words)),
     "hash_R": runs.hash_R,
@@ -131,7 +131,7 @@ def _bytes(texts: Sequence[str]) -> np.ndarray:
 
 
 class _Runs(NamedTuple):
-  hashes: np.ndarray  # of every run
+  hashes: np.ndarray  # one for every run
   text: np.ndarray  # the number of the text that it is in
   num_texts: int
 

@@ -37,7 +37,9 @@ TOKENIZER_FILE = "tokenizer.bin"
 LEARNED_FILES = (TOKENIZER_FILE, EMBEDDER_FILE)
 RUNS_FILE = "target_runs.npz"
 _TOKENIZER_BYTES = 50_000_000  # learned from; 8k pieces take seven CPU seconds
-_EMBEDDER_BYTES = 200_000_000  # of the sample that the embedder is fitted on
+_EMBEDDER_BYTES = (
+  200_000_000  # of text, in the sample that the embedder is fitted on
+)
 
 
 class DocumentSet(NamedTuple):
@@ -46,7 +48,7 @@ class DocumentSet(NamedTuple):
   key_N: np.ndarray  # uint64, hash of every id
   tokens: packing.TokenStore
   embedding_NE: np.ndarray
-  # Of a target with answers: of its validation and test texts.
+  # Where the target has answers: those of its validation and test texts.
   questions: question_arrays.Questions | None = None
 
   def __len__(self) -> int:
@@ -60,10 +62,10 @@ class Prepared(NamedTuple):
   targets: dict[str, dict[str, DocumentSet]]
   documents: shards.Documents  # texts, for reports and exports; hidden labels
   vocab_size: int
-  digest: str  # of all ids and texts
+  digest: str  # a hash of all ids and texts
   folder: Path  # holds the tokenizer and the embedder
   manifest: dict[str, Any]  # what was read and what was left out
-  notes: tuple[str, ...]  # for people
+  notes: tuple[str, ...]  # what a person must be told
 
 
 class Plan(NamedTuple):
@@ -186,9 +188,9 @@ class ShardItem(NamedTuple):
 
   done: Path  # .npz of arrays
   raw: Path
-  documents: Path  # the shard less what is left out
+  documents: Path  # the shard without what is left out
   dropped: np.ndarray  # rows of the raw shard
-  folder: Path  # of tokenizer, embedder and the targets' runs of words
+  folder: Path  # holds tokenizer, embedder and the targets' runs of words
   learned: str  # digest of tokenizer and embedder
   tokenizer: str  # kind
   cache_dir: Path
@@ -320,7 +322,7 @@ def make_arrays(item: ShardItem) -> None:
 
 
 def _made_of(item: ShardItem) -> np.ndarray:
-  """What tells a shard's arrays from others: of its documents and embedder."""
+  """What a shard's arrays were made from: digests of embedder and documents."""
   return np.array([item.learned, store.file_digest(item.documents)])
 
 
@@ -334,7 +336,7 @@ def _is_whole(item: ShardItem) -> bool:
   return np.array_equal(arrays["made_of"], _made_of(item))
 
 
-@functools.lru_cache(maxsize=1)  # of one corpus at a time
+@functools.lru_cache(maxsize=1)  # a worker is at work on one corpus at a time
 def _loaded(folder: Path, kind: str, cache_dir: Path):
   data = (folder / TOKENIZER_FILE).read_bytes()
   tok = tokenizers.TOKENIZERS[kind].from_bytes(data)
@@ -379,7 +381,10 @@ def load_embedder(path: Path, *, cache_dir: Path) -> embed.Embedder:
 
 
 def _join(folder: Path, arrays: Sequence[Path], vocab_size: int) -> list[int]:
-  """Joins the shards' arrays into the pool's; returns documents per shard."""
+  """Joins the shards' arrays into the pool's; returns documents per shard.
+
+  Arrays of the whole pool may be larger than memory: they are filled on disk.
+  """
   sizes, ends, width = [], [0], 0
   for path in arrays:
     with np.load(path) as file:

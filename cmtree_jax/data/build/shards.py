@@ -15,7 +15,7 @@ import numpy as np
 from cmtree_jax.data import store
 from cmtree_jax.types import Record
 
-MAX_BYTES = 32_000_000  # of a shard's texts, unless it holds a single document
+MAX_BYTES = 32_000_000  # of text in a shard, unless it holds a single document
 
 # Columns of a shard's array of digests, uint64 [documents, 5].
 ID, TEXT, NUM_BYTES = (0, 1), (2, 3), 4
@@ -27,7 +27,7 @@ def digest(text: str) -> bytes:
 
 
 def write(path: Path, records: Sequence[Record]) -> None:
-  """A shard; its digests go to `digests_path(path)`, written first."""
+  """Writes a shard, and before it the digests, to `digests_path(path)`."""
   rows = [
     digest(one.id)
     + digest(one.text)
@@ -48,22 +48,21 @@ class Documents(NamedTuple):
   """The documents of a prepared corpus; texts stay on disk."""
 
   paths: tuple[Path, ...]  # shards
-  start_S1: (
-    np.ndarray
-  )  # int64, number of the first document of each, and the end
+  # int64: the number of the first document of each shard, and the end.
+  start_S1: np.ndarray
 
   def __len__(self) -> int:
     return int(self.start_S1[-1])
 
   def column(self, name: str) -> Iterator[list[str]]:
-    """A column shard by shard."""
+    """One column, as a list for each shard."""
     for path in self.paths:
       yield store.read_table(path, name)[name]
 
   def labels(self, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """A column of labels: (number of each document's, int32 [N]; all labels).
+    """A column of labels: (the number of each document's label, int32 [N]; all).
 
-    In the order of the alphabet, so that the order of documents does not matter.
+    Labels are numbered by the alphabet, so the order of documents does not matter.
     """
     numbers: dict[str, int] = {}
     parts = [
@@ -107,14 +106,17 @@ class BucketItem(NamedTuple):
   """Repeated digests of one range of values; see `find_repeated`."""
 
   done: Path  # uint64 [found, 4]: shard, row, shard and row of the first
-  digests: tuple[Path, ...]  # of all shards
+  digests: tuple[Path, ...]  # one file for each shard
   columns: tuple[int, int]  # ID or TEXT
   bucket: int
   num_buckets: int
 
 
 def find_repeated(item: BucketItem) -> None:
-  """Finds the documents of a bucket whose id or text came before."""
+  """Finds the documents whose id or text came before, among those of a bucket.
+
+  Equal digests fall into one bucket, so that buckets need not see each other.
+  """
   found = [np.zeros((0, 4), np.uint64)]
   for shard, path in enumerate(item.digests):
     digests = np.load(path, mmap_mode="r")
@@ -136,7 +138,7 @@ def find_repeated(item: BucketItem) -> None:
 
 
 def num_buckets(num_documents: int) -> int:
-  """So many that a bucket's table stays small."""
+  """How many buckets a corpus needs for the table of each to stay small."""
   return min(256, 1 + num_documents // 1_000_000)
 
 
@@ -150,7 +152,9 @@ def smallest(
   """
   tables = [np.load(path, mmap_mode="r") for path in digests]
   total = sum(int(table[:, NUM_BYTES].sum()) for table in tables)
-  share = 2.0 * max_bytes / max(total, 1)  # of all digests, to be looked at
+  # Digests are as good as random, so a share of their range holds about that share
+  # of the text; only so many are sorted. Twice what is needed, or else again twice.
+  share = 2.0 * max_bytes / max(total, 1)
   while True:
     rows = _below(tables, share)
     before = np.cumsum(rows[:, 2]) - rows[:, 2]

@@ -37,7 +37,9 @@ class Plan(NamedTuple):
   """The config's block `workers`, with its defaults."""
 
   name: str = "local"  # a name in WORKERS: all cores of this machine, or Beam
-  flags: tuple[str, ...] = ()  # of Beam's pipeline, --runner=FlinkRunner
+  flags: tuple[
+    str, ...
+  ] = ()  # for Beam's pipeline, such as --runner=FlinkRunner
 
 
 class Workers(NamedTuple):
@@ -58,7 +60,7 @@ class Workers(NamedTuple):
     """Calls `function(item)` for every item whose file is not there yet.
 
     Args:
-      function: of a module's top level; writes `item.done`.
+      function: stands at the top level of a module and writes `item.done`.
       items: independent of each other; see `Item`.
       text: what is being done, for the progress bar.
       is_whole: whether a finished item still is what was written; if not, or if
@@ -75,7 +77,7 @@ class Workers(NamedTuple):
     if is_whole:
       _drop_damaged(items, is_whole)
     pending = [item for item in items if not item.done.exists()]
-    _mistakes(pending)  # of an earlier run
+    _mistakes(pending)  # removes those of an earlier run
     if pending:
       self.advance(0.0, text)
       try:

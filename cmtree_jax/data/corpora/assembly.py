@@ -39,7 +39,7 @@ class Source(NamedTuple):
   domain: str
   cap: int  # bytes of its documents in the pool
   entries: Iterable[Entry]
-  language: str = ""  # of the entries that do not say their own
+  language: str = ""  # that of entries that do not say their own
 
 
 class HeldOut(NamedTuple):
@@ -47,7 +47,7 @@ class HeldOut(NamedTuple):
 
   target: str
   source: str
-  share: float  # of the originals
+  share: float  # how many of the originals it takes
   shortest: int = SHORTEST  # characters of a text
 
 
@@ -88,7 +88,7 @@ def digest(*parts: str) -> str:
 
 
 def split_of(original: str) -> str:
-  """40 % "train", 20 % "validation", 40 % "test", by the original's hash."""
+  """The split of an original by its hash: 40 % train, 20 % validation, 40 % test."""
   position = _position("split", original)
   if position < 0.4:
     return "train"
@@ -204,5 +204,5 @@ class _Shelf:
 
 
 def _position(salt: str, name: str) -> float:
-  """Uniform in [0, 1), fixed by the name."""
+  """A number in [0, 1) that the name alone decides; uniform over names."""
   return int(digest(salt, name), 16) / 2**64

@@ -1,8 +1,8 @@
-"""Cut a long text into documents, at the coarsest boundary that fits."""
+"""Cuts a long text into documents, at the coarsest boundary that fits."""
 
 import re
 
-SHORTEST = 250  # characters; less says too little to be assigned to a domain
+SHORTEST = 250  # characters; a shorter text says too little of its domain
 ENOUGH = 1_250  # characters; a document stops growing here
 LONGEST = 3_000  # characters; fits the context of a small proxy model
 

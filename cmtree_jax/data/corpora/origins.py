@@ -24,7 +24,7 @@ class Origin(NamedTuple):
   parts: list[sources.Part]
   targets: dict[str, Target]
   notes: tuple[str, ...]  # what a person must be told
-  # Of targets' files: kind -> number of lines that are not used.
+  # For each target file, how many of its lines are not used, by kind.
   skipped: Mapping[str, Mapping[str, int]] = MappingProxyType({})
 
 

@@ -132,7 +132,7 @@ def pack(
     all_pieces: the pieces of that store.
     order: indices of pieces; may repeat. What exceeds the rows is cut off the
       last one, which is kept at the end.
-    num_rows: of all that is packed.
+    num_rows: how many rows are packed in all.
     rows: which of them to give, in this order; all as they are if None.
   Returns:
     A Batch [B, T]; padding (document -1) only after the last piece.
@@ -148,8 +148,9 @@ def pack(
   draw[: len(spelled)] = spelled
   rows = np.arange(num_rows) if rows is None else rows
   draw_BT = draw.reshape(num_rows, row_tokens)[rows]
-  # Faster than indexing; what is clipped is padding, and overwritten.
-  ahead = start - (np.cumsum(length) - length)  # of its slot in the rows
+  # How far a piece's tokens in `flat` are ahead of its slot in the rows.
+  ahead = start - (np.cumsum(length) - length)
+  # `take` is faster than indexing; what it clips is padding, and overwritten.
   index_BT = ahead.take(draw_BT, mode="clip")
   index_BT += rows[:, None] * row_tokens + np.arange(row_tokens)
   document_BT = all_pieces.document[order[full_first]].take(

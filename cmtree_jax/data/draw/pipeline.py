@@ -29,7 +29,7 @@ def batches(
   Args:
     sampler: what is drawn from.
     start: where its iterators begin, of `sampler.start`.
-    rows: of one draw, by all processes together.
+    rows: how many rows all processes together draw at a time.
     share: (jax.process_index(), jax.process_count()) to get a process's rows:
       from its index on, every count-th.
   Raises:
@@ -68,7 +68,7 @@ class _Draws(grain.IterDataset):
 
 
 class _DrawsIterator(grain.DatasetIterator):
-  """Holds the place."""
+  """Holds the place in the draws."""
 
   def __init__(self, draws: _Draws):
     super().__init__()

@@ -106,7 +106,7 @@ class Sampler(NamedTuple):
 
   @property
   def row_tokens(self) -> int:
-    """T."""
+    """T, the (input, label) pairs of a row."""
     return self.pieces.row_tokens
 
   def init(self) -> SamplerState:
@@ -221,16 +221,18 @@ class Sampler(NamedTuple):
     piece, time = (np.concatenate(x) for x in zip(*found, strict=True))
     del found
     order = np.argsort(time)
+    # Equal times are rare; the key breaks them, so that no order of pieces matters.
     if (np.diff(time[order]) == 0).any():
       order = np.lexsort((self.key[piece], time))
     return piece[order], time[order]
 
   def _arrivals_of(self, part: slice, state: SamplerState, horizon: float):
-    """Those among the pieces of a slice, in their own order."""
+    """The arrivals among the pieces of a slice, in the pieces' order."""
     speed = state.weight_N[self.pieces.document[part]]
     progress, copies = state.progress[part], state.copies[part]
     last = np.floor(progress + speed * horizon).astype(np.int64)
-    count = np.where(speed > 0, last + 1 - copies, 0)  # a piece at rest: none
+    count = np.where(speed > 0, last + 1 - copies, 0)
+    # A piece may pass several points by the horizon: one entry for each.
     may = np.flatnonzero(count > 0)
     count = count[may]
     piece = np.repeat(may, count)
@@ -238,7 +240,7 @@ class Sampler(NamedTuple):
     copy = copies[piece] + np.arange(len(piece)) - first
     key = _mix(self.key[part][piece] ^ _mix(np.full(1, self.seed, np.uint64)))
     point = copy + _uniform(key, copy)
-    # A point passed by rounding is due at once.
+    # Rounding may put a point just behind the progress; it is then due at once.
     time = np.maximum((point - progress[piece]) / speed[piece], 0.0)
     due = time <= horizon
     return (piece[due] + part.start).astype(np.int32), time[due]
@@ -252,7 +254,7 @@ class Sampler(NamedTuple):
     return flow
 
   def _moved(self, state: SamplerState) -> np.ndarray:
-    """Progress of all pieces by now."""
+    """The progress of all pieces at the state's time."""
     if state.time == 0:
       return state.progress
     progress = np.empty_like(state.progress)
@@ -276,8 +278,8 @@ def make(
     tokens: the store.
     key_N: uint64, of `document_keys`; read once.
     row_tokens: T.
-    seed: of the arrival points.
-    block_share: of the corpus that is put in order at a time; what is drawn
+    seed: chooses the arrival points.
+    block_share: share of the corpus that is put in order at a time; what is drawn
       does not depend on it.
   """
   pieces = packing.pieces(tokens, row_tokens)

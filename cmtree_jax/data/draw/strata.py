@@ -20,16 +20,15 @@ class Strata(NamedTuple):
   """The parts of a corpus; a part may be empty."""
 
   sampler: Sampler  # its tokens, pieces and seed
-  piece_G: tuple[
-    np.ndarray, ...
-  ]  # pieces of each part, in an order of their own
+  # Pieces of each part, in the order of their keys, which is as good as random.
+  piece_G: tuple[np.ndarray, ...]
 
   def rows(self, number: int, rows: int) -> Batch:
     """Rows of every part, [G, rows, T]; padding where a part has too little.
 
     Args:
-      number: of the observation; equal numbers give equal rows.
-      rows: of each part.
+      number: counts observations; equal numbers give equal rows.
+      rows: how many rows each part gives.
     """
     sampler = self.sampler
     drawn = []

@@ -21,7 +21,7 @@ class Rules(NamedTuple):
   text_field: str
   id_field: str
   source_field: str
-  max_document_bytes: int  # of UTF-8
+  max_document_bytes: int  # in UTF-8
 
 
 class Part(NamedTuple):
@@ -35,7 +35,7 @@ class Part(NamedTuple):
 class Row(NamedTuple):
   """Named values as they stand in a file."""
 
-  number: int  # from 1
+  number: int  # counted from 1
   where: str  # "pool.jsonl, line 7"
   values: Mapping[str, Any]
 
@@ -48,7 +48,7 @@ class Unusable(Exception):
     self.kind = kind
 
   def at(self, where: str) -> Skip:
-    """The skip of a row or of a file."""
+    """What is counted and told of a row or a file."""
     return Skip(self.kind, where, str(self))
 
 
@@ -104,7 +104,7 @@ def text_of(values: Mapping[str, Any], rules: Rules) -> str:
 
 
 def string_of(values: Mapping[str, Any], field: str) -> str | None:
-  """A short field; whole numbers are common as ids and are taken as text.
+  """A short field, such as an id; a whole number is taken as text.
 
   Raises:
     Unusable: it is neither.

@@ -114,7 +114,7 @@ def opened(path: str) -> Iterator[IO[bytes]]:
     elif head == b"\x28\xb5\x2f\xfd" or _is_skippable_frame(head):
       import pyarrow as pa
 
-      # Unlike others, this reader tells a frame that ends early.
+      # Unlike other readers, this one notices a frame that ends early.
       source = pa.PythonFile(file, mode="r")
       stream = pa.CompressedInputStream(source, "zstd")
       yield _buffered(stream.readinto, file)
@@ -174,7 +174,7 @@ def damaged(error: Exception | str) -> Unusable:
 
 
 class _Guarded(io.RawIOBase):
-  """Decompressed bytes, up to where they can only be meant to fill a disk."""
+  """Decompressed bytes; raises where a file can only be meant to fill a disk."""
 
   def __init__(self, readinto: Callable[[Any], int], file: IO[bytes]):
     self._readinto = readinto
@@ -214,7 +214,7 @@ def _refuse_what_is_no_file(path: str) -> None:
 
 
 def _refuse_name_without_encoding(path: str) -> None:
-  """Names become ids and messages, which are UTF-8."""
+  """Refuses a name that is no UTF-8: names become ids and messages, which are."""
   try:
     path.encode()
   except UnicodeEncodeError:

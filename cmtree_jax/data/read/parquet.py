@@ -140,7 +140,7 @@ def _value(scalar: Any) -> Any:
       return [_value(item) for item in scalar]
     if isinstance(scalar, pa.BinaryScalar):  # strings are binaries too
       return scalar.as_buffer().to_pybytes()
-    return scalar.type  # no field takes it
+    return scalar.type  # a value that no field accepts, so the row is skipped
 
 
 def _is_text(kind: Any) -> bool:

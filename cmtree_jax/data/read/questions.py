@@ -20,8 +20,9 @@ from cmtree_jax.types import Question
 class Questions(NamedTuple):
   """The questions of a target's split, in the order of its texts."""
 
-  prompts: packing.TokenStore  # [Q]
-  choices: packing.TokenStore  # [A]
+  prompts: packing.TokenStore  # one for each of Q questions
+  # A in all; those of a question stand one after the other.
+  choices: packing.TokenStore
   count_Q: np.ndarray  # int64, choices of each question; one: an open answer
   right_Q: np.ndarray  # int64, the right one among them, from 0
 

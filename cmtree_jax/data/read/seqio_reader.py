@@ -75,7 +75,7 @@ def digest(part: Part) -> str:
         value = example[name]
         data = value if isinstance(value, bytes) else _bytes_of_array(value)
         total.update(f"{name}\0{len(data)}\0".encode() + data)
-  except Exception as error:  # `read` tells it
+  except Exception as error:  # `read` will tell what is wrong
     total.update(type(error).__name__.encode())
   return total.hexdigest()
 
@@ -115,7 +115,7 @@ def _examples(path: str) -> tuple[Any, Iterator[dict[str, Any]]]:
     sequence_length=None,
     split=match["split"],
     shuffle=False,
-    try_in_mem_cache=False,  # it would hold the whole split
+    try_in_mem_cache=False,  # the cache would hold the whole split
   )
   return task, dataset.as_numpy_iterator()
 

@@ -31,7 +31,7 @@ def read(address: str, rules: Rules) -> tuple[Target, list[Skip]]:
 
   Args:
     address: "jsonl:FILE", "parquet:FILE", or the file alone. The target is called
-      after the file, less its extensions.
+      after the file, without its extensions.
     rules: which field holds a text, and how long it may be.
   Raises:
     UserError: the file cannot be read to its end, a split is missing, unknown

@@ -104,7 +104,7 @@ def _examples(
       if isinstance(found, Skip):
         skipped[found.kind] += 1
         continue
-      *features, _ = found  # `where` is of the source, not of the document
+      *features, _ = found  # `where` tells of the source, not of the document
       yield number, dict(zip(_FEATURES, features, strict=True))
       number += 1
   if not number:

@@ -202,7 +202,7 @@ def test_files_in_a_bucket(monkeypatch):
 def test_reading_files_imports_no_tensorflow(folder):
   code = f"""
 import sys
-from cmtree_jax.data import sources
+from cmtree_jax.data.read import sources
 rules = sources.Rules("text", "id", "source", 1_000)
 addresses = ["jsonl:{folder}/*/*.jsonl", "parquet:{folder}/*.parquet"]
 parts = sources.parts([*addresses, "text:{folder}/a/*"])

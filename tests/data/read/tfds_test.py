@@ -211,7 +211,7 @@ def test_nothing_to_write(tmp_path):
 def test_no_tensorflow_on_the_way(made):
   code = f"""
 import sys
-from cmtree_jax.data import sources
+from cmtree_jax.data.read import sources
 (part,) = sources.parts(["tfds:{made}"])
 rules = sources.Rules("text", "id", "source", 1_000)
 assert len(list(sources.read(part, rules))) == 3
