@@ -128,7 +128,8 @@ def _no_judgement(state: Any, gain: shapes.Scalar) -> Any:
 # have the same name.
 LOOPS = {
   "none": "Nothing runs: `init` knows the domains' shares of corpus and targets.",
-  "look": "The method looks once at every document of the pool and the targets.",
+  "look": "The method looks once at every document of the pool and the targets, some"
+  " of them with the documents' losses under a proxy that is held.",
   "values": "Proxies in training tell the values of documents, round after round;"
   " every step of the method is measured and may be taken back.",
   "steer": "One proxy trains at a constant learning rate on a mixture of domains;"
@@ -194,9 +195,8 @@ class Planted(NamedTuple):
 
   # Arguments of `make` for 60 steps or two dozen runs, without random noise.
   options: Mapping[str, Any] = MappingProxyType({})
-  more: tuple[
-    tuple[str, str], ...
-  ] = ()  # the first weighs more than the second
+  # Pairs of which the first weighs more than the second.
+  more: tuple[tuple[str, str], ...] = ()
   nothing: tuple[str, ...] = ()  # what gets no weight
 
 

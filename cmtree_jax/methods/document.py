@@ -30,8 +30,7 @@ Options are `config.METHOD.OPTION`; their defaults are the papers'. Those that f
 CPU are `SMALL` in the method's file, and set by `configs/method.py:NAME`.
 
 Targets are tasks of their own here, not domains of the corpus, and so the methods that
-were made for domains are asked what a domain does for a target. Where a method departs
-from its paper, its docstring says so.
+were made for domains are asked what a domain does for a target.
 """
 _SECTION = re.compile(
   r"^(Args|Returns|Cost|Raises|References):\n", re.MULTILINE
@@ -70,8 +69,9 @@ def _entries() -> Iterator[str]:
     method = module.make()
     parts = _sections(module)
     yield f"## {name}\n"
-    yield f"{_summary(parts[''])} [Source](../cmtree_jax/methods/{name}.py)\n"
+    yield _prose(parts[""])
     reads = ", ".join(f"`{one}`" for one in sorted(method.signals))
+    yield f"* [Source](../cmtree_jax/methods/{name}.py)"
     yield f"* Loop `{method.loop}`; reads {reads}."
     yield f"* {_joined(parts['Returns'])}"
     yield f"* Cost: {_joined(parts.get('Cost', 'none before the final training.'))}"
@@ -101,8 +101,16 @@ def _sections(module: ModuleType) -> dict[str, str]:
   return {"": first, **dict(zip(others[::2], others[1::2], strict=True))}
 
 
-def _summary(text: str) -> str:
-  return _markdown(text.partition("\n\n")[0])
+def _prose(text: str) -> str:
+  """Paragraphs and displayed equations, without doctests."""
+  text = text.partition(">>> ")[0].strip() + "\n"
+  equation = re.compile(r"^\.\. math:: (.*\n(?:  +.*\n)*)", re.MULTILINE)
+  return _markdown(equation.sub(_display, text))
+
+
+def _display(equation: re.Match[str]) -> str:
+  lines = [line.strip() for line in equation[1].splitlines()]
+  return "\n".join(["```math", *lines, "```", ""])
 
 
 def _first_line(module: ModuleType) -> str:

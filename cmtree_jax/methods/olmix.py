@@ -54,8 +54,8 @@ def make(
   When domains come or go, `reuse` extends the recipe that there was. Domains that
   it knows keep their shares of each other, :math:`\tilde p_j \propto q_j w_j` with
   its weights w, and count as one; runs, law and optimum see this part and the new
-  domains. It may get the share at which the first of its domains reaches the cap,
-  :math:`\min_j R q_j / \tilde p_j`.
+  domains. The part gets at most the share at which the first of its domains reaches
+  its cap, :math:`\min_j R q_j / \tilde p_j`.
 
   Args:
     runs: default 3 (m + 1) for m domains, those kept counted as one.

@@ -18,7 +18,9 @@ def test_every_method_is_on_the_page_with_its_options():
   # Formulae and links of the docstrings are those of Markdown.
   assert "| `gamma` | `1` | $\\gamma$. The share of target rows" in page
   assert "[Data Mixing Laws](https://arxiv.org/abs/2403.16952), 2024" in page
-  assert ":math:" not in page and "`_" not in page
+  assert "```math\nw_i = 1\n```\n" in page
+  for left in (":math:", ".. math", "`_", ">>>"):
+    assert left not in page
 
 
 def test_the_page_is_what_the_command_prints():
