@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cmtree_jax.config import load
-from cmtree_jax.jobs import cells, compare
+from cmtree_jax.jobs import cells, compare, workdir
 from cmtree_jax.jobs.command import command
 from cmtree_jax.proxy.ledger import Cost
 from cmtree_jax.types import UserError
@@ -94,6 +94,7 @@ def test_experiments_share_their_cells(corpus, tmp_path):
 def test_other_settings_refuse_the_shared_cells(corpus, tmp_path, capsys):
   (tmp_path / "cells").mkdir()
   (tmp_path / "cells" / "config.json").write_text(json.dumps({"seed": 3}))
+  (tmp_path / "cells" / workdir.MARKER_FILE).touch()
   job = claims.job("first", _METHODS, lambda found: [])
   arguments = corpora.arguments(
     "configs/claims.py:toy", corpus, tmp_path, _TARGETS, *_TINY
