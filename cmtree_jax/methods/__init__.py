@@ -19,6 +19,9 @@ METHODS: dict[str, ModuleType] = {
     "crisp",
     "random_documents",
     "worst_mixture",
+    # One look at every document.
+    "perplexity",
+    "semdedup",
     # One proxy on a mixture that the method steers.
     "doremi",
     "doge",

@@ -162,6 +162,9 @@ class Method(NamedTuple):
   train_on_observed: bool = False
   # The partition: the one that is given, or the labelled sources whatever is given.
   partition: Literal["given", "sources"] = "given"
+  # What has a weight of its own: every document of the pool, every domain of the
+  # partition, or every leaf of a tree that the method makes.
+  weighs: Literal["documents", "domains", "tree"] = "domains"
   # Whether the weights depend on the targets.
   targeted: bool = True
   # Loop `look`: whether a step gets all documents of one domain, and only these.
@@ -220,6 +223,16 @@ class DomainWeights(NamedTuple):
   def log_w(self, signals: Signals) -> shapes.FloatB:
     """The weight of each document's domain."""
     return self.log_w_K[signals.domain_B]
+
+
+class DocumentWeights(NamedTuple):
+  """One weight per document of the pool; of others nothing is known."""
+
+  log_w_N: shapes.FloatN  # corpus mean of the weights is one
+
+  def log_w(self, signals: Signals) -> shapes.FloatB:
+    """The documents' own weights."""
+    return self.log_w_N[signals.index_B]
 
 
 def domain_weights(

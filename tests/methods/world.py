@@ -36,6 +36,8 @@ def all_signals():
     embedding_BE=embedding_BE,
     # Bounded, so that none is clipped.
     key_B=rng.random(POOL + TARGET).astype(np.float32),
+    index_B=np.arange(POOL + TARGET, dtype=np.int32),
+    loss_B=(3 + embedding_BE[:, 1]).astype(np.float32),
     value_B=np.tanh(embedding_BE @ np.array([2, 1, 0, 0, 0, -1])) / 50 + 0.3,
     log_proposal_B=rng.normal(0, 0.2, POOL + TARGET).astype(np.float32),
   )
@@ -59,6 +61,7 @@ def facts_of(mass_K, target_TK=None, *, max_weight=100.0, **more):
     held_out_mass_N=SIGNALS.target_mass_B[POOL:],
     domain_mass_K=mass_K,
     target_domain_TK=np.atleast_2d(mass_K if target_TK is None else target_TK),
+    num_documents=POOL,
     **SAMPLE,
     **more,
   )

@@ -1,0 +1,130 @@
+"""Methods that keep some documents: which ones, and what these weigh."""
+
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from cmtree_jax.methods import perplexity, semdedup
+from tests.methods.world import (
+  MAX_WEIGHT,
+  POOL,
+  SIGNALS,
+  TARGET,
+  facts,
+  take,
+)
+
+CASES = pathlib.Path(__file__).parent / "cases"
+MASS_N = SIGNALS.mass_B[:POOL]
+
+
+def weights(method, groups, max_weight=100.0):
+  """w of the pool's documents after a look at them in groups."""
+  state = method.init(jax.random.key(0), facts(max_weight))
+  for rows in groups:
+    state, _ = method.step(state, take(method, rows))
+  found = method.finalize(state)
+  return np.exp(found.log_w(take(method, np.arange(POOL))), dtype=np.float64)
+
+
+def whole(method, max_weight=100.0):
+  """After a look at everything, the targets' documents too."""
+  halves = np.array_split(np.arange(POOL + TARGET), 2)
+  return weights(method, halves, max_weight)
+
+
+@pytest.mark.parametrize(
+  ("band", "kept"),
+  [
+    ("low", lambda u: u < 0.3),
+    ("mid", lambda u: abs(u - 0.5) < 0.15),
+    ("high", lambda u: u > 0.7),
+  ],
+)
+def test_a_band_of_the_tokens_is_kept(band, kept):
+  w_N = whole(perplexity.make(share=0.3, band=band))
+  loss_N = SIGNALS.loss_B[:POOL]
+  q_N = MASS_N / MASS_N.sum()
+  u_N = np.array([q_N[loss_N < loss].sum() for loss in loss_N]) + q_N / 2
+  expected_N = kept(u_N)
+  assert 0.2 < q_N[expected_N].sum() < 0.4
+  np.testing.assert_array_equal(w_N > 0.5, expected_N)
+  np.testing.assert_allclose(
+    w_N[expected_N], 1 / q_N[expected_N].sum(), rtol=1e-4
+  )
+  assert w_N[~expected_N].max() < 1e-5
+
+
+def test_what_the_cap_takes_goes_to_the_others():
+  w_N = whole(perplexity.make(share=0.3), MAX_WEIGHT)
+  q_N = MASS_N / MASS_N.sum()
+  assert w_N.max() == pytest.approx(MAX_WEIGHT, rel=1e-5)
+  assert q_N @ w_N == pytest.approx(1, rel=1e-5)
+
+
+def test_before_anything_is_seen_all_documents_weigh_the_same():
+  for make in (perplexity.make, semdedup.make):
+    np.testing.assert_array_equal(weights(make(), []), np.ones(POOL))
+
+
+@pytest.mark.parametrize("keep", ["hard", "easy"])
+@pytest.mark.parametrize("epsilon", ["0.02", "0.05", "0.1", "0.2", "0.4"])
+def test_the_authors_code_keeps_the_same_documents(keep, epsilon):
+  """facebookresearch/SemDeDup at 6b41945, from its clusters and distances."""
+  given = np.load(CASES / "semdedup_io.npz")
+  expected = json.loads((CASES / "semdedup_keep.json").read_text())
+  unit_NE = given["embeddings"]
+  unit_NE = unit_NE / np.linalg.norm(unit_NE, axis=1, keepdims=True)
+  distance_N = 1 - given["dist_to_cent"]  # it keeps cosines by that name
+  kept = []
+  for cluster in range(len(given["centroids"])):
+    rows = np.flatnonzero(given["nearest_cent"] == cluster)
+    # Padding must not matter.
+    padded = np.pad(distance_N[rows], (0, 7), constant_values=0.5)
+    likeness = semdedup.likeness_to_earlier(
+      np.pad(unit_NE[rows], [(0, 7), (0, 0)], mode="edge"),
+      semdedup.rank(padded, keep),
+      np.arange(len(rows) + 7) < len(rows),
+    )
+    kept += rows[
+      np.asarray(likeness)[: len(rows)] <= 1 - float(epsilon)
+    ].tolist()
+  assert sorted(kept) == expected["kept_indices"][f"{keep}|{epsilon}"]
+
+
+def test_one_of_two_that_say_the_same_is_left_out():
+  """The one that is nearer to the center of its domain."""
+  embedding_BE = np.array(SIGNALS.embedding_BE)
+  embedding_BE[5] = 2 * embedding_BE[4]  # only the direction counts
+  embedding_BE[8] = embedding_BE[9] + 1e-3
+  same = SIGNALS._replace(embedding_BE=embedding_BE)
+  method = semdedup.make(epsilon=0.001)
+  state = method.init(jax.random.key(0), facts(100.0))
+  for domain in np.unique(SIGNALS.domain_B):
+    rows = np.flatnonzero(SIGNALS.domain_B[:POOL] == domain)
+    if {4, 5} & set(rows.tolist()) and not {4, 5} <= set(rows.tolist()):
+      rows = np.union1d(rows, [4, 5])  # put them together
+    state, _ = method.step(state, take(method, rows, same))
+  w_N = np.exp(
+    method.finalize(state).log_w(take(method, np.arange(POOL), same))
+  )
+  assert (w_N[4] < 1e-5) != (w_N[5] < 1e-5)
+  others = np.setdiff1d(np.arange(POOL), [4, 5, 8, 9])
+  assert (w_N[others] > 1).all()
+
+
+@pytest.mark.parametrize(
+  "make",
+  [
+    lambda: perplexity.make(share=0.0),
+    lambda: perplexity.make(band="middle"),
+    lambda: semdedup.make(epsilon=1.0),
+    lambda: semdedup.make(keep="soft"),
+  ],
+)
+def test_options_out_of_range_are_refused(make):
+  with pytest.raises(ValueError, match=r"must be|Unknown"):
+    make()
