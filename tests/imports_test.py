@@ -21,9 +21,6 @@ ROOMS = (
 UPWARD = {
   # An encoder's parameters come from a pinned wheel, which data/ knows to fetch.
   ("embed", "cmtree_jax.data.corpora.wheels"),
-  # The engine compiles what scores and signals are made of.
-  ("proxy", "cmtree_jax.evaluate.perplexity"),
-  ("proxy", "cmtree_jax.signals.gradients"),
 }
 
 HEAVY = (

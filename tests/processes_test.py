@@ -20,8 +20,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 P, S, B, T, V = 2, 4, 4, 8, 32
 
 
-def digest_of_a_window() -> dict[str, list[float]]:
-  """Trains a population of two, then a window; numbers that all processes hold."""
+def digest_of_an_unroll() -> dict[str, list[float]]:
+  """Trains a population of two, then an unroll; numbers that all processes hold."""
   mesh = sharding.make_mesh(population=2, data=2, model=2)
   rng = np.random.default_rng(0)
 
@@ -44,13 +44,13 @@ def digest_of_a_window() -> dict[str, list[float]]:
   phi, loss_PS = engine.train(
     phi, rows(P, S, B), ones(P, S, B), np.array([True, True])
   )
-  window = engine.window(
+  unroll = engine.unroll(
     phi, rows(P, S, B), ones(P, S, B), (rows(P, 2, B), ones(P, 2, B) / B / T)
   )
   return {
     "loss_PS": _whole(loss_PS),
-    "outer_loss": _whole(window.outer_loss),
-    "value": _whole(window.value),
+    "outer_loss": _whole(unroll.outer_loss),
+    "value": _whole(unroll.value),
   }
 
 
@@ -67,7 +67,7 @@ def main(number: int, port: int) -> None:
   jax.config.update("jax_num_cpu_devices", 4)
   jax.distributed.initialize(f"localhost:{port}", 2, number)
   assert jax.device_count() == 8 and jax.local_device_count() == 4
-  found = digest_of_a_window()
+  found = digest_of_an_unroll()
   if number == 0:
     print(json.dumps(found))
 
@@ -98,7 +98,7 @@ def test_two_processes_find_the_same():
   for one, (_, errors) in zip(processes, results, strict=True):
     assert one.returncode == 0, errors[-2000:]
   found = json.loads(results[0][0].splitlines()[-1])
-  for name, expected in digest_of_a_window().items():
+  for name, expected in digest_of_an_unroll().items():
     np.testing.assert_allclose(
       found[name], expected, atol=1e-5 * np.abs(expected).max(), rtol=1e-5
     )

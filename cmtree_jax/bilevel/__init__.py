@@ -1,4 +1,4 @@
-"""The derivative of a target loss through K training steps, as a small engine.
+"""The derivative of a target loss through K training steps, as a small library.
 
 Everything here takes pure functions and arrays; it knows of no tree, no text and
 no language model. `HYPERGRADS` are interchangeable: `HYPERGRADS[name].run(problem,

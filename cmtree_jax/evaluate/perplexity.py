@@ -1,14 +1,10 @@
 """Bits per byte on frozen evaluation sets, whatever the tokenizer."""
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from cmtree_jax import shapes
 from cmtree_jax.data.draw import packing
 from cmtree_jax.data.draw.batch import Batch
 
@@ -53,26 +49,6 @@ def eval_set(
   weight = (batches.document_BT >= 0).astype(np.float32)
   num_bytes = int(tokens.bytes_N[chosen].sum())
   return EvalSet(batches, weight, num_bytes, num_tokens)
-
-
-def sum_over_chunks(
-  losses: Callable[[shapes.Tree, Batch], shapes.FloatBT],
-):
-  """A function (params, (batches, weight_CBT)) -> sum of weighted losses.
-
-  Chunks are rematerialized, so memory is that of one chunk also when it is
-  differentiated.
-  """
-
-  def total(params, weighted):
-    @jax.checkpoint
-    def chunk(carry, one):
-      batch, weight_BT = one
-      return carry + jnp.sum(weight_BT * losses(params, batch)), None
-
-    return jax.lax.scan(chunk, jnp.zeros(()), weighted)[0]
-
-  return total
 
 
 def bits_per_byte(nats: float, num_bytes: int) -> float:

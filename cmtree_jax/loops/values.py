@@ -299,18 +299,18 @@ def _value(
   scale = world.target_scale_N[outer.document_BT]
   outer_weight = scale / outer.document_BT[0].size
   engine = world.model.engine
-  window = engine.window(
+  unroll = engine.unroll(
     fleet.phi,
     inner,
     ratio.astype(np.float32),
     (outer, outer_weight.astype(np.float32)),
   )
-  value = engine.probe(fleet.phi.params, window.adjoint, probes)
+  value = engine.probe(fleet.phi.params, unroll.adjoint, probes)
   found = [
-    _valued(member, (inner, window.value), (probes, value), proposal_N)
+    _valued(member, (inner, unroll.value), (probes, value), proposal_N)
     for member in range(plan.population)
   ]
-  return _charge_values(search, fleet), found, np.asarray(window.outer_loss)
+  return _charge_values(search, fleet), found, np.asarray(unroll.outer_loss)
 
 
 def _valued(member: int, inner, probes, proposal_N: np.ndarray) -> Valued:

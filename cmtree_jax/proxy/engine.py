@@ -1,13 +1,15 @@
 """The compiled edge: what the loops call, each traced once per shape.
 
 Everything has a leading axis of members, P: proxies of a population, or the one
-model of a final training. Losses are weighted per token here: the weight of a token
-is that of its document, and a step's weights are normalized to sum to one, so that
-a batch of heavy documents does not act as a larger learning rate.
+model of a final training. `_Member` says what is done with one of them, `members`
+compiles it for all. Losses are weighted per token here: the weight of a token is
+that of its document, and a step's weights are normalized to sum to one, so that a
+batch of heavy documents does not act as a larger learning rate.
 """
 
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,39 +19,46 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cmtree_jax import shapes, sharding
 from cmtree_jax.bilevel import HYPERGRADS, population, problem, training, values
-from cmtree_jax.bilevel.problem import Inner, InnerLoss
-from cmtree_jax.evaluate.perplexity import sum_over_chunks
+from cmtree_jax.bilevel.problem import Hypergradient, Inner, InnerLoss, Problem
 from cmtree_jax.proxy import loss as proxy_loss
 from cmtree_jax.proxy import model, optim
 from cmtree_jax.proxy.model import Proxy, ProxyConfig
-from cmtree_jax.signals import gradients as domain_gradients
+
+# Where host arrays go: [P, ...] and [P, S, B, ...], with an axis of members;
+MEMBERS = PartitionSpec(sharding.POPULATION)
+STEPS = PartitionSpec(sharding.POPULATION, None, sharding.DATA)
+# [C, B, ...], of which all members see the same; and whole, to every device.
+CHUNKS = PartitionSpec(None, sharding.DATA)
+WHOLE = PartitionSpec()
 
 
-class Window(NamedTuple):
-  """What the hypergradient through one window of training steps tells."""
+class Unroll(NamedTuple):
+  """What the hypergradient through some training steps tells."""
 
-  outer_loss: shapes.Array  # [P], after the window
-  value: shapes.Array  # [P, S, B, T], of the window's own tokens
+  outer_loss: shapes.Array  # [P], after the steps
+  value: shapes.Array  # [P, S, B, T], of the tokens of these steps
   adjoint: shapes.Tree
 
 
 class Engine(NamedTuple):
   """The work on all members at once; batches and weights are host arrays.
 
-  `window` and `cooled` train with a learning rate that falls to zero over their
+  `unroll` and `cooled` train with a learning rate that falls to zero over their
   steps; the members themselves do not move. `train` and `reset` take phi over:
   the one that was passed must not be used again.
   """
 
+  proxy: Proxy
+  mesh: Mesh
   # keys [P] -> phi
   init: Callable[[shapes.Key], Inner]
-  # (phi, keys [P], which [P]) -> phi, those members born anew
+  # (phi, keys [P], which [P]) -> phi, those members at the start of a training
   reset: Callable[..., Inner]
   # (phi, batches [P, S, B, T], weights alike, which [P]) -> (phi, loss [P, S]);
   # the other members stay as they are
   train: Callable[..., tuple[Inner, shapes.Array]]
-  # (phi, batches, weights, (outer batches [P, C, B, T], weights alike)) -> Window
-  window: Callable[..., Window]
+  # (phi, batches, weights, (outer batches [P, C, B, T], weights alike)) -> Unroll
+  unroll: Callable[..., Unroll]
   # (phi, batches, weights) -> params
   cooled: Callable[..., shapes.Tree]
   # (params, adjoint, batches [P, C, B, T]) -> values alike
@@ -58,17 +67,6 @@ class Engine(NamedTuple):
   weighted_nats: Callable[..., shapes.Array]
   # (params, batches [C, B, T]) -> losses [P, C, B, T]
   losses: Callable[..., shapes.Array]
-  # (params, (batches [K, B, T], 1 for a token), (target batches [C, B, T], weights))
-  # -> products of gradients [P, K, K] and with the target's [P, K]
-  gradient_products: Callable[..., tuple[shapes.Array, shapes.Array]]
-  # (params, (batches [K, B, T], 1 for a token)) -> [P, K, K], of the last layer
-  head_gram: Callable[..., shapes.Array]
-
-
-_STEPS = PartitionSpec(
-  sharding.POPULATION, None, sharding.DATA
-)  # [P, S, B, ..]
-_MEMBERS = PartitionSpec(sharding.POPULATION)
 
 
 def make(
@@ -92,214 +90,191 @@ def make(
   if mesh is None:
     mesh = sharding.make_mesh(data=1)
   proxy = Proxy(config)
-  losses = proxy_loss.token_losses(proxy)
-  place = _Placement(mesh, proxy, optimizer)
+  run = HYPERGRADS[estimator].run
+  hypergradient = functools.partial(run, mesh=mesh, **(options or {}))
+  one = _Member(
+    proxy, proxy_loss.token_losses(proxy), optimizer, mesh, hypergradient
+  )
+  phi = _shardings(mesh, jax.eval_shape(one.init, jax.random.key(0)))
+  of_all = functools.partial(members, mesh)
+  return Engine(
+    proxy=proxy,
+    mesh=mesh,
+    init=of_all(one.init, [MEMBERS], out=phi),
+    reset=of_all(one.reset, [None, MEMBERS, MEMBERS], out=phi, donate=[0]),
+    train=of_all(
+      one.train, [None, STEPS, STEPS, MEMBERS], out=(phi, None), donate=[0]
+    ),
+    unroll=of_all(one.unroll, [None, STEPS, STEPS, STEPS]),
+    cooled=of_all(one.cooled, [None, STEPS, STEPS], out=phi.params),
+    probe=of_all(one.probe, [None, None, STEPS]),
+    weighted_nats=of_all(one.weighted_nats, [None, CHUNKS]),
+    losses=of_all(one.losses, [None, CHUNKS]),
+  )
 
-  def each(function):
-    return population.each(function, mesh)
 
-  def born(key):
-    return problem.init_inner(proxy_loss.init(proxy, key), optimizer)
+def members(
+  mesh: Mesh,
+  function: Callable[..., Any],
+  in_specs: Sequence[PartitionSpec | None],
+  *,
+  out: Any = None,
+  donate: Sequence[int] = (),
+) -> Callable[..., Any]:
+  """A function of one member, compiled for all of them.
 
-  def train_one(phi, batches, weight_SBT, wanted):
+  Args:
+    mesh: where members and batches live.
+    function: of what one member has; then of what all members share.
+    in_specs: of every argument. None: it is on the mesh, with an axis of members.
+      A spec: it is on the host (a tree of arrays is put by one spec), and shared
+      unless the spec names the axis of members.
+    out: shardings of the results; None leaves them to the compiler.
+    donate: positions of arguments whose memory the results take over.
+  """
+  own = sum(x is None or sharding.POPULATION in x for x in in_specs)
+
+  def of_all(*args):
+    shared = args[own:]
+    one = lambda *mine: function(*mine, *shared)  # noqa: E731
+    return population.each(one, mesh)(*args[:own])
+
+  of_all.__name__ = (
+    function.__name__
+  )  # as profiles and compilation logs call it
+  compiled = jax.jit(of_all, donate_argnums=donate, out_shardings=out)
+
+  def call(*args):
+    placed = (
+      arg if spec is None else sharding.put(arg, mesh, spec)
+      for arg, spec in zip(args, in_specs, strict=True)
+    )
+    return compiled(*placed)
+
+  return call
+
+
+class _Member(NamedTuple):
+  """What is done with one member; its methods are traced, by `members`."""
+
+  proxy: Proxy
+  token_losses: Callable[..., shapes.Array]
+  optimizer: optax.GradientTransformation
+  mesh: Mesh
+  hypergradient: Callable[..., Hypergradient]
+
+  def init(self, key):
+    params = proxy_loss.init(self.proxy, key)
+    return problem.init_inner(params, self.optimizer)
+
+  def reset(self, phi, key, wanted):
+    return jax.tree.map(
+      lambda old, new: jnp.where(wanted, new, old), phi, self.init(key)
+    )
+
+  def train(self, phi, batches, weight_SBT, wanted):
     def go(phi):
       phi, loss_SBT = training.train(
-        losses,
+        self.token_losses,
         _normalize(weight_SBT),
         phi,
         batches,
-        optimizer=optimizer,
-        mesh=mesh,
+        optimizer=self.optimizer,
+        mesh=self.mesh,
       )
       return phi, jnp.mean(loss_SBT, axis=(1, 2))
 
     def stay(phi):
       return phi, jnp.zeros(weight_SBT.shape[0])
 
+    # A member that waits costs nothing.
     return jax.lax.cond(wanted, go, stay, phi)
 
-  def cool(phi, batches):
-    num_steps = batches.tokens_BT.shape[0]
-    start = Inner(phi.params, optim.start_cooldown(phi.opt_state))
-    return start, optim.cooldown(optimizer, num_steps)
+  def cooled(self, phi, batches, weight_SBT):
+    start, cooling = self._cooldown(phi, batches)
+    phi, _ = training.train(
+      self.token_losses,
+      _normalize(weight_SBT),
+      start,
+      batches,
+      optimizer=cooling,
+      mesh=self.mesh,
+    )
+    return phi.params
 
-  def cooled_one(phi, batches, weight_SBT):
-    start, cooling = cool(phi, batches)
-    weight_SBT = _normalize(weight_SBT)
-    return training.train(
-      losses, weight_SBT, start, batches, optimizer=cooling, mesh=mesh
-    )[0].params
-
-  def window_one(phi, batches, weight_SBT, outer_batch):
-    start, cooling = cool(phi, batches)
+  def unroll(self, phi, batches, weight_SBT, outer_batch):
+    start, cooling = self._cooldown(phi, batches)
     rows = weight_SBT.shape[1]
     outer_rows = jax.tree.map(  # [C, B, T] -> [C B, T]
       lambda x: x.reshape(-1, x.shape[-1]), outer_batch
     )
-    result = HYPERGRADS[estimator].run(
-      problem.Problem(
-        lambda params, part: sum_over_chunks(losses)(
-          params, _chunk(part, rows)
+    total = proxy_loss.sum_over_chunks(self.token_losses)
+    result = self.hypergradient(
+      Problem(
+        lambda params, part: total(params, _chunk(part, rows)),
+        InnerLoss(
+          self.token_losses, lambda weight_SBT, _: _normalize(weight_SBT)
         ),
-        InnerLoss(losses, lambda weight_SBT, _: _normalize(weight_SBT)),
         weight_SBT,
         start,
         batches,
         outer_rows,
       ),
       optimizer=cooling,
-      mesh=mesh,
-      **(options or {}),
     )
     # A derivative per token of one step becomes one per unit of density over
-    # the whole window, the unit of `values.probe`.
+    # the whole unroll, the unit of `values.probe`.
     value_SBT = -result.grad_theta * weight_SBT.size
-    return Window(result.loss, value_SBT, result.adjoint)
+    return Unroll(result.loss, value_SBT, result.adjoint)
 
-  def on_documents(function, *, num_whole, out):
+  def probe(self, params, adjoint, batches):
+    def one(params, adjoint, batches):
+      probe = functools.partial(
+        values.probe, self.token_losses, params, adjoint
+      )
+      return jax.lax.map(lambda batch: probe(batch)[1], batches)
+
+    return self._on_documents(one, 2, out=CHUNKS)(params, adjoint, batches)
+
+  def weighted_nats(self, params, weighted):
+    def one(params, weighted):
+      total = proxy_loss.sum_over_chunks(self.token_losses)
+      return jax.lax.psum(total(params, weighted), sharding.DATA)
+
+    return self._on_documents(one, 1, out=WHOLE)(params, weighted)
+
+  def losses(self, params, batches):
+    def one(params, batches):
+      return jax.lax.map(
+        lambda batch: self.token_losses(params, batch), batches
+      )
+
+    return self._on_documents(one, 1, out=CHUNKS)(params, batches)
+
+  def _cooldown(self, phi, batches):
+    """(phi before the first step, the optimizer), for a rate that falls to zero."""
+    num_steps = batches.tokens_BT.shape[0]
+    start = Inner(phi.params, optim.start_cooldown(phi.opt_state))
+    return start, optim.cooldown(self.optimizer, num_steps)
+
+  def _on_documents(self, function, num_whole, *, out):
     """On each device's documents [C, B, T]; the first arguments are whole."""
-    whole, chunks = PartitionSpec(), PartitionSpec(None, sharding.DATA)
     return sharding.shard_map(
       function,
-      mesh,
+      self.mesh,
       axis=sharding.DATA,
-      in_specs=(*(whole,) * num_whole, chunks),
+      in_specs=(*(WHOLE,) * num_whole, CHUNKS),
       out_specs=out,
     )
 
-  def probe_one(params, adjoint, batches):
-    return on_documents(
-      lambda params, adjoint, batches: jax.lax.map(
-        lambda batch: values.probe(losses, params, adjoint, batch)[1], batches
-      ),
-      num_whole=2,
-      out=PartitionSpec(None, sharding.DATA),
-    )(params, adjoint, batches)
 
-  def nats_one(params, weighted):
-    return on_documents(
-      lambda params, weighted: jax.lax.psum(
-        sum_over_chunks(losses)(params, weighted), sharding.DATA
-      ),
-      num_whole=1,
-      out=PartitionSpec(),
-    )(params, weighted)
-
-  def losses_one(params, batches):
-    return on_documents(
-      lambda params, batches: jax.lax.map(
-        lambda batch: losses(params, batch), batches
-      ),
-      num_whole=1,
-      out=PartitionSpec(None, sharding.DATA),
-    )(params, batches)
-
-  # A few rows of each domain do not divide among devices: each computes them all.
-  def products_one(params, domains, targets):
-    found = domain_gradients.gradient_products(
-      losses, params, *domains, target=targets
-    )
-    return found.gram_KK, found.target_dot_K
-
-  def head_gram_one(params, domains):
-    return domain_gradients.head_gram(
-      proxy_loss.hidden_and_logits(proxy),
-      params,
-      domains[0],
-      domains[0].label_BT,
-      domains[1],
-    )
-
-  jit_products = jax.jit(
-    lambda params, domains, targets: each(
-      lambda params: products_one(params, domains, targets)
-    )(params)
+def _shardings(mesh: Mesh, phi: Inner) -> Inner:
+  """Where the arrays of all members' phi live, from the shapes of one's."""
+  return jax.tree.map(
+    lambda spec: NamedSharding(mesh, PartitionSpec(*MEMBERS, *spec)),
+    model.param_specs(phi),
+    is_leaf=lambda x: isinstance(x, PartitionSpec),
   )
-  jit_head_gram = jax.jit(
-    lambda params, domains: each(lambda params: head_gram_one(params, domains))(
-      params
-    )
-  )
-  jit_init = jax.jit(each(born), out_shardings=place.phi)
-  jit_reset = jax.jit(
-    each(
-      lambda phi, key, wanted: jax.tree.map(
-        lambda old, new: jnp.where(wanted, new, old), phi, born(key)
-      )
-    ),
-    donate_argnums=0,
-    out_shardings=place.phi,
-  )
-  jit_train = jax.jit(
-    each(train_one), donate_argnums=0, out_shardings=(place.phi, None)
-  )
-  jit_window = jax.jit(each(window_one))
-  jit_cooled = jax.jit(each(cooled_one), out_shardings=place.phi.params)
-  jit_probe = jax.jit(each(probe_one))
-  jit_nats = jax.jit(
-    lambda params, weighted: each(lambda params: nats_one(params, weighted))(
-      params
-    )
-  )
-  jit_losses = jax.jit(
-    lambda params, batches: each(lambda params: losses_one(params, batches))(
-      params
-    )
-  )
-  return Engine(
-    init=lambda keys: jit_init(place.put(keys, _MEMBERS)),
-    reset=lambda phi, keys, which: jit_reset(
-      phi, place.put(keys, _MEMBERS), place.put(which, _MEMBERS)
-    ),
-    train=lambda phi, batches, weight, which: jit_train(
-      phi,
-      *place.put((batches, weight), _STEPS),
-      place.put(which, _MEMBERS),
-    ),
-    window=lambda phi, batches, weight, outer: jit_window(
-      phi, *place.put((batches, weight, outer), _STEPS)
-    ),
-    cooled=lambda phi, batches, weight: jit_cooled(
-      phi, *place.put((batches, weight), _STEPS)
-    ),
-    probe=lambda params, adjoint, batches: jit_probe(
-      params, adjoint, place.put(batches, _STEPS)
-    ),
-    weighted_nats=lambda params, weighted: jit_nats(
-      params, place.put(weighted, PartitionSpec(None, sharding.DATA))
-    ),
-    losses=lambda params, batches: jit_losses(
-      params, place.put(batches, PartitionSpec(None, sharding.DATA))
-    ),
-    gradient_products=lambda params, *weighted: jit_products(
-      params, *place.put(weighted, PartitionSpec())
-    ),
-    head_gram=lambda params, domains: jit_head_gram(
-      params, place.put(domains, PartitionSpec())
-    ),
-  )
-
-
-class _Placement:
-  """Where arrays live on the mesh."""
-
-  def __init__(self, mesh, proxy, optimizer):
-    self._mesh = mesh
-    shape = jax.eval_shape(
-      lambda: problem.init_inner(
-        proxy_loss.init(proxy, jax.random.key(0)), optimizer
-      )
-    )
-    self.phi: Inner = jax.tree.map(
-      lambda spec: NamedSharding(
-        mesh, PartitionSpec(sharding.POPULATION, *spec)
-      ),
-      model.param_specs(shape),
-      is_leaf=lambda x: isinstance(x, PartitionSpec),
-    )
-
-  def put(self, tree, spec):
-    return sharding.put(tree, self._mesh, spec)
 
 
 def _normalize(weight_SBT):

@@ -1,4 +1,4 @@
-"""The loss of every token of a batch, in nats; weighting is the caller's."""
+"""The loss of every token of a batch, in nats, and weighted sums of them."""
 
 from collections.abc import Callable
 
@@ -25,6 +25,26 @@ def token_losses(
     )
 
   return losses
+
+
+def sum_over_chunks(
+  losses: Callable[[shapes.Tree, Batch], shapes.FloatBT],
+):
+  """A function (params, (batches, weight_CBT)) -> sum of weighted losses.
+
+  Chunks are rematerialized, so memory is that of one chunk also when it is
+  differentiated.
+  """
+
+  def total(params, weighted):
+    @jax.checkpoint
+    def chunk(carry, one):
+      batch, weight_BT = one
+      return carry + jnp.sum(weight_BT * losses(params, batch)), None
+
+    return jax.lax.scan(chunk, jnp.zeros(()), weighted)[0]
+
+  return total
 
 
 def hidden_and_logits(

@@ -13,6 +13,7 @@ from cmtree_jax.evaluate import perplexity
 from cmtree_jax.methods.base import Signals
 from cmtree_jax.proxy.engine import Engine
 from cmtree_jax.proxy.ledger import FORWARD, GRADIENT, Cost
+from cmtree_jax.signals import gradients
 
 # Signals of the loops `steer` and `runs` that need the gradients of domains.
 GRADIENTS = frozenset({"gram_KK", "target_dot_K"})
@@ -83,7 +84,9 @@ def look(
     found["tokens_K"] = _token_weights(batch).sum(axis=(1, 2))
   if "head_gram_KK" in wanted:
     found["head_gram_KK"] = np.asarray(
-      engine.head_gram(params, (batch, _token_weights(batch)))
+      gradients.compiled(engine.proxy, engine.mesh).head_gram(
+        params, (batch, _token_weights(batch))
+      )
     )[0]
     charge(batch.tokens_BT[..., 0].size, FORWARD)
     cost = _with_products(cost, len(batch.tokens_BT) ** 2, flops_per_token)
@@ -94,7 +97,7 @@ def look(
     weight = weight / per_target * view.bits_T[:, None, None] / len(weight)
     found["gram_KK"], found["target_dot_K"] = (
       np.asarray(products)[0]
-      for products in engine.gradient_products(
+      for products in gradients.compiled(engine.proxy, engine.mesh).products(
         params, (batch, _token_weights(batch)), (targets, np.float32(weight))
       )
     )

@@ -5,14 +5,19 @@ a domain's mean loss with another's, and with the target loss. Both are computed
 here from functions and arrays, at one moment of a proxy's training.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from cmtree_jax import shapes
 from cmtree_jax.bilevel.weighted_gradient import sum_over
+from cmtree_jax.proxy import engine as engines
+from cmtree_jax.proxy import loss as proxy_loss
+from cmtree_jax.proxy.model import Proxy
 
 Losses = Callable[[shapes.Tree, shapes.Tree], shapes.Array]
 
@@ -131,6 +136,38 @@ def head_gram(
   gradient_KDV = jax.lax.map(gradient, (batch, label_KBT, share_KBT))
   gradient_KDV = sum_over(gradient_KDV, axis)
   return _products(gradient_KDV, gradient_KDV)
+
+
+class Compiled(NamedTuple):
+  """Both computations for the proxies of one engine; arguments from the host."""
+
+  # (params, (batch [K, B, T], weights), (target batches [C, B, T], weights))
+  # -> [P, K, K], [P, K]
+  products: Callable[..., tuple[shapes.Array, shapes.Array]]
+  # (params, (batch, weights)) -> [P, K, K]
+  head_gram: Callable[..., shapes.Array]
+
+
+# A comparison makes an engine for every search, most of one model on one mesh.
+@functools.lru_cache(maxsize=4)
+def compiled(proxy: Proxy, mesh: Mesh) -> Compiled:
+  """Both, traced once per shape."""
+  def products(params, domains, targets):
+    losses = proxy_loss.token_losses(proxy)
+    found = gradient_products(losses, params, *domains, target=targets)
+    return found.gram_KK, found.target_dot_K
+
+  def gram(params, domains):
+    batch, weight_KBT = domains
+    outputs = proxy_loss.hidden_and_logits(proxy)
+    return head_gram(outputs, params, batch, batch.label_BT, weight_KBT)
+
+  # A few rows of each domain do not divide among devices: each computes them all.
+  whole = engines.WHOLE
+  return Compiled(
+    engines.members(mesh, products, [None, whole, whole]),
+    engines.members(mesh, gram, [None, whole]),
+  )
 
 
 def _shares(weight_KBT, axis):

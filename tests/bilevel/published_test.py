@@ -1,4 +1,4 @@
-"""Published algorithms come out of the same engine: PDS's co-states, DataRater."""
+"""Published algorithms come out of the same estimator: PDS's co-states, DataRater."""
 
 import itertools
 import pathlib

@@ -61,8 +61,8 @@ class Alone:
   def __init__(self, engine):
     self.engine = engine
 
-  def window(self, phi, batches, weight_SBT, outer):
-    found = self.engine.window(
+  def unroll(self, phi, batches, weight_SBT, outer):
+    found = self.engine.unroll(
       phi, *jax.tree.map(lambda x: x[None], (batches, weight_SBT, outer))
     )
     return found._replace(outer_loss=found.outer_loss[0], value=found.value[0])
@@ -82,7 +82,7 @@ class Alone:
 def test_values_of_tokens_are_the_slope_along_their_weights(setting):
   engine, phi, batches, outer = setting(0.3)
   ones_SBT = np.ones((S, B, T), np.float32)
-  window = engine.window(phi, batches, ones_SBT, outer)
+  unroll = engine.unroll(phi, batches, ones_SBT, outer)
   # Documents 1, 3 and 8: a row each.
   share_SBT = np.isin(batches.document_BT, [1, 3, 8]).astype(np.float32)
 
@@ -97,7 +97,7 @@ def test_values_of_tokens_are_the_slope_along_their_weights(setting):
   # remove their truncation up to the sixth order: 1e-7 / 0.05 / 0.05 = 4e-5.
   h, half, quarter = (difference(0.2 / 2**k) for k in range(3))
   expected = (64 * quarter - 20 * half + h) / 45
-  slope = -np.sum(share_SBT * window.value) / ones_SBT.size
+  slope = -np.sum(share_SBT * unroll.value) / ones_SBT.size
   assert abs(expected) > 0.05
   np.testing.assert_allclose(slope, expected, rtol=2e-4)
 
@@ -106,11 +106,11 @@ def test_the_outer_loss_is_that_after_cooling_down(setting):
   engine, phi, batches, outer = setting(0.3)
   weight_SBT = np.random.default_rng(1).uniform(0.5, 2, (S, B, T))
   weight_SBT = weight_SBT.astype(np.float32)
-  window = engine.window(phi, batches, weight_SBT, outer)
+  unroll = engine.unroll(phi, batches, weight_SBT, outer)
   expected = engine.weighted_nats(
     engine.cooled(phi, batches, weight_SBT), outer
   )
-  np.testing.assert_allclose(window.outer_loss, expected, rtol=1e-5)
+  np.testing.assert_allclose(unroll.outer_loss, expected, rtol=1e-5)
 
 
 def test_the_scale_of_a_step_s_weights_does_not_matter(setting):
@@ -118,8 +118,8 @@ def test_the_scale_of_a_step_s_weights_does_not_matter(setting):
   ones_SBT = np.ones((S, B, T), np.float32)
   scale_S11 = np.array([1, 4, 1, 1], np.float32)[:, None, None]
   weight_SBT = scale_S11 * ones_SBT
-  one = engine.window(phi, batches, ones_SBT, outer)
-  two = engine.window(phi, batches, weight_SBT, outer)
+  one = engine.unroll(phi, batches, ones_SBT, outer)
+  two = engine.unroll(phi, batches, weight_SBT, outer)
   np.testing.assert_allclose(two.outer_loss, one.outer_loss, rtol=1e-6)
   np.testing.assert_allclose(
     two.value * scale_S11, one.value, rtol=1e-3, atol=1e-4
@@ -129,13 +129,13 @@ def test_the_scale_of_a_step_s_weights_does_not_matter(setting):
   np.testing.assert_allclose(mean_S, 0, atol=1e-5)
 
 
-def test_probes_and_windows_agree_where_parameters_hardly_move(setting):
+def test_probes_and_unrolls_agree_where_parameters_hardly_move(setting):
   rate = 1e-3
   engine, phi, batches, outer = setting(rate)
   ones_SBT = np.ones((S, B, T), np.float32)
-  window = engine.window(phi, batches, ones_SBT, outer)
-  value_SBT = np.asarray(engine.probe(phi.params, window.adjoint, batches))
-  # A window's values count from the mean of their step, whose weights are
+  unroll = engine.unroll(phi, batches, ones_SBT, outer)
+  value_SBT = np.asarray(engine.probe(phi.params, unroll.adjoint, batches))
+  # An unroll's values count from the mean of their step, whose weights are
   # normalized, and its steps count by their share of the cooldown.
   value_SBT = value_SBT - np.mean(value_SBT, axis=(1, 2), keepdims=True)
   factor_S = 1 - np.arange(S) / S
@@ -143,19 +143,19 @@ def test_probes_and_windows_agree_where_parameters_hardly_move(setting):
   scale = np.abs(value_SBT).max()
   # Parameters move by S * rate times gradients of order one.
   np.testing.assert_allclose(
-    window.value / scale, value_SBT / scale, atol=5 * S * rate
+    unroll.value / scale, value_SBT / scale, atol=5 * S * rate
   )
 
 
 def test_a_probe_is_the_slope_along_a_document_s_gradient(setting):
   engine, phi, batches, outer = setting(0.3)
   ones_SBT = np.ones((S, B, T), np.float32)
-  window = engine.window(phi, batches, ones_SBT, outer)
+  unroll = engine.unroll(phi, batches, ones_SBT, outer)
   probes = rows(np.random.default_rng(3), 2, 5)
-  value_CBT = engine.probe(phi.params, window.adjoint, probes)
+  value_CBT = engine.probe(phi.params, unroll.adjoint, probes)
 
   def loss_at(size):
-    moved = jax.tree.map(lambda p, u: p + size * u, phi.params, window.adjoint)
+    moved = jax.tree.map(lambda p, u: p + size * u, phi.params, unroll.adjoint)
     return float(engine.weighted_nats(moved, (probes, np.ones((2, 5, T)))))
 
   # The adjoint is of order one, the loss of 60 tokens known to 1e-5.

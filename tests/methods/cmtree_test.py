@@ -12,7 +12,6 @@ import pytest
 from cmtree_jax.bilevel.problem import Inner, InnerLoss, Problem
 from cmtree_jax.bilevel.unrolled import unrolled
 from cmtree_jax.data.draw.batch import Batch
-from cmtree_jax.evaluate.perplexity import sum_over_chunks
 from cmtree_jax.methods import cmtree
 from cmtree_jax.proxy import engine as engines
 from cmtree_jax.proxy import loss as proxy_loss
@@ -252,7 +251,7 @@ def test_values_move_a_tree_along_the_exact_hypergradient():
     return jnp.exp(mixture.document_log_w(log_p_BL, log_w_L)) / proposal_B
 
   document_SBT = jnp.asarray(batches.document_BT)
-  window = engine.window(
+  unroll = engine.unroll(
     phi,
     *jax.tree.map(
       lambda x: x[None], (batches, weight(theta)[document_SBT], outer)
@@ -260,7 +259,7 @@ def test_values_move_a_tree_along_the_exact_hypergradient():
   )
   replayed = jax.jit(
     jax.grad(
-      lambda theta: jnp.mean(window.value[0] * weight(theta)[document_SBT])
+      lambda theta: jnp.mean(unroll.value[0] * weight(theta)[document_SBT])
     )
   )(theta)
 
@@ -275,7 +274,7 @@ def test_values_move_a_tree_along_the_exact_hypergradient():
     lambda theta, phi: (
       unrolled(
         Problem(
-          sum_over_chunks(losses),
+          proxy_loss.sum_over_chunks(losses),
           InnerLoss(losses, normalized),
           theta,
           phi,

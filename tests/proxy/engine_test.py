@@ -64,7 +64,7 @@ def test_only_the_wanted_members_train(engine, phi):
   ).all()
 
 
-def test_only_the_chosen_members_are_born_anew(engine, phi):
+def test_only_the_chosen_members_are_reset(engine, phi):
   phi, _ = engine.train(
     phi, rows(0, P, S, B), ones(P, S, B), np.array([True, True])
   )
@@ -75,15 +75,15 @@ def test_only_the_chosen_members_are_born_anew(engine, phi):
   assert_equal(member(after, 1), member(before, 1))
 
 
-def test_a_window_of_two_is_two_windows(engine, phi):
+def test_an_unroll_of_two_is_two_unrolls(engine, phi):
   batches, outer = rows(1, P, S, B), rows(2, P, 2, B)
-  both = engine.window(phi, batches, ones(P, S, B), (outer, ones(P, 2, B)))
+  both = engine.unroll(phi, batches, ones(P, S, B), (outer, ones(P, 2, B)))
   for index in range(P):
     one = jax.tree.map(
       lambda x, i=index: x[i : i + 1],
       (phi, batches, ones(P, S, B), (outer, ones(P, 2, B))),
     )
-    found = engine.window(*one)
+    found = engine.unroll(*one)
     jax.tree.map(
       lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
       member(found, 0),
@@ -102,8 +102,8 @@ def test_nothing_compiles_a_second_time(engine, phi, caplog):
       phi, rows(seed, P, S, B), ones(P, S, B), np.array([True, seed > 1])
     )
     batches, outer = rows(seed, P, S, B), (rows(seed, P, 2, B), ones(P, 2, B))
-    window = engine.window(phi, batches, ones(P, S, B), outer)
-    engine.probe(phi.params, window.adjoint, rows(seed, P, 2, B))
+    unroll = engine.unroll(phi, batches, ones(P, S, B), outer)
+    engine.probe(phi.params, unroll.adjoint, rows(seed, P, 2, B))
     params = engine.cooled(phi, batches, ones(P, S, B))
     engine.weighted_nats(params, (rows(seed, 2, B), ones(2, B)))
     return engine.reset(
