@@ -18,7 +18,8 @@ from cmtree_jax.methods.base import Facts
 from cmtree_jax.proxy import engine as engines
 from cmtree_jax.proxy import optim
 from cmtree_jax.proxy.model import ProxyConfig
-from cmtree_jax.signals import domains as signals
+from cmtree_jax.signals import View
+from cmtree_jax.signals.documents import documents_of
 
 K, T, V, ROWS, STEPS = 4, 8, 12, 4, 6
 CONFIG = ProxyConfig(vocab_size=V, width=8, layers=1, heads=2)
@@ -32,7 +33,7 @@ class Corpus(NamedTuple):
   facts: Facts
 
   @property
-  def view(self) -> signals.View:
+  def view(self) -> View:
     """What proxies are looked at with."""
     assert self.world.view is not None
     return self.world.view
@@ -81,7 +82,7 @@ def build(texts, domain_N, goal, *, target_K, steps=STEPS) -> Corpus:
     tokens, goal_keys, max_tokens=60, rows=ROWS, row_tokens=T
   )
   domain_rows = strata.make(pool_sampler, domain_N, num_parts=num_domains)
-  view = signals.View(
+  view = View(
     domains=domain_rows,
     targets=strata.make(goal_sampler, np.zeros(len(goal), int), num_parts=1),
     eval_sets=(frozen,),
@@ -91,7 +92,7 @@ def build(texts, domain_N, goal, *, target_K, steps=STEPS) -> Corpus:
     frozen=domain_rows.rows(0, 2),
     chunk_rows=ROWS,
   )
-  tokens_M, target_M = signals.documents_of((frozen,))
+  tokens_M, target_M = documents_of((frozen,))
   facts = Facts(
     max_weight=100.0,
     horizon=1.0,

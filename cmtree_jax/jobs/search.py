@@ -22,7 +22,8 @@ from cmtree_jax.proxy import engine, optim
 from cmtree_jax.proxy.ledger import Cost
 from cmtree_jax.recipe import domains
 from cmtree_jax.recipe.domains import Domains
-from cmtree_jax.signals import domains as signals
+from cmtree_jax.signals import View
+from cmtree_jax.signals.documents import documents_of
 
 
 class Found(NamedTuple):
@@ -269,7 +270,7 @@ def _validation(learner: Learner):
   return batches, scale.astype(np.float32)
 
 
-def _view(learner: Learner, seed: int) -> signals.View:
+def _view(learner: Learner, seed: int) -> View:
   """What the loops `steer` and `runs` look at proxies with."""
   config, data = learner.job.config, learner.data
   train, plan = driving(data, "train"), learner.plans.observe
@@ -281,7 +282,7 @@ def _view(learner: Learner, seed: int) -> signals.View:
     learner.domains.domain_N,
     num_parts=learner.facts.num_domains,
   )
-  return signals.View(
+  return View(
     domains=domain_rows,
     targets=strata.make(targets, part_N, num_parts=len(train)),
     eval_sets=sets.texts(
@@ -339,9 +340,7 @@ def _with_sizes(
     for preset in (*presets, plans.final.preset)
   }
   plan = build.set_plan(config, max_tokens=plans.observe.max_tokens)
-  tokens_M, target_M = signals.documents_of(
-    sets.texts(driving(data, "train"), plan)
-  )
+  tokens_M, target_M = documents_of(sets.texts(driving(data, "train"), plan))
   return facts._replace(
     steps=plans.runs.steps,
     sizes=tuple(size[preset] for preset in presets),

@@ -20,7 +20,7 @@ from cmtree_jax.loops.checkpoint import Checkpointer, StopFlag
 from cmtree_jax.methods.base import Weights
 from cmtree_jax.proxy.engine import Engine
 from cmtree_jax.proxy.ledger import GRADIENT, Cost
-from cmtree_jax.signals import domains as looking
+from cmtree_jax.signals import Looked, View, look
 from cmtree_jax.types import Fault
 
 Advance = Callable[[float, str], None]  # (work done, what is being done)
@@ -53,7 +53,7 @@ class World(NamedTuple):
   # [C, B, T] and weights in bits per byte.
   validation: tuple[Batch, np.ndarray] | None = None
   # Loops `steer` and `runs`.
-  view: looking.View | None = None
+  view: View | None = None
 
 
 class Session(NamedTuple):
@@ -228,7 +228,7 @@ def observe(
   wanted: frozenset[str],
   number: int,
   reference: Any = None,
-) -> tuple[Fleet, looking.Looked]:
+) -> tuple[Fleet, Looked]:
   """What the first proxy shows at observation `number`, charged.
 
   Args:
@@ -239,7 +239,7 @@ def observe(
     reference: parameters of the reference model, for excess losses.
   """
   assert world.view is not None
-  looked = looking.look(
+  looked = look(
     world.view,
     world.model.engine,
     fleet.phi.params,

@@ -23,7 +23,7 @@ from cmtree_jax.loops.fleet import (
 )
 from cmtree_jax.methods.base import Facts, Method, Signals, Trials
 from cmtree_jax.proxy.ledger import FORWARD, Cost
-from cmtree_jax.signals import domains as looking
+from cmtree_jax.signals import View, documents, domains
 
 
 class Plan(NamedTuple):
@@ -130,7 +130,7 @@ class _Group(NamedTuple):
   facts: Facts
 
   @property
-  def view(self) -> looking.View:
+  def view(self) -> View:
     """What runs are scored by."""
     assert self.world.view is not None
     return self.world.view
@@ -176,7 +176,7 @@ def _train(group: _Group, key, advance: Advance) -> tuple[Fleet, list[Signals]]:
     batches = fleets.by_member(drawn, world.rows)
     fleet, _ = fleets.train(fleet, world, batches, which_P=members < runs)
     if "curve_CT" in group.wanted or step == plan.steps:
-      loss_PT = looking.target_losses(
+      loss_PT = domains.target_losses(
         group.view, world.model.engine, fleet.phi.params
       )
       curve.append(loss_PT)
@@ -190,7 +190,7 @@ def _scored_rows(group: _Group, points: int) -> int:
   """Rows that one run is scored on, at so many points of its curve."""
   view = group.view
   looks = points + ("document_nats_M" in group.wanted)
-  rows = looks * looking.eval_rows(view)
+  rows = looks * domains.eval_rows(view)
   if "loss_K" in group.wanted:
     rows += view.frozen.tokens_BT[..., 0].size
   return rows
@@ -201,9 +201,9 @@ def _signals(group: _Group, params, curve_CPT: np.ndarray) -> list[Signals]:
   view, engine = group.view, group.world.model.engine
   loss_PK = nats_PM = [None] * curve_CPT.shape[1]
   if "loss_K" in group.wanted:
-    loss_PK = looking.domain_losses(view, engine, params)
+    loss_PK = domains.domain_losses(view, engine, params)
   if "document_nats_M" in group.wanted:
-    nats_PM = looking.document_nats(view, engine, params)
+    nats_PM = documents.document_nats(view, engine, params)
   return [
     Signals(
       mixture_K=mixture_K,

@@ -1,1 +1,76 @@
-"""What methods read of proxies and documents, computed only where it is declared."""
+"""What methods read of proxies and documents, computed only where it is declared.
+
+A signal is written in one file of this folder, with its cost, and entered in
+`SIGNALS` under the name of the field of `methods.base.Signals` that it fills.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cmtree_jax import shapes
+from cmtree_jax.data.draw.batch import Batch
+from cmtree_jax.methods.base import Signals
+from cmtree_jax.proxy.engine import Engine
+from cmtree_jax.proxy.ledger import Cost
+from cmtree_jax.signals import documents, domains, gradients
+from cmtree_jax.signals.base import Observation, Signal, View
+
+SIGNALS: dict[str, Signal] = {
+  "loss_K": domains.LOSSES,
+  "excess_K": domains.EXCESS,
+  "tokens_K": domains.TOKENS,
+  "head_gram_KK": gradients.HEAD_GRAM,
+  # Both come of the same gradients.
+  "gram_KK": gradients.PRODUCTS,
+  "target_dot_K": gradients.PRODUCTS,
+  "target_loss_T": domains.TARGETS,
+  "document_nats_M": documents.NATS,
+}
+
+
+class Looked(NamedTuple):
+  """What an observation found and took."""
+
+  signals: Signals
+  cost: Cost
+  batch: Batch  # the fresh rows of the domains, [K, rows, T]
+
+
+def look(
+  view: View,
+  engine: Engine,
+  params: shapes.Tree,
+  wanted: frozenset[str],
+  *,
+  number: int,
+  reference: shapes.Tree | None,
+  flops_per_token: float,
+) -> Looked:
+  """The declared signals of a proxy (the first member of `params`).
+
+  Args:
+    view: what to look with.
+    engine: compiled functions.
+    params: of the proxy, [P, ...].
+    wanted: the method's signals; those that are not in `SIGNALS` are the loop's.
+    number: of the observation.
+    reference: parameters of the reference model, for excess losses.
+    flops_per_token: of a forward pass.
+  """
+  # Number 0 are the view's frozen rows.
+  batch = view.domains.rows(1 + number, view.rows)
+  seen = Observation(view, engine, params, reference, number, batch)
+  found: dict[str, Any] = {}
+  cost = Cost()
+  # What several signals share is computed and charged once.
+  for one in dict.fromkeys(x for name, x in SIGNALS.items() if name in wanted):
+    found |= one.compute(seen)
+    took = one.cost(view, flops_per_token)
+    cost = Cost(cost.tokens + took.tokens, cost.flops + took.flops)
+  kept = {
+    name: value[0].astype(np.float32)
+    for name, value in found.items()
+    if name in wanted
+  }
+  return Looked(Signals(**kept), cost, batch)

@@ -1,5 +1,6 @@
-"""Signals of single documents: what a proxy that does not change says of each."""
+"""Signals of single documents: what proxies make of each."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -7,7 +8,11 @@ import numpy as np
 from cmtree_jax import shapes
 from cmtree_jax.data.draw import packing
 from cmtree_jax.data.draw.batch import Batch
+from cmtree_jax.evaluate import perplexity
 from cmtree_jax.proxy.engine import Engine
+from cmtree_jax.proxy.ledger import FORWARD
+from cmtree_jax.signals.base import Observation, Signal, View
+from cmtree_jax.signals.domains import eval_rows
 
 _CHUNKS = 8  # batches that are scored in one call of the engine
 
@@ -66,6 +71,46 @@ def mean_losses(
       part.document_BT[inside], loss[inside], minlength=len(total_B)
     )
   return Scored((total_B / some.pairs_N).astype(np.float32), num_rows)
+
+
+def document_nats(
+  view: View, engine: Engine, params: shapes.Tree
+) -> np.ndarray:
+  """Nats of every document of the frozen sets, [P, M]; see `documents_of`."""
+  columns = []
+  for one in view.eval_sets:
+    loss_P = np.asarray(engine.losses(params, one.batches), np.float64)
+    inside = one.weight_CBT > 0
+    document = one.batches.document_BT[inside]
+    columns.append(
+      np.stack([np.bincount(document, loss[inside]) for loss in loss_P])[
+        :, np.unique(document)
+      ]
+    )
+  return np.concatenate(columns, axis=1)
+
+
+def documents_of(
+  eval_sets: Sequence[perplexity.EvalSet],
+) -> tuple[np.ndarray, np.ndarray]:
+  """(tokens, target) of the documents of frozen sets, in their order."""
+  tokens, target = [], []
+  for number, one in enumerate(eval_sets):
+    document = one.batches.document_BT[one.weight_CBT > 0]
+    count = np.bincount(document)
+    tokens.append(count[count > 0])
+    target.append(np.full(len(tokens[-1]), number))
+  return np.concatenate(tokens), np.concatenate(target)
+
+
+def _nats(seen: Observation) -> dict[str, np.ndarray]:
+  nats_PM = document_nats(seen.view, seen.engine, seen.params)
+  return {"document_nats_M": nats_PM}
+
+
+NATS = Signal(
+  _nats, cost=lambda view, flops: view.cost(eval_rows(view), FORWARD, flops)
+)
 
 
 def _only(

@@ -2,7 +2,8 @@ r"""How the gradients of domains agree with each other and with a target's.
 
 Methods that steer a mixture by gradients need no gradient, only inner products: of
 a domain's mean loss with another's, and with the target loss. Both are computed
-here from functions and arrays, at one moment of a proxy's training.
+here from functions and arrays, at one moment of a proxy's training; the signals
+compile that for the proxies of an engine.
 """
 
 import functools
@@ -11,13 +12,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from cmtree_jax import shapes
 from cmtree_jax.bilevel.weighted_gradient import sum_over
 from cmtree_jax.proxy import engine as engines
 from cmtree_jax.proxy import loss as proxy_loss
+from cmtree_jax.proxy.ledger import FORWARD, GRADIENT, Cost
 from cmtree_jax.proxy.model import Proxy
+from cmtree_jax.signals.base import Observation, Signal, View, token_weights
 
 Losses = Callable[[shapes.Tree, shapes.Tree], shapes.Array]
 
@@ -138,7 +142,7 @@ def head_gram(
   return _products(gradient_KDV, gradient_KDV)
 
 
-class Compiled(NamedTuple):
+class _Compiled(NamedTuple):
   """Both computations for the proxies of one engine; arguments from the host."""
 
   # (params, (batch [K, B, T], weights), (target batches [C, B, T], weights))
@@ -150,8 +154,7 @@ class Compiled(NamedTuple):
 
 # A comparison makes an engine for every search, most of one model on one mesh.
 @functools.lru_cache(maxsize=4)
-def compiled(proxy: Proxy, mesh: Mesh) -> Compiled:
-  """Both, traced once per shape."""
+def _compiled(proxy: Proxy, mesh: Mesh) -> _Compiled:
   def products(params, domains, targets):
     losses = proxy_loss.token_losses(proxy)
     found = gradient_products(losses, params, *domains, target=targets)
@@ -164,10 +167,60 @@ def compiled(proxy: Proxy, mesh: Mesh) -> Compiled:
 
   # A few rows of each domain do not divide among devices: each computes them all.
   whole = engines.WHOLE
-  return Compiled(
+  return _Compiled(
     engines.members(mesh, products, [None, whole, whole]),
     engines.members(mesh, gram, [None, whole]),
   )
+
+
+def _compute_products(seen: Observation) -> dict[str, np.ndarray]:
+  view, engine = seen.view, seen.engine
+  targets = view.targets.rows(1 + seen.number, view.target_rows)
+  # The mean over targets of each one's loss in bits per byte.
+  weight = token_weights(targets)
+  per_target = np.maximum(weight.sum(axis=(1, 2), keepdims=True), 1.0)
+  weight = weight / per_target * view.bits_T[:, None, None] / len(weight)
+  gram_PKK, target_dot_PK = _compiled(engine.proxy, engine.mesh).products(
+    seen.params,
+    (seen.batch, token_weights(seen.batch)),
+    (targets, np.float32(weight)),
+  )
+  return {
+    "gram_KK": np.asarray(gram_PKK),
+    "target_dot_K": np.asarray(target_dot_PK),
+  }
+
+
+def _products_cost(view: View, flops_per_token: float) -> Cost:
+  rows = view.fresh_rows + len(view.bits_T) * view.target_rows
+  count = view.num_domains * (view.num_domains + 1)
+  cost = view.cost(rows, GRADIENT, flops_per_token)
+  return _with_products(cost, count, flops_per_token)
+
+
+def _compute_head_gram(seen: Observation) -> dict[str, np.ndarray]:
+  compiled = _compiled(seen.engine.proxy, seen.engine.mesh)
+  weighted = seen.batch, token_weights(seen.batch)
+  gram_PKK = compiled.head_gram(seen.params, weighted)
+  return {"head_gram_KK": np.asarray(gram_PKK)}
+
+
+def _head_gram_cost(view: View, flops_per_token: float) -> Cost:
+  cost = view.cost(view.fresh_rows, FORWARD, flops_per_token)
+  return _with_products(cost, view.num_domains**2, flops_per_token)
+
+
+def _with_products(cost: Cost, count: int, flops_per_token: float) -> Cost:
+  """With so many inner products of gradients.
+
+  One is two FLOPs a parameter, as a token's forward pass is; for the last layer
+  alone that is an upper bound.
+  """
+  return Cost(cost.tokens, cost.flops + count * flops_per_token)
+
+
+PRODUCTS = Signal(_compute_products, _products_cost)
+HEAD_GRAM = Signal(_compute_head_gram, _head_gram_cost)
 
 
 def _shares(weight_KBT, axis):

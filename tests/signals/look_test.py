@@ -1,0 +1,104 @@
+"""What is declared is computed, once, for every proxy, and charged; nothing else."""
+
+import logging
+
+import jax
+import numpy as np
+import pytest
+
+from cmtree_jax.methods.base import Signals
+from cmtree_jax.proxy.ledger import GRADIENT, Cost
+from cmtree_jax.signals import SIGNALS, look
+from cmtree_jax.signals.base import Observation
+from tests import toy
+from tests.toy import FLOPS, K, T
+
+P = 2
+VIEW = toy.corpus().view
+SHAPES = {
+  "loss_K": (K,),
+  "excess_K": (K,),
+  "tokens_K": (K,),
+  "head_gram_KK": (K, K),
+  "gram_KK": (K, K),
+  "target_dot_K": (K,),
+  "target_loss_T": (1,),
+  "document_nats_M": (len(toy.corpus().facts.document_tokens_M),),
+}
+
+
+@pytest.fixture(scope="module")
+def params():
+  """Of two proxies, and of two reference models."""
+  keys = jax.random.split(jax.random.key(0), 2 * P)
+  init = toy.engine().init
+  return init(keys[:P]).params, init(keys[P:]).params
+
+
+def looked(params, *wanted, number=0):
+  mine, reference = params
+  return look(
+    VIEW,
+    toy.engine(),
+    mine,
+    frozenset(wanted),
+    number=number,
+    reference=reference,
+    flops_per_token=FLOPS,
+  )
+
+
+@pytest.mark.parametrize("name", SIGNALS)
+def test_a_signal_answers_for_every_proxy_and_a_look_for_the_first(
+  params, name
+):
+  batch = VIEW.domains.rows(1, VIEW.rows)
+  seen = Observation(VIEW, toy.engine(), *params, 0, batch)
+  found = SIGNALS[name].compute(seen)
+  assert found[name].shape == (P, *SHAPES[name])
+  if name != "tokens_K":  # which is of the rows alone
+    assert (found[name][0] != found[name][1]).any()
+  signals = looked(params, name).signals
+  shown = {k: v for k, v in signals._asdict().items() if v is not None}
+  assert set(shown) == {name}  # also where another is computed with it
+  assert shown[name].dtype == np.float32
+  np.testing.assert_array_equal(shown[name], found[name][0].astype(np.float32))
+
+
+def test_what_no_method_reads_costs_nothing(params):
+  found = looked(params, "domain_B", "mass_B")
+  assert found.signals == Signals()
+  assert found.cost == Cost()
+
+
+def test_a_shared_computation_is_done_and_charged_once(params, monkeypatch):
+  count = 0
+  products = SIGNALS["gram_KK"]
+
+  def compute(seen):
+    nonlocal count
+    count += 1
+    return products.compute(seen)
+
+  for name in ("gram_KK", "target_dot_K"):
+    monkeypatch.setitem(SIGNALS, name, products._replace(compute=compute))
+  found = looked(params, "gram_KK", "target_dot_K")
+  assert count == 1
+  rows = K * VIEW.rows + VIEW.target_rows
+  tokens = rows * T
+  flops = (tokens * GRADIENT + K * (K + 1)) * FLOPS
+  assert found.cost == Cost(tokens, flops)
+
+
+def test_the_fresh_rows_are_those_of_the_observation(params):
+  batches = [looked(params, number=number).batch for number in (0, 1, 0)]
+  np.testing.assert_array_equal(batches[0].tokens_BT, batches[2].tokens_BT)
+  assert (batches[0].tokens_BT != batches[1].tokens_BT).any()
+
+
+def test_another_look_compiles_nothing(params, caplog):
+  wanted = [name for name in SIGNALS]
+  looked(params, *wanted)
+  with jax.log_compiles(True), caplog.at_level(logging.WARNING):
+    looked(params, *wanted, number=1)
+  assert "Compiling" not in caplog.text
