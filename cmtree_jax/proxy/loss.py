@@ -32,18 +32,41 @@ def sum_over_chunks(
 ):
   """A function (params, (batches, weight_CBT)) -> sum of weighted losses.
 
-  Chunks are rematerialized, so memory is that of one chunk also when it is
-  differentiated.
+  Memory is that of one chunk, also for the derivative with respect to the
+  parameters (there is no other). The gradient of a chunk is taken right where its
+  loss is, so that nothing is computed again: three forward passes in all.
   """
 
+  def loss_of(params, one):
+    batch, weight_BT = one
+    return jnp.sum(weight_BT * losses(params, batch))
+
+  def add(total, one):
+    return total + one, None
+
+  @jax.custom_vjp
   def total(params, weighted):
-    @jax.checkpoint
     def chunk(carry, one):
-      batch, weight_BT = one
-      return carry + jnp.sum(weight_BT * losses(params, batch)), None
+      return add(carry, loss_of(params, one))
 
     return jax.lax.scan(chunk, jnp.zeros(()), weighted)[0]
 
+  def forward(params, weighted):
+    def chunk(gradient, one):
+      loss, more = jax.value_and_grad(loss_of)(params, one)
+      return jax.tree.map(jnp.add, gradient, more), loss
+
+    # Added in the order of plain reverse mode, and the losses in that of `total`:
+    # the same bits as they have.
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    gradient, loss_C = jax.lax.scan(chunk, zeros, weighted, reverse=True)
+    return jax.lax.scan(add, jnp.zeros(()), loss_C)[0], gradient
+
+  def backward(gradient, cotangent):
+    scaled = jax.tree.map(lambda x: (cotangent * x).astype(x.dtype), gradient)
+    return scaled, None  # of the rows and their weights: none
+
+  total.defvjp(forward, backward)
   return total
 
 
