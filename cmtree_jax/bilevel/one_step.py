@@ -68,4 +68,4 @@ def one_step(
 def one_step_cost(num_steps: int, *, step_size: float = 1.0) -> UnrollCost:
   """A gradient, a tangent that shares its forward pass, and an outer gradient."""
   del step_size
-  return UnrollCost(GRADIENT + TANGENT - 1, num_steps)
+  return UnrollCost(GRADIENT + TANGENT, num_steps)

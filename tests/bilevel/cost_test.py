@@ -17,14 +17,17 @@ OPTIMIZER = optax.adamw(0.01, eps_root=1e-6)
 
 
 def losses(params, x_BD):
-  """Square layers behind a scale.
+  """Square layers behind a scale, in a scan like those of the proxy.
 
   The scale gives the first layer's input a gradient too, as within a large model;
   only that of the primal is not needed in a product with the Hessian.
   """
   x_BD = x_BD * params["scale"]
-  for layer in range(LAYERS):
-    x_BD = jnp.tanh(x_BD @ params["w"][layer])
+
+  def layer(x_BD, w_DD):
+    return jnp.tanh(x_BD @ w_DD), None
+
+  x_BD, _ = jax.lax.scan(layer, x_BD, params["w"])
   return jnp.sum(x_BD**2, axis=1)
 
 
