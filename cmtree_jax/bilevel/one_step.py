@@ -66,6 +66,9 @@ def one_step(
 
 
 def one_step_cost(num_steps: int, *, step_size: float = 1.0) -> UnrollCost:
-  """A gradient, a tangent that shares its forward pass, and an outer gradient."""
+  """A gradient, a tangent and an outer gradient in each step.
+
+  Gradient and tangent share no forward pass: each scans the layers by itself.
+  """
   del step_size
   return UnrollCost(GRADIENT + TANGENT, num_steps)
