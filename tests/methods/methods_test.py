@@ -149,9 +149,9 @@ def test_the_factory_documents_its_options(run):
 
 
 def test_what_trains_proxies_says_what_it_costs(run):
-  trains = run.method.loop in ("values", "steer", "runs")
-  said = inspect.getdoc(METHODS[run.name].make) or ""
-  assert ("\nCost:\n" in said) == trains
+  if run.method.loop in ("none", "look") and "loss_B" not in run.method.signals:
+    pytest.skip("It trains none.")
+  assert "\nCost:\n" in (inspect.getdoc(METHODS[run.name].make) or "")
 
 
 def test_finalize_is_legal_after_any_step(run):
