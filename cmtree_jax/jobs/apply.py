@@ -10,6 +10,7 @@ from cmtree_jax.data import store
 from cmtree_jax.data.build import prepare
 from cmtree_jax.jobs import job as jobs
 from cmtree_jax.jobs.job import Job, Show
+from cmtree_jax.methods.base import DocumentWeights
 from cmtree_jax.recipe import assign, export
 from cmtree_jax.recipe import partition as partitions
 from cmtree_jax.recipe import recipe as recipes
@@ -28,24 +29,34 @@ def story(job: Job) -> Show:
         f"config.{block}.{field} must be {wanted!r} as in the recipe of "
         f"{folder}, came {came!r}."
       )
+  if recipe.partition is None:
+    export.require_leaves(config.export.formats)
   data = jobs.prepared(job, learned=folder)
   nodes = [describe.Node(**node) for node in recipe.data["nodes"]]
   value_N = np.full(len(data.pool), np.nan, np.float32)
-  files = hand_over(recipe.partition, nodes, job, data, value_N)
+  files = hand_over(recipe.weights_of(data), nodes, job, data, value_N)
   return lambda: tables.show_files(files)
 
 
 def hand_over(
-  leaves: partitions.Partition,
+  weights: partitions.Partition | DocumentWeights,
   nodes: Sequence[describe.Node],
   job: Job,
   data: prepare.Prepared,
   value_N: np.ndarray,
 ) -> list[Path]:
-  """Writes documents.parquet and the exports that the config asks for."""
+  """Writes documents.parquet and the exports that the config asks for.
+
+  Args:
+    weights: of leaves, or of the corpus's own documents.
+    nodes: of the leaves.
+    job: whose workdir gets the files.
+    data: the corpus.
+    value_N: measured values of the documents; NaN where never measured.
+  """
   config, workdir = job.config, job.workdir
   assigned = assign.assign(
-    leaves,
+    weights,
     data,
     workdir / "assigned",
     job.workers,
@@ -56,7 +67,7 @@ def hand_over(
   assign.join(assigned, documents)
   files = [documents]
   if config.export.formats:
-    names = describe.leaf_names(nodes, leaves.branching)
+    names = describe.leaf_names(weights, nodes)
     files += export.write(
       workdir / "export",
       config.export.formats,

@@ -201,17 +201,16 @@ def search_cell(cell: cells.Search, one: Comparison) -> None:
     seed=config.seed,
     stage="search",
   )
-  partition = None
-  if "key_B" not in method.signals:  # single documents stand in no partition
-    domains = parts[method.partition].partition
-    partition = partitions.partition_of(found.weights, domains).to_json()
+  partition = partitions.partition_of(
+    method, found.weights, parts[method.partition].partition
+  )
   facts = cells.Found(
     found.cost,
     concentration.effective_sample_size(
       found.log_w_N, one.data.pool.tokens.mass_N
     ),
     found.history,
-    partition,
+    None if partition is None else partition.to_json(),
     variants.settings_of(cell.method, job.config),
   )
   folder.save_found(cell, facts, found.log_w_N, found.value_N)

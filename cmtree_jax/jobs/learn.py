@@ -1,6 +1,5 @@
 """The story of a main job: a comparison on one set of targets, and a recipe of it."""
 
-import math
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ from cmtree_jax.jobs import job as jobs
 from cmtree_jax.jobs import plan as plans
 from cmtree_jax.jobs import workdir as workdirs
 from cmtree_jax.jobs.job import Job, Show
+from cmtree_jax.methods.base import DocumentWeights
 from cmtree_jax.recipe import partition as partitions
 from cmtree_jax.recipe import recipe as recipes
 from cmtree_jax.report import describe, tables
@@ -56,13 +56,13 @@ def _story(job: Job) -> Show:
   store.write_atomically(workdir / COMPARISON_FILE, store.to_json(beside))
   learned = _learned(comparison)
   files.append(workdir / COMPARISON_FILE)
+  files += apply.hand_over(
+    learned.weights, learned.description.nodes, job, data, learned.value_N
+  )
   files += recipes.save(
     workdir,
     {**_facts(config, data), **learned.to_json(), "comparison": beside},
     learned=data.folder,
-  )
-  files += apply.hand_over(
-    learned.leaves, learned.nodes, job, data, learned.value_N
   )
   summary = _summary(comparison, learned, begin)
   store.write_atomically(workdir / SUMMARY_FILE, store.to_json(summary))
@@ -71,7 +71,7 @@ def _story(job: Job) -> Show:
 
   def show():
     tables.show(standings)
-    tables.show_recipe(learned.nodes, chosen, summary)
+    tables.show_recipe(learned.description, chosen, summary)
     tables.show_files(files)
 
   return show
@@ -81,16 +81,15 @@ class Learned(NamedTuple):
   """What the job's method found, as it is handed over."""
 
   found: cells.Found
-  leaves: partitions.Partition
-  nodes: list[describe.Node]
+  weights: partitions.Partition | DocumentWeights
+  description: describe.Description
   value_N: np.ndarray  # measured values of the pool's documents
 
   def to_json(self) -> dict[str, Any]:
     """Its part of recipe.json."""
     return {
-      "partition": self.found.partition,
-      "nodes": [node._asdict() for node in self.nodes],
-      "mixtures": describe.children(self.nodes),
+      "partition": self.found.partition or recipes.OF_DOCUMENTS,
+      **self.description.to_json(),
       "ledger": {
         "search_tokens": self.found.cost.tokens,
         "search_flops": self.found.cost.flops,
@@ -104,31 +103,30 @@ def _learned(comparison: compare.Comparison) -> Learned:
   (target_set,) = plan.target_sets
   cell = plan.search(job.config.method, target_set, 0)
   found = folder.found(cell)
-  assert found is not None and found.partition is not None
-  leaves = partitions.partition_from_json(found.partition)
-  nodes = _nodes(leaves, _own(job.config), data)
-  return Learned(found, leaves, nodes, folder.value_N(cell))
+  assert found is not None
+  rows = search.sample_rows(_own(job.config), len(data.pool))
+  if found.partition is None:
+    log_w_N = folder.log_w_N(cell)
+    weights, shown = DocumentWeights(log_w_N), DocumentWeights(log_w_N[rows])
+  else:
+    weights = shown = partitions.partition_from_json(found.partition)
+  texts, mass_N = (
+    data.documents.rows(rows, "id", "text"),
+    data.pool.tokens.mass_N,
+  )
+  description = describe.describe(
+    shown,
+    np.asarray(data.pool.embedding_NE[rows]),
+    mass_N[rows] / mass_N[rows].sum(),
+    texts["text"],
+    texts["id"],
+  )
+  return Learned(found, weights, description, folder.value_N(cell))
 
 
 def _own(config: Any) -> Any:
   """The config of the search, where the job's method is a variant."""
   return variants.config_of(config.method, config)
-
-
-def _nodes(
-  leaves: partitions.Partition, config: Any, data: prepare.Prepared
-) -> list[describe.Node]:
-  """Every node of the recipe as a person reads it."""
-  pool, rows = data.pool, search.sample_rows(config, len(data.pool))
-  texts = data.documents.rows(rows, "id", "text")
-  mass_N = pool.tokens.mass_N[rows]
-  return describe.nodes(
-    leaves,
-    np.asarray(pool.embedding_NE[rows]),
-    mass_N / mass_N.sum(),
-    texts["text"],
-    texts["id"],
-  )
 
 
 def _facts(config: Any, data: prepare.Prepared) -> dict[str, Any]:
@@ -168,26 +166,22 @@ def _summary(
 
 
 def _nmi(comparison: compare.Comparison, learned: Learned) -> dict[str, float]:
-  """How much leaves, domains and k-means tell of the hidden sources."""
+  """How much domains, leaves and k-means tell of the hidden sources."""
   config, data = comparison.job.config, comparison.data
   source_N, names = data.documents.labels("source")
   if len(names) < 2:
     return {}
-  own = _own(config)
-  kept = search.sample_rows(own, len(data.pool))
-  embedding_NE = np.asarray(data.pool.embedding_NE[kept])
-  leaf_N = np.argmax(learned.leaves.log_p_leaf(embedding_NE), axis=1)
-  same = kmeans.fit(
-    embedding_NE,
-    num_clusters=math.prod(learned.leaves.branching),
-    seed=config.seed,
-  )
+  kept = search.sample_rows(_own(config), len(data.pool))
   given = comparison.partitions.under(config.method)["given"]
-  return {
-    name: angles.nmi(found_N, source_N[kept])
-    for name, found_N in (
-      (config.method, leaf_N),
-      ("partition", given.domain_N[kept]),
-      ("kmeans_same_leaves", kmeans.assign(embedding_NE, same.center_LE)),
+  of_N = {"partition": given.domain_N[kept]}
+  if not isinstance(learned.weights, DocumentWeights):
+    embedding_NE = np.asarray(data.pool.embedding_NE[kept])
+    log_p_NL = learned.weights.log_p_leaf(embedding_NE)
+    same = kmeans.fit(
+      embedding_NE, num_clusters=log_p_NL.shape[1], seed=config.seed
     )
+    of_N[config.method] = np.argmax(log_p_NL, axis=1)
+    of_N["kmeans_same_leaves"] = kmeans.assign(embedding_NE, same.center_LE)
+  return {
+    name: angles.nmi(one_N, source_N[kept]) for name, one_N in of_N.items()
   }

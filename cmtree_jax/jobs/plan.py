@@ -8,6 +8,7 @@ from cmtree_jax.evaluate.results import FULL, NATURAL
 from cmtree_jax.jobs import build, cells, variants
 from cmtree_jax.methods.base import Method
 from cmtree_jax.proxy.model import PRESETS
+from cmtree_jax.recipe import export
 from cmtree_jax.types import UserError
 
 
@@ -61,11 +62,8 @@ def check_recipe(config: Any) -> None:
   """Refuses a main job whose settings contradict each other."""
   for name in build.recipe_names(config):
     build.check(variants.config_of(name, config))
-  if "key_B" in method_of(config.method, config).signals:
-    raise UserError(
-      f"config.method = {config.method} weighs single documents and leaves no "
-      "partition to hand over; name it in config.baselines."
-    )
+  if method_of(config.method, config).weighs == "documents":
+    export.require_leaves(config.export.formats)
 
 
 def check_comparison(config: Any) -> None:

@@ -361,7 +361,9 @@ def make(
     "sample_NE",
     "sample_mass_N",
   }
-  tree = Method(init, step, finalize, frozenset(signals), "values", judge)
+  tree = Method(
+    init, step, finalize, frozenset(signals), "values", judge, weighs="tree"
+  )
   return tree_domains.of_domains(tree) if mode == "domains" else tree
 
 

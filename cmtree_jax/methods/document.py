@@ -54,13 +54,14 @@ def _loops() -> Iterator[str]:
 
 def _table() -> Iterator[str]:
   yield "## All methods\n"
-  yield "| method | what it does | loop | knows the target | partition |"
-  yield "|---|---|---|---|---|"
+  yield "| method | what it does | loop | weighs | knows the target | partition |"
+  yield "|---|---|---|---|---|---|"
   for name, module in METHODS.items():
     method = module.make()
     yield (
       f"| [`{name}`](#{name}) | {_first_line(module)} | `{method.loop}` | "
-      f"{'yes' if method.targeted else 'no'} | {_partition(module, method)} |"
+      f"{method.weighs} | {'yes' if method.targeted else 'no'} | "
+      f"{_partition(module, method)} |"
     )
 
 

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from cmtree_jax import shapes
 from cmtree_jax.methods.base import (
+  DocumentWeights,
   Facts,
   Method,
   Planted,
@@ -15,24 +16,12 @@ from cmtree_jax.methods.base import (
 
 
 class State(NamedTuple):
-  """Masses seen so far."""
+  """Documents seen so far."""
 
-  kept: shapes.Scalar  # mass of the documents that are trained on
+  kept_N: shapes.Array  # whether a document is trained on
+  kept: shapes.Scalar  # mass of these documents
   all: shapes.Scalar  # mass of all documents
   max_weight: shapes.Scalar  # R
-
-
-class SubsetWeights(NamedTuple):
-  """One weight for documents whose key is below a threshold, one for the others."""
-
-  share: shapes.Scalar  # the threshold
-  log_w_kept: shapes.Scalar
-  log_w_other: shapes.Scalar
-
-  def log_w(self, signals: Signals) -> shapes.FloatB:
-    """The weight that a document's key decides."""
-    kept_B = signals.key_B < self.share
-    return jnp.where(kept_B, self.log_w_kept, self.log_w_other)
 
 
 SMALL = Small()
@@ -61,35 +50,41 @@ def make(*, share: float = 0.2) -> Method:
 
   def init(key: shapes.Key, facts: Facts) -> State:
     del key
-    zero = jnp.float32(0.0)
-    return State(zero, zero, jnp.float32(facts.max_weight))
+    return State(
+      kept_N=jnp.zeros(facts.num_documents, bool),
+      kept=jnp.float32(0.0),
+      all=jnp.float32(0.0),
+      max_weight=jnp.float32(facts.max_weight),
+    )
 
   def step(state: State, signals: Signals):
-    kept_B = jnp.where(signals.key_B < share, signals.mass_B, 0.0)
+    kept_B = signals.key_B < share
     return State(
-      state.kept + jnp.sum(kept_B),
+      # The numbers of targets' documents are past the end.
+      state.kept_N.at[signals.index_B].set(kept_B, mode="drop"),
+      state.kept + jnp.sum(jnp.where(kept_B, signals.mass_B, 0.0)),
       state.all + jnp.sum(signals.mass_B),
       state.max_weight,
     ), None
 
-  def finalize(state: State) -> SubsetWeights:
+  def finalize(state: State) -> DocumentWeights:
     seen = state.kept > 0
     m = jnp.where(seen, state.kept / jnp.where(seen, state.all, 1.0), share)
     m = jnp.minimum(m, 1 - 1e-6)
     w_kept = jnp.minimum((1 - _LEAST * (1 - m)) / m, state.max_weight)
     w_other = (1 - m * w_kept) / (1 - m)
-    return SubsetWeights(
-      jnp.float32(share),
-      jnp.log(w_kept),
-      jnp.log(jnp.maximum(w_other, _LEAST)),
+    log_w_other = jnp.log(jnp.maximum(w_other, _LEAST))
+    return DocumentWeights(
+      jnp.where(state.kept_N, jnp.log(w_kept), log_w_other)
     )
 
   return Method(
     init,
     step,
     finalize,
-    frozenset({"mass_B", "key_B"}),
+    frozenset({"mass_B", "key_B", "index_B"}),
     "look",
+    weighs="documents",
     targeted=False,
   )
 

@@ -1,7 +1,8 @@
 """A recipe's verdict on every document, shard by shard: leaf, weight, path.
 
 The same function runs here, on all cores and on Beam; what it writes becomes
-documents.parquet and feeds the exporters.
+documents.parquet and feeds the exporters. Where documents have weights of their own
+there are no leaves: leaf, path and confidence are null.
 """
 
 import functools
@@ -15,6 +16,7 @@ import numpy as np
 from cmtree_jax.data import store
 from cmtree_jax.data.build import prepare
 from cmtree_jax.data.build.workers import Workers
+from cmtree_jax.methods.base import DocumentWeights
 from cmtree_jax.recipe import partition as partitions
 from cmtree_jax.recipe.export import base
 
@@ -29,7 +31,8 @@ class ShardItem(NamedTuple):
   documents: Path  # the shard
   prepared: Path  # folder of the pool's arrays
   rows: tuple[int, int]  # of the pool, that the shard holds
-  partition: Path  # JSON
+  partition: Path | None  # JSON; None: documents have weights of their own
+  log_w_N: np.ndarray | None  # of these rows, where they have
   harden: bool
   value_N: np.ndarray  # measured values of these rows; NaN where never measured
 
@@ -43,7 +46,7 @@ class Totals(NamedTuple):
 
 
 def assign(
-  partition: partitions.Partition,
+  weights: partitions.Partition | DocumentWeights,
   data: prepare.Prepared,
   folder: Path,
   workers: Workers,
@@ -51,10 +54,23 @@ def assign(
   harden: bool,
   value_N: np.ndarray,
 ) -> list[Path]:
-  """Assigns all shards; returns a Parquet file for each, in `folder`."""
+  """Assigns all shards; returns a Parquet file for each, in `folder`.
+
+  Args:
+    weights: of leaves, or of the corpus's own documents.
+    data: the corpus.
+    folder: gets the files.
+    workers: who does it.
+    harden: as in `apply_partition`.
+    value_N: measured values of the documents; NaN where never measured.
+  """
   folder.mkdir(parents=True, exist_ok=True)
-  description = store.to_json(partition.to_json())
-  store.write_atomically(folder / PARTITION_FILE, description)
+  file, log_w_N = None, None
+  if isinstance(weights, DocumentWeights):
+    log_w_N = np.asarray(weights.log_w_N, np.float64)
+  else:
+    file = folder / PARTITION_FILE
+    store.write_atomically(file, store.to_json(weights.to_json()))
   starts = data.documents.start_S1.tolist()
   items = [
     ShardItem(
@@ -62,7 +78,8 @@ def assign(
       path,
       data.folder,
       (start, stop),
-      folder / PARTITION_FILE,
+      file,
+      None if log_w_N is None else log_w_N[start:stop],
       harden,
       value_N[start:stop],
     )
@@ -75,34 +92,60 @@ def assign(
 
 
 def assign_shard(item: ShardItem) -> None:
-  """Applies the partition to the shard's embeddings, on the host alone."""
-  import jax
+  """What a recipe says of a shard's documents, on the host alone."""
   import pyarrow as pa
 
-  partition = partitions.partition_from_json(
-    json.loads(item.partition.read_text())
-  )
-  rows = slice(*item.rows)
   pool = prepare.load_set(item.prepared, "pool", mmap_mode="r")
   texts = store.read_table(item.documents, "id", "source")
-  with jax.default_device(jax.local_devices(backend="cpu")[0]):
-    applied = partitions.apply_partition(
-      partition,
-      np.asarray(pool.embedding_NE[rows]),
-      texts["source"],
-      harden=item.harden,
-    )
+  rows = slice(*item.rows)
+  if item.log_w_N is None:
+    verdict = _of_leaves(item, pool.embedding_NE[rows], texts["source"])
+  else:
+    verdict = _of_documents(item.log_w_N)
   columns = {
     "document_id": pa.array(texts["id"], pa.string()),
-    "weight": pa.array(applied.weight_N, pa.float64()),
-    "leaf": pa.array(applied.leaf_N, pa.int32()),
-    "path": pa.array(applied.path_N, pa.string()),
-    "confidence": pa.array(applied.confidence_N, pa.float32()),
+    **verdict,
     # NaN, never measured, is null.
     "value": pa.array(item.value_N, pa.float64(), from_pandas=True),
     "tokens": pa.array(pool.tokens.pairs_N[rows], pa.int64()),
   }
   store.write_parquet(item.done, pa.table(columns))
+
+
+def _of_leaves(
+  item: ShardItem, embedding_NE: np.ndarray, sources: Sequence[str]
+) -> dict[str, Any]:
+  """Columns of documents that are in leaves."""
+  import jax
+  import pyarrow as pa
+
+  assert item.partition is not None
+  partition = partitions.partition_from_json(
+    json.loads(item.partition.read_text())
+  )
+  with jax.default_device(jax.local_devices(backend="cpu")[0]):
+    applied = partitions.apply_partition(
+      partition, np.asarray(embedding_NE), sources, harden=item.harden
+    )
+  return {
+    "weight": pa.array(applied.weight_N, pa.float64()),
+    "leaf": pa.array(applied.leaf_N, pa.int32()),
+    "path": pa.array(applied.path_N, pa.string()),
+    "confidence": pa.array(applied.confidence_N, pa.float32()),
+  }
+
+
+def _of_documents(log_w_N: np.ndarray) -> dict[str, Any]:
+  """Columns of documents with weights of their own."""
+  import pyarrow as pa
+
+  size = len(log_w_N)
+  return {
+    "weight": pa.array(np.exp(log_w_N), pa.float64()),
+    "leaf": pa.nulls(size, pa.int32()),
+    "path": pa.nulls(size, pa.string()),
+    "confidence": pa.nulls(size, pa.float32()),
+  }
 
 
 def join(assigned: Sequence[Path], path: Path) -> None:
@@ -123,7 +166,8 @@ def corpus(
   Args:
     assigned: files of `assign`.
     data: the corpus that they are about.
-    leaf_names: path -> name of every leaf, in the leaves' order.
+    leaf_names: path -> name of every leaf, in the leaves' order; one name for
+      all documents where there are none.
     workers: who exporters let work on shards.
   """
   sums = totals(assigned, len(leaf_names))
@@ -168,9 +212,9 @@ def totals(assigned: Sequence[Path], num_leaves: int) -> Totals:
 def columns_of(
   assigned: Sequence[Path], *names: str
 ) -> Iterator[dict[str, Any]]:
-  """Columns of numbers, shard by shard."""
+  """Columns of numbers, shard by shard; without leaves all are in the first."""
   import pyarrow.parquet as pq
 
   for path in assigned:
     table = pq.read_table(path, columns=list(names))
-    yield {name: table[name].to_numpy() for name in names}
+    yield {name: table[name].fill_null(0).to_numpy() for name in names}

@@ -180,6 +180,11 @@ def _sources(data: prepare.Prepared) -> Domains:
 def _tree(folder: Path, data: prepare.Prepared) -> partitions.Partition:
   """The leaves of a recipe, with weight one."""
   leaves = recipes.load(folder).partition
+  if leaves is None:
+    raise UserError(
+      f"The recipe of {folder} weighs single documents and has no leaves; "
+      "config.partition.kind = tree wants one that has."
+    )
   file = prepare.EMBEDDER_FILE
   if (folder / file).read_bytes() != (data.folder / file).read_bytes():
     raise UserError(

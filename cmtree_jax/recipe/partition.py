@@ -7,7 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from cmtree_jax.embed import kmeans
-from cmtree_jax.methods.base import DomainWeights, EqualWeights, Weights
+from cmtree_jax.methods.base import (
+  DomainWeights,
+  EqualWeights,
+  Method,
+  Weights,
+)
 from cmtree_jax.methods.cmtree import TreeWeights
 from cmtree_jax.tree import mixture, model
 
@@ -147,19 +152,25 @@ def clusters(center_LE: np.ndarray) -> ClusterPartition:
   )
 
 
-def partition_of(weights: Weights, domains: Partition) -> Partition:
-  """The partition that a method's weights stand on.
+def partition_of(
+  method: Method, weights: Weights, domains: Partition
+) -> Partition | None:
+  """The partition that a method's weights stand on; None for those of documents.
 
   Args:
-    weights: what `Method.finalize` returned.
-    domains: the frozen partition, for weights per domain.
+    method: says what it weighs.
+    weights: what its `finalize` returned.
+    domains: the frozen partition, for weights of domains.
   """
-  if isinstance(weights, TreeWeights):
+  if method.weighs == "documents":
+    return None
+  if method.weighs == "tree":
+    assert isinstance(weights, TreeWeights)
     return TreePartition(weights)
-  if isinstance(weights, DomainWeights):
-    return domains.with_weights(np.asarray(weights.log_w_K))
-  assert isinstance(weights, EqualWeights)
-  return domains.with_weights(np.zeros(len(domains.log_w_L), np.float32))
+  if isinstance(weights, EqualWeights):
+    return domains.with_weights(np.zeros(len(domains.log_w_L), np.float32))
+  assert isinstance(weights, DomainWeights)
+  return domains.with_weights(np.asarray(weights.log_w_K))
 
 
 def partition_from_json(data: dict[str, Any]) -> Partition:

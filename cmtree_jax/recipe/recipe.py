@@ -1,4 +1,4 @@
-"""The artefact: a partition with named mixture weights, applied to any document."""
+"""The artefact: leaves with named mixture weights, or weights of documents."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -9,6 +9,9 @@ import numpy as np
 
 from cmtree_jax.data import store
 from cmtree_jax.data.build import prepare
+from cmtree_jax.data.draw import sampler
+from cmtree_jax.methods.base import DocumentWeights
+from cmtree_jax.recipe import assign
 from cmtree_jax.recipe.partition import (
   Applied,
   Partition,
@@ -19,17 +22,68 @@ from cmtree_jax.types import UserError
 
 FILE = "recipe.json"
 
+# Stands for a partition where documents have weights of their own; they are in the
+# file of documents.
+OF_DOCUMENTS = {"kind": "documents"}
+
 
 class Recipe(NamedTuple):
-  """A loaded recipe: `recipe.apply(texts)` weighs any documents."""
+  """A loaded recipe: with leaves, `recipe.apply(texts)` weighs any documents."""
 
+  folder: Path
   data: dict[str, Any]  # recipe.json
-  partition: Partition
+  partition: Partition | None  # None: documents have weights of their own
   embed: Callable[[Sequence[str]], np.ndarray]
 
   def apply(self, texts: Sequence[str], *, harden: bool = False) -> Applied:
-    """Weights, leaves and paths of texts."""
+    """Weights, leaves and paths of texts.
+
+    Raises:
+      UserError: the weights are of single documents.
+    """
+    if self.partition is None:
+      raise UserError(
+        f"The recipe of {self.folder} weighs single documents and says nothing of "
+        f"other texts: the weights are in its {assign.DOCUMENTS_FILE}, by id. Make "
+        "a recipe with a method that weighs domains or a tree."
+      )
     return apply_partition(self.partition, self.embed(texts), harden=harden)
+
+  def weights_of(self, data: prepare.Prepared) -> Partition | DocumentWeights:
+    """The weights as they are for a corpus; documents are known by their ids.
+
+    Raises:
+      UserError: the weights are of single documents, and not of all these.
+    """
+    if self.partition is not None:
+      return self.partition
+    known_N, weight_N = self._documents()
+    order_N = np.argsort(known_N)
+    place_N = np.searchsorted(known_N, data.pool.key_N, sorter=order_N)
+    row_N = order_N[np.minimum(place_N, len(order_N) - 1)]
+    unknown = np.flatnonzero(known_N[row_N] != data.pool.key_N)
+    if len(unknown):
+      (name,) = data.documents.rows(unknown[:1], "id")["id"]
+      raise UserError(
+        f"The recipe of {self.folder} weighs single documents, and {len(unknown):,} "
+        f"of these {len(data.pool):,} are none of them, such as {name!r}. Apply it "
+        "to the corpus that it was made for or a part of it, or make a recipe with "
+        "a method that weighs domains or a tree."
+      )
+    with np.errstate(divide="ignore"):
+      return DocumentWeights(np.log(weight_N[row_N]))
+
+  def _documents(self) -> tuple[np.ndarray, np.ndarray]:
+    """Hashes of the ids of the documents that have a weight, and the weights."""
+    import pyarrow.parquet as pq
+
+    file = pq.ParquetFile(self.folder / assign.DOCUMENTS_FILE)
+    keys, weights = [], []
+    for group in range(file.num_row_groups):
+      table = file.read_row_group(group, columns=["document_id", "weight"])
+      keys.append(sampler.document_keys(table["document_id"].to_pylist()))
+      weights.append(table["weight"].to_numpy())
+    return np.concatenate(keys), np.concatenate(weights)
 
 
 def save(folder: Path, data: dict[str, Any], *, learned: Path) -> list[Path]:
@@ -63,4 +117,7 @@ def load(folder: Path | str) -> Recipe:
   embed = prepare.load_embedder(
     folder / prepare.EMBEDDER_FILE, cache_dir=Path(data["config"]["cache_dir"])
   )
-  return Recipe(data, partition_from_json(data["partition"]), embed)
+  partition = data["partition"]
+  if partition == OF_DOCUMENTS:
+    return Recipe(folder, data, None, embed)
+  return Recipe(folder, data, partition_from_json(partition), embed)

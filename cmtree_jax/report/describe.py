@@ -1,4 +1,4 @@
-"""Names for the nodes of a tree: top terms and a typical document of each."""
+"""A recipe in words: the nodes of a tree, or the documents that weigh most."""
 
 import itertools
 import re
@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cmtree_jax.methods.base import DocumentWeights
 from cmtree_jax.recipe.partition import Partition
 
 _SNIPPET = 160  # characters of a typical document
@@ -23,6 +24,66 @@ class Node(NamedTuple):
   terms: tuple[str, ...]
   typical_id: str
   typical: str  # the beginning of that document
+
+
+class Document(NamedTuple):
+  """One document as a person reads it."""
+
+  id: str
+  weight: float
+  text: str  # its beginning
+
+
+class Favored(NamedTuple):
+  """What weights of single documents prefer: the documents of weight above one."""
+
+  mass: float  # their share of the corpus's tokens
+  mixture: float  # their share of the training tokens
+  terms: tuple[str, ...]
+  heaviest: tuple[Document, ...]  # of equal ones the most typical first
+
+
+class Description(NamedTuple):
+  """A recipe as a person reads it."""
+
+  nodes: tuple[Node, ...]  # none without leaves
+  favored: Favored | None = None  # where documents have weights of their own
+
+  def to_json(self) -> dict[str, Any]:
+    """Its part of recipe.json."""
+    found = {
+      "nodes": [node._asdict() for node in self.nodes],
+      "mixtures": children(self.nodes),
+    }
+    if self.favored is None:
+      return found
+    heaviest = [one._asdict() for one in self.favored.heaviest]
+    return {
+      **found,
+      "favored": {**self.favored._asdict(), "heaviest": heaviest},
+    }
+
+
+def describe(
+  weights: Partition | DocumentWeights,
+  embedding_NE: np.ndarray,
+  mass_N: np.ndarray,
+  texts: Sequence[str],
+  ids: Sequence[str],
+) -> Description:
+  """A recipe as a sample of documents shows it.
+
+  Args:
+    weights: of leaves, or of the documents of the sample.
+    embedding_NE: document features.
+    mass_N: shares of the sample's tokens.
+    texts: of the documents.
+    ids: of the documents.
+  """
+  sample = (embedding_NE, mass_N, texts, ids)
+  if isinstance(weights, DocumentWeights):
+    return Description((), favored(weights, *sample))
+  return Description(tuple(nodes(weights, *sample)))
 
 
 def nodes(
@@ -68,19 +129,50 @@ def nodes(
           weight=mixed / max(mass, 1e-12),
           terms=terms,
           typical_id=ids[typical],
-          typical=" ".join(texts[typical].split())[:_SNIPPET],
+          typical=_beginning(texts[typical]),
         )
       )
   return found
 
 
+def favored(
+  weights: DocumentWeights,
+  embedding_NE: np.ndarray,
+  mass_N: np.ndarray,
+  texts: Sequence[str],
+  ids: Sequence[str],
+  *,
+  num_terms: int = 5,
+  num_documents: int = 5,
+) -> Favored:
+  """What the weights of a sample of documents prefer."""
+  w_N = np.exp(np.asarray(weights.log_w_N, np.float64))
+  above_N = w_N > 1
+  counts = _term_counts(texts, above_N.astype(int), 2)
+  similarity_N = embedding_NE @ ((mass_N * w_N) @ embedding_NE)
+  order = np.lexsort((-similarity_N, -w_N))[:num_documents]
+  return Favored(
+    mass=float(mass_N[above_N].sum()),
+    mixture=float((mass_N * w_N)[above_N].sum() / (mass_N @ w_N)),
+    terms=_top_terms(counts, slice(1, 2), num_terms),
+    heaviest=tuple(
+      Document(ids[i], float(w_N[i]), _beginning(texts[i])) for i in order
+    ),
+  )
+
+
 def leaf_names(
-  found: Sequence[Node], branching: Sequence[int]
+  weights: Partition | DocumentWeights, found: Sequence[Node]
 ) -> dict[str, str]:
-  """Path -> name of every leaf, safe as a file name: "leaf_2.0_film-plot"."""
+  """Path -> name of every leaf, safe as a file name: "leaf_2.0_film-plot".
+
+  Without leaves all documents are in one part, "all".
+  """
+  if isinstance(weights, DocumentWeights):
+    return {"": "all"}
   terms = {node.path: node.terms for node in found}
   names = {}
-  for digits in itertools.product(*map(range, branching)):
+  for digits in itertools.product(*map(range, weights.branching)):
     path = ".".join(map(str, digits))
     words = [re.sub(r"[^a-z0-9]+", "", t) for t in terms.get(path, ())]
     name = "-".join(word for word in words[:3] if word)
@@ -102,6 +194,10 @@ def children(found: Sequence[Node]) -> dict[str, dict[str, float]]:
     }
     for name, shares in mixtures.items()
   }
+
+
+def _beginning(text: str) -> str:
+  return " ".join(text.split())[:_SNIPPET]
 
 
 def _number(digits: Sequence[int], branching: Sequence[int]) -> int:

@@ -17,7 +17,7 @@ from rich.tree import Tree
 
 from cmtree_jax.evaluate.results import MEAN, NATURAL, Standing
 from cmtree_jax.evaluate.statistics import Interval
-from cmtree_jax.report.describe import Node
+from cmtree_jax.report.describe import Description, Favored, Node
 
 # Headings, and numbers right below them: both tables of a target fit 80 characters.
 _QUALITY = ("BPB", "− natural", "verdict", "− best other")
@@ -54,17 +54,20 @@ def show(standings: Sequence[Standing]) -> None:
 
 
 def show_recipe(
-  nodes: Sequence[Node], one: Standing, summary: dict[str, Any]
+  description: Description, one: Standing, summary: dict[str, Any]
 ) -> None:
-  """Prints the tree, what it is worth beside natural, and facts of the job.
+  """Prints the recipe, what it is worth beside natural, and facts of the job.
 
   Args:
-    nodes: of the recipe.
+    description: of the recipe.
     one: of its method, on the target or on the mean of several.
     summary: what summary.json holds.
   """
   console = Console(highlight=False)
-  console.print(tree(nodes))
+  if description.favored is None:
+    console.print(tree(description.nodes))
+  else:
+    console.print(documents(description.favored, one.effective_sample_size))
   console.print(advice(one), markup=False)
   for name, value in summary["nmi_source"].items():
     console.print(f"NMI with the hidden sources, {name}: {value:.3f}")
@@ -191,6 +194,22 @@ def tree(nodes: Sequence[Node]) -> Tree:
         f"{len(others)} smaller ones: mass {mass:.1%}  mixture {mixture:.1%}"
       )
   return drawn[""]
+
+
+def documents(favored: Favored, effective_sample_size: float) -> Tree:
+  """What weights of single documents prefer, and the documents that weigh most."""
+  drawn = Tree(
+    "Every document has a weight of its own; effective share of the corpus "
+    f"{effective_sample_size:.2f}. Above weight 1: mass {favored.mass:.1%}  "
+    f"mixture {favored.mixture:.1%}  "
+    f"[cyan]{escape(', '.join(favored.terms))}[/cyan]"
+  )
+  for one in favored.heaviest:
+    drawn.add(
+      f"[bold]{escape(one.id)}[/bold]  weight {one.weight:.2f}\n"
+      f"[dim]{escape(one.text)}[/dim]"
+    )
+  return drawn
 
 
 def _table(

@@ -14,6 +14,7 @@ from cmtree_jax import main
 from cmtree_jax.jobs import workdir as workdirs
 from cmtree_jax.jobs.job import INTERRUPTED
 from cmtree_jax.recipe import recipe
+from cmtree_jax.types import UserError
 from tests import corpora
 
 _TARGETS = {"arithmetic": "sums"}
@@ -192,6 +193,83 @@ def test_a_recipe_may_be_of_a_variant_and_a_target_only_tested(
   assert "Best on the validation split" not in exam_alone
 
 
+@pytest.fixture(scope="module")
+def of_documents(corpus, tmp_path_factory) -> pathlib.Path:
+  """The workdir of a job whose method weighs single documents."""
+  workdir = tmp_path_factory.mktemp("documents") / "run"
+  settings = (
+    *("method=random_documents", "baselines=", "final.seeds=1"),
+    *("export.formats=parquet,jsonl,leaves", "export.tokens=20000"),
+  )
+  assert main.main(_arguments(corpus, workdir, *settings)) == 0
+  return workdir
+
+
+def test_weights_of_documents_are_handed_over_without_leaves(of_documents):
+  table = pq.read_table(of_documents / "documents.parquet").to_pydict()
+  assert set(table["leaf"]) == set(table["path"]) == {None}
+  mass = np.array(table["tokens"]) / np.sum(table["tokens"])
+  weight = np.array(table["weight"])
+  assert mass @ weight == pytest.approx(1, abs=1e-5)
+  assert len(set(weight.round(5))) == 2  # in the subset or not
+  made = json.loads((of_documents / "recipe.json").read_text())
+  assert made["partition"] == {"kind": "documents"}
+  assert made["nodes"] == [] and made["mixtures"] == {}
+  heaviest = made["favored"]["heaviest"][0]
+  assert heaviest["weight"] == pytest.approx(weight.max())
+  kept = mass[weight > 1].sum()
+  assert made["favored"]["mass"] == pytest.approx(kept)
+  summary = json.loads((of_documents / "summary.json").read_text())
+  assert list(summary["nmi_source"]) == ["partition"]
+
+
+def test_exports_keep_the_weight_of_every_document(of_documents):
+  export = of_documents / "export"
+  table = pq.read_table(of_documents / "documents.parquet").to_pydict()
+  found = pq.read_table(export / "parquet" / "weights.parquet").to_pydict()
+  assert found["weight"] == table["weight"]
+  assert set(found["leaf"]) == {"all"}
+  repeats = np.array(found["repeats"])
+  assert (repeats[np.array(table["weight"]) < 1e-3] == 0).all()
+  tokens = repeats @ np.array(found["tokens"])
+  assert tokens == pytest.approx(20000, rel=0.1)
+  assert (export / "leaves" / "all" / "part-00000.jsonl.zst").exists()
+
+
+def test_weights_of_documents_are_for_these_documents_alone(
+  of_documents, corpus, tmp_path, capsys
+):
+  with pytest.raises(UserError, match=r"single documents.*documents\.parquet"):
+    recipe.load(of_documents).apply(["1 + 1 = 2"])
+  lines = (corpus / "pool.jsonl").read_text().splitlines()
+  known = pq.read_table(of_documents / "documents.parquet").to_pydict()
+  weight = dict(zip(known["document_id"], known["weight"], strict=True))
+  other = tmp_path / "other.jsonl"
+  settings = (f"recipe.apply={of_documents}", f"data.source=jsonl:{other}")
+  other.write_text("\n".join(lines[:30:-1]))  # a part, in another order
+  workdir = tmp_path / "applied"
+  assert main.main(_arguments(corpus, workdir, *settings)) == 0
+  found = pq.read_table(workdir / "documents.parquet").to_pydict()
+  assert len(found["document_id"]) == len(lines) - 31
+  np.testing.assert_allclose(
+    found["weight"], [weight[i] for i in found["document_id"]], rtol=1e-12
+  )
+  other.write_text(
+    "\n".join([*lines, json.dumps({"id": "new", "text": "x y"})])
+  )
+  status = main.main(_arguments(corpus, tmp_path / "grown", *settings))
+  words = ["1 of these 121 are none of them", "'new'", str(of_documents)]
+  corpora.assert_one_line(status, 2, words, capsys)
+  settings = ("recipe.apply=" + str(of_documents), "export.formats=olmo")
+  status = main.main(_arguments(corpus, tmp_path / "olmo", *settings))
+  corpora.assert_one_line(status, 2, ["'olmo' mixes leaves"], capsys)
+  tree = f"partition.kind=tree:{of_documents}"
+  status = main.main(
+    _arguments(corpus, tmp_path / "tree", "method=crisp", tree)
+  )
+  corpora.assert_one_line(status, 2, ["has no leaves"], capsys)
+
+
 def test_a_job_on_eight_devices_finds_the_same(finished, corpus, tmp_path):
   sizes = ("mesh.population=2", "mesh.data=2", "mesh.model=2")
   assert main.main(_arguments(corpus, tmp_path, *sizes)) == 0
@@ -255,7 +333,10 @@ def test_a_killed_job_ends_with_the_same_bytes(finished, corpus, tmp_path):
     ("hypergradient.estimator=magic", ["'magic'", "unrolled", "cg"]),
     (("hypergradient.estimator=truncated", "values.unroll=6"), ["multiple of"]),
     ("hypergradient.memory_bytes=10.0", ["memory_bytes", "at the least"]),
-    ("method=random_documents", ["no partition", "config.baselines"]),
+    (
+      ("method=random_documents", "export.formats=parquet,levanter"),
+      ["'levanter' mixes leaves", "jsonl, leaves, parquet"],
+    ),
     ("partition.kind=trees", ["'trees'", "silhouette", "ward"]),
     ("runs.curve_points=5", ["curve_points = 5", "divide", "steps = 21"]),
     ("runs.steps=0", ["runs.steps = 0"]),

@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 from cmtree_jax.methods import METHODS, base
-from cmtree_jax.methods.base import Signals, Trials
+from cmtree_jax.methods.base import (
+  DocumentWeights,
+  DomainWeights,
+  EqualWeights,
+  Signals,
+  Trials,
+)
+from cmtree_jax.methods.cmtree import TreeWeights
 from tests.methods.world import (
   BATCHES,
   MAX_WEIGHT,
@@ -138,6 +145,18 @@ def test_declared_signals_are_fields_and_loops_are_known(run):
   assert method.signals <= set(Signals._fields)
   assert method.loop in base.LOOPS
   assert not method.train_on_observed or method.every == 1
+
+
+def test_weights_are_of_what_the_method_says(run):
+  weights = run.method.finalize(run.states[-1])
+  assert isinstance(
+    weights,
+    {
+      "documents": DocumentWeights,
+      "domains": (DomainWeights, EqualWeights),
+      "tree": TreeWeights,
+    }[run.method.weighs],
+  )
 
 
 def test_the_factory_documents_its_options(run):

@@ -5,6 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cmtree_jax.data.build import prepare, workers
+from cmtree_jax.methods.base import DocumentWeights
 from cmtree_jax.recipe import assign
 from cmtree_jax.recipe import partition as partitions
 from tests import corpora
@@ -51,6 +52,23 @@ def test_shards_together_are_the_whole(partition, prepared, tmp_path):
   assert table["document_id"] == [str(i) for i in range(50)]
   np.testing.assert_array_equal(table["tokens"], prepared.pool.tokens.pairs_N)
   assert table["value"][:8] == [0.0, *[None] * 6, 7.0]
+
+
+def test_weights_of_documents_stay_with_their_documents(prepared, tmp_path):
+  log_w_N = np.log(np.arange(1.0, 51.0))
+  weights = DocumentWeights(log_w_N)
+  assigned = _assign(weights, prepared, tmp_path)
+  assign.join(assigned, tmp_path / "documents.parquet")
+  table = pq.read_table(tmp_path / "documents.parquet")
+  np.testing.assert_allclose(table["weight"], np.arange(1.0, 51.0))
+  for name in ("leaf", "path", "confidence"):
+    assert table[name].null_count == 50
+  # Exporters see one part that holds all.
+  found = assign.totals(assigned, 1)
+  assert found.documents_L.tolist() == [50]
+  shard = assign.load_shard(prepared.documents.paths[1], assigned[1])
+  assert shard.leaf_N.tolist() == [0] * 20
+  np.testing.assert_allclose(shard.weight_N, np.arange(21.0, 41.0))
 
 
 def test_totals_are_sums_over_leaves(partition, prepared, tmp_path):

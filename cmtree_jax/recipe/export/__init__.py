@@ -27,7 +27,16 @@ from cmtree_jax.recipe.export.base import (
 )
 from cmtree_jax.types import UserError
 
-__all__ = ["EXPORTERS", "Corpus", "Options", "Shard", "verify", "write"]
+__all__ = [
+  "EXPORTERS",
+  "OF_DOCUMENTS",
+  "Corpus",
+  "Options",
+  "Shard",
+  "require_leaves",
+  "verify",
+  "write",
+]
 
 EXPORTERS: dict[str, Callable[[Corpus, Path, Options], list[Path]]] = {
   "array_record": array_record.export,
@@ -42,7 +51,25 @@ EXPORTERS: dict[str, Callable[[Corpus, Path, Options], list[Path]]] = {
   "seqio": seqio_module.export,
 }
 
+# These keep every document's weight. The others mix leaves: they carry the leaves'
+# shares alone.
+OF_DOCUMENTS = ("array_record", "jsonl", "leaves", "parquet")
+
 verify = manifest.verify
+
+
+def require_leaves(formats: Sequence[str]) -> None:
+  """Refuses formats that mix leaves, for a recipe that has none.
+
+  Raises:
+    UserError: for the first of them.
+  """
+  for name in formats:
+    if name not in OF_DOCUMENTS:
+      raise UserError(
+        f"Export format {name!r} mixes leaves, and weights of single documents have "
+        f"none. Formats that keep every weight: {', '.join(OF_DOCUMENTS)}."
+      )
 
 
 def write(

@@ -1,0 +1,45 @@
+"""A recipe in words: what weights of single documents prefer."""
+
+import numpy as np
+import pytest
+
+from cmtree_jax.methods.base import DocumentWeights
+from cmtree_jax.report import describe
+
+TEXTS = ["apples\n and pears", "pears", "stones and sand", "sand", "apples"]
+MASS = np.array([0.1, 0.2, 0.3, 0.2, 0.2])
+WEIGHT = np.array([2.0, 2.0, 0.1, 0.1, 2.0])
+FEATURES = np.array([[0.6, 0.8], [1, 0], [0, 1], [0, 1], [0.8, 0.6]])
+
+
+def _described() -> describe.Description:
+  weights = DocumentWeights(np.log(WEIGHT))
+  ids = [f"id{i}" for i in range(5)]
+  return describe.describe(weights, FEATURES, MASS, TEXTS, ids)
+
+
+def test_what_weights_of_documents_prefer():
+  found = _described()
+  assert found.nodes == ()
+  favored = found.favored
+  assert favored is not None
+  assert favored.mass == pytest.approx(0.5)
+  assert favored.mixture == pytest.approx(1.0 / 1.05)
+  assert set(favored.terms[:2]) == {"apples", "pears"}
+  assert "sand" not in favored.terms
+  # Of equal weights the ones nearest to the weighted mean come first.
+  assert [one.id for one in favored.heaviest] == [
+    *("id4", "id0", "id1"),
+    *("id2", "id3"),
+  ]
+  assert favored.heaviest[1].text == "apples and pears"
+  assert favored.heaviest[1].weight == pytest.approx(2.0)
+
+
+def test_without_leaves_there_is_one_part():
+  found = _described()
+  weights = DocumentWeights(np.zeros(5))
+  assert describe.leaf_names(weights, found.nodes) == {"": "all"}
+  made = found.to_json()
+  assert made["nodes"] == [] and made["mixtures"] == {}
+  assert made["favored"]["heaviest"][0]["id"] == "id4"
