@@ -23,7 +23,7 @@ from cmtree_jax.loops.fleet import (
 )
 from cmtree_jax.methods.base import Facts, Method, Signals, Trials
 from cmtree_jax.proxy.ledger import FORWARD, Cost
-from cmtree_jax.signals import View, documents, domains
+from cmtree_jax.signals import View, domains, measure, observe
 
 
 class Plan(NamedTuple):
@@ -182,36 +182,29 @@ def _train(group: _Group, key, advance: Advance) -> tuple[Fleet, list[Signals]]:
       curve.append(loss_PT)
     advance(runs * (step - before) * world.rows, "")
     before = step
-  fleet = fleet.charge(world, runs * _scored_rows(group, len(curve)), FORWARD)
-  return fleet, _signals(group, fleet.phi.params, np.stack(curve))
+  points = runs * len(curve) * domains.eval_rows(group.view)
+  fleet = fleet.charge(world, points, FORWARD)
+  return _looked_at(group, fleet, np.stack(curve))
 
 
-def _scored_rows(group: _Group, points: int) -> int:
-  """Rows that one run is scored on, at so many points of its curve."""
-  view = group.view
-  looks = points + ("document_nats_M" in group.wanted)
-  rows = looks * domains.eval_rows(view)
-  if "loss_K" in group.wanted:
-    rows += view.frozen.tokens_BT[..., 0].size
-  return rows
-
-
-def _signals(group: _Group, params, curve_CPT: np.ndarray) -> list[Signals]:
-  """What each run showed."""
-  view, engine = group.view, group.world.model.engine
-  loss_PK = nats_PM = [None] * curve_CPT.shape[1]
-  if "loss_K" in group.wanted:
-    loss_PK = domains.domain_losses(view, engine, params)
-  if "document_nats_M" in group.wanted:
-    nats_PM = documents.document_nats(view, engine, params)
-  return [
+def _looked_at(
+  group: _Group, fleet: Fleet, curve_CPT: np.ndarray
+) -> tuple[Fleet, list[Signals]]:
+  """What each run showed, charged; the curve has been already."""
+  model = group.world.model
+  seen = observe(group.view, model.engine, fleet.phi.params)
+  # The loss on the targets is the end of the curve.
+  wanted = group.wanted - {"target_loss_T"}
+  found, cost = measure(seen, wanted, model.flops_per_token)
+  runs = len(group.mixture_RK)
+  fleet = fleet._replace(cost=fleet.cost + runs * np.array(cost))
+  return fleet, [
     Signals(
       mixture_K=mixture_K,
       size=group.size,
       target_loss_T=curve_CPT[-1, member],
       curve_CT=curve_CPT[:, member],
-      loss_K=loss_PK[member],
-      document_nats_M=nats_PM[member],
+      **{name: of_all[member] for name, of_all in found.items()},
     )
     for member, mixture_K in enumerate(group.mixture_RK)
   ]

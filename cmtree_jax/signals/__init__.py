@@ -14,7 +14,7 @@ from cmtree_jax.methods.base import Signals
 from cmtree_jax.proxy.engine import Engine
 from cmtree_jax.proxy.ledger import Cost
 from cmtree_jax.signals import documents, domains, gradients
-from cmtree_jax.signals.base import Observation, Signal, View
+from cmtree_jax.signals.base import Observation, Signal, View, observe
 
 SIGNALS: dict[str, Signal] = {
   "loss_K": domains.LOSSES,
@@ -58,19 +58,21 @@ def look(
     reference: parameters of the reference model, for excess losses.
     flops_per_token: of a forward pass.
   """
-  # Number 0 are the view's frozen rows.
-  batch = view.domains.rows(1 + number, view.rows)
-  seen = Observation(view, engine, params, reference, number, batch)
-  found: dict[str, Any] = {}
+  seen = observe(view, engine, params, number=number, reference=reference)
+  found, cost = measure(seen, wanted, flops_per_token)
+  first = {name: value[0].astype(np.float32) for name, value in found.items()}
+  return Looked(Signals(**first), cost, seen.batch)
+
+
+def measure(
+  seen: Observation, wanted: frozenset[str], flops_per_token: float
+) -> tuple[dict[str, Any], Cost]:
+  """The declared signals of every proxy, [P, ...] by name, and the cost of one."""
+  found: dict[str, np.ndarray] = {}
   cost = Cost()
   # What several signals share is computed and charged once.
   for one in dict.fromkeys(x for name, x in SIGNALS.items() if name in wanted):
     found |= one.compute(seen)
-    took = one.cost(view, flops_per_token)
+    took = one.cost(seen.view, flops_per_token)
     cost = Cost(cost.tokens + took.tokens, cost.flops + took.flops)
-  kept = {
-    name: value[0].astype(np.float32)
-    for name, value in found.items()
-    if name in wanted
-  }
-  return Looked(Signals(**kept), cost, batch)
+  return {name: x for name, x in found.items() if name in wanted}, cost

@@ -70,6 +70,20 @@ class Signal(NamedTuple):
   cost: Callable[[View, float], Cost]
 
 
+def observe(
+  view: View,
+  engine: Engine,
+  params: shapes.Tree,
+  *,
+  number: int = 0,
+  reference: shapes.Tree | None = None,
+) -> Observation:
+  """An observation with its fresh rows; fields as of `Observation`."""
+  # The view's frozen rows were drawn by number 0.
+  batch = view.domains.rows(1 + number, view.rows)
+  return Observation(view, engine, params, reference, number, batch)
+
+
 def token_weights(batch: Batch) -> np.ndarray:
   """1 for a token, 0 for padding."""
   return (batch.document_BT >= 0).astype(np.float32)

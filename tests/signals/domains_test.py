@@ -7,7 +7,7 @@ import pytest
 
 from cmtree_jax.proxy.ledger import Cost
 from cmtree_jax.signals import SIGNALS, domains
-from cmtree_jax.signals.base import Observation
+from cmtree_jax.signals.base import observe
 from tests import toy
 from tests.toy import K
 
@@ -54,9 +54,9 @@ def test_a_domain_s_loss_is_the_mean_over_its_frozen_tokens(chunk_rows):
 
 
 def test_an_excess_is_clipped_before_the_mean():
-  batch = VIEW.domains.rows(1, VIEW.rows)
   reference = np.array([4.0, 2.0])
-  seen = Observation(VIEW, ENGINE, PARAMS, reference, 0, batch)
+  seen = observe(VIEW, ENGINE, PARAMS, reference=reference)
+  batch = seen.batch
   found = SIGNALS["excess_K"].compute(seen)["excess_K"]
   excess = losses(PARAMS, batch) - losses(reference, batch)
   np.testing.assert_allclose(
@@ -66,8 +66,8 @@ def test_an_excess_is_clipped_before_the_mean():
 
 
 def test_tokens_are_counted_without_padding():
-  batch = VIEW.domains.rows(2, 30)  # more than there are
-  seen = Observation(VIEW, ENGINE, PARAMS, None, 1, batch)
+  seen = observe(VIEW._replace(rows=30), ENGINE, PARAMS)  # more than there are
+  batch = seen.batch
   found = SIGNALS["tokens_K"].compute(seen)["tokens_K"]
   expected_K = [(one >= 0).sum() for one in batch.document_BT]
   np.testing.assert_array_equal(found, [expected_K] * 2)

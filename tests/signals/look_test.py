@@ -8,8 +8,7 @@ import pytest
 
 from cmtree_jax.methods.base import Signals
 from cmtree_jax.proxy.ledger import GRADIENT, Cost
-from cmtree_jax.signals import SIGNALS, look
-from cmtree_jax.signals.base import Observation
+from cmtree_jax.signals import SIGNALS, look, measure, observe
 from tests import toy
 from tests.toy import FLOPS, K, T
 
@@ -52,15 +51,15 @@ def looked(params, *wanted, number=0):
 def test_a_signal_answers_for_every_proxy_and_a_look_for_the_first(
   params, name
 ):
-  batch = VIEW.domains.rows(1, VIEW.rows)
-  seen = Observation(VIEW, toy.engine(), *params, 0, batch)
-  found = SIGNALS[name].compute(seen)
+  seen = observe(VIEW, toy.engine(), params[0], reference=params[1])
+  found, _ = measure(seen, frozenset({name}), FLOPS)
+  assert set(found) == {name}  # also where another is computed with it
   assert found[name].shape == (P, *SHAPES[name])
   if name != "tokens_K":  # which is of the rows alone
     assert (found[name][0] != found[name][1]).any()
   signals = looked(params, name).signals
   shown = {k: v for k, v in signals._asdict().items() if v is not None}
-  assert set(shown) == {name}  # also where another is computed with it
+  assert set(shown) == {name}
   assert shown[name].dtype == np.float32
   np.testing.assert_array_equal(shown[name], found[name][0].astype(np.float32))
 
