@@ -19,6 +19,7 @@ from cmtree_jax import shapes
 from cmtree_jax.bilevel.weighted_gradient import sum_over
 from cmtree_jax.proxy import engine as engines
 from cmtree_jax.proxy import loss as proxy_loss
+from cmtree_jax.proxy.engine import Engine
 from cmtree_jax.proxy.ledger import FORWARD, GRADIENT, Cost
 from cmtree_jax.proxy.model import Proxy
 from cmtree_jax.signals.base import Observation, Signal, View, token_weights
@@ -152,9 +153,14 @@ class _Compiled(NamedTuple):
   head_gram: Callable[..., shapes.Array]
 
 
+def _compiled(engine: Engine) -> _Compiled:
+  proxy: Any = engine.proxy  # flax gives modules a hash that types do not show
+  return _compiled_for(proxy, engine.mesh)
+
+
 # A comparison makes an engine for every search, most of one model on one mesh.
 @functools.lru_cache(maxsize=4)
-def _compiled(proxy: Proxy, mesh: Mesh) -> _Compiled:
+def _compiled_for(proxy: Proxy, mesh: Mesh) -> _Compiled:
   def products(params, domains, targets):
     losses = proxy_loss.token_losses(proxy)
     found = gradient_products(losses, params, *domains, target=targets)
@@ -174,13 +180,13 @@ def _compiled(proxy: Proxy, mesh: Mesh) -> _Compiled:
 
 
 def _compute_products(seen: Observation) -> dict[str, np.ndarray]:
-  view, engine = seen.view, seen.engine
+  view = seen.view
   targets = view.targets.rows(1 + seen.number, view.target_rows)
   # The mean over targets of each one's loss in bits per byte.
   weight = token_weights(targets)
   per_target = np.maximum(weight.sum(axis=(1, 2), keepdims=True), 1.0)
   weight = weight / per_target * view.bits_T[:, None, None] / len(weight)
-  gram_PKK, target_dot_PK = _compiled(engine.proxy, engine.mesh).products(
+  gram_PKK, target_dot_PK = _compiled(seen.engine).products(
     seen.params,
     (seen.batch, token_weights(seen.batch)),
     (targets, np.float32(weight)),
@@ -199,9 +205,8 @@ def _products_cost(view: View, flops_per_token: float) -> Cost:
 
 
 def _compute_head_gram(seen: Observation) -> dict[str, np.ndarray]:
-  compiled = _compiled(seen.engine.proxy, seen.engine.mesh)
   weighted = seen.batch, token_weights(seen.batch)
-  gram_PKK = compiled.head_gram(seen.params, weighted)
+  gram_PKK = _compiled(seen.engine).head_gram(seen.params, weighted)
   return {"head_gram_KK": np.asarray(gram_PKK)}
 
 
