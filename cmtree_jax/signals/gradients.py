@@ -16,7 +16,6 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cmtree_jax import shapes
-from cmtree_jax.bilevel.weighted_gradient import sum_over
 from cmtree_jax.proxy import engine as engines
 from cmtree_jax.proxy import loss as proxy_loss
 from cmtree_jax.proxy.engine import Engine
@@ -42,7 +41,6 @@ def gradient_products(
   weight_KBT: shapes.Array,
   *,
   target: tuple[shapes.Tree, shapes.Array] | None = None,
-  axis: str | None = None,
 ) -> Products:
   r"""Mean losses of the domains and the inner products of their gradients.
 
@@ -60,10 +58,6 @@ def gradient_products(
     weight_KBT: 1 for a token, 0 for padding.
     target: (batches, weights), leading axes [C, B]; the target loss is the sum
       of the weighted losses.
-    axis: manual mesh axis that divides the rows of each domain and of each of
-      the target's batches; the products are then those of all rows, with one sum
-      of the K gradients and one of the target's over the devices. None: one
-      device.
   References:
     Fan et al., `DoGE <https://arxiv.org/abs/2310.15393>`_, 2023; Fan et al.,
     `Dynamic Gradient Alignment <https://arxiv.org/abs/2410.02498>`_, 2024.
@@ -74,9 +68,9 @@ def gradient_products(
     return jnp.sum(weight_BT * losses(params, rows))
 
   slope = jax.value_and_grad(weighted_sum)
-  shares = batch, _shares(weight_KBT, axis)
-  loss_K, gradient_K = sum_over(
-    jax.lax.map(lambda weighted: slope(params, weighted), shares), axis
+  shares = batch, _shares(weight_KBT)
+  loss_K, gradient_K = jax.lax.map(
+    lambda weighted: slope(params, weighted), shares
   )
   gram_KK = _products(gradient_K, gradient_K)
   if target is None:
@@ -86,7 +80,7 @@ def gradient_products(
     return jax.tree.map(jnp.add, total, slope(params, weighted)[1]), None
 
   zeros = jax.tree.map(jnp.zeros_like, params)
-  gradient = sum_over(jax.lax.scan(add, zeros, target)[0], axis)
+  gradient, _ = jax.lax.scan(add, zeros, target)
   row = jax.tree.map(lambda x: x[None], gradient)
   return Products(loss_K, gram_KK, _products(gradient_K, row)[:, 0])
 
@@ -99,8 +93,6 @@ def head_gram(
   batch: shapes.Tree,
   label_KBT: shapes.Array,
   weight_KBT: shapes.Array,
-  *,
-  axis: str | None = None,
 ) -> shapes.Array:
   r"""Inner products of the domains' gradients of the output layer, [K, K].
 
@@ -120,7 +112,6 @@ def head_gram(
     batch: rows of every domain, leading axes [K, B].
     label_KBT: y.
     weight_KBT: 1 for a token, 0 for padding.
-    axis: as in `gradient_products`.
   References:
     Ge et al., `R&B <https://arxiv.org/abs/2505.00358>`_, 2025.
   """
@@ -137,9 +128,8 @@ def head_gram(
       precision="highest",
     )
 
-  share_KBT = _shares(weight_KBT, axis)
-  gradient_KDV = jax.lax.map(gradient, (batch, label_KBT, share_KBT))
-  gradient_KDV = sum_over(gradient_KDV, axis)
+  shares = batch, label_KBT, _shares(weight_KBT)
+  gradient_KDV = jax.lax.map(gradient, shares)
   return _products(gradient_KDV, gradient_KDV)
 
 
@@ -228,9 +218,9 @@ PRODUCTS = Signal(_compute_products, _products_cost)
 HEAD_GRAM = Signal(_compute_head_gram, _head_gram_cost)
 
 
-def _shares(weight_KBT, axis):
+def _shares(weight_KBT):
   """Weights that sum to one in every domain that has tokens."""
-  total_K = sum_over(jnp.sum(weight_KBT, axis=(1, 2)), axis)
+  total_K = jnp.sum(weight_KBT, axis=(1, 2))
   return weight_KBT / jnp.where(total_K > 0, total_K, 1.0)[:, None, None]
 
 

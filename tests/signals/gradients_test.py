@@ -5,9 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
-from jax.sharding import PartitionSpec
 
-from cmtree_jax import sharding
 from cmtree_jax.data.draw.batch import Batch
 from cmtree_jax.proxy import loss as proxy_loss
 from cmtree_jax.proxy.model import Proxy, ProxyConfig
@@ -166,43 +164,3 @@ def test_the_head_s_gram_is_that_of_an_offset_of_the_output_embedding(setting):
   # The head's part alone: the whole gradient's is another.
   whole_KK = PRODUCTS(params, batch, weight_KBT, None).gram_KK
   assert np.abs(whole_KK - found_KK).max() > 0.1 * scale
-
-
-def test_rows_divided_among_devices_give_the_same_products(setting):
-  params, batch, weight_KBT = setting
-  target = target_of(rows(1, C, B), np.full((C, B, T), 0.1))
-  mesh = sharding.make_mesh(data=B)
-  whole, divided = PartitionSpec(), PartitionSpec(None, sharding.DATA)
-
-  def both(params, batch, weight_KBT, target):
-    return (
-      domain_gradients.gradient_products(
-        LOSSES, params, batch, weight_KBT, target=target, axis=sharding.DATA
-      ),
-      domain_gradients.head_gram(
-        OUTPUTS,
-        params,
-        batch,
-        batch.label_BT,
-        weight_KBT,
-        axis=sharding.DATA,
-      ),
-    )
-
-  found = jax.jit(
-    sharding.shard_map(
-      both,
-      mesh,
-      axis=sharding.DATA,
-      in_specs=(whole, divided, divided, divided),
-      out_specs=whole,
-    )
-  )(params, batch, weight_KBT, target)
-  expected = (
-    PRODUCTS(params, batch, weight_KBT, target),
-    HEAD_GRAM(params, batch, weight_KBT),
-  )
-  for one, two in zip(
-    jax.tree.leaves(found), jax.tree.leaves(expected), strict=True
-  ):
-    np.testing.assert_allclose(one, two, atol=1e-5 * np.abs(two).max())
