@@ -1,8 +1,10 @@
 """Reads `--config` and its overrides, and says in one line what is wrong with them."""
 
 import ast
+import dataclasses
 import difflib
 import importlib.util
+import inspect
 import json
 import re
 import sys
@@ -149,12 +151,42 @@ def _parse(name: str, text: str, default: Any) -> Any:
 
 
 def factory_defaults(method: str) -> ml_collections.ConfigDict:
-  """A method's options with the defaults of its factory's signature."""
-  import inspect
+  """A method's options with the defaults of its factory's signature.
 
-  from cmtree_jax.methods import METHODS
+  An option whose default is a record, a dataclass, is a block of its own.
+  """
+  return _block(_defaults(method))
+
+
+def factory_options(
+  method: str, block: ml_collections.ConfigDict
+) -> dict[str, Any]:
+  """What a factory is called with: its block, with records for blocks in it.
+
+  Raises:
+    UserError: a record refuses its fields.
+  """
+  options = dict(block)
+  for name, default in _defaults(method).items():
+    if dataclasses.is_dataclass(default):
+      try:
+        options[name] = type(default)(**options[name])
+      except ValueError as error:
+        raise UserError(f"config.{method}.{name}: {error}") from error
+  return options
+
+
+def _defaults(method: str) -> dict[str, Any]:
+  from cmtree_jax.methods import METHODS  # heavy, and not needed to load
 
   parameters = inspect.signature(METHODS[method].make).parameters
+  return {name: p.default for name, p in parameters.items()}
+
+
+def _block(options: dict[str, Any]) -> ml_collections.ConfigDict:
   return ml_collections.ConfigDict(
-    {name: p.default for name, p in parameters.items()}
+    {
+      name: _block(vars(value)) if dataclasses.is_dataclass(value) else value
+      for name, value in options.items()
+    }
   )

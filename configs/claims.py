@@ -99,7 +99,7 @@ def _toy(config):
   config.final.steps = 30
   config.final.steps_per_call = 6
   config.optimizer.warmup_steps = 10
-  config.cmtree.solver_steps = 20
+  config.cmtree.step.solver_steps = 20
   config.evaluate.max_tokens = 10_000
   config.runs.steps = 21
   config.steer.steps = 20
@@ -163,14 +163,14 @@ def variants(final: str, leaves_of: tuple[int, ...], *, rounds: int):
     # The k-means sees target and pool together; its tilts come from similarity
     # or, as the joint tree's, from the density ratio. As is usual, `pool` sees the
     # pool alone.
-    found[f"frozen_{leaves}"] = (*frozen, "cmtree.start=kmeans")
+    found[f"frozen_{leaves}"] = (*frozen, "cmtree.start.kind=kmeans")
     found[f"ratio_{leaves}"] = frozen
     found[f"pool_{leaves}"] = (
       *frozen,
-      "cmtree.start=kmeans",
-      "cmtree.warm_start_mass=0.0",
+      "cmtree.start.kind=kmeans",
+      "cmtree.start.target_share=0.0",
     )
-    found[f"random_{leaves}"] = (*frozen, "cmtree.start=random")
+    found[f"random_{leaves}"] = (*frozen, "cmtree.start.kind=random")
   found["sources"] = (
     "cmtree",
     "cmtree.mode=domains",
@@ -179,7 +179,7 @@ def variants(final: str, leaves_of: tuple[int, ...], *, rounds: int):
   for clusters in (16, 64, 256):
     found[f"crisp_{clusters}"] = ("crisp", f"partition.num_clusters={clusters}")
   # With all dimensions of the embedding every angle would cut alike.
-  angle = "cmtree.angle_dim=16"
+  angle = "cmtree.start.angle_dim=16"
   for name, branching in (
     ("flat16", "16"),
     ("4x4", "4,4"),
@@ -193,11 +193,11 @@ def variants(final: str, leaves_of: tuple[int, ...], *, rounds: int):
   for other in {*range(4)} - {rounds}:
     found[f"rounds_{other}"] = ("cmtree", f"values.rounds={other}")
   # Searches that start from k-means, with tilts from similarity.
-  kmeans = ("cmtree", "cmtree.start=kmeans")
+  kmeans = ("cmtree", "cmtree.start.kind=kmeans")
   found["kmeans_0"] = (*kmeans, "values.rounds=0")
   found["kmeans"] = kmeans
-  found["no_noise"] = ("cmtree", "cmtree.gumbel=false")
-  found["shuffled"] = ("cmtree", "cmtree.shuffle_values=true")
+  found["no_noise"] = ("cmtree", "cmtree.step.gumbel=false")
+  found["shuffled"] = ("cmtree", "cmtree.replay.shuffle=true")
   for name in ("unrolled", "first_order", "one_step"):
     found[name] = ("cmtree", f"hypergradient.estimator={name}")
   for window in (1, 4, 64):  # all other searches unroll 16 steps

@@ -12,7 +12,7 @@ def get_config():
   config.data.source = ("stdlib",)
   config.data.targets = ()
   config.final.steps = 25
-  config.cmtree.solver_steps = 20
+  config.cmtree.step.solver_steps = 20
   config["values"].sample_documents = 2048
   config.final.seeds = 2
   config.optimizer.warmup_steps = 10

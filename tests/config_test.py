@@ -5,7 +5,8 @@ import pathlib
 import pytest
 
 from cmtree_jax import config
-from cmtree_jax.methods import METHODS
+from cmtree_jax.jobs import build
+from cmtree_jax.methods import METHODS, cmtree
 from cmtree_jax.types import UserError
 
 ROOT = pathlib.Path(config.__file__).parents[1]
@@ -56,6 +57,33 @@ def test_addresses_may_hold_spaces_and_brackets(text, value):
 def test_numbers_may_stand_in_brackets():
   loaded = config.load("configs/default.py", ["cmtree.branching=(4, 4)"])
   assert loaded.cmtree.branching == (4, 4)
+
+
+def test_an_option_that_is_a_record_is_a_block_of_its_own():
+  overrides = ["cmtree.step.trust=0.1", "cmtree.step.temperature=1,0.25"]
+  loaded = config.load("configs/default.py", overrides)
+  options = config.factory_options("cmtree", loaded.cmtree)
+  assert options["step"] == cmtree.Step(trust=0.1, temperature=(1.0, 0.25))
+  assert options["start"] == cmtree.Start()
+  assert options["branching"] == (4, 4)
+  with pytest.raises(UserError, match=r"step\.trst.*step\.trust"):
+    config.load("configs/default.py", ["cmtree.step.trst=0.1"])
+  loaded.cmtree.start.max_weight = 0.5
+  with pytest.raises(UserError, match=r"config\.cmtree\.start: max_weight"):
+    config.factory_options("cmtree", loaded.cmtree)
+
+
+def test_equal_options_make_one_object():
+  made = [
+    build.make_method("cmtree", config.load("configs/default.py", overrides))
+    for overrides in (
+      ["cmtree.step.trust=0.3"],
+      ["cmtree.step.trust=0.3", "crisp.smoothing=0.1"],
+      ["cmtree.step.trust=0.4"],
+    )
+  ]
+  assert made[0] is made[1]
+  assert made[0] is not made[2]
 
 
 def test_every_method_has_a_config_with_its_small_settings():

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
+from cmtree_jax import config as configs
 from cmtree_jax import embed, sharding
 from cmtree_jax.bilevel import HYPERGRADS, memory, problem
 from cmtree_jax.bilevel.cost import UnrollCost
@@ -171,7 +172,9 @@ def _check_mesh(config: Any, made: Plans) -> None:
 
 def make_method(name: str, config: Any) -> Method:
   """A method with the options of its config block."""
-  options = dict(config[name]) if name in config else {}
+  options = (
+    configs.factory_options(name, config[name]) if name in config else {}
+  )
   try:
     return _made(name, tuple(options.items()))
   except ValueError as error:

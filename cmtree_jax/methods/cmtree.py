@@ -6,6 +6,7 @@ training steps of proxies of several ages. They join a replay buffer, and the tr
 takes a proximal step on them: angles, prototypes and tilts move at once.
 """
 
+import dataclasses
 import functools
 from typing import NamedTuple
 
@@ -41,7 +42,7 @@ class TreeWeights(NamedTuple):
     return mixture.document_log_w(log_p_BL, self.log_w_L)
 
 
-class Replay(NamedTuple):
+class Buffer(NamedTuple):
   """Values of past rounds, newest first; evidence outlives the partition."""
 
   embedding_RE: shapes.Array
@@ -56,7 +57,7 @@ class State(NamedTuple):
   log_w_L: shapes.FloatL  # of theta's leaves
   previous: model.Theta  # before the last step, to go back to
   previous_log_w_L: shapes.FloatL
-  replay: Replay
+  replay: Buffer
   step_size: shapes.Scalar  # eta; 0 before the first round
   round: shapes.Scalar
   key: shapes.Array  # key data
@@ -76,15 +77,99 @@ class Info(NamedTuple):
   step_size: shapes.Scalar
 
 
+@dataclasses.dataclass(frozen=True)
+class Start:
+  """What the first partition is made of.
+
+  Args:
+    kind: "kmeans": every level's leading principal directions, and k-means in
+      them, with tilts from similarity; "ratio": from there, all that the tree's
+      mode lets move is fitted to the density ratio of target and corpus, as long
+      as validation texts grow likelier; "random": random projections, and random
+      documents of the corpus as prototypes, with tilts from similarity.
+    angle_dim: P of every level. Levels differ in angle only below the embedding's
+      dimension, which an oblivious tree needs.
+    kappa: sharpness of every level.
+    target_share: of the documents that k-means sees.
+    max_weight: of a document by the density ratio; the effective sample size at
+      the start is then at least its inverse.
+    steps: Adam steps of the density ratio, at most.
+  Raises:
+    ValueError: an unknown kind, or a bound below one.
+  """
+
+  kind: str = "ratio"
+  angle_dim: int = 64
+  kappa: float = 64.0
+  target_share: float = 0.5
+  max_weight: float = 33.0
+  steps: int = 120
+
+  def __post_init__(self):
+    checks.one_of("kind", self.kind, ("ratio", "kmeans", "random"))
+    if self.max_weight < 1:
+      raise ValueError(
+        f"max_weight {self.max_weight} must be at least 1, the mean of all weights."
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+  r"""How far a round moves, at what cost, and by which solver.
+
+  Args:
+    trust: nats.
+    kl_penalty: :math:`\lambda` in units of the outer loss per nat.
+    overlap_penalty: :math:`\mu`.
+    solver_steps: Adam steps per round.
+    solver_sample: documents of the corpus sample that every Adam step draws.
+    tilt_rate: Adam's learning rate of the tilts.
+    partition_rate: Adam's learning rate of everything else.
+    temperature: of the Gumbel-softmax, in the first and the last round; the tree
+      is read out at one, the mean of hard samples.
+    annealing_rounds: rounds between the two (geometric).
+    gumbel: noise while the solver works.
+    hard: straight-through leaves while it works.
+  """
+
+  trust: float = 0.2
+  kl_penalty: float = 0.0
+  overlap_penalty: float = 0.01
+  solver_steps: int = 80
+  solver_sample: int = 4096
+  tilt_rate: float = 0.05
+  partition_rate: float = 0.003
+  temperature: tuple[float, float] = (1.0, 0.5)
+  annealing_rounds: int = 8
+  gumbel: bool = True
+  hard: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Replay:
+  """Which values a round learns from.
+
+  Args:
+    size: documents kept.
+    decay: factor on the weight of older values per round.
+    clip: standard deviations at which a centered value is clipped.
+    shuffle: a control that must not gain: the values of a round are dealt out
+      anew among its documents, at random.
+  """
+
+  size: int = 6144
+  decay: float = 0.7
+  clip: float = 3.0
+  shuffle: bool = False
+
+
 SMALL = Small()
 PLANTED = Planted(
   dict(
     branching=(2, 2),
-    angle_dim=3,
-    kappa=4.0,
-    solver_steps=30,
-    replay_size=80,
-    gumbel=False,
+    start=Start(angle_dim=3, kappa=4.0),
+    step=Step(solver_steps=30, gumbel=False),
+    replay=Replay(size=80),
   )
 )
 
@@ -93,29 +178,11 @@ def make(
   *,
   branching: tuple[int, ...] = (4, 4),
   mode: str = "joint",
-  start: str = "ratio",
   projection: str = "per_level",
   oblivious: bool = False,
-  hard: bool = False,
-  gumbel: bool = True,
-  angle_dim: int = 64,
-  kappa: float = 64.0,
-  temperature: tuple[float, float] = (1.0, 0.5),
-  annealing_rounds: int = 8,
-  warm_start_mass: float = 0.5,
-  start_weight: float = 33.0,
-  start_steps: int = 120,
-  trust: float = 0.2,
-  kl_penalty: float = 0.0,
-  overlap_penalty: float = 0.01,
-  solver_steps: int = 80,
-  solver_sample: int = 4096,
-  tilt_rate: float = 0.05,
-  partition_rate: float = 0.003,
-  replay_size: int = 6144,
-  replay_decay: float = 0.7,
-  value_clip: float = 3.0,
-  shuffle_values: bool = False,
+  start: Start = Start(),
+  step: Step = Step(),
+  replay: Replay = Replay(),
 ) -> Method:
   r"""Learns a tree and its mixture from the values of documents.
 
@@ -128,7 +195,7 @@ def make(
   with the expectation over the natural distribution, estimated from documents
   drawn with a known proposal. Values are in units of the outer loss, so steps
   vanish where marginal values meet. :math:`\beta` is set in the first round so
-  that the step moves `trust` nats, and raised where a later one would move more;
+  that the step moves `step.trust` nats, and raised where a later one would move more;
   it doubles whenever a measured step did not help, and that step is taken back.
 
   Args:
@@ -138,75 +205,43 @@ def make(
       the tilts alone, on the partition of the start; "domains" moves the tilts
       of the K domains of the partition that is given (the labelled sources, for
       one), and reads none of the options of the tree's form and start.
-    start: what the first partition is made of. "kmeans": every level's leading
-      principal directions, and k-means in them, with tilts from similarity;
-      "ratio": from there, all that `mode` lets move is fitted to the density
-      ratio of target and corpus, as long as validation texts grow likelier;
-      "random": random projections, and random documents of the corpus as
-      prototypes, with tilts from similarity.
     projection: "per_level", or "shared": all levels have one angle, which is
       learned as one parameter (gradients are summed over levels). The overlap
       penalty is then a constant.
     oblivious: a level's prototypes are shared by its nodes (a product of
       partitions).
-    hard: straight-through leaves in the proximal step.
-    gumbel: noise in the proximal step.
-    angle_dim: P of every level. Levels differ in angle only below the
-      embedding's dimension, which an oblivious tree needs.
-    kappa: sharpness at the start.
-    temperature: of the Gumbel-softmax, in the first and the last round; the tree
-      is read out at one, the mean of hard samples.
-    annealing_rounds: rounds between the two (geometric).
-    warm_start_mass: share of target documents in the k-means of the start.
-    start_weight: of a document by the density ratio, at most; the effective sample
-      size at the start is then at least its inverse.
-    start_steps: Adam steps of the density ratio, at most.
-    trust: nats.
-    kl_penalty: :math:`\lambda` in units of the outer loss per nat.
-    overlap_penalty: :math:`\mu`.
-    solver_steps: Adam steps per round.
-    solver_sample: documents of the corpus sample that every Adam step draws.
-    tilt_rate: Adam's learning rate of the tilts.
-    partition_rate: Adam's learning rate of everything else.
-    replay_size: documents kept.
-    replay_decay: factor on the weight of older values per round.
-    value_clip: standard deviations at which a centered value is clipped.
-    shuffle_values: a control that must not gain: the values of a round are
-      dealt out anew among its documents, at random.
+    start: what the first partition is made of.
+    step: how far a round moves, and by which solver.
+    replay: which values it learns from.
   Returns:
     A Method of the loop `values`.
   Cost:
     Per round and proxy, one exact hypergradient through `values.unroll` steps,
     `values.probe_rows` probed rows and `values.lookahead` steps twice.
   Raises:
-    ValueError: for an unknown mode, start or projection, a level of fewer
-      than two children, or a `start_weight` below one.
+    ValueError: an unknown mode or projection, or a level of fewer than two
+      children.
   References:
     Values: Gu et al., `PDS <https://arxiv.org/abs/2410.07064>`_, 2024; start:
     Grangier et al., `CRISP <https://arxiv.org/abs/2410.03735>`_, 2024, and
     Sugiyama et al., `KLIEP <https://doi.org/10.1007/s10463-008-0197-x>`_, 2008.
   """
   checks.one_of("mode", mode, ("joint", "frozen", "domains"))
-  checks.one_of("start", start, ("ratio", "kmeans", "random"))
   checks.one_of("projection", projection, ("per_level", "shared"))
   if not branching or min(branching) < 2:
     raise ValueError(
       f"branching {branching} must give every level at least 2 children."
     )
-  if start_weight < 1:
-    raise ValueError(
-      f"start_weight {start_weight} must be at least 1, the mean of all weights."
-    )
   temperature_at = optax.schedules.exponential_decay(
-    temperature[0],
-    annealing_rounds,
-    temperature[1] / temperature[0],
-    end_value=temperature[1],
+    step.temperature[0],
+    step.annealing_rounds,
+    step.temperature[1] / step.temperature[0],
+    end_value=step.temperature[1],
   )
   optimizer = optax.multi_transform(
     {
-      "tilt": optax.adam(tilt_rate),
-      "partition": optax.adam(partition_rate)
+      "tilt": optax.adam(step.tilt_rate),
+      "partition": optax.adam(step.partition_rate)
       if mode == "joint"
       else optax.set_to_zero(),
     },
@@ -215,17 +250,17 @@ def make(
   if projection == "shared":
     optimizer = optax.chain(_tied_angles(), optimizer)
   plan = tree_start.Plan(
-    start,
+    start.kind,
     tuple(branching),
-    angle_dim,
-    kappa,
+    start.angle_dim,
+    start.kappa,
     oblivious,
     shared=projection == "shared",
-    target_share=warm_start_mass,
+    target_share=start.target_share,
     optimizer=optimizer,
-    max_weight=start_weight,
-    num_steps=start_steps,
-    batch=solver_sample,
+    max_weight=start.max_weight,
+    num_steps=start.steps,
+    batch=step.solver_sample,
   )
 
   def init(key: shapes.Key, facts: Facts) -> State:
@@ -241,14 +276,14 @@ def make(
       jnp.float32(facts.max_weight),
     )
     log_w_L, _ = _weigh(theta, corpus)
-    empty_R = jnp.zeros(replay_size)
-    embedding_RE = jnp.zeros((replay_size, corpus.sample_NE.shape[1]))
+    empty_R = jnp.zeros(replay.size)
+    embedding_RE = jnp.zeros((replay.size, corpus.sample_NE.shape[1]))
     return State(
       theta=theta,
       log_w_L=log_w_L,
       previous=theta,
       previous_log_w_L=log_w_L,
-      replay=Replay(embedding_RE, empty_R, empty_R),
+      replay=Buffer(embedding_RE, empty_R, empty_R),
       step_size=jnp.float32(0.0),
       round=jnp.int32(0),
       key=jax.random.key_data(key_noise),
@@ -256,19 +291,19 @@ def make(
       horizon=jnp.float32(facts.horizon),
     )
 
-  def step(state: State, signals: Signals) -> tuple[State, Info]:
+  def advance(state: State, signals: Signals) -> tuple[State, Info]:
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.round)
-    if shuffle_values:
+    if replay.shuffle:
       key_sample, key_noise, key_shuffle = jax.random.split(key, 3)
       signals = _shuffle_values(signals, key_shuffle)
     else:
       key_sample, key_noise = jax.random.split(key)
-    replay = _remember(
+    buffer = _remember(
       state.replay,
       signals,
       finalize(state).log_w(signals),
-      decay=replay_decay,
-      clip=value_clip,
+      decay=replay.decay,
+      clip=replay.clip,
     )
     whole = Corpus(
       signals.sample_NE,
@@ -279,21 +314,21 @@ def make(
     log_w_L, log_p_NL = _weigh(state.theta, whole)
     whole = whole._replace(before_N=mixture.document_log_w(log_p_NL, log_w_L))
     before_R = TreeWeights(state.theta, log_w_L).log_w(
-      Signals(embedding_BE=replay.embedding_RE)
+      Signals(embedding_BE=buffer.embedding_RE)
     )
-    fit_R, held_R = _split(replay.weight_R)
-    some = _sample(whole, solver_sample, key_sample)
+    fit_R, held_R = _split(buffer.weight_R)
+    some = _sample(whole, step.solver_sample, key_sample)
 
     def measure(theta, weight_R, corpus=whole, key=None):
       return _measure(
         theta,
         corpus,
-        replay,
+        buffer,
         weight_R,
         before_R,
         horizon=state.horizon,
         key=key,
-        hard=hard,
+        hard=step.hard,
       )
 
     def cost(theta, weight_R, corpus, key=None):
@@ -301,14 +336,14 @@ def make(
       found = measure(theta, weight_R, corpus, key)
       return (
         -found.gain
-        + kl_penalty * found.kl_natural
-        + overlap_penalty * penalties.angle_overlap(theta)
+        + step.kl_penalty * found.kl_natural
+        + step.overlap_penalty * penalties.angle_overlap(theta)
       ), found.kl_step
 
     def noisy_cost(theta, key):
       """On documents drawn anew, or a tree would carve out a sample."""
-      fresh = _sample(whole, solver_sample, jax.random.fold_in(key, 0))
-      noise = jax.random.fold_in(key, 1) if gumbel else None
+      fresh = _sample(whole, step.solver_sample, jax.random.fold_in(key, 0))
+      noise = jax.random.fold_in(key, 1) if step.gumbel else None
       return cost(theta, fit_R, fresh, noise)
 
     theta, step_size = proximal.solve(
@@ -317,13 +352,13 @@ def make(
       state.theta,
       key_noise,
       optimizer=optimizer,
-      num_steps=solver_steps,
+      num_steps=step.solver_steps,
       step_size=state.step_size,
-      trust=trust,
+      trust=step.trust,
     )
-    found, held = measure(theta, replay.weight_R), measure(theta, held_R)
+    found, held = measure(theta, buffer.weight_R), measure(theta, held_R)
     info = Info(
-      predicted_gain=found.gain - measure(state.theta, replay.weight_R).gain,
+      predicted_gain=found.gain - measure(state.theta, buffer.weight_R).gain,
       heldout_gain=held.gain - measure(state.theta, held_R).gain,
       kl_step=found.kl_step,
       kl_natural=found.kl_natural,
@@ -336,7 +371,7 @@ def make(
       log_w_L=_weigh(theta, whole)[0],
       previous=state.theta,
       previous_log_w_L=log_w_L,
-      replay=replay,
+      replay=buffer,
       step_size=step_size,
       round=state.round + 1,
     ), info
@@ -362,7 +397,7 @@ def make(
     "sample_mass_N",
   }
   tree = Method(
-    init, step, finalize, frozenset(signals), "values", judge, weighs="tree"
+    init, advance, finalize, frozenset(signals), "values", judge, weighs="tree"
   )
   return tree_domains.of_domains(tree) if mode == "domains" else tree
 
@@ -508,7 +543,7 @@ def _remember(replay, signals, log_w_B, *, decay, clip):
   # A round weighs the same however many documents it brings.
   weight_B /= jnp.sum(weight_B)
   join = lambda new, old: jnp.concatenate([new, old])[:size]  # noqa: E731
-  return Replay(
+  return Buffer(
     join(signals.embedding_BE, replay.embedding_RE),
     join(value_B, replay.value_R),
     join(weight_B, decay * replay.weight_R),

@@ -22,7 +22,8 @@ _TINY = """
 values.rounds=3 values.max_age=24 values.min_age=4 values.steps_between_rounds=4
 values.lookahead=4 values.outer_rows=8 values.probe_rows=8
 values.validation_rows=8 final.calls_per_save=1 final.seeds=2
-cmtree.branching=2,2 cmtree.angle_dim=4 cmtree.solver_steps=5 cmtree.replay_size=256
+cmtree.branching=2,2 cmtree.start.angle_dim=4 cmtree.step.solver_steps=5
+cmtree.replay.size=256
 """.split()
 
 
@@ -328,7 +329,9 @@ def test_a_killed_job_ends_with_the_same_bytes(finished, corpus, tmp_path):
     ("data.target_files=", ["No target", "target_files"]),
     ("data.targets=moon", ["'moon'", "arithmetic"]),
     ("embedding.kind=magic", ["'magic'", "tfidf"]),
-    ("cmtree.mode=forzen", ["cmtree", "'forzen'", "joint"]),
+    ("cmtree.mode=forzen", ["config.cmtree: ", "'forzen'", "joint"]),
+    ("cmtree.start.kind=ward", ["config.cmtree.start: ", "'ward'", "kmeans"]),
+    ("cmtree.step=0.1", ["config.cmtree.step is a block", "cmtree.step.trust"]),
     ("optimizer.eps_root=0.0", ["eps_root", "above 0"]),
     ("hypergradient.estimator=magic", ["'magic'", "unrolled", "cg"]),
     (("hypergradient.estimator=truncated", "values.unroll=6"), ["multiple of"]),

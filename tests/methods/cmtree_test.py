@@ -30,12 +30,13 @@ from tests.methods.world import (
 )
 
 TRUST = 0.05  # far less than the values ask for
+STEP = dict(trust=TRUST, solver_steps=150)
 
 
 @functools.cache
 def tree_round(mode="joint", value_scale=1.0, **options):
   """(method, state before, state after, info) of one round on the pool."""
-  method = make("cmtree", mode=mode, trust=TRUST, solver_steps=150, **options)
+  method = make("cmtree", mode=mode, step=STEP, **options)
   before = method.init(jax.random.key(0), facts(4.0))
   signals = SIGNALS._replace(
     value_B=np.float32(value_scale) * SIGNALS.value_B,
@@ -150,8 +151,7 @@ def test_shuffled_values_are_those_of_the_round_and_leave_the_padding():
 
 
 def test_a_tree_gains_nothing_from_shuffled_values():
-  settings = dict(mode="frozen", trust=TRUST, solver_steps=150)
-  method = make("cmtree", shuffle_values=True, **settings)
+  method = make("cmtree", mode="frozen", step=STEP, replay=dict(shuffle=True))
   step = jax.jit(method.step)
   signals = take(
     method,
@@ -204,9 +204,7 @@ def test_without_values_nothing_moves():
 
 
 def test_noise_depends_on_the_key_and_the_round_alone():
-  settings: dict[str, Any] = {**cmtree.PLANTED.options, "gumbel": True}
-  settings["solver_steps"] = 5
-  method = cmtree.make(**settings)
+  method = make("cmtree", step=dict(gumbel=True, solver_steps=5))
   signals = take(method, np.arange(POOL))
   step = jax.jit(method.step)
   one, two, other = (

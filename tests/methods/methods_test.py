@@ -1,5 +1,6 @@
 """What every method must obey; what each of them does has a file of its own."""
 
+import dataclasses
 import functools
 import inspect
 
@@ -160,11 +161,16 @@ def test_weights_are_of_what_the_method_says(run):
 
 
 def test_the_factory_documents_its_options(run):
-  factory = METHODS[run.name].make
-  for option in inspect.signature(factory).parameters:
-    assert f"    {option}: " in (inspect.getdoc(factory) or "").replace(
-      "\n", "\n  "
-    )
+  assert_documented(METHODS[run.name].make)
+
+
+def assert_documented(factory):
+  """Every option has its line; a record of options documents its own."""
+  lines = [line.strip() for line in (inspect.getdoc(factory) or "").split("\n")]
+  for name, option in inspect.signature(factory).parameters.items():
+    assert any(line.startswith(f"{name}: ") for line in lines), name
+    if dataclasses.is_dataclass(option.default):
+      assert_documented(type(option.default))
 
 
 def test_what_trains_proxies_says_what_it_costs(run):

@@ -83,10 +83,8 @@ def test_it_is_a_frozen_tree_on_features_of_domains():
   frozen = make(
     "cmtree",
     mode="frozen",
-    start="kmeans",
+    start=dict(kind="kmeans", angle_dim=K + 1, kappa=100.0),
     branching=(K,),
-    angle_dim=K + 1,
-    kappa=100.0,
   )
   sample = dict(
     sample_NE=jnp.asarray(ONE_HOT[:POOL]),

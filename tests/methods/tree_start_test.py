@@ -9,8 +9,9 @@ from cmtree_jax.tree import mixture, model
 from tests.methods.world import SAMPLE, assert_equal, facts, make
 
 
-def start(seed=0, known=None, **options):
-  method = make("cmtree", **options)
+def start(seed=0, known=None, *, kind, max_weight=33.0, **options):
+  first = dict(kind=kind, max_weight=max_weight)
+  method = make("cmtree", start=first, **options)
   return method.init(jax.random.key(seed), known or facts()).theta
 
 
@@ -25,7 +26,7 @@ def test_weights_have_mean_one_and_no_leaf_is_empty(
   kind, projection, oblivious
 ):
   method = make(
-    "cmtree", start=kind, projection=projection, oblivious=oblivious
+    "cmtree", start=dict(kind=kind), projection=projection, oblivious=oblivious
   )
   state = method.init(jax.random.key(0), facts())
   log_p_NL = model.log_p_leaf(state.theta, jnp.asarray(SAMPLE["sample_NE"]))
@@ -46,8 +47,8 @@ def test_weights_have_mean_one_and_no_leaf_is_empty(
 
 def test_a_shared_angle_is_that_of_the_root():
   np.testing.assert_array_equal(
-    start(start="kmeans", projection="shared")[1].angle_PE,
-    start(start="kmeans")[0].angle_PE,
+    start(kind="kmeans", projection="shared")[1].angle_PE,
+    start(kind="kmeans")[0].angle_PE,
   )
 
 
@@ -67,43 +68,43 @@ def test_the_density_ratio_makes_the_target_likelier_than_kmeans_does():
     log_w_B = mixture.document_log_w(log_p_BL, log_w_L)
     return float(np.asarray(known.target_mass_N) @ np.asarray(log_w_B))
 
-  options = dict(start="ratio", start_weight=4.0, partition_rate=0.02)
+  options = dict(kind="ratio", max_weight=4.0, step=dict(partition_rate=0.02))
   joint = start(0, known, **options)
   frozen = start(0, known, mode="frozen", **options)
   assert likelihood(joint) > likelihood(frozen) + 0.05
   assert_equal(
-    partition(frozen), partition(start(0, known, start="kmeans")), rtol=0
+    partition(frozen), partition(start(0, known, kind="kmeans")), rtol=0
   )
   one, two = start(projection="shared", **options)
   np.testing.assert_array_equal(one.angle_PE, two.angle_PE)
 
 
 def test_random_prototypes_are_projected_documents():
-  for level in start(start="random"):
+  for level in start(kind="random"):
     z_NP = model.normalize(SAMPLE["sample_NE"] @ level.angle_PE.T)
     for prototype_P in level.prototype_MCP.reshape(-1, 3):
       assert np.abs(z_NP - prototype_P).max(axis=1).min() < 1e-5
 
 
 def test_chance_is_a_matter_of_the_key_and_not_of_the_target():
-  one, two = start(0, start="random"), start(1, start="random")
-  assert_equal(one, start(0, start="random"), rtol=0)
+  one, two = start(0, kind="random"), start(1, kind="random")
+  assert_equal(one, start(0, kind="random"), rtol=0)
   assert np.abs(one[0].angle_PE - two[0].angle_PE).max() > 0.1
   other = facts()._replace(target_NE=np.roll(facts().target_NE, 1, 1))
-  moved = start(0, other, start="random")
+  moved = start(0, other, kind="random")
   assert_equal(partition(one), partition(moved), rtol=0)
   assert np.abs(one[0].tilt_MC - moved[0].tilt_MC).max() > 0.1
   # k-means sees the target.
-  moved = start(0, other, start="kmeans")
+  moved = start(0, other, kind="kmeans")
   assert (
-    np.abs(start(start="kmeans")[0].angle_PE - moved[0].angle_PE).max() > 0.01
+    np.abs(start(kind="kmeans")[0].angle_PE - moved[0].angle_PE).max() > 0.01
   )
 
 
 @pytest.mark.parametrize(
   ("option", "known"),
   [
-    (dict(start="ward"), "kmeans, random, ratio"),
+    (dict(start=dict(kind="ward")), "kmeans, random, ratio"),
     (dict(projection="both"), "per_level, shared"),
     (dict(mode="fixed"), "domains, frozen, joint"),
   ],
@@ -114,5 +115,5 @@ def test_unknown_words_are_refused(option, known):
 
 
 def test_no_bound_is_below_the_mean_of_all_weights():
-  with pytest.raises(ValueError, match="start_weight 0.5 must be at least 1"):
-    make("cmtree", start_weight=0.5)
+  with pytest.raises(ValueError, match="max_weight 0.5 must be at least 1"):
+    make("cmtree", start=dict(max_weight=0.5))

@@ -1,5 +1,8 @@
 """Documents and facts that the tests of methods share; small and seeded."""
 
+import dataclasses
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,8 +15,14 @@ MAX_WEIGHT = 1.5
 
 
 def make(name, **settings):
+  """A small method; a dict changes fields of an option that is a record."""
   method = METHODS[name]
-  return method.make(**{**method.PLANTED.options, **settings})
+  options = dict(method.PLANTED.options)
+  for option, value in settings.items():
+    if isinstance(value, dict):
+      value = dataclasses.replace(options[option], **value)
+    options[option] = value
+  return method.make(**options)
 
 
 def features(count, seed):
