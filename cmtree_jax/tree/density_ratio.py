@@ -6,6 +6,7 @@ makes the target's documents likely under the corpus weighed by it.
 
 import functools
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +14,21 @@ import optax
 
 from cmtree_jax import shapes
 from cmtree_jax.tree import mixture, model
+from cmtree_jax.tree.mixture import Sample
+
+
+class Texts(NamedTuple):
+  """What is known before the first round, all of it by features."""
+
+  corpus: Sample
+  target: Sample
+  held_out: Sample  # more of the target's documents, which no step sees
 
 
 def fit(
   key: shapes.Key,
   theta: model.Theta,
-  corpus: tuple[shapes.FloatNE, shapes.FloatN],
-  target: tuple[shapes.Array, shapes.Array],
-  held_out: tuple[shapes.Array, shapes.Array],
+  texts: Texts,
   *,
   optimizer: optax.GradientTransformation,
   max_weight: float | shapes.Scalar,
@@ -46,9 +54,7 @@ def fit(
   Args:
     key: of the draws.
     theta: where to start from.
-    corpus: features and masses of a sample of the corpus.
-    target: of the target's documents.
-    held_out: of more of them, which no step sees.
+    texts: of corpus and target.
     optimizer: decides what moves; it may leave the partition as it is.
     max_weight: R, of any document.
     num_steps: of the optimizer, at most.
@@ -59,13 +65,10 @@ def fit(
     Sugiyama et al., `KLIEP <https://doi.org/10.1007/s10463-008-0197-x>`_, 2008,
     for the objective, there over kernels and without a bound.
   """
-  as_arrays = functools.partial(jax.tree.map, jnp.asarray)
   return _ascend(
     key,
     theta,
-    as_arrays(corpus),
-    as_arrays(target),
-    as_arrays(held_out),
+    jax.tree.map(jnp.asarray, texts),
     jnp.float32(max_weight),
     optimizer=optimizer,
     num_steps=num_steps,
@@ -74,60 +77,33 @@ def fit(
 
 
 @functools.partial(jax.jit, static_argnames=("optimizer", "num_steps", "batch"))
-def _ascend(
-  key,
-  theta,
-  corpus,
-  target,
-  held_out,
-  max_weight,
-  *,
-  optimizer,
-  num_steps,
-  batch,
-):
-  def weigh(theta, features, mass):
-    log_q_L = mixture.leaf_mass(
-      model.log_p_leaf(theta, features), mass / jnp.sum(mass)
-    )
-    tilt_L = mixture.leaf_tilt(theta)
-    return mixture.leaf_log_w(tilt_L, log_q_L, max_weight=max_weight)
-
-  def log_w(theta, log_w_L, features):
-    return mixture.document_log_w(model.log_p_leaf(theta, features), log_w_L)
-
-  def cost(theta, key):
-    key_corpus, key_target = jax.random.split(key)
-    corpus_BE = _draw(key_corpus, corpus, batch)
-    log_w_L = weigh(theta, corpus_BE, jnp.full(len(corpus_BE), 1.0))
-    return -jnp.mean(log_w(theta, log_w_L, _draw(key_target, target, batch)))
-
-  def score(theta):
-    features, mass = held_out
-    w = jnp.exp(log_w(theta, weigh(theta, *corpus), features))
-    return mass @ jnp.log((1 - _FLOOR) * w + _FLOOR) / jnp.sum(mass)
-
+def _ascend(key, theta, texts, max_weight, *, optimizer, num_steps, batch):
   def step(carry, number):
     theta, opt_state = carry
-    grads = jax.grad(cost)(theta, jax.random.fold_in(key, number))
+    grads = jax.grad(_cost)(
+      theta, texts, max_weight, batch, jax.random.fold_in(key, number)
+    )
     update, opt_state = optimizer.update(grads, opt_state, theta)
     return (optax.apply_updates(theta, update), opt_state), None
 
   def some_steps(carry, numbers):
     now, best, best_score = carry
     now, _ = jax.lax.scan(step, now, numbers)
-    now_score = score(now[0])
+    now_score = _score(now[0], texts, max_weight)
     better = now_score > best_score
     best = jax.tree.map(
       lambda new, old: jnp.where(better, new, old), now[0], best
     )
     return (now, best, jnp.maximum(now_score, best_score)), None
 
-  start = (theta, optimizer.init(theta)), theta, score(theta)
+  first = _score(theta, texts, max_weight)
+  carry = (theta, optimizer.init(theta)), theta, first
   every = math.gcd(num_steps, _EVERY)
   numbers = jnp.arange(num_steps).reshape(-1, every)
-  (_, theta, _), _ = jax.lax.scan(some_steps, start, numbers)
-  more_L = weigh(theta, *corpus) - mixture.leaf_tilt(theta)
+  (_, theta, _), _ = jax.lax.scan(some_steps, carry, numbers)
+  # The tilts become the weights, whatever the bound is later on.
+  log_w_L = _weigh(theta, *texts.corpus, max_weight)
+  more_L = log_w_L - mixture.leaf_tilt(theta)
   last = theta[-1]
   tilt_MC = last.tilt_MC + more_L.reshape(last.tilt_MC.shape)
   return (*theta[:-1], last._replace(tilt_MC=tilt_MC))
@@ -135,6 +111,38 @@ def _ascend(
 
 _EVERY = 10  # steps between two looks at what is held out
 _FLOOR = 0.02  # of a weight there
+
+
+def _cost(theta, texts, max_weight, batch, key):
+  """Minus the mean log-weight of target documents, all of them drawn anew."""
+  key_corpus, key_target = jax.random.split(key)
+  corpus_BE = _draw(key_corpus, texts.corpus, batch)
+  log_w_L = _weigh(theta, corpus_BE, jnp.full(len(corpus_BE), 1.0), max_weight)
+  return -jnp.mean(
+    _log_w(theta, log_w_L, _draw(key_target, texts.target, batch))
+  )
+
+
+def _score(theta, texts, max_weight):
+  """The mean log-weight, with a floor under it, of what is held out."""
+  features, mass = texts.held_out
+  log_w_L = _weigh(theta, *texts.corpus, max_weight)
+  w = jnp.exp(_log_w(theta, log_w_L, features))
+  return mass @ jnp.log((1 - _FLOOR) * w + _FLOOR) / jnp.sum(mass)
+
+
+def _weigh(theta, features, mass, max_weight):
+  log_p_NL = model.log_p_leaf(theta, features)
+  return mixture.weigh(
+    mixture.leaf_tilt(theta),
+    log_p_NL,
+    mass / jnp.sum(mass),
+    max_weight=max_weight,
+  )
+
+
+def _log_w(theta, log_w_L, features):
+  return mixture.document_log_w(model.log_p_leaf(theta, features), log_w_L)
 
 
 def _draw(key, documents, batch):

@@ -6,11 +6,39 @@ is the natural mixture whatever the partition is. The mixture itself is
 :math:`p_L = q_L w_L`, and a document's weight is the mean of its leaves' weights.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
 from cmtree_jax import shapes
 from cmtree_jax.tree.model import Theta
+
+
+class Sample(NamedTuple):
+  """Documents that stand for many."""
+
+  features: shapes.Array  # [N, ...]: what tells where a document falls
+  mass_N: shapes.Array  # what each counts for
+
+
+def weigh(
+  tilt_L: shapes.FloatL,
+  log_p_NL: shapes.FloatNL,
+  mass_N: shapes.FloatN,
+  *,
+  max_weight: float | shapes.Scalar,
+) -> shapes.FloatL:
+  """log_w_L of tilted leaves, against their masses in a sample of the corpus.
+
+  Args:
+    tilt_L: m, of the leaves.
+    log_p_NL: where the sample's documents fall.
+    mass_N: their masses, which sum to one.
+    max_weight: R.
+  """
+  log_q_L = leaf_mass(log_p_NL, mass_N)
+  return leaf_log_w(tilt_L, log_q_L, max_weight=max_weight)
 
 
 def leaf_tilt(theta: Theta) -> shapes.FloatL:

@@ -130,26 +130,6 @@ def test_a_shared_angle_has_the_sum_of_the_levels_slopes():
   assert np.abs(slopes[0] - slopes[1]).max() > 1e-3
 
 
-def test_shuffled_values_are_those_of_the_round_and_leave_the_padding():
-  signals = jax.tree.map(jnp.asarray, SIGNALS)  # target documents have no mass
-  shuffle = jax.jit(cmtree._shuffle_values)
-  one, two = (
-    np.asarray(shuffle(signals, jax.random.key(seed)).value_B)
-    for seed in (0, 1)
-  )
-  old = np.asarray(signals.value_B)
-  for new in (one, two):
-    np.testing.assert_array_equal(np.sort(new[:POOL]), np.sort(old[:POOL]))
-    np.testing.assert_array_equal(new[POOL:], old[POOL:])
-    assert (new[:POOL] != old[:POOL]).mean() > 0.9
-  assert (one[:POOL] != two[:POOL]).mean() > 0.9
-  # Documents without mass may stand anywhere.
-  back = jax.tree.map(lambda x: None if x is None else x[::-1], signals)
-  new = np.asarray(shuffle(back, jax.random.key(0)).value_B)
-  np.testing.assert_array_equal(new[:-POOL], old[::-1][:-POOL])
-  np.testing.assert_array_equal(np.sort(new[-POOL:]), np.sort(old[:POOL]))
-
-
 def test_a_tree_gains_nothing_from_shuffled_values():
   method = make("cmtree", mode="frozen", step=STEP, replay=dict(shuffle=True))
   step = jax.jit(method.step)
@@ -240,9 +220,10 @@ def test_values_move_a_tree_along_the_exact_hypergradient():
 
   def weight(theta):
     log_p_NL = model.log_p_leaf(theta, jnp.asarray(SAMPLE["sample_NE"]))
-    log_w_L = mixture.leaf_log_w(
+    log_w_L = mixture.weigh(
       mixture.leaf_tilt(theta),
-      mixture.leaf_mass(log_p_NL, jnp.asarray(SAMPLE["sample_mass_N"])),
+      log_p_NL,
+      jnp.asarray(SAMPLE["sample_mass_N"]),
       max_weight=4.0,
     )
     log_p_BL = model.log_p_leaf(theta, embedding_BE)

@@ -1,7 +1,6 @@
 """Documents and facts that the tests of methods share; small and seeded."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp

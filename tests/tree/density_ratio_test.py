@@ -1,7 +1,5 @@
 """The start by the density ratio: its optimum by hand, its limit, what may move."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +7,8 @@ import optax
 import pytest
 
 from cmtree_jax.tree import density_ratio, mixture, model
+from cmtree_jax.tree.density_ratio import Texts
+from cmtree_jax.tree.mixture import Sample
 
 NO_LIMIT = 1e9
 ADAM = optax.adam(0.05)
@@ -48,24 +48,22 @@ KNOWN = tree([[1, 0, 0, 0], [0, 1, 1, 0]])
 CORPUS = documents((0.5, 0.3, 0.2), 0)
 TARGET = documents((0.1, 0.7, 0.2), 1)
 
-fit = functools.partial(
-  density_ratio.fit,
-  jax.random.key(0),
-  corpus=CORPUS[:2],
-  target=TARGET[:2],
-  held_out=TARGET[:2],
-  num_steps=150,
-  batch=256,
-)
+TEXTS = Texts(Sample(*CORPUS[:2]), Sample(*TARGET[:2]), Sample(*TARGET[:2]))
+
+
+def fit(start, texts=TEXTS, *, seed=0, **options):
+  return density_ratio.fit(
+    jax.random.key(seed), start, texts, num_steps=150, batch=256, **options
+  )
 
 
 def leaf_w(theta):
   """Weights of the leaves, of mean one over the corpus."""
-  log_q_L = mixture.leaf_mass(
-    model.log_p_leaf(theta, CORPUS[0]), jnp.asarray(CORPUS[1])
-  )
+  log_p_NL = model.log_p_leaf(theta, CORPUS[0])
   tilt_L = mixture.leaf_tilt(theta)
-  return jnp.exp(mixture.leaf_log_w(tilt_L, log_q_L, max_weight=NO_LIMIT))
+  return jnp.exp(
+    mixture.weigh(tilt_L, log_p_NL, jnp.asarray(CORPUS[1]), max_weight=NO_LIMIT)
+  )
 
 
 def log_w(theta, documents):
@@ -122,20 +120,17 @@ def test_equal_keys_give_equal_trees_and_others_do_not():
   arguments = dict(optimizer=ADAM, max_weight=3.0)
   first, again = (fit(KNOWN, **arguments) for _ in range(2))
   jax.tree.map(np.testing.assert_array_equal, first, again)
-  other = density_ratio.fit(
-    jax.random.key(1), KNOWN, CORPUS[:2], TARGET[:2], TARGET[:2],
-    num_steps=150, batch=256, **arguments,
-  )  # fmt: skip
+  other = fit(KNOWN, seed=1, **arguments)
   assert not np.array_equal(first[0].prototype_MCP, other[0].prototype_MCP)
 
 
 def test_the_likeliest_tree_of_what_is_held_out_is_kept():
   # Two texts say the second kind, those that are held out the first.
-  few = CORPUS[0][CORPUS[2] == 1][:2], np.full(2, 0.5)
-  held_out = tuple(x[CORPUS[2] == 0] for x in CORPUS[:2])
-  arguments = dict(optimizer=ADAM, max_weight=NO_LIMIT, target=few)
-  sure = fit(KNOWN, held_out=few, **arguments)
-  stopped = fit(KNOWN, held_out=held_out, **arguments)
+  few = Sample(CORPUS[0][CORPUS[2] == 1][:2], np.full(2, 0.5))
+  others = Sample(*(x[CORPUS[2] == 0] for x in CORPUS[:2]))
+  arguments = dict(optimizer=ADAM, max_weight=NO_LIMIT)
+  sure = fit(KNOWN, Texts(TEXTS.corpus, few, few), **arguments)
+  stopped = fit(KNOWN, Texts(TEXTS.corpus, few, others), **arguments)
   assert float(jnp.mean(log_w(sure, few))) > 1.0
   for before, after in zip(KNOWN[0][:3], stopped[0][:3], strict=True):
     np.testing.assert_array_equal(before, after)

@@ -5,7 +5,8 @@ import functools
 import numpy as np
 import pytest
 
-from cmtree_jax.tree import model, random_start, warm_start
+from cmtree_jax.tree import model, random_start, starts
+from cmtree_jax.tree.mixture import Sample
 from cmtree_jax.types import UserError
 
 
@@ -75,12 +76,10 @@ def test_a_tree_grown_from_it_uses_all_of_its_leaves(oblivious):
   features, mass_N = documents()
   for seed in range(5):
     rng = np.random.default_rng(seed)
-    theta = warm_start.fit(
-      features,
-      mass_N,
-      branching=(3, 3),
+    theta = starts.grow(
+      Sample(features, mass_N),
+      starts.Form((3, 3), oblivious),
       kappa=16.0,
-      oblivious=oblivious,
       angle=functools.partial(random_start.random_angle, angle_dim=3, rng=rng),
       cluster=functools.partial(random_start.random_documents, rng=rng),
     )

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from cmtree_jax.embed import kmeans
-from cmtree_jax.tree import mixture, model, penalties, warm_start
+from cmtree_jax.tree import mixture, model, penalties, starts
+from cmtree_jax.tree.mixture import Sample
 
 SIZES = (20, 30, 10, 40)
 TARGET_SIZES = (6, 0, 2, 2)
-ANGLE = functools.partial(warm_start.principal_angle, angle_dim=3)
+ANGLE = functools.partial(starts.principal_angle, angle_dim=3)
 
 
 def cluster(points, mass_N, count):
@@ -30,13 +31,11 @@ def blobs(sizes, seed):
 
 
 def start(features, mass_N, *, oblivious=False, kappa=200.0, branching=(2, 2)):
-  return warm_start.fit(
-    features,
-    mass_N,
-    branching=branching,
-    angle=ANGLE,
+  return starts.grow(
+    Sample(features, mass_N),
+    starts.Form(branching, oblivious),
     kappa=kappa,
-    oblivious=oblivious,
+    angle=ANGLE,
     cluster=cluster,
   )
 
@@ -71,13 +70,11 @@ def test_deeper_nodes_get_the_documents_that_reach_them(corpus):
     reached.append(point_mass_N.sum())
     return cluster(points, point_mass_N, count)
 
-  warm_start.fit(
-    features,
-    mass_N,
-    branching=(2, 2, 2),
-    angle=ANGLE,
+  starts.grow(
+    Sample(features, mass_N),
+    starts.Form((2, 2, 2)),
     kappa=200.0,
-    oblivious=False,
+    angle=ANGLE,
     cluster=record,
   )
   leaf_N = np.argmax(model.log_p_leaf(start(features, mass_N), features), 1)
@@ -122,18 +119,15 @@ def test_starts_are_equal_bit_by_bit(corpus):
 def test_on_hard_leaves_the_weights_are_ratios_of_counts(corpus, target):
   features, mass_N, blob_N = corpus
   # With so sharp a cut each document is in one leaf, to 1e-6.
-  theta = warm_start.with_similarity_tilts(
+  theta = starts.with_similarity_tilts(
     start(features, mass_N, kappa=1e4),
-    features,
-    mass_N,
-    *target[:2],
+    Sample(features, mass_N),
+    Sample(*target[:2]),
     smoothing=0.01,
   )
   log_p_NL = model.log_p_leaf(theta, features)
-  log_w_L = mixture.leaf_log_w(
-    mixture.leaf_tilt(theta),
-    mixture.leaf_mass(log_p_NL, mass_N),
-    max_weight=1e9,
+  log_w_L = mixture.weigh(
+    mixture.leaf_tilt(theta), log_p_NL, mass_N, max_weight=1e9
   )
   w_N = np.exp(mixture.document_log_w(log_p_NL, log_w_L))
   share_K = np.bincount(blob_N, mass_N)
@@ -144,11 +138,10 @@ def test_on_hard_leaves_the_weights_are_ratios_of_counts(corpus, target):
 @pytest.mark.parametrize("max_weight", [1.2, 1e9])
 def test_on_soft_leaves_the_weights_are_crisp(corpus, target, max_weight):
   features, mass_N, _ = corpus
-  theta = warm_start.with_similarity_tilts(
+  theta = starts.with_similarity_tilts(
     start(features, mass_N, kappa=4.0, branching=(2, 3)),
-    features,
-    mass_N,
-    *target[:2],
+    Sample(features, mass_N),
+    Sample(*target[:2]),
   )
   p_NL = np.exp(model.log_p_leaf(theta, features), dtype=np.float64)
   p_target_NL = np.exp(model.log_p_leaf(theta, target[0]), dtype=np.float64)
@@ -173,8 +166,8 @@ def test_on_soft_leaves_the_weights_are_crisp(corpus, target, max_weight):
 def test_the_target_alone_changes_tilts_alone(corpus, target):
   features, mass_N, _ = corpus
   before = start(features, mass_N)
-  after = warm_start.with_similarity_tilts(
-    before, features, mass_N, *target[:2]
+  after = starts.with_similarity_tilts(
+    before, Sample(features, mass_N), Sample(*target[:2])
   )
   for one, two in zip(before, after, strict=True):
     np.testing.assert_array_equal(one.angle_PE, two.angle_PE)
@@ -188,13 +181,11 @@ def test_an_oblivious_level_cuts_what_those_above_left():
   sign_N2 = rng.choice([-1.0, 1.0], (400, 2))
   features = np.concatenate([sign_N2 * [3, 2], np.ones((400, 1))], axis=1)
   features += 0.01 * rng.normal(size=features.shape)
-  theta = warm_start.fit(
-    features,
-    np.full(400, 1 / 400),
-    branching=(2, 2),
+  theta = starts.grow(
+    Sample(features, np.full(400, 1 / 400)),
+    starts.Form((2, 2), oblivious=True),
     kappa=200.0,
-    oblivious=True,
-    angle=functools.partial(warm_start.principal_angle, angle_dim=1),
+    angle=functools.partial(starts.principal_angle, angle_dim=1),
     cluster=lambda points, mass, count: np.array([[-1.0], [1.0]]),
   )
   log_p_NL = model.log_p_leaf(theta, jnp.asarray(features, jnp.float32))

@@ -56,12 +56,11 @@ def test_the_density_ratio_makes_the_target_likelier_than_kmeans_does():
   known = facts()._replace(max_weight=100.0)
 
   def likelihood(theta):
-    log_q_L = mixture.leaf_mass(
+    log_w_L = mixture.weigh(
+      mixture.leaf_tilt(theta),
       model.log_p_leaf(theta, jnp.asarray(known.sample_NE)),
       jnp.asarray(known.sample_mass_N),
-    )
-    log_w_L = mixture.leaf_log_w(
-      mixture.leaf_tilt(theta), log_q_L, max_weight=known.max_weight
+      max_weight=known.max_weight,
     )
     assert np.exp(log_w_L).max() <= 4.0 * 1.001
     log_p_BL = model.log_p_leaf(theta, jnp.asarray(known.target_NE))
@@ -106,7 +105,7 @@ def test_chance_is_a_matter_of_the_key_and_not_of_the_target():
   [
     (dict(start=dict(kind="ward")), "kmeans, random, ratio"),
     (dict(projection="both"), "per_level, shared"),
-    (dict(mode="fixed"), "domains, frozen, joint"),
+    (dict(mode="fixed"), "frozen, joint"),
   ],
 )
 def test_unknown_words_are_refused(option, known):
