@@ -99,7 +99,8 @@ def _toy(config):
   config.final.steps = 30
   config.final.steps_per_call = 6
   config.optimizer.warmup_steps = 10
-  config.cmtree.step.solver_steps = 20
+  for method in (config.cmtree, config.tilts):
+    method.step.solver_steps = 20
   config.evaluate.max_tokens = 10_000
   config.runs.steps = 21
   config.steer.steps = 20
@@ -171,11 +172,7 @@ def variants(final: str, leaves_of: tuple[int, ...], *, rounds: int):
       "cmtree.start.target_share=0.0",
     )
     found[f"random_{leaves}"] = (*frozen, "cmtree.start.kind=random")
-  found["sources"] = (
-    "cmtree",
-    "cmtree.mode=domains",
-    "partition.kind=sources",
-  )
+  found["sources"] = ("tilts", "partition.kind=sources")
   for clusters in (16, 64, 256):
     found[f"crisp_{clusters}"] = ("crisp", f"partition.num_clusters={clusters}")
   # With all dimensions of the embedding every angle would cut alike.

@@ -11,6 +11,7 @@ METHODS: dict[str, ModuleType] = {
   name: importlib.import_module(f"{__name__}.{name}")
   for name in (
     "cmtree",
+    "tilts",
     # Controls.
     "natural",
     "uniform_sources",

@@ -3,11 +3,13 @@
 python -m cmtree_jax.methods.document > docs/methods.md
 """
 
+import dataclasses
 import inspect
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType
+from typing import Any
 
 from cmtree_jax.methods import METHODS
 from cmtree_jax.methods.base import LOOPS, Method
@@ -68,7 +70,7 @@ def _table() -> Iterator[str]:
 def _entries() -> Iterator[str]:
   for name, module in METHODS.items():
     method = module.make()
-    parts = _sections(module)
+    parts = _sections(module.make)
     yield f"## {name}\n"
     yield _prose(parts[""])
     reads = ", ".join(f"`{one}`" for one in sorted(method.signals))
@@ -82,23 +84,33 @@ def _entries() -> Iterator[str]:
     if "Args" in parts:
       yield "| option | default | |"
       yield "|---|---|---|"
-      yield from _options(module, parts["Args"])
+      yield from _options(module.make)
       yield ""
 
 
-def _options(module: ModuleType, text: str) -> Iterator[str]:
+def _options(make: Callable[..., Any], block: str = "") -> Iterator[str]:
+  """A row for each option; the fields of a record follow its own row."""
   meanings = dict(
-    re.findall(r"^  (\w+): (.*(?:\n    .*)*)", text, re.MULTILINE)
+    re.findall(
+      r"^  (\w+): (.*(?:\n    .*)*)", _sections(make)["Args"], re.MULTILINE
+    )
   )
-  for name, option in inspect.signature(module.make).parameters.items():
+  for name, option in inspect.signature(make).parameters.items():
     default = option.default
-    shown = f"{default:.4g}" if isinstance(default, float) else repr(default)
-    yield f"| `{name}` | `{shown}` | {_joined(meanings[name])} |"
+    shown = (
+      f"`{default:.4g}`" if isinstance(default, float) else f"`{default!r}`"
+    )
+    is_record = dataclasses.is_dataclass(default)
+    if is_record:
+      shown = "a block"
+    yield f"| `{block}{name}` | {shown} | {_joined(meanings[name])} |"
+    if is_record:
+      yield from _options(type(default), f"{block}{name}.")
 
 
-def _sections(module: ModuleType) -> dict[str, str]:
-  """The docstring of `make` by section; "" is what stands before the first."""
-  first, *others = _SECTION.split(inspect.getdoc(module.make) or "")
+def _sections(make: Callable[..., Any]) -> dict[str, str]:
+  """A factory's docstring by section; "" is what stands before the first."""
+  first, *others = _SECTION.split(inspect.getdoc(make) or "")
   return {"": first, **dict(zip(others[::2], others[1::2], strict=True))}
 
 

@@ -1,0 +1,137 @@
+"""Tilts: the tree's learner on domains that are given, whose mixture alone it learns.
+
+It tells what the labelled sources, or frozen clusters, are worth when their mixture
+is learned from the same values and by the same proximal steps as the tree's.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from cmtree_jax import shapes
+from cmtree_jax.methods.base import (
+  DomainWeights,
+  Facts,
+  Method,
+  Planted,
+  Signals,
+  Small,
+)
+from cmtree_jax.tree import learner
+from cmtree_jax.tree.evidence import Leaves
+from cmtree_jax.tree.learner import Step
+from cmtree_jax.tree.mixture import Sample
+from cmtree_jax.tree.replay import Replay, Round
+
+
+class State(NamedTuple):
+  """What the next round needs."""
+
+  learner: learner.State  # its theta is tilt_K
+  domain_mass_K: shapes.FloatK
+
+
+SMALL = Small()
+PLANTED = Planted(dict(step=Step(solver_steps=30), replay=Replay(size=80)))
+
+
+def make(*, step: Step = Step(), replay: Replay = Replay()) -> Method:
+  r"""Learns the mixture of given domains from the values of documents.
+
+  Round r solves, from the current tilts :math:`m_r` and by Adam,
+
+  .. math:: m_{r+1} = \arg\max_m \; H\,\mathbb{E}_i[v_i w_{k(i)}(m)]
+            - \beta\, \mathrm{KL}(w(m) \Vert w(m_r))
+            - \lambda\, \mathrm{KL}(w(m) \Vert 1), \quad
+            w_k(m) = \min(R, c\, e^{m_k})
+
+  with k(i) the domain of document i; all else is as in `cmtree`. The tilts start
+  from similarity to the targets, as CRISP's.
+
+  Args:
+    step: how far a round moves, and by which solver. Nothing here is noisy or
+      moves but the tilts: of `cmtree`'s options, trust, kl_penalty, solver_steps
+      and tilt_rate are read.
+    replay: which values it learns from.
+  Returns:
+    A Method of the loop `values` that weighs domains.
+  Cost:
+    As `cmtree`'s: per round and proxy, one exact hypergradient through
+    `values.unroll` steps, `values.probe_rows` probed rows and
+    `values.lookahead` steps twice.
+  References:
+    Values: Gu et al., `PDS <https://arxiv.org/abs/2410.07064>`_, 2024; start:
+    Grangier et al., `CRISP <https://arxiv.org/abs/2410.03735>`_, 2024.
+  """
+  plan = learner.Plan(_LEAVES, optax.adam(step.tilt_rate), step, replay)
+  signals = {"mass_B", "domain_B", "value_B", "log_proposal_B"}
+  return Method(
+    init=functools.partial(_init, plan=plan),
+    step=functools.partial(_step, plan=plan),
+    finalize=lambda state: DomainWeights(state.learner.log_w_L),
+    signals=frozenset(signals),
+    loop="values",
+    judge=lambda state, gain: state._replace(
+      learner=learner.judge(state.learner, gain)
+    ),
+  )
+
+
+def _init(key: shapes.Key, facts: Facts, *, plan: learner.Plan) -> State:
+  q_K = jnp.asarray(facts.domain_mass_K, jnp.float32)
+  target_K = np.mean(facts.target_domain_TK, axis=0, dtype=np.float64)
+  target_K = jnp.asarray(target_K, jnp.float32)
+  # A thousandth of the natural mixture keeps domains that the target does not have.
+  target_K = (1 - 1e-3) * target_K + 1e-3 * q_K
+  tilt_K = jnp.log((target_K + 1e-9) / (q_K + 1e-9))
+  started = learner.start(
+    key,
+    tilt_K,
+    _corpus(q_K),
+    plan,
+    max_weight=facts.max_weight,
+    horizon=facts.horizon,
+  )
+  return State(started, q_K)
+
+
+def _step(
+  state: State, signals: Signals, *, plan: learner.Plan
+) -> tuple[State, learner.Info]:
+  new = Round(
+    features=jnp.asarray(signals.domain_B, jnp.int32),
+    value_B=signals.value_B,
+    mass_B=signals.mass_B,
+    log_proposal_B=signals.log_proposal_B,
+  )
+  corpus = _corpus(state.domain_mass_K)
+  stepped, info = learner.step(state.learner, new, corpus, plan)
+  return State(stepped, state.domain_mass_K), info
+
+
+def _corpus(domain_mass_K: shapes.FloatK) -> Sample:
+  """One document per domain, of the domain's mass: exact, not a sample."""
+  num_domains = domain_mass_K.shape[0]
+  return Sample(jnp.arange(num_domains, dtype=jnp.int32), domain_mass_K)
+
+
+def _log_p_domain(tilt_K, domain_B, temperature=1.0, key=None):
+  """A document is in its own domain, however noisy the step."""
+  del temperature, key
+  own_BK = jax.nn.one_hot(domain_B, tilt_K.shape[0])
+  return _ELSEWHERE * (1 - own_BK)
+
+
+# Log-probability of other domains: zero beside one in float32, and it has
+# derivatives, also where a domain is empty; minus infinity has none.
+_ELSEWHERE = -100.0
+
+_LEAVES = Leaves(
+  log_p=_log_p_domain,
+  tilt=lambda tilt_K: tilt_K,
+  overlap=lambda tilt_K: jnp.zeros(()),
+)
