@@ -90,7 +90,7 @@ def make(*, share: float = 0.5, band: str = "mid") -> Method:
       "high": u_N > 1 - share,
     }[band]
     kept_N &= jnp.isfinite(state.loss_N)
-    return subsets.weigh(kept_N, state.mass_N, max_weight=state.max_weight)
+    return subsets.weigh_seen(kept_N, state.mass_N, max_weight=state.max_weight)
 
   return Method(
     init,

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from cmtree_jax import shapes
+from cmtree_jax.methods import subsets
 from cmtree_jax.methods.base import (
   DocumentWeights,
   Facts,
@@ -60,22 +61,15 @@ def make(*, share: float = 0.2) -> Method:
   def step(state: State, signals: Signals):
     kept_B = signals.key_B < share
     return State(
-      # The numbers of targets' documents are past the end.
-      state.kept_N.at[signals.index_B].set(kept_B, mode="drop"),
+      subsets.note(state.kept_N, signals, kept_B),
       state.kept + jnp.sum(jnp.where(kept_B, signals.mass_B, 0.0)),
       state.all + jnp.sum(signals.mass_B),
       state.max_weight,
     ), None
 
   def finalize(state: State) -> DocumentWeights:
-    seen = state.kept > 0
-    m = jnp.where(seen, state.kept / jnp.where(seen, state.all, 1.0), share)
-    m = jnp.minimum(m, 1 - 1e-6)
-    w_kept = jnp.minimum((1 - _LEAST * (1 - m)) / m, state.max_weight)
-    w_other = (1 - m * w_kept) / (1 - m)
-    log_w_other = jnp.log(jnp.maximum(w_other, _LEAST))
-    return DocumentWeights(
-      jnp.where(state.kept_N, jnp.log(w_kept), log_w_other)
+    return subsets.weigh(
+      state.kept_N, state.kept, state.all, max_weight=state.max_weight
     )
 
   return Method(
@@ -87,6 +81,3 @@ def make(*, share: float = 0.2) -> Method:
     weighs="documents",
     targeted=False,
   )
-
-
-_LEAST = 1e-6  # weight of what is left out: a logarithm must be finite

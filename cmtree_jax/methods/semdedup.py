@@ -87,7 +87,7 @@ def make(*, epsilon: float = 0.05, keep: str = "hard") -> Method:
 
   def finalize(state: State) -> DocumentWeights:
     kept_N = state.likeness_N <= 1 - epsilon
-    return subsets.weigh(kept_N, state.mass_N, max_weight=state.max_weight)
+    return subsets.weigh_seen(kept_N, state.mass_N, max_weight=state.max_weight)
 
   return Method(
     init,

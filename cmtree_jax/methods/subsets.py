@@ -14,15 +14,17 @@ def unseen(facts: Facts) -> shapes.FloatN:
 
 
 def note(
-  number_N: shapes.FloatN, signals: Signals, number_B: shapes.FloatB
-) -> shapes.FloatN:
-  """With the numbers of the pool's documents among those shown."""
-  return number_N.at[signals.index_B].set(number_B, mode="drop")
+  value_N: shapes.Array, signals: Signals, value_B: shapes.Array
+) -> shapes.Array:
+  """With what is new of the pool's documents among those shown."""
+  # The numbers of the targets' documents are past the end.
+  return value_N.at[signals.index_B].set(value_B, mode="drop")
 
 
 def weigh(
   kept_N: shapes.Array,
-  mass_N: shapes.FloatN,
+  kept_mass: shapes.Scalar,
+  mass: shapes.Scalar,
   *,
   max_weight: float | shapes.Scalar,
 ) -> DocumentWeights:
@@ -33,16 +35,27 @@ def weigh(
   Where the cap R is below 1 / m, the others get what is left of the tokens.
 
   Args:
-    kept_N: which documents are kept; none: all weigh the same.
-    mass_N: q, their shares of the tokens; NaN or 0 where a document is not seen yet.
+    kept_N: which documents are kept; none or all: all weigh the same.
+    kept_mass: their tokens, in any unit.
+    mass: those of all documents that were seen.
     max_weight: R.
   """
-  q_N = jnp.nan_to_num(mass_N)
-  q_N = q_N / jnp.maximum(jnp.sum(q_N), 1e-30)
-  m = jnp.sum(jnp.where(kept_N, q_N, 0.0))
-  some = (m > 0) & (m < 1)
-  m = jnp.where(some, m, 0.5)  # any, where it is not read
+  some = (kept_mass > 0) & (kept_mass < mass)
+  # One half where it is not read, so that nothing is divided by zero.
+  m = jnp.where(some, kept_mass / jnp.where(some, mass, 1.0), 0.5)
+  m = jnp.minimum(m, 1 - 1e-6)
   kept = jnp.minimum((1 - _LEAST * (1 - m)) / m, max_weight)
   other = jnp.maximum((1 - m * kept) / (1 - m), _LEAST)
-  w_N = jnp.where(kept_N, kept, other)
-  return DocumentWeights(jnp.where(some, jnp.log(w_N), 0.0))
+  log_w_N = jnp.where(kept_N, jnp.log(kept), jnp.log(other))
+  return DocumentWeights(jnp.where(some, log_w_N, 0.0))
+
+
+def weigh_seen(
+  kept_N: shapes.Array,
+  mass_N: shapes.FloatN,
+  *,
+  max_weight: float | shapes.Scalar,
+) -> DocumentWeights:
+  """`weigh` for documents whose masses were kept; 0 for one that was not seen."""
+  kept_mass = jnp.sum(jnp.where(kept_N, mass_N, 0.0))
+  return weigh(kept_N, kept_mass, jnp.sum(mass_N), max_weight=max_weight)

@@ -102,7 +102,7 @@ def _ascend(key, theta, texts, max_weight, *, optimizer, num_steps, batch):
   numbers = jnp.arange(num_steps).reshape(-1, every)
   (_, theta, _), _ = jax.lax.scan(some_steps, carry, numbers)
   # The tilts become the weights, whatever the bound is later on.
-  log_w_L = _weigh(theta, *texts.corpus, max_weight)
+  log_w_L = _weigh(theta, texts.corpus, max_weight)
   more_L = log_w_L - mixture.leaf_tilt(theta)
   last = theta[-1]
   tilt_MC = last.tilt_MC + more_L.reshape(last.tilt_MC.shape)
@@ -117,7 +117,8 @@ def _cost(theta, texts, max_weight, batch, key):
   """Minus the mean log-weight of target documents, all of them drawn anew."""
   key_corpus, key_target = jax.random.split(key)
   corpus_BE = _draw(key_corpus, texts.corpus, batch)
-  log_w_L = _weigh(theta, corpus_BE, jnp.full(len(corpus_BE), 1.0), max_weight)
+  drawn = Sample(corpus_BE, jnp.full(len(corpus_BE), 1.0))
+  log_w_L = _weigh(theta, drawn, max_weight)
   return -jnp.mean(
     _log_w(theta, log_w_L, _draw(key_target, texts.target, batch))
   )
@@ -126,17 +127,17 @@ def _cost(theta, texts, max_weight, batch, key):
 def _score(theta, texts, max_weight):
   """The mean log-weight, with a floor under it, of what is held out."""
   features, mass = texts.held_out
-  log_w_L = _weigh(theta, *texts.corpus, max_weight)
+  log_w_L = _weigh(theta, texts.corpus, max_weight)
   w = jnp.exp(_log_w(theta, log_w_L, features))
   return mass @ jnp.log((1 - _FLOOR) * w + _FLOOR) / jnp.sum(mass)
 
 
-def _weigh(theta, features, mass, max_weight):
-  log_p_NL = model.log_p_leaf(theta, features)
+def _weigh(theta, sample, max_weight):
+  log_p_NL = model.log_p_leaf(theta, sample.features)
   return mixture.weigh(
     mixture.leaf_tilt(theta),
     log_p_NL,
-    mass / jnp.sum(mass),
+    sample.mass_N / jnp.sum(sample.mass_N),
     max_weight=max_weight,
   )
 
