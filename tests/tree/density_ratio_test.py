@@ -124,14 +124,25 @@ def test_equal_keys_give_equal_trees_and_others_do_not():
   assert not np.array_equal(first[0].prototype_MCP, other[0].prototype_MCP)
 
 
-def test_the_likeliest_tree_of_what_is_held_out_is_kept():
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("moves", ["tilts", "all"])
+def test_the_likeliest_tree_of_what_is_held_out_is_kept(moves, seed):
   # Two texts say the second kind, those that are held out the first.
   few = Sample(CORPUS[0][CORPUS[2] == 1][:2], np.full(2, 0.5))
   others = Sample(*(x[CORPUS[2] == 0] for x in CORPUS[:2]))
-  arguments = dict(optimizer=ADAM, max_weight=NO_LIMIT)
-  sure = fit(KNOWN, Texts(TEXTS.corpus, few, few), **arguments)
-  stopped = fit(KNOWN, Texts(TEXTS.corpus, few, others), **arguments)
-  assert float(jnp.mean(log_w(sure, few))) > 1.0
-  for before, after in zip(KNOWN[0][:3], stopped[0][:3], strict=True):
+  start, optimizer = KNOWN, STILL
+  if moves == "all":
+    # A cut as sharp as that has next to no gradient, so that with Adam rounding
+    # decides where it goes; that of a softer tree has one.
+    start = (KNOWN[0]._replace(log_kappa=jnp.log(jnp.float32(10.0))),)
+    optimizer = optax.adam(0.01)
+  arguments = dict(seed=seed, optimizer=optimizer, max_weight=NO_LIMIT)
+  sure = fit(start, Texts(TEXTS.corpus, few, few), **arguments)
+  # It would have gone on: towards all of the weight on the half of the corpus that
+  # has the kind's leaf, a gain of log 2, or on less of it.
+  assert float(jnp.mean(log_w(sure, few))) > 0.5
+  stopped = fit(start, Texts(TEXTS.corpus, few, others), **arguments)
+  for before, after in zip(start[0][:3], stopped[0][:3], strict=True):
     np.testing.assert_array_equal(before, after)
+  # The read-out of the start, whose tilts are zero.
   np.testing.assert_allclose(leaf_w(stopped), 1.0, atol=1e-6)
