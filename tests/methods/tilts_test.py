@@ -51,7 +51,7 @@ def w_K(state):
   return np.exp(log_w_of(tilts()[0], state))[:K]
 
 
-def test_it_is_a_frozen_tree_on_features_of_tilts():
+def test_they_are_those_of_a_frozen_tree_on_features_of_domains():
   # k-means finds the domains, in an order and by an angle of its own; the sample
   # is the pool's documents.
   method, step = tilts()
@@ -121,7 +121,7 @@ def test_they_start_as_similar_to_the_target_as_crisp():
   np.testing.assert_allclose(found, np.exp(expected)[:K], rtol=1e-4, atol=1e-5)
 
 
-def test_it_reads_and_hands_over_tilts():
+def test_they_read_and_hand_over_domains():
   method, _ = tilts()
   assert {"embedding_BE", "sample_NE"}.isdisjoint(method.signals)
   state = method.init(jax.random.key(0), FACTS)
@@ -131,6 +131,24 @@ def test_it_reads_and_hands_over_tilts():
   np.testing.assert_allclose(
     np.exp(log_w_B), w_K(state)[SIGNALS.domain_B[:POOL]], rtol=1e-6
   )
+
+
+def test_what_concerns_a_partition_alone_changes_nothing():
+  other = make(
+    "tilts",
+    step=dict(
+      gumbel=False,
+      temperature=(3.0, 0.1),
+      partition_rate=1.0,
+      overlap_penalty=9.0,
+    ),
+  )
+  signals = take(other, BATCHES[0])
+  found = [
+    step(method.init(jax.random.key(0), FACTS), signals)[0]
+    for method, step in (tilts(), (other, jax.jit(other.step)))
+  ]
+  np.testing.assert_allclose(w_K(found[0]), w_K(found[1]), rtol=1e-6)
 
 
 def test_a_step_that_did_not_help_is_taken_back():

@@ -30,10 +30,8 @@ def weights_of(theta, corpus, max_weight):
   """(log_w_L, log_w_N): of the leaves, and of the sample's documents."""
   sample_NE, mass_N = corpus
   log_p_NL = model.log_p_leaf(theta, sample_NE)
-  log_w_L = mixture.leaf_log_w(
-    mixture.leaf_tilt(theta),
-    mixture.leaf_mass(log_p_NL, mass_N),
-    max_weight=max_weight,
+  log_w_L = mixture.weigh(
+    mixture.leaf_tilt(theta), log_p_NL, mass_N, max_weight=max_weight
   )
   return log_w_L, mixture.document_log_w(log_p_NL, log_w_L)
 

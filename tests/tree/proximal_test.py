@@ -1,0 +1,75 @@
+"""The proximal step: on a linear gain, whose optimum is known."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cmtree_jax.tree import proximal
+
+SLOPE = np.array([0.6, -0.8])  # of the gain; of length one
+TRUST = 0.2  # nats
+
+
+def linear(theta, key=None, *, slope=SLOPE):
+  """(cost, KL divergence): a gain of slope * theta, half the squared distance."""
+  del key
+  return -slope @ theta, jnp.sum(theta**2) / 2
+
+
+@jax.jit
+def solve(step_size, scale=1.0):
+  objective = functools.partial(linear, slope=scale * SLOPE)
+  return proximal.solve(
+    objective,
+    objective,
+    jnp.zeros(2),
+    jax.random.key(0),
+    optimizer=optax.adam(0.05),
+    num_steps=80,
+    step_size=step_size,
+    trust=TRUST,
+  )
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+def test_a_step_of_unknown_size_goes_as_far_as_it_is_trusted(scale):
+  theta, step_size = solve(0.0, scale)
+  # An iterate may be a fifth above the bound; no other goes further uphill.
+  assert np.sum(theta**2) / 2 <= 1.2 * TRUST
+  most = np.sqrt(2 * 1.2 * TRUST)
+  assert 0.85 * most < SLOPE @ theta <= most  # Adam starts along the diagonal
+  # At the bound the slope is beta times the distance, and eta is 1 / beta. Beta
+  # swings around that, and its last value is only of this order.
+  ratio = step_size / (np.sqrt(2 * TRUST) / scale)
+  assert 1 / 4 < ratio < 4
+
+
+def test_a_known_step_size_is_obeyed_where_it_is_within_the_trust_region():
+  theta, step_size = solve(0.3)
+  np.testing.assert_allclose(theta, 0.3 * SLOPE, atol=0.01)
+  assert step_size == np.float32(0.3)
+
+
+def test_a_known_step_size_gives_way_to_the_trust_region():
+  theta, step_size = solve(5.0)
+  assert 0.9 <= np.sum(theta**2) / 2 / TRUST <= 1.2
+  assert step_size == np.float32(5.0)
+
+
+def test_what_is_held_out_chooses_among_the_iterates():
+  # It says that every step uphill is a loss: the start is kept.
+  theta, _ = proximal.solve(
+    linear,
+    functools.partial(linear, slope=-SLOPE),
+    jnp.zeros(2),
+    jax.random.key(0),
+    optimizer=optax.adam(0.02),
+    num_steps=50,
+    step_size=jnp.float32(0.0),
+    trust=100.0,
+  )
+  np.testing.assert_array_equal(theta, 0.0)
