@@ -16,6 +16,7 @@ from cmtree_jax.data import plan as data_plan
 from cmtree_jax.data.build import tokenizer, workers
 from cmtree_jax.jobs.build import Plans
 from cmtree_jax.methods import METHODS
+from cmtree_jax.recipe import domains
 
 
 def get_config() -> ConfigDict:
@@ -37,15 +38,8 @@ def get_config() -> ConfigDict:
   config.tokenizer = _block(tokenizer.Plan())
   config.embedding = _block(embed.Plan())
 
-  config.partition = ConfigDict()  # frozen domains, for methods that weigh them
-  # kmeans, ward (k-means merged), silhouette (k-means, the best number of
-  # candidates), sources (the labels), tree:WORKDIR (the leaves of a recipe).
-  config.partition.kind = "kmeans"
-  config.partition.num_clusters = 64
-  config.partition.fine_clusters = 1000  # that ward merges
-  config.partition.candidates = (4, 8, 16, 32, 64)  # that silhouette tries
-  # Documents that clusters and the start of a tree are fitted on.
-  config.partition.sample_documents = 50_000
+  # Frozen domains, for methods that weigh them.
+  config.partition = _block(domains.Plan())
 
   config.proxy = ConfigDict()
   config.proxy.preset = "0.3m"

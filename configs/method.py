@@ -31,6 +31,4 @@ def get_config(name: str = ""):
   make_small(config)
   config.partition.update(METHODS[name].SMALL.partition)
   config.method, config.baselines = name, ()
-  if name == "random_documents":  # it leaves no partition to hand over
-    config.method, config.baselines = "natural", (name,)
   return config

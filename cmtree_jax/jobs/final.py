@@ -9,8 +9,7 @@ import numpy as np
 from cmtree_jax.data.build import prepare
 from cmtree_jax.data.draw import sampler
 from cmtree_jax.data.store import SCORED_SPLITS
-from cmtree_jax.evaluate import answers, concentration, perplexity
-from cmtree_jax.evaluate import sets as frozen_sets
+from cmtree_jax.evaluate import answers, concentration, perplexity, sets
 from cmtree_jax.jobs import build, cells, search
 from cmtree_jax.jobs import workdir as workdirs
 from cmtree_jax.jobs.job import Job
@@ -45,7 +44,7 @@ class Training(NamedTuple):
       f"{target}, {split}": data.targets[target][split]
       for target, split in places
     }
-    sets = frozen_sets.scored(
+    eval_sets = sets.scored(
       documents,
       build.set_plan(config, max_tokens=config.evaluate.max_tokens),
       job.reporter.say,
@@ -59,7 +58,7 @@ class Training(NamedTuple):
       job=job,
       pool=search.pool_sampler(data, config, seed=0),
       mass_N=data.pool.tokens.mass_N,
-      eval_sets=dict(zip(places, sets, strict=True)),
+      eval_sets=dict(zip(places, eval_sets, strict=True)),
       model_of=model_of,
       engine_of=_engines(config, model_of),
       commit=workdirs.git_commit(),

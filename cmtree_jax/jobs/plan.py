@@ -62,7 +62,8 @@ def check_recipe(config: Any) -> None:
   """Refuses a main job whose settings contradict each other."""
   for name in build.recipe_names(config):
     build.check(variants.config_of(name, config))
-  if method_of(config.method, config).weighs == "documents":
+  learns = not config.recipe.apply  # else the recipe says what it weighs
+  if learns and method_of(config.method, config).weighs == "documents":
     export.require_leaves(config.export.formats)
 
 

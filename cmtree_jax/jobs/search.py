@@ -53,15 +53,12 @@ def partitions(
   """The frozen partitions that methods of these names stand on, by their kind."""
   config = job.config
   wanted = {build.make_method(name, config).partition: None for name in names}
-  block = config.partition
+  given = domains.Plan(**config.partition)
   return {
     name: domains.make(
-      block.kind if name == "given" else name,
+      given if name == "given" else given._replace(kind=name),
       data,
       sample_rows(config, len(data.pool)),
-      num_clusters=block.num_clusters,
-      fine_clusters=block.fine_clusters,
-      candidates=tuple(block.candidates),
       seed=config.seed,
     )
     for name in {"given": None, **wanted}

@@ -4,7 +4,7 @@ Every method runs on any of them: the labelled sources, k-means, the groups that
 CLIMB and R&B make of k-means, or the leaves of a tree that was learned before.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,20 @@ from cmtree_jax.types import UserError
 CHUNK = 65_536  # documents that are looked at together; bounds memory
 
 KINDS = ("kmeans", "silhouette", "sources", "tree:WORKDIR", "ward")
+
+
+class Plan(NamedTuple):
+  """How the corpus is divided into domains; the block `partition`."""
+
+  # kmeans; ward, k-means of many clusters merged as in CLIMB; silhouette, k-means
+  # with the number of clusters that has the best silhouette, as in R&B; sources, the
+  # labels; tree:WORKDIR, the leaves of a recipe, each document in its likeliest one.
+  kind: str = "kmeans"
+  num_clusters: int = 64  # of kmeans and ward
+  fine_clusters: int = 1000  # that ward merges
+  candidates: tuple[int, ...] = (4, 8, 16, 32, 64)  # that silhouette tries
+  # Documents that clusters and the start of a tree are fitted on.
+  sample_documents: int = 50_000
 
 
 class Domains(NamedTuple):
@@ -43,64 +57,68 @@ class Domains(NamedTuple):
 
 
 def make(
-  kind: str,
+  plan: Plan,
   data: prepare.Prepared,
   sample_rows: np.ndarray,
   *,
-  num_clusters: int,
-  fine_clusters: int,
-  candidates: tuple[int, ...],
   seed: int,
 ) -> Domains:
-  """The domains of a kind.
+  """The domains of a corpus.
 
   Args:
-    kind: kmeans; ward, `fine_clusters` of k-means merged to `num_clusters` as in
-      CLIMB; silhouette, k-means with the number of `candidates` that has the best
-      silhouette, as in R&B; sources, the labels; tree:WORKDIR, the leaves of a
-      recipe, each document in its most probable one.
+    plan: of which kind they are.
     data: the corpus.
     sample_rows: documents that clusters are fitted on.
-    num_clusters: K of kmeans and ward.
-    fine_clusters: of ward.
-    candidates: of silhouette.
     seed: of k-means.
   Raises:
     UserError: the kind is unknown, sources have no labels, the recipe no leaves
       or another embedding.
   """
-  name, _, address = kind.partition(":")
+  name, _, address = plan.kind.partition(":")
   if name == "sources":
     return _sources(data)
   if name == "tree" and address:
     return _placed(_tree(Path(address), data), data.pool)
-  if name not in ("kmeans", "silhouette", "ward"):
+  if name not in _CLUSTERS:
     raise UserError(
-      f"Unknown config.partition.kind {kind!r}. Known: {', '.join(KINDS)}."
+      f"Unknown config.partition.kind {plan.kind!r}. Known: {', '.join(KINDS)}."
     )
   sample_NE = np.asarray(data.pool.embedding_NE[sample_rows])
   mass_N = data.pool.tokens.mass_N[sample_rows]
-  fit: dict[str, Any] = dict(seed=seed, mass_N=mass_N)
-  if name == "ward":
-    from cmtree_jax.embed import regroup
+  partition = _CLUSTERS[name](plan, sample_NE, seed=seed, mass_N=mass_N)
+  return _placed(partition, data.pool)
 
-    fine = min(max(fine_clusters, num_clusters), len(sample_NE))
-    merged = regroup.fit(
-      sample_NE, num_fine=fine, num_groups=min(num_clusters, fine), **fit
-    )
-    partition = partitions.ClusterPartition(
-      merged.center_FE,
-      np.zeros(int(merged.group_F.max()) + 1, np.float32),
-      merged.group_F,
-    )
-    return _placed(partition, data.pool)
-  if name == "silhouette":
-    from cmtree_jax.embed import regroup
 
-    num_clusters = regroup.choose_num_clusters(sample_NE, candidates, **fit)
-  num_clusters = min(num_clusters, len(sample_NE))
+def _kmeans(plan: Plan, sample_NE: np.ndarray, **fit: Any):
+  num_clusters = min(plan.num_clusters, len(sample_NE))
   found = kmeans.fit(sample_NE, num_clusters=num_clusters, **fit)
-  return _placed(partitions.clusters(found.center_LE), data.pool)
+  return partitions.clusters(found.center_LE)
+
+
+def _silhouette(plan: Plan, sample_NE: np.ndarray, **fit: Any):
+  from cmtree_jax.embed import regroup
+
+  best = regroup.choose_num_clusters(sample_NE, plan.candidates, **fit)
+  return _kmeans(plan._replace(num_clusters=best), sample_NE, **fit)
+
+
+def _ward(plan: Plan, sample_NE: np.ndarray, **fit: Any):
+  from cmtree_jax.embed import regroup
+
+  fine = min(max(plan.fine_clusters, plan.num_clusters), len(sample_NE))
+  groups = min(plan.num_clusters, fine)
+  merged = regroup.fit(sample_NE, num_fine=fine, num_groups=groups, **fit)
+  size = int(merged.group_F.max()) + 1
+  return partitions.ClusterPartition(
+    merged.center_FE, np.zeros(size, np.float32), merged.group_F
+  )
+
+
+_CLUSTERS: dict[str, Callable[..., partitions.Partition]] = {
+  "kmeans": _kmeans,
+  "silhouette": _silhouette,
+  "ward": _ward,
+}
 
 
 def log_weights_of_sources(folder: Path) -> dict[str, float]:

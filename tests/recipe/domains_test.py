@@ -1,7 +1,6 @@
 """Frozen partitions: every kind places every document."""
 
 import json
-from typing import Any
 
 import numpy as np
 import pytest
@@ -40,12 +39,12 @@ def data(tmp_path_factory) -> prepare.Prepared:
   return corpora.prepared(folder, rows, goal, "data.shard_documents=20")
 
 
-def make(kind, data, **changes):
-  settings: dict[str, Any] = dict(
-    num_clusters=3, fine_clusters=9, candidates=(2, 3, 6), seed=0
+def make(kind, data):
+  plan = domains.Plan(
+    kind, num_clusters=3, fine_clusters=9, candidates=(2, 3, 6)
   )
   every = np.arange(len(data.pool))
-  return domains.make(kind, data, every, **{**settings, **changes})
+  return domains.make(plan, data, every, seed=0)
 
 
 @pytest.mark.parametrize("kind", ["kmeans", "ward", "silhouette", "sources"])
