@@ -1,6 +1,7 @@
 """Three domains, a target and tiny proxies: what the loops of domains work on."""
 
 import contextlib
+import dataclasses
 import functools
 import pathlib
 from collections.abc import Iterator
@@ -147,13 +148,14 @@ def _documents(texts, name):
 
 
 @functools.cache
-def engine(**mesh: int) -> engines.Engine:
+def engine(width: int = CONFIG.width, **mesh: int) -> engines.Engine:
   """Of tiny proxies; on one device unless a mesh says otherwise."""
+  config = dataclasses.replace(CONFIG, width=width)
   optimizer = optim.adamw(
     3e-2, warmup_steps=2, total_steps=None, weight_decay=0.01, eps_root=1e-8
   )
   return engines.make(
-    CONFIG, optimizer, mesh=sharding.make_mesh(**mesh) if mesh else None
+    config, optimizer, mesh=sharding.make_mesh(**mesh) if mesh else None
   )
 
 

@@ -64,11 +64,11 @@ def asking(mixture_RK=MIXTURES, sizes=None) -> Method:
   )
 
 
-def run(method, folder, *, population=1, stop=None, engine=None, sizes=1):
+def run(method, folder, *, population=1, stop=None, sizes=None):
   """(result, the method's last state)."""
   corpus, last = toy.corpus(), []
   finalize = method.finalize
-  model = fleet.Model(engine or toy.engine(), FLOPS)
+  sizes = sizes or [lambda: fleet.Model(toy.engine(), FLOPS)]
   with toy.session(folder, stop) as session:
     result = runs.run(
       method._replace(finalize=lambda s: last.append(s) or finalize(s)),
@@ -76,7 +76,7 @@ def run(method, folder, *, population=1, stop=None, engine=None, sizes=1):
       corpus.world,
       runs.Plan(steps=STEPS, curve_points=2, population=population),
       session,
-      [lambda: model] * sizes,
+      sizes,
     )
   return result, last[-1]
 
@@ -111,14 +111,17 @@ def test_all_that_is_shown_agrees(whole):
   assert state.loss_RK[1, 1] == state.loss_RK[:, 1].min()
 
 
-def test_the_ledger_counts_training_and_scoring(whole):
-  result, _ = whole
+def flops_of_a_run(flops_per_token):
   view = toy.corpus().view
   trained = STEPS * ROWS * GRADIENT
   # Two points of the curve, the documents, and two rows of every domain.
   scored = (3 * signals.eval_rows(view) + K * 2) * FORWARD
-  per_run = (trained + scored) * T * FLOPS
-  assert result.cost.flops == pytest.approx(3 * per_run)
+  return (trained + scored) * T * flops_per_token
+
+
+def test_the_ledger_counts_training_and_scoring(whole):
+  result, _ = whole
+  assert result.cost.flops == pytest.approx(3 * flops_of_a_run(FLOPS))
 
 
 def test_runs_that_are_trained_together_are_the_same(whole, tmp_path):
@@ -130,10 +133,25 @@ def test_runs_that_are_trained_together_are_the_same(whole, tmp_path):
   assert result.cost == pytest.approx(whole[0].cost)
 
 
-def test_runs_of_another_size_wait_for_their_own(tmp_path):
-  _, state = run(asking(sizes=[0, 1, 1]), tmp_path, population=3, sizes=2)
-  assert state.trials.count == 3
-  assert np.isfinite(state.trials.loss_RT).all()
+def test_runs_have_the_size_that_was_asked_for(whole, tmp_path):
+  """In groups of one size, in their order; each costs what its size does."""
+  made = []
+
+  def size(number):
+    # The second is twice as wide.
+    made.append(number)
+    engine = [toy.engine(), toy.engine(width=2 * toy.CONFIG.width)][number]
+    return fleet.Model(engine, [FLOPS, 3 * FLOPS][number])
+
+  sizes = [lambda: size(0), lambda: size(1)]
+  method = asking(MIXTURES[[0, 0, 1]], sizes=[1, 0, 0])
+  result, state = run(method, tmp_path, population=2, sizes=sizes)
+  assert made == [1, 0]  # when first asked for, and once
+  loss_R, small_R = state.trials.loss_RT[:, 0], whole[1].trials.loss_RT[:, 0]
+  np.testing.assert_allclose(loss_R[1:], small_R[:2], rtol=1e-5)
+  assert loss_R[0] < 0.99 * loss_R[1]  # the wider one learns more of the target
+  expected = 2 * flops_of_a_run(FLOPS) + flops_of_a_run(3 * FLOPS)
+  assert result.cost.flops == pytest.approx(expected)
 
 
 def test_a_search_that_was_stopped_ends_as_if_it_had_not_been(whole, tmp_path):
