@@ -184,23 +184,15 @@ def test_weights_move_to_where_the_value_is(learned):
   assert min(gains) >= 0 and sum(gains) > spread / 2
 
 
-def test_the_replay_holds_the_planted_values(learned):
-  _, state = learned
-  kept = np.asarray(state.replay.weight_R) > 0
-  feature_RE = np.asarray(state.replay.embedding_RE)[kept]
-  differ_RN = np.abs(feature_RE[:, None] - planted.features()).sum(axis=2)
-  document_R = differ_RN.argmin(axis=1)
-  assert differ_RN.min(axis=1).max() == 0
-  value_R = np.asarray(state.replay.value_R)[kept]
-  planted_R = planted.values()[document_R]
-  # What proxies add to all values of theirs remains within a round.
-  slope = np.polyfit(planted_R, value_R, 1)[0]
-  assert abs(slope - 1) < 0.2, slope
-  assert np.corrcoef(value_R, planted_R)[0, 1] > 0.8
+@pytest.fixture(scope="module")
+def misled(tmp_path_factory):
+  """The same, but all that values say lowers the loss raises it."""
+  proxies = planted.Proxies(lies=True)
+  return run(TREE, tmp_path_factory.mktemp("misled"), proxies.engine)
 
 
-def test_a_step_that_does_not_help_is_taken_back(tmp_path):
-  result, state = run(TREE, tmp_path, planted.Proxies(lies=True).engine)
+def test_a_step_that_does_not_help_is_taken_back(misled):
+  result, state = misled
   assert all(row["kl_step"] > 1e-3 for row in result.history)  # it tried
   assert all(row["gain"] < 0 for row in result.history)
   start = TREE.init(
@@ -210,6 +202,23 @@ def test_a_step_that_does_not_help_is_taken_back(tmp_path):
   # And every one is smaller than the one before.
   sizes = [row["step_size"] for row in result.history]
   assert all(b <= a / 2 for a, b in itertools.pairwise(sizes))
+
+
+def test_the_replay_holds_the_planted_values(misled):
+  """Less their mean under the weights, which are those of the start in all rounds."""
+  _, state = misled
+  kept = np.asarray(state.replay.weight_R) > 0
+  feature_RE = np.asarray(state.replay.embedding_RE)[kept]
+  differ_RN = np.abs(feature_RE[:, None] - planted.features()).sum(axis=2)
+  assert differ_RN.min(axis=1).max() == 0
+  value_N = planted.values() - mean_value(weights_of(TREE.finalize(state)))
+  value_R = np.asarray(state.replay.value_R)[kept]
+  expected_R = value_N[differ_RN.argmin(axis=1)]
+  # What each proxy adds to all of its values stays: the tree does not see proxies.
+  added = planted.DRIFT / np.sqrt(2)
+  assert np.std(value_R - expected_R) < 1.5 * added
+  assert abs(np.mean(value_R - expected_R)) < added
+  assert np.corrcoef(value_R, expected_R)[0, 1] > 0.85
 
 
 def test_a_search_that_was_stopped_ends_as_if_it_had_not_been(
