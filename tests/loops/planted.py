@@ -52,11 +52,16 @@ def corpus() -> toy.Corpus:
   texts = [rng.integers(1, toy.V, rng.integers(5, 20)) for _ in GROUP_N]
   goal = [rng.integers(1, toy.V, 12) for _ in range(8)]
   built = toy.build(texts, GROUP_N, goal, target_K=[1 / GROUPS] * GROUPS)
-  everything = features(), built.world.mass_N.astype(np.float32)
-  facts = built.facts._replace(max_weight=4.0)
-  for name in ("sample", "target", "held_out"):
-    fields = f"{name}_NE", f"{name}_mass_N"
-    facts = facts._replace(**dict(zip(fields, everything, strict=True)))
+  all_NE, mass_N = features(), built.world.mass_N.astype(np.float32)
+  facts = built.facts._replace(
+    max_weight=4.0,
+    sample_NE=all_NE,
+    sample_mass_N=mass_N,
+    target_NE=all_NE,
+    target_mass_N=mass_N,
+    held_out_NE=all_NE,
+    held_out_mass_N=mass_N,
+  )
   world = built.world._replace(embedding_NE=features())
   return built._replace(world=world, facts=facts)
 
