@@ -99,8 +99,8 @@ def _toy(config):
   config.final.steps = 30
   config.final.steps_per_call = 6
   config.optimizer.warmup_steps = 10
-  for method in (config.cmtree, config.tilts):
-    method.step.solver_steps = 20
+  config.cmtree.step.solver_steps = 20
+  config.tilts.solver_steps = 20
   config.evaluate.max_tokens = 10_000
   config.runs.steps = 21
   config.steer.steps = 20

@@ -36,10 +36,17 @@ class State(NamedTuple):
 
 
 SMALL = Small()
-PLANTED = Planted(dict(step=Step(solver_steps=30), replay=Replay(size=80)))
+PLANTED = Planted(dict(solver_steps=30, replay=Replay(size=80)))
 
 
-def make(*, step: Step = Step(), replay: Replay = Replay()) -> Method:
+def make(
+  *,
+  trust: float = Step.trust,
+  kl_penalty: float = Step.kl_penalty,
+  tilt_rate: float = Step.tilt_rate,
+  solver_steps: int = Step.solver_steps,
+  replay: Replay = Replay(),
+) -> Method:
   r"""Learns the mixture of given domains from the values of documents.
 
   Round r solves, from the current tilts :math:`m_r` and by Adam,
@@ -53,9 +60,10 @@ def make(*, step: Step = Step(), replay: Replay = Replay()) -> Method:
   from similarity to the targets, as CRISP's.
 
   Args:
-    step: how far a round moves, and by which solver. Nothing here is noisy or
-      moves but the tilts: of `cmtree`'s options, trust, kl_penalty, solver_steps
-      and tilt_rate are read.
+    trust: nats that the first step moves.
+    kl_penalty: :math:`\lambda` in units of the outer loss per nat.
+    tilt_rate: Adam's learning rate.
+    solver_steps: Adam steps per round.
     replay: which values it learns from.
   Returns:
     A Method of the loop `values` that weighs domains.
@@ -67,7 +75,13 @@ def make(*, step: Step = Step(), replay: Replay = Replay()) -> Method:
     Values: Gu et al., `PDS <https://arxiv.org/abs/2410.07064>`_, 2024; start:
     Grangier et al., `CRISP <https://arxiv.org/abs/2410.03735>`_, 2024.
   """
-  plan = learner.Plan(_LEAVES, optax.adam(step.tilt_rate), step, replay)
+  step = Step(
+    trust=trust,
+    kl_penalty=kl_penalty,
+    tilt_rate=tilt_rate,
+    solver_steps=solver_steps,
+  )
+  plan = learner.Plan(_LEAVES, optax.adam(tilt_rate), step, replay)
   signals = {"mass_B", "domain_B", "value_B", "log_proposal_B"}
   return Method(
     init=functools.partial(_init, plan=plan),

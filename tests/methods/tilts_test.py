@@ -133,24 +133,6 @@ def test_they_read_and_hand_over_domains():
   )
 
 
-def test_what_concerns_a_partition_alone_changes_nothing():
-  other = make(
-    "tilts",
-    step=dict(
-      gumbel=False,
-      temperature=(3.0, 0.1),
-      partition_rate=1.0,
-      overlap_penalty=9.0,
-    ),
-  )
-  signals = take(other, BATCHES[0])
-  found = [
-    step(method.init(jax.random.key(0), FACTS), signals)[0]
-    for method, step in (tilts(), (other, jax.jit(other.step)))
-  ]
-  np.testing.assert_allclose(w_K(found[0]), w_K(found[1]), rtol=1e-6)
-
-
 def test_a_step_that_did_not_help_is_taken_back():
   method, step = tilts()
   start = method.init(jax.random.key(0), FACTS)
