@@ -68,11 +68,11 @@ def show(found: Results) -> Iterator[Path]:
     found.folder / "summary.md",
     "The tree on every target, test bits per byte",
     [
-      *("target", "BPB", "less natural"),
+      *("target", "BPB", "- natural"),
       *(f"less {other}" for other in similarity),
       *("best other", "less best other", "verdict"),
       *("share of natural's tokens", "search / final FLOPs"),
-      "less natural at equal FLOPs",
+      "- natural at equal FLOPs",
     ],
     rows,
   )

@@ -107,7 +107,7 @@ def show(found: Results) -> Iterator[Path]:
   )
   yield claims.write_table(
     found.folder / "limits.md",
-    "What became of the gain of a search, bits per byte (less is better)",
+    "What became of the gain of a search, bits per byte (lower is better)",
     [
       *("target", "search", "predicted", "on held-out values"),
       *("measured by lookahead", "final, validation", "final, test"),

@@ -96,7 +96,7 @@ def _draw(found: Results, at: str, title: str, path: Path) -> Path:
     ax.set_xticks(_leaves(found), list(map(str, _leaves(found))))
     ax.minorticks_off()
     ax.set_title(target, fontsize=10)
-  axes[0].set_ylabel("test BPB less natural's")
+  axes[0].set_ylabel("test BPB - natural's")
   figure.supxlabel(f"leaves ({title}; 95 % intervals over seeds)", fontsize=10)
   claims.legend(figure, axes)
   return claims.save(figure, path)

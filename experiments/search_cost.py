@@ -39,7 +39,7 @@ def show(found: Results) -> Iterator[Path]:
   searches = found.trained([*SEARCHES, TREE])
   yield claims.write_table(
     found.folder / "cost.md",
-    "Test bits per byte less natural's (search FLOPs / final FLOPs)",
+    "Test bits per byte - natural's (search FLOPs / final FLOPs)",
     ["search", *found.targets],
     (
       [s, *(_cell(found, s, t) for t in found.targets)]
@@ -84,7 +84,7 @@ def _draw(found: Results, searches: Sequence[str], path: Path) -> Path:
     ax.set_xticks(ticks, [f"{100 * t:g} %" for t in ticks])
     ax.minorticks_off()
     ax.set_title(target, fontsize=10)
-  axes[0].set_ylabel("test BPB less natural's")
+  axes[0].set_ylabel("test BPB - natural's")
   figure.supxlabel("FLOPs of the search / of the final training", fontsize=10)
   claims.legend(figure, axes)
   return claims.save(figure, path)

@@ -31,11 +31,6 @@ class Separation(NamedTuple):
   entropy: float  # of the label: the most that there is to tell
 
   @property
-  def node_share(self) -> float:
-    """`node` as a share of the label's entropy."""
-    return self.node / self.entropy if self.entropy > 0 else math.nan
-
-  @property
   def added_share(self) -> float:
     """`added` as a share of the label's entropy."""
     return self.added / self.entropy if self.entropy > 0 else math.nan

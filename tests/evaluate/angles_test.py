@@ -83,7 +83,6 @@ def test_every_level_tells_what_it_cuts_by(oblivious):
 def test_a_label_that_is_the_leaf_is_told_whole():
   rows = found(tree())
   assert rows[1, "both"].node == pytest.approx(rows[1, "both"].entropy)
-  assert rows[1, "both"].node_share == pytest.approx(1)
   assert rows[0, "both"].added_share == pytest.approx(0.5, abs=NOISE)
 
 
