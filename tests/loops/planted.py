@@ -15,7 +15,12 @@ from cmtree_jax.bilevel.problem import Inner
 from cmtree_jax.proxy import engine as engines
 from tests import toy
 
-GROUPS, SIZE, DRIFT = 4, 12, 0.1
+GROUPS, SIZE, TARGETS = 4, 12, 8
+START = 3.0  # loss of a proxy that has not trained
+HARDER = (
+  0.01  # every document of the target costs so much more than the one before
+)
+DRIFT = 0.1
 GROUP_N = np.repeat(np.arange(GROUPS), SIZE)
 
 
@@ -50,7 +55,7 @@ def corpus() -> toy.Corpus:
   """Documents of one to three rows; the target says nothing of the groups."""
   rng = np.random.default_rng(0)
   texts = [rng.integers(1, toy.V, rng.integers(5, 20)) for _ in GROUP_N]
-  goal = [rng.integers(1, toy.V, 12) for _ in range(8)]
+  goal = [rng.integers(1, toy.V, 12) for _ in range(TARGETS)]
   built = toy.build(texts, GROUP_N, goal, target_K=[1 / GROUPS] * GROUPS)
   all_NE, mass_N = features(), built.world.mass_N.astype(np.float32)
   facts = built.facts._replace(
@@ -127,10 +132,14 @@ class Proxies:
     """Values but for a constant that differs from proxy to proxy and moment."""
     self._note("unroll", phi.params, batches, weight, outer)
     drift_P = DRIFT * np.sin(phi.params["age"] + 2.0 * np.arange(len(weight)))
-    value = self._see(batches, drift_P)
-    batches, weight = outer
-    loss = np.sum(weight * batches.document_BT, axis=(1, 2, 3))  # tells which
-    return engines.Unroll(loss, value, {"drift": drift_P})
+    good_P = self._after(phi.params, batches, weight)["good"]
+    targets, target_weight = outer
+    loss = START + HARDER * targets.document_BT - good_P[:, None, None, None]
+    return engines.Unroll(
+      np.sum(target_weight * loss, axis=(1, 2, 3)),
+      self._see(batches, drift_P),
+      {"drift": drift_P},
+    )
 
   def _probe(self, params, adjoint, batches):
     self._note("probe", params, adjoint, batches)
@@ -142,7 +151,7 @@ class Proxies:
 
   def _weighted_nats(self, params, weighted):
     self._note("weighted_nats", params, weighted)
-    return 3.0 - self._sign * params["good"]
+    return START - self._sign * params["good"]
 
 
 def _born(keys):
