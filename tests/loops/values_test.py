@@ -213,7 +213,7 @@ def test_the_replay_holds_the_planted_values(misled):
   """Less their mean under the weights, which are those of the start in all rounds."""
   _, state = misled
   kept = np.asarray(state.replay.weight_R) > 0
-  feature_RE = np.asarray(state.replay.embedding_RE)[kept]
+  feature_RE = np.asarray(state.replay.features)[kept]
   differ_RN = np.abs(feature_RE[:, None] - planted.features()).sum(axis=2)
   assert differ_RN.min(axis=1).max() == 0
   value_N = planted.values() - mean_value(weights_of(TREE.finalize(state)))
