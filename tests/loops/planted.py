@@ -79,7 +79,8 @@ class Proxies:
     self.calls: list[Call] = []
     self._sign = -1.0 if lies else 1.0
     self._value_N = values()
-    self.engine = engines.Engine(
+    # What is left of the real one, no search reads.
+    self.engine = toy.engine()._replace(
       init=_born,
       reset=self._reset,
       train=self._train,
@@ -87,9 +88,6 @@ class Proxies:
       cooled=self._cooled,
       probe=self._probe,
       weighted_nats=self._weighted_nats,
-      losses=None,  # no search reads these
-      proxy=None,
-      mesh=None,
     )
 
   def asked(self, name: str) -> list[Call]:
