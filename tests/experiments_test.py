@@ -54,6 +54,7 @@ def corpus(tmp_path_factory) -> pathlib.Path:
   return folder
 
 
+@pytest.mark.slow
 def test_experiments_share_their_cells(corpus, tmp_path):
   first = _run(
     *(corpus, tmp_path, "first"),

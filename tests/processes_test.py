@@ -9,6 +9,7 @@ import sys
 
 import jax
 import numpy as np
+import pytest
 
 from cmtree_jax import sharding
 from cmtree_jax.data.draw.batch import Batch
@@ -72,6 +73,7 @@ def main(number: int, port: int) -> None:
     print(json.dumps(found))
 
 
+@pytest.mark.slow
 def test_two_processes_find_the_same():
   with socket.socket() as free:
     free.bind(("localhost", 0))

@@ -104,6 +104,7 @@ def compile_on(mesh, run, args):
   return jax.jit(run).lower(*args).compile()
 
 
+@pytest.mark.slow
 def test_data_parallel_sums_once_per_gradient(arguments):
   mesh = sharding.make_mesh(data=8)
   args = put_all(arguments, mesh)

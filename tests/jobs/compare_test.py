@@ -227,6 +227,7 @@ def test_a_searched_recipe_is_for_its_own_targets(finished):
   assert both[latin].mean() < min(both[sums].mean(), both[code].mean())
 
 
+@pytest.mark.slow
 def test_a_killed_comparison_ends_with_the_same_bytes(
   finished, corpus, tmp_path
 ):

@@ -271,6 +271,7 @@ def test_weights_of_documents_are_for_these_documents_alone(
   corpora.assert_one_line(status, 2, ["has no leaves"], capsys)
 
 
+@pytest.mark.slow
 def test_a_job_on_eight_devices_finds_the_same(finished, corpus, tmp_path):
   sizes = ("mesh.population=2", "mesh.data=2", "mesh.model=2")
   assert main.main(_arguments(corpus, tmp_path, *sizes)) == 0
@@ -287,6 +288,7 @@ def test_a_job_on_eight_devices_finds_the_same(finished, corpus, tmp_path):
   np.testing.assert_allclose(divided["cmtree"], alone["cmtree"], rtol=0.02)
 
 
+@pytest.mark.slow
 def test_a_killed_job_ends_with_the_same_bytes(finished, corpus, tmp_path):
   workdir = tmp_path / "killed"
   cells = workdir / "cells"

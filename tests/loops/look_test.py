@@ -157,6 +157,7 @@ def _rows(tokens: packing.TokenStore) -> int:
   return rows
 
 
+@pytest.mark.slow
 def test_a_look_that_was_stopped_ends_as_if_it_had_not_been(tmp_path):
   method = watching("loss_B", whole_domains=True)
   whole = run(method, tmp_path / "whole")

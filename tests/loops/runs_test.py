@@ -124,6 +124,7 @@ def test_the_ledger_counts_training_and_scoring(whole):
   assert result.cost.flops == pytest.approx(3 * flops_of_a_run(FLOPS))
 
 
+@pytest.mark.slow
 def test_runs_that_are_trained_together_are_the_same(whole, tmp_path):
   # Three in groups of two: the second group is not full.
   result, state = run(asking(), tmp_path, population=2)

@@ -314,6 +314,7 @@ def calls(tmp_path_factory):
   return proxies.calls
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("estimator", "others"),
   [

@@ -200,6 +200,7 @@ def test_the_recipe_counts_from_the_first_fit(quick, output):
   )
 
 
+@pytest.mark.slow
 def test_planted_noise_comes_last_and_the_target_is_not_known():
   method = ado.make(**SMALL)
   states, infos, _ = planted.drive(

@@ -53,6 +53,7 @@ def pool_log_w(method, state):
   return np.asarray(log_w_N, np.float64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["joint", "frozen"])
 def test_a_step_raises_the_expected_value_within_the_trust_region(mode):
   method, before, after, info = tree_round(mode)
@@ -96,6 +97,7 @@ def test_a_joint_step_moves_everything():
       assert np.abs(getattr(old, field) - getattr(new, field)).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_levels_that_share_an_angle_go_on_sharing_it():
   _, before, after, info = tree_round("joint", projection="shared")
   for state in (before, after):
@@ -183,6 +185,7 @@ def test_without_values_nothing_moves():
       assert np.isfinite(x).all()
 
 
+@pytest.mark.slow
 def test_noise_depends_on_the_key_and_the_round_alone():
   method = make("cmtree", step=dict(gumbel=True, solver_steps=5))
   signals = take(method, np.arange(POOL))
@@ -195,6 +198,7 @@ def test_noise_depends_on_the_key_and_the_round_alone():
   assert np.abs(one[0].tilt_MC - other[0].tilt_MC).max() > 1e-5
 
 
+@pytest.mark.slow
 def test_values_move_a_tree_along_the_exact_hypergradient():
   # The pieces together: for weights made by a tree, the slope of the replayed
   # values, mean value_i w_i(theta) / proposal_i, is minus the derivative of the

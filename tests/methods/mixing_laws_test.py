@@ -49,6 +49,7 @@ def crossing(mixture_K, size):
   return final + 8 * (1 - mixture_K[planted.NOISE]) * early_C[:, None]
 
 
+@pytest.mark.slow
 def test_runs_are_extrapolated_to_the_final_steps_and_size():
   # By the end of a run noise still wins; at the end of training it loses.
   sizes = dict(sizes=planted.SIZES, final_size=planted.FINAL_SIZE)

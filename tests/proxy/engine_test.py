@@ -75,6 +75,7 @@ def test_only_the_chosen_members_are_reset(engine, phi):
   assert_equal(member(after, 1), member(before, 1))
 
 
+@pytest.mark.slow
 def test_an_unroll_of_two_is_two_unrolls(engine, phi):
   batches, outer = rows(1, P, S, B), rows(2, P, 2, B)
   both = engine.unroll(phi, batches, ones(P, S, B), (outer, ones(P, 2, B)))
@@ -123,6 +124,7 @@ def test_nothing_compiles_a_second_time(engine, phi, caplog):
   assert "Compiling" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["unrolled", "first_order"])
 def test_bfloat16_keeps_its_adjoint_in_float32(name):
   """From one warm proxy the direction is that of float32."""
