@@ -74,7 +74,7 @@ def show(found: Results) -> Iterator[Path]:
       )
     ax.set_title(target, fontsize=10)
     ax.set_xticks(list(rounds))
-  axes[0].set_ylabel("test BPB less the start's")
+  axes[0].set_ylabel("test BPB - the start's")
   figure.supxlabel(
     "rounds of values (0: the start by the density ratio)", fontsize=10
   )
