@@ -14,6 +14,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from cmtree_jax import checks
+
 POPULATION, DATA, MODEL = "population", "data", "model"
 
 
@@ -25,9 +27,12 @@ def make_mesh(*, population: int = 1, data: int = -1, model: int = 1) -> Mesh:
     data: devices that share the documents of a batch; -1 takes what is left.
     model: devices that share one copy of the parameters.
   Raises:
-    ValueError: more devices are asked for than there are.
+    ValueError: an axis without devices, or more of them than there are.
   """
   devices = jax.devices()
+  checks.at_least(1, population=population, model=model)
+  if data != -1:
+    checks.at_least(1, data=data)
   if data == -1:
     data = max(len(devices) // (population * model), 1)
   size = population * data * model

@@ -13,7 +13,16 @@ SOURCES = sorted((ROOT / "cmtree_jax").rglob("*.py"))
 
 # The rooms of the package, bottom first: a room imports from those before it.
 ROOMS = (
-  *("types", "shapes", "sharding", "bilevel", "tree", "embed", "data"),
+  *(
+    "types",
+    "checks",
+    "shapes",
+    "sharding",
+    "bilevel",
+    "tree",
+    "embed",
+    "data",
+  ),
   *("proxy", "methods", "evaluate", "signals", "loops", "recipe", "report"),
   *("config", "jobs", "main", "compare"),
 )

@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from cmtree_jax import checks
+
 
 class Plan(NamedTuple):
   """Where documents and targets come from, and what is done with bad ones."""
@@ -21,3 +23,17 @@ class Plan(NamedTuple):
   drop_repeated_texts: bool = False  # keep the first of equal texts only
   shard_documents: int = 8192  # in a shard, the unit of parallel work
   max_overlap: float = 0.01  # share of a target's 13-word runs in the pool
+
+  def check(self) -> None:
+    """Refuses what contradicts itself, with a ValueError."""
+    if not self.source:
+      raise ValueError("source must name at least one source.")
+    checks.at_least(
+      1,
+      max_document_bytes=self.max_document_bytes,
+      shard_documents=self.shard_documents,
+    )
+    checks.at_least(
+      0, max_skipped=self.max_skipped, max_documents=self.max_documents
+    )
+    checks.share(max_overlap=self.max_overlap)

@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
+from cmtree_jax import checks
 from cmtree_jax.shapes import FloatNE
 from cmtree_jax.types import UserError
 
@@ -20,6 +21,12 @@ class Plan(NamedTuple):
   dim: int = 64  # numbers per document that tfidf keeps; minilm has 384
   max_features: int = 20_000  # commonest 3-grams looked at
   sample: int = 5_000  # documents that tfidf is fitted on
+
+  def check(self) -> None:
+    """Raises ValueError for a field below one."""
+    checks.at_least(
+      1, dim=self.dim, max_features=self.max_features, sample=self.sample
+    )
 
 
 @runtime_checkable  # tests check signatures at run time

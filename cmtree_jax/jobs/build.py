@@ -1,6 +1,7 @@
 """The config as plans, models and optimizers; refuses what contradicts itself."""
 
 import functools
+import operator
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,8 +9,8 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
+from cmtree_jax import checks, embed, sharding
 from cmtree_jax import config as configs
-from cmtree_jax import embed, sharding
 from cmtree_jax.bilevel import HYPERGRADS, memory, problem
 from cmtree_jax.bilevel.cost import UnrollCost
 from cmtree_jax.data.build import prepare, tokenizer, workers
@@ -63,11 +64,16 @@ def plans(config: Any) -> Plans:
   )
   for name, plan in made._asdict().items():
     rows = (config.batch.rows,) if isinstance(plan, ValuesPlan) else ()
-    try:
-      plan.check(*rows)
-    except ValueError as error:
-      raise UserError(f"config.{name}.{error}") from error
+    _checked(name, plan, *rows)
   return made
+
+
+def _checked(block: str, plan: Any, *more: Any) -> None:
+  """Runs a plan's own check; its error names the block."""
+  try:
+    plan.check(*more)
+  except ValueError as error:
+    raise UserError(f"config.{block}.{error}") from error
 
 
 def cache_dir(config: Any) -> Path:
@@ -96,7 +102,11 @@ def check(config: Any) -> None:
   Raises:
     UserError: for the first that is found.
   """
+  _check_numbers(config)
   made = plans(config)
+  _checked("data", DataPlan(**config.data))
+  _checked("embedding", embed.Plan(**config.embedding))
+  _checked("partition", domains.Plan(**config.partition))
   _check_names(config, made)
   for name in recipe_names(config):
     method = make_method(name, config)  # refuses options
@@ -125,12 +135,48 @@ def check(config: Any) -> None:
   _check_mesh(config, made)
 
 
+# Least values of the fields that belong to no plan.
+_LEAST = {
+  "seed": 0,
+  "batch.rows": 1,
+  "batch.row_tokens": 1,
+  "optimizer.warmup_steps": 0,
+  "optimizer.weight_decay": 0,
+  "evaluate.max_tokens": 1,
+  "evaluate.rows": 1,
+  "export.tokens": 0,
+}
+_ABOVE_ZERO = (
+  "optimizer.learning_rate",
+  "hypergradient.memory_bytes",
+  "mixture.max_epochs",
+)
+
+
+def _check_numbers(config: Any) -> None:
+  """Numbers that belong to no plan must be in their ranges."""
+  try:
+    for name, least in _LEAST.items():
+      number = operator.attrgetter(name)(config)
+      checks.at_least(least, **{name: number})
+      checks.finite(**{name: number})
+    for name in _ABOVE_ZERO:
+      number = operator.attrgetter(name)(config)
+      checks.above_zero(**{name: number})
+      checks.finite(**{name: number})
+  except ValueError as error:
+    raise UserError(f"config.{error}") from error
+
+
 def _check_names(config: Any, made: Plans) -> None:
   """Words that stand for something must be known."""
   for what, names, known in (
     ("method", recipe_names(config), METHODS),
     ("config.workers.name", [config.workers.name], workers.WORKERS),
+    ("config.tokenizer.kind", [config.tokenizer.kind], tokenizer.TOKENIZERS),
+    ("config.embedding.kind", [config.embedding.kind], embed.EMBEDDERS),
     ("config.export.formats", config.export.formats, export.EXPORTERS),
+    ("config.proxy.dtype", [config.proxy.dtype], proxy_model.DTYPES),
     ("proxy preset", _presets(config, made), proxy_model.PRESETS),
     ("hypergradient", [config.hypergradient.estimator], HYPERGRADS),
   ):

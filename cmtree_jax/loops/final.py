@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from cmtree_jax import shapes
+from cmtree_jax import checks, shapes
 from cmtree_jax.data.draw.batch import stack_rows
 from cmtree_jax.evaluate import answers, perplexity
 from cmtree_jax.loops import fleet as fleets
@@ -29,8 +29,13 @@ class Plan(NamedTuple):
 
   def check(self) -> None:
     """Refuses what contradicts itself, with a ValueError."""
-    fleets.at_least_one("seeds", self.seeds)
     unit = self.steps_per_call
+    checks.at_least(
+      1,
+      seeds=self.seeds,
+      steps_per_call=unit,
+      calls_per_save=self.calls_per_save,
+    )
     if self.steps < unit or self.steps % unit:
       raise ValueError(
         f"steps = {self.steps} must be a multiple of steps_per_call = {unit}; "

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cmtree_jax import shapes
+from cmtree_jax import checks, shapes
 from cmtree_jax.bilevel.cost import UnrollCost
 from cmtree_jax.data.draw.batch import Batch, stack_rows
 from cmtree_jax.data.draw.sampler import Cursor, Sampler, SamplerState
@@ -84,8 +84,7 @@ class ObservePlan(NamedTuple):
 
   def check(self) -> None:
     """Raises ValueError for a field below one."""
-    for name, value in self._asdict().items():
-      at_least_one(name, value)
+    checks.at_least(1, **self._asdict())
 
 
 class Fleet(NamedTuple):
@@ -259,12 +258,6 @@ def require_finite(values: Any, what: str, cure: str) -> None:
   """
   if not np.isfinite(np.asarray(values)).all():
     raise Fault(f"{what} is not finite. {cure}")
-
-
-def at_least_one(name: str, value: float) -> None:
-  """Raises ValueError for a field of a plan that is below one."""
-  if value < 1:
-    raise ValueError(f"{name} = {value} must be at least 1.")
 
 
 def _under(

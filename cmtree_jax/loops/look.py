@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from cmtree_jax import checks
 from cmtree_jax.data.draw import packing
 from cmtree_jax.loops import fleet as fleets
 from cmtree_jax.loops.fleet import Fleet, Outcome, Session, World
@@ -34,8 +35,9 @@ class Plan(NamedTuple):
 
   def check(self) -> None:
     """Refuses what contradicts itself, with a ValueError."""
-    fleets.at_least_one("documents", self.documents)
-    fleets.at_least_one("steps_per_call", self.steps_per_call)
+    checks.at_least(
+      1, documents=self.documents, steps_per_call=self.steps_per_call
+    )
     if self.steps < 1 or self.steps % self.steps_per_call:
       raise ValueError(
         f"steps = {self.steps} must be a multiple of steps_per_call = "

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cmtree_jax import checks
 from cmtree_jax.loops import fleet as fleets
 from cmtree_jax.loops.fleet import (
   Advance,
@@ -39,8 +40,9 @@ class Plan(NamedTuple):
 
   def check(self) -> None:
     """Refuses what contradicts itself, with a ValueError."""
-    fleets.at_least_one("steps", self.steps)
-    fleets.at_least_one("population", self.population)
+    checks.at_least(1, steps=self.steps, population=self.population)
+    if not self.presets:
+      raise ValueError("presets must name at least one size.")
     points = self.curve_points
     if points < 1 or self.steps % points:
       raise ValueError(

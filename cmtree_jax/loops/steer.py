@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from cmtree_jax import checks
 from cmtree_jax.data.draw.batch import Batch, stack_rows
 from cmtree_jax.loops import fleet as fleets
 from cmtree_jax.loops.fleet import Fleet, Outcome, Session, World
@@ -25,8 +26,9 @@ class Plan(NamedTuple):
   saves: int = 3  # checkpoints on the way, besides the last
 
   def check(self) -> None:
-    """Raises ValueError for a proxy without steps."""
-    fleets.at_least_one("steps", self.steps)
+    """Raises ValueError for a proxy without steps, or less than no saves."""
+    checks.at_least(1, steps=self.steps)
+    checks.at_least(0, saves=self.saves)
 
 
 class State(NamedTuple):

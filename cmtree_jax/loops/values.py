@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cmtree_jax import shapes
+from cmtree_jax import checks, shapes
 from cmtree_jax.bilevel import population
 from cmtree_jax.bilevel.cost import UnrollCost
 from cmtree_jax.data.draw import packing
@@ -48,7 +48,27 @@ class Plan(NamedTuple):
   sample_documents: int = 32_768  # documents that stand for the corpus
 
   def check(self, rows: int) -> None:
-    """Refuses what does not fill batches of `rows`, with a ValueError."""
+    """Refuses what contradicts itself, or does not fill batches of `rows`.
+
+    Raises:
+      ValueError: for the first such field.
+    """
+    checks.at_least(
+      1,
+      population=self.population,
+      max_age=self.max_age,
+      unroll=self.unroll,
+      steps_between_rounds=self.steps_between_rounds,
+      sample_documents=self.sample_documents,
+    )
+    checks.at_least(
+      0, rounds=self.rounds, min_age=self.min_age, lookahead=self.lookahead
+    )
+    checks.share(natural_share=self.natural_share)
+    if self.max_age < self.min_age:
+      raise ValueError(
+        f"max_age = {self.max_age} must be at least min_age = {self.min_age}."
+      )
     for name in ("outer_rows", "probe_rows", "validation_rows"):
       value = getattr(self, name)
       if value < rows or value % rows:

@@ -13,9 +13,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cmtree_jax import shapes
+from cmtree_jax import checks, shapes
 from cmtree_jax.embed import kmeans
-from cmtree_jax.methods import checks
 from cmtree_jax.methods.base import Facts, Method, Planted, Signals, Small
 from cmtree_jax.tree import (
   density_ratio,

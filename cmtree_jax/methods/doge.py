@@ -5,8 +5,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cmtree_jax import shapes
-from cmtree_jax.methods import checks, steering
+from cmtree_jax import checks, shapes
+from cmtree_jax.methods import steering
 from cmtree_jax.methods.base import (
   TARGET_FIRST,
   Ask,

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from cmtree_jax import shapes
-from cmtree_jax.methods import checks, searching
+from cmtree_jax import checks, shapes
+from cmtree_jax.methods import searching
 from cmtree_jax.methods.base import (
   TARGET_FIRST,
   DomainWeights,

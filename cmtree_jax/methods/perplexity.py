@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from cmtree_jax import shapes
-from cmtree_jax.methods import checks, subsets
+from cmtree_jax import checks, shapes
+from cmtree_jax.methods import subsets
 from cmtree_jax.methods.base import (
   DocumentWeights,
   Facts,

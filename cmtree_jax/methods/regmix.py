@@ -1,7 +1,7 @@
 """RegMix: many small runs on random mixtures, a regression, and its best region."""
 
-from cmtree_jax import shapes
-from cmtree_jax.methods import checks, searching
+from cmtree_jax import checks, shapes
+from cmtree_jax.methods import searching
 from cmtree_jax.methods.base import (
   TARGET_FIRST,
   DomainWeights,

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from cmtree_jax.methods import checks
+from cmtree_jax import checks
 from cmtree_jax.methods.base import (
   DomainWeights,
   Facts,

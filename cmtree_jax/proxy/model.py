@@ -43,6 +43,8 @@ class ProxyConfig:
     return 2.0 * matmul + 4.0 * self.layers * self.width * context
 
 
+DTYPES = ("bfloat16", "float32")  # that matrices may be multiplied in
+
 # Names give the parameters with a vocabulary of 4096, GPT-2's shape for the largest;
 # of the first with 2048: each of these has four times the FLOPs of the one before.
 PRESETS: dict[str, dict[str, int]] = {

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cmtree_jax import checks
 from cmtree_jax.data.build import prepare
 from cmtree_jax.data.draw import packing
 from cmtree_jax.embed import kmeans
@@ -34,6 +35,24 @@ class Plan(NamedTuple):
   candidates: tuple[int, ...] = (4, 8, 16, 32, 64)  # that silhouette tries
   # Documents that clusters and the start of a tree are fitted on.
   sample_documents: int = 50_000
+
+  def check(self) -> None:
+    """Refuses what makes no domains, with a ValueError."""
+    name, _, address = self.kind.partition(":")
+    if self.kind not in KINDS and not (name == "tree" and address):
+      raise ValueError(
+        f"kind = {self.kind!r} is unknown. Known: {', '.join(KINDS)}."
+      )
+    if not self.candidates or min(self.candidates) < 2:
+      raise ValueError(
+        f"candidates = {tuple(self.candidates)} must be numbers above 1."
+      )
+    checks.at_least(
+      1,
+      num_clusters=self.num_clusters,
+      fine_clusters=self.fine_clusters,
+      sample_documents=self.sample_documents,
+    )
 
 
 class Domains(NamedTuple):
@@ -66,23 +85,18 @@ def make(
   """The domains of a corpus.
 
   Args:
-    plan: of which kind they are.
+    plan: of which kind they are; checked.
     data: the corpus.
     sample_rows: documents that clusters are fitted on.
     seed: of k-means.
   Raises:
-    UserError: the kind is unknown, sources have no labels, the recipe no leaves
-      or another embedding.
+    UserError: sources have no labels, the recipe no leaves or another embedding.
   """
   name, _, address = plan.kind.partition(":")
   if name == "sources":
     return _sources(data)
   if name == "tree" and address:
     return _placed(_tree(Path(address), data), data.pool)
-  if name not in _CLUSTERS:
-    raise UserError(
-      f"Unknown config.partition.kind {plan.kind!r}. Known: {', '.join(KINDS)}."
-    )
   sample_NE = np.asarray(data.pool.embedding_NE[sample_rows])
   mass_N = data.pool.tokens.mass_N[sample_rows]
   partition = _CLUSTERS[name](plan, sample_NE, seed=seed, mass_N=mass_N)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cmtree_jax import shapes
+from cmtree_jax import checks, shapes
 from cmtree_jax.tree import evidence, mixture, proximal, replay
 from cmtree_jax.tree.mixture import Sample
 
@@ -35,6 +35,8 @@ class Step:
     annealing_rounds: rounds between the two (geometric).
     gumbel: noise while the solver works.
     hard: straight-through leaves of the corpus sample while it works.
+  Raises:
+    ValueError: a number out of its range.
   """
 
   trust: float = 0.2
@@ -48,6 +50,34 @@ class Step:
   annealing_rounds: int = 8
   gumbel: bool = True
   hard: bool = False
+
+  def __post_init__(self):
+    checks.above_zero(trust=self.trust)
+    checks.finite(
+      trust=self.trust,
+      kl_penalty=self.kl_penalty,
+      overlap_penalty=self.overlap_penalty,
+      tilt_rate=self.tilt_rate,
+      partition_rate=self.partition_rate,
+    )
+    checks.at_least(
+      0,
+      kl_penalty=self.kl_penalty,
+      overlap_penalty=self.overlap_penalty,
+      tilt_rate=self.tilt_rate,
+      partition_rate=self.partition_rate,
+    )
+    checks.at_least(
+      1,
+      solver_steps=self.solver_steps,
+      solver_sample=self.solver_sample,
+      annealing_rounds=self.annealing_rounds,
+    )
+    if len(self.temperature) != 2 or not min(self.temperature) > 0:
+      raise ValueError(
+        f"temperature = {tuple(self.temperature)} must be two numbers above 0, of "
+        "the first and the last round."
+      )
 
 
 class Plan(NamedTuple):

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cmtree_jax import shapes
+from cmtree_jax import checks, shapes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,12 +19,20 @@ class Replay:
     clip: standard deviations at which a centered value is clipped.
     shuffle: a control that must not gain: the values of a round are dealt out
       anew among its documents, at random.
+  Raises:
+    ValueError: a number out of its range.
   """
 
   size: int = 6144
   decay: float = 0.7
   clip: float = 3.0
   shuffle: bool = False
+
+  def __post_init__(self):
+    # The first is held out (`split`); one more is to learn from.
+    checks.at_least(2, size=self.size)
+    checks.share(decay=self.decay)
+    checks.above_zero(clip=self.clip)
 
 
 class Round(NamedTuple):

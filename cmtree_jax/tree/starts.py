@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cmtree_jax import shapes
+from cmtree_jax import checks, shapes
 from cmtree_jax.tree import mixture, model, random_start
 from cmtree_jax.tree.mixture import Sample
 
@@ -43,7 +43,7 @@ class Start:
       the start is then at least its inverse.
     steps: Adam steps of the density ratio, at most.
   Raises:
-    ValueError: an unknown kind, or a bound below one.
+    ValueError: an unknown kind, or a number out of its range.
   """
 
   kind: str = "ratio"
@@ -54,10 +54,12 @@ class Start:
   steps: int = 120
 
   def __post_init__(self):
-    if self.kind not in KINDS:
-      raise ValueError(
-        f"Unknown kind {self.kind!r}. Known: {', '.join(KINDS)}."
-      )
+    checks.one_of("kind", self.kind, KINDS)
+    checks.at_least(1, angle_dim=self.angle_dim)
+    checks.at_least(0, steps=self.steps)
+    checks.finite(kappa=self.kappa, max_weight=self.max_weight)
+    checks.above_zero(kappa=self.kappa)
+    checks.share(target_share=self.target_share)
     if self.max_weight < 1:
       raise ValueError(
         f"max_weight {self.max_weight} must be at least 1, the mean of all weights."

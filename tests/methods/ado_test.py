@@ -232,7 +232,7 @@ def test_nonsense_is_refused():
   cases: list[tuple[dict[str, Any], str]] = [
     (dict(credit="none"), "Known: root, root_of_variance"),
     (dict(window=10), "window 10 must be odd"),
-    (dict(refit=0), "refit 0 must be at least 1"),
+    (dict(refit=0), "refit = 0 must be at least 1"),
     (dict(floor=1.0), "floor 1.0 must be at least 0"),
   ]
   for settings, match in cases:

@@ -228,11 +228,11 @@ def test_in_the_domains_setting_the_noise_comes_last():
 def test_nonsense_is_refused():
   cases: list[tuple[dict[str, Any], str]] = [
     (dict(evaluate="target"), "Known: domains, targets"),
-    (dict(lp_rounds=0), "lp_rounds 0 must be at least 1"),
+    (dict(lp_rounds=0), "lp_rounds = 0 must be at least 1"),
     (dict(delta=0.0), "delta 0.0 must be above 0"),
     (dict(phi=0.5), "phi 0.5 must be above 0.5"),
     (dict(ema=1.0), "ema 1.0 must be at least 0 and below 1"),
-    (dict(eta=0.0), "eta 0.0 must be above 0"),
+    (dict(eta=0.0), "eta = 0.0 must be above 0"),
   ]
   for settings, match in cases:
     with pytest.raises(ValueError, match=match):

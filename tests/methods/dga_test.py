@@ -69,9 +69,9 @@ def test_domains_without_documents_stay_without():
 @pytest.mark.parametrize(
   ("options", "message"),
   [
-    (dict(step_size=0.0), "step_size 0.0 must be above 0"),
+    (dict(step_size=0.0), "step_size = 0.0 must be above 0"),
     (dict(ema=1.0), "ema 1.0 must be at least 0 and below 1"),
-    (dict(every=0), "every 0 must be at least 1"),
+    (dict(every=0), "every = 0 must be at least 1"),
     (dict(output="best"), "Unknown output 'best'. Known: last, mean"),
   ],
 )

@@ -125,8 +125,8 @@ def test_domains_without_documents_stay_without(objective):
       dict(objective="tasks"),
       "Unknown objective 'tasks'. Known: all_domains, dom",
     ),
-    (dict(mu=0.0), "mu 0.0 must be above 0"),
-    (dict(learning_rate=-1.0), "learning_rate -1.0 must be above 0"),
+    (dict(mu=0.0), "mu = 0.0 must be above 0"),
+    (dict(learning_rate=-1.0), "learning_rate = -1.0 must be above 0"),
     (dict(output="best"), "Unknown output 'best'. Known: last, mean"),
   ],
 )

@@ -105,7 +105,7 @@ def test_domains_without_documents_stay_without(form):
 @pytest.mark.parametrize(
   ("options", "message"),
   [
-    (dict(step_size=0.0), "step_size 0.0 must be above 0"),
+    (dict(step_size=0.0), "step_size = 0.0 must be above 0"),
     (dict(smoothing=1.5), "smoothing 1.5 must be from 0 to 1"),
     (dict(form="code"), "Unknown form 'code'. Known: authors, dataflex, paper"),
     (dict(output="best"), "Unknown output 'best'. Known: last, mean"),

@@ -79,8 +79,8 @@ def test_domains_without_documents_stay_without():
 @pytest.mark.parametrize(
   ("options", "message"),
   [
-    (dict(strength=0.0), "strength 0.0 must be above 0"),
-    (dict(every=0), "every 0 must be at least 1"),
+    (dict(strength=0.0), "strength = 0.0 must be above 0"),
+    (dict(every=0), "every = 0 must be at least 1"),
     (dict(output="best"), "Unknown output 'best'. Known: last, mean"),
   ],
 )

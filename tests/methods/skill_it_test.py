@@ -180,9 +180,9 @@ def test_nonsense_is_refused():
   cases: list[tuple[dict[str, Any], str]] = [
     (dict(evaluate="target"), "Known: domains, targets"),
     (dict(output="first"), "Known: last, mean"),
-    (dict(update=0), "update 0 must be at least 1"),
-    (dict(warmup=-1), "warmup -1 must be at least 0"),
-    (dict(eta=0.0), "eta 0.0 must be above 0"),
+    (dict(update=0), "update = 0 must be at least 1"),
+    (dict(warmup=-1), "warmup = -1 must be at least 0"),
+    (dict(eta=0.0), "eta = 0.0 must be above 0"),
   ]
   for settings, match in cases:
     with pytest.raises(ValueError, match=match):

@@ -123,9 +123,9 @@ def test_nonsense_is_refused():
   cases: list[tuple[dict[str, Any], str]] = [
     (dict(output="first"), "Known: last, mean"),
     (dict(start="crisp"), "Known: natural, uniform"),
-    (dict(probe=0), "probe 0 must be at least 1"),
-    (dict(free=-1), "free -1 must be at least 0"),
-    (dict(gamma=0.0), "gamma 0.0 must be above 0"),
+    (dict(probe=0), "probe = 0 must be at least 1"),
+    (dict(free=-1), "free = -1 must be at least 0"),
+    (dict(gamma=0.0), "gamma = 0.0 must be above 0"),
   ]
   for settings, match in cases:
     with pytest.raises(ValueError, match=match):

@@ -139,5 +139,18 @@ def test_sources_need_labels(data, tmp_path):
     UserError, match=r"at least 2 labelled sources, came \(''"
   ):
     make("sources", bare)
-  with pytest.raises(UserError, match="Unknown config.partition.kind 'trees'"):
-    make("trees", data)
+
+
+@pytest.mark.parametrize(
+  ("fields", "told"),
+  [
+    (dict(kind="trees"), "kind = 'trees' is unknown. Known: kmeans"),
+    (dict(kind="tree:"), "kind = 'tree:' is unknown"),
+    (dict(num_clusters=0), "num_clusters = 0 must be at least 1"),
+    (dict(candidates=(4, 1)), r"candidates = \(4, 1\) must be numbers above 1"),
+    (dict(sample_documents=-1), "sample_documents = -1 must be at least 1"),
+  ],
+)
+def test_what_makes_no_domains_is_refused(fields, told):
+  with pytest.raises(ValueError, match=told):
+    domains.Plan(**fields).check()
