@@ -6,6 +6,7 @@ import difflib
 import importlib.util
 import inspect
 import json
+import math
 import re
 import sys
 from collections.abc import Sequence
@@ -61,11 +62,17 @@ def _call_get_config(path: str) -> ml_collections.ConfigDict:
   if str(_REPOSITORY) not in sys.path:
     sys.path.append(str(_REPOSITORY))  # configs import each other
   spec = importlib.util.spec_from_file_location(file.stem, file)
-  assert spec and spec.loader
+  if not spec or not spec.loader:
+    raise UserError(f"{file} is no Python file; --config wants one.")
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   if not hasattr(module, "get_config"):
     raise UserError(f"{file} has no function get_config().")
+  takes = inspect.signature(module.get_config).parameters
+  if argument and not takes:
+    raise UserError(
+      f"{file} takes no argument, came {argument!r}; write --config {name}."
+    )
   return module.get_config(argument) if argument else module.get_config()
 
 
@@ -123,31 +130,38 @@ def _parse(name: str, text: str, default: Any) -> Any:
   kind = type(default)
   try:
     if default is None:  # None lets the method choose; else a number
-      return None if text == "None" else ast.literal_eval(text)
+      return None if text == "None" else _number(ast.literal_eval(text))
     if kind is bool:
       return {"true": True, "false": False}[text.lower()]
     if kind is int:
       return int(text.replace("_", ""))
     if kind is float:
-      return float(text)
+      return _number(float(text))
     if kind is tuple:
       element = type(default[0]) if default else str
       if element is str:  # paths may hold spaces and brackets
         items = [item.strip() for item in text.split(",")]
         return tuple(item for item in items if item)
       items = [t for t in re.split(r"[,\s]+", text.strip("()[] ,")) if t]
-      return tuple(element(item) for item in items)
+      return tuple(_number(element(item)) for item in items)
     return text
-  except (ValueError, KeyError, SyntaxError):
+  except (ValueError, KeyError, SyntaxError, TypeError):
     shown = list(default) if kind is tuple else default
     wanted = (
       "None or a number"
       if default is None
-      else (f"a {kind.__name__} like {shown!r}")
+      else f"{'an' if kind is int else 'a'} {kind.__name__} like {shown!r}"
     )
     raise UserError(
       f"config.{name} must be {wanted}, but {text!r} came."
     ) from None
+
+
+def _number(value: Any) -> Any:
+  """The value, unless it is no number or NaN, which no setting means."""
+  if math.isnan(value):
+    raise ValueError
+  return value
 
 
 def factory_defaults(method: str) -> ml_collections.ConfigDict:

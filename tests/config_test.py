@@ -115,3 +115,28 @@ def test_an_option_without_a_default_takes_a_number():
   assert load("None").olmix.runs is None
   with pytest.raises(UserError, match="olmix.runs must be None or a number"):
     load("many")
+  with pytest.raises(UserError, match="olmix.runs must be None or a number"):
+    load("[20]")
+
+
+@pytest.mark.parametrize(
+  ("override", "told"),
+  [
+    ("optimizer.learning_rate=nan", "a float like 0.01, but 'nan' came"),
+    ("cmtree.step.temperature=1,nan", "a tuple like"),
+    ("olmix.runs=None()", "None or a number"),
+    ("seed=2.5", "an int like 0, but '2.5' came"),
+  ],
+)
+def test_what_is_no_number_is_refused(override, told):
+  with pytest.raises(UserError, match=told):
+    config.load("configs/default.py", [override])
+
+
+def test_a_file_that_is_no_config_is_told(tmp_path):
+  page = tmp_path / "page.md"
+  page.write_text("text")
+  with pytest.raises(UserError, match=r"page\.md is no Python file"):
+    config.load(str(page), [])
+  with pytest.raises(UserError, match=r"takes no argument, came 'toy'"):
+    config.load("configs/default.py:toy", [])

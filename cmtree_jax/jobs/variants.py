@@ -28,7 +28,13 @@ def config_of(name: str, config: Any) -> Any:
   Raises:
     UserError: no such method, variant or field, or one that must be equal for all.
   """
-  method, *overrides = settings_of(name, config)
+  settings = settings_of(name, config)
+  if not settings:
+    raise UserError(
+      f"config.variants.{name} is empty; write a method and overrides, such as "
+      f"--config.variants.{name}=cmtree,cmtree.mode=frozen."
+    )
+  method, *overrides = settings
   if method not in METHODS:
     known = sorted([*METHODS, *config.variants])
     raise UserError(f"Unknown method {method!r}. Known: {', '.join(known)}.")

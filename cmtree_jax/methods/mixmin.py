@@ -93,8 +93,9 @@ def make(
   Cost:
     One run per domain.
   Raises:
-    ValueError: for a step that is not positive, a share held out that is not in
-      [0, 1) or an unknown form; in `init`, without documents of the targets.
+    ValueError: for a step that is not positive, a tolerance below zero, a share held
+      out that is not in [0, 1) or an unknown form; in `init`, without documents of
+      the targets.
   References:
     Thudi et al., `MixMin: Finding Data Mixtures via Convex Minimization
     <https://arxiv.org/abs/2502.10510>`_, 2025, Algorithm 1 and
@@ -103,6 +104,7 @@ def make(
   checks.one_of("form", form, ("paper", "em"))
   checks.above_zero(step_size=step_size)
   checks.at_least(1, max_steps=max_steps)
+  checks.at_least(0, tolerance=tolerance)
   if not 0 <= holdout < 1:
     raise ValueError(f"holdout {holdout} must be at least 0 and below 1.")
 

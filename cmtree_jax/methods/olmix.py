@@ -79,8 +79,10 @@ def make(
   """
   if runs is not None and runs < 1:
     raise ValueError(f"runs {runs} must be at least 1, or None.")
-  if not 0 < strengths[0] <= strengths[1]:
-    raise ValueError(f"strengths {strengths} must be positive and increasing.")
+  if len(strengths) != 2 or not 0 < strengths[0] <= strengths[1]:
+    raise ValueError(
+      f"strengths {strengths} must be two positive and increasing numbers."
+    )
   if not 0 <= min_weight < 1:
     raise ValueError(f"min_weight {min_weight} must be in [0, 1).")
   if not kl >= 0:

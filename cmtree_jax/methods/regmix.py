@@ -59,13 +59,15 @@ def make(
   Cost:
     `runs` runs.
   Raises:
-    ValueError: for counts that are not positive or an unknown surrogate.
+    ValueError: for counts that are not positive, an exponent below zero or an
+      unknown surrogate.
   References:
     Liu et al., `RegMix: Data Mixture as Regression for Language Model Pre-training
     <https://arxiv.org/abs/2407.01492>`_, 2024, section 3 and
     `regression_fitting/regression.ipynb`.
   """
   checks.at_least(1, runs=runs, candidates=candidates, best=best)
+  checks.at_least(0, exponent=exponent)
   settings = surrogates.named(surrogate)
 
   def init(key: shapes.Key, facts: Facts) -> searching.State:

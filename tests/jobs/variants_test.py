@@ -30,6 +30,7 @@ def test_a_variant_is_its_method_under_its_overrides():
     (("crisp", "doremi.step_size=2"), ["'doremi.step_size=2'", "own"]),
     (("crisp", "crisp.smothing=2"), ["'crisp.smothing'", "crisp.smoothing"]),
     (("crisp", "crisp.smoothing"), ["crisp.smoothing", "VALUE"]),
+    ((), ["config.variants.mine is empty"]),
   ],
 )
 def test_what_a_variant_may_not_be(chosen, words):

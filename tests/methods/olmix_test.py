@@ -148,6 +148,7 @@ def test_a_recipe_without_new_domains_is_kept_without_a_run():
   [
     dict(runs=0),
     dict(strengths=(0.0, 1.0)),
+    dict(strengths=(2.0, 1.0)),
     dict(min_weight=1.0),
     dict(kl=-1.0),
     dict(huber_delta=0.0),

@@ -90,6 +90,7 @@ def test_the_answer_depends_on_the_key_alone():
   ("options", "message"),
   [
     (dict(runs=0), "at least 1"),
+    (dict(exponent=-1.0), "exponent = -1.0 must be at least 0"),
     (dict(best=0), "at least 1"),
     (dict(surrogate="forest"), "Known: climb, regmix"),
   ],
