@@ -38,7 +38,8 @@ def get_config():
   # Every targeted recipe is trained on once more at each of these effective sample
   # sizes (its weights to a power), as METHOD@SHARE.
   config.compare.effective_sample_sizes = ()
-  # A folder whose cells several comparisons share; "": WORKDIR/cells.
+  # A folder whose cells several comparisons share, one after another, if all else
+  # is equal, `data.targets` too; "": WORKDIR/cells.
   config.compare.cells = ""
   config.data.targets = ()  # none: those that `compare.targets` names
   return config

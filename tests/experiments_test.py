@@ -95,15 +95,15 @@ def test_experiments_share_their_cells(corpus, tmp_path):
 def test_other_settings_refuse_the_shared_cells(corpus, tmp_path, capsys):
   (tmp_path / "cells").mkdir()
   (tmp_path / "cells" / "config.json").write_text(json.dumps({"seed": 3}))
-  (tmp_path / "cells" / workdir.MARKER_FILE).touch()
+  for name in (workdir.MARKER_FILE, workdir.CORPUS_FILE):
+    (tmp_path / "cells" / name).touch()
   job = claims.job("first", _METHODS, lambda found: [])
   arguments = corpora.arguments(
     "configs/claims.py:toy", corpus, tmp_path, _TARGETS, *_TINY
   )
   status = command("test", "A test.", job, arguments)
-  corpora.assert_one_line(
-    status, 2, ["cells holds another run", "--workdir"], capsys
-  )
+  words = ["cells holds another run", "compare.cells", "--workdir"]
+  corpora.assert_one_line(status, 2, words, capsys)
 
 
 _UNROLLS = ("window_1", "window_4", "window_64", "whole")

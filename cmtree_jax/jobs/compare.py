@@ -1,6 +1,7 @@
 """The story of a comparison: prepare once, search, train, score, table."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,9 +42,12 @@ def run(config: Any, workdir: Path, *, overwrite: bool = False) -> int:
 
 def _story(job: Job) -> Show:
   plan = plans.of_comparison(job.config)
-  folder = cell_folder(job.config, job.workdir)
-  comparison = Comparison.make(job, prepared(job, plan), plan, folder)
-  found, files = write(comparison, compare(comparison))
+  with cell_folder(job.config, job.workdir) as folder:
+    data = prepared(job, plan)
+    if job.config.compare.cells:
+      workdirs.claim_corpus(folder.path, data.digest, workdirs.SHARED)
+    comparison = Comparison.make(job, data, plan, folder)
+    found, files = write(comparison, compare(comparison))
 
   def show():
     tables.show(found)
@@ -52,21 +56,26 @@ def _story(job: Job) -> Show:
   return show
 
 
-def cell_folder(config: Any, workdir: Path) -> cells.Folder:
+@contextlib.contextmanager
+def cell_folder(config: Any, workdir: Path) -> Iterator[cells.Folder]:
   """Where the cells are; several comparisons may share those of one folder.
 
   Raises:
-    UserError: the shared folder's cells are of other settings.
+    UserError: the shared folder's cells are of other settings, or another job is
+      at work on them.
   """
   shared = config.compare.cells
   if not shared:
-    return cells.Folder(workdir / "cells").make()
+    yield cells.Folder(workdir / "cells")
+    return
   same = config.copy_and_resolve_references().unlock()
   # Which cells are done may differ, and a cell tells of which variant it is.
   same.compare = {"search_seeds": config.compare.search_seeds}
   del same.variants
-  workdirs.claim_workdir(Path(shared), same.lock(), overwrite=False)
-  return cells.Folder(Path(shared)).make()
+  folder, by = Path(shared), workdirs.SHARED
+  with workdirs.hold(folder, by):
+    workdirs.claim_workdir(folder, same.lock(), overwrite=False, chosen_by=by)
+    yield cells.Folder(folder)
 
 
 def prepared(job: Job, plan: cells.Plan) -> prepare.Prepared:
@@ -138,7 +147,7 @@ class Comparison(NamedTuple):
 def compare(one: Comparison) -> list[dict[str, Any]]:
   """Does all cells that are not done yet; returns the rows of results.parquet."""
   job, data, plan, folder, _ = one
-  workdirs.claim_corpus(folder.path, data.digest)
+  folder.make()
   _check_variants(one)
   searches = [cell for cell in plan.searches() if folder.found(cell) is None]
   finals = [

@@ -70,16 +70,17 @@ def run(
     UserError: a setting or the data is wrong; nothing is lost.
     Fault: a loss is not finite, after saving.
   """
-  workdirs.claim_workdir(workdir, config, overwrite=overwrite)
-  if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    compiled = str(build.cache_dir(config) / "xla")
-    jax.config.update("jax_compilation_cache_dir", compiled)
-  with Reporter() as reporter, stop_on_signal() as stop:
-    try:
-      show = story(Job(config, workdir, reporter, stop))
-    except Interrupted:
-      reporter.say("Interrupted and saved. Run the same command to go on.")
-      return INTERRUPTED
+  with workdirs.hold(workdir):
+    workdirs.claim_workdir(workdir, config, overwrite=overwrite)
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+      compiled = str(build.cache_dir(config) / "xla")
+      jax.config.update("jax_compilation_cache_dir", compiled)
+    with Reporter() as reporter, stop_on_signal() as stop:
+      try:
+        show = story(Job(config, workdir, reporter, stop))
+      except Interrupted:
+        reporter.say("Interrupted and saved. Run the same command to go on.")
+        return INTERRUPTED
   show()
   return 0
 

@@ -48,7 +48,7 @@ def _story(job: Job) -> Show:
   config, workdir = job.config, job.workdir
   data = jobs.prepared(job)
   plan = plans.of_recipe(config, data)
-  folder = cells.Folder(workdir / "cells").make()
+  folder = cells.Folder(workdir / "cells")
   comparison = compare.Comparison.make(job, data, plan, folder)
   rows = compare.compare(comparison)
   standings, files = compare.write(comparison, rows)

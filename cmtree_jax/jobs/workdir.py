@@ -1,10 +1,14 @@
 """A job's folder: whose it is, on which corpus; and facts of the process."""
 
+import contextlib
+import fcntl
 import json
+import os
 import resource
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +29,58 @@ WRITTEN = (
   *(*prepare.LEARNED_FILES, CORPUS_FILE),
 )
 
+# How a folder of results is chosen, and what a refusal advises at the end.
+WORKDIR = "--workdir"
+SHARED = "config.compare.cells (or --workdir)"  # an experiment's lie there
+_ADVICE = {
+  WORKDIR: f"choose another {WORKDIR}, or add --overwrite to start anew",
+  SHARED: f"or choose another {SHARED}",
+}
 
-def claim_workdir(workdir: Path, config: Any, *, overwrite: bool) -> None:
+
+@contextlib.contextmanager
+def hold(workdir: Path, chosen_by: str = WORKDIR) -> Iterator[None]:
+  """Makes the folder if need be and keeps other jobs out of it for a while.
+
+  The lock is the system's: that of a job that was killed is gone.
+
+  Args:
+    workdir: of a job, or cells that several comparisons share.
+    chosen_by: WORKDIR or SHARED.
+  Raises:
+    UserError: another job is in it, or it cannot be made.
+  """
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    folder = os.open(workdir, os.O_RDONLY)
+  except OSError as error:
+    raise UserError(_unwritable(workdir, chosen_by, error)) from error
+  try:
+    fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    os.close(folder)
+    raise UserError(
+      f"Another job is running in {workdir}. Wait for its end, stop it, or "
+      f"choose another {chosen_by}."
+    ) from None
+  except OSError:  # a file system without locks
+    pass
+  try:
+    yield
+  finally:
+    os.close(folder)
+
+
+def claim_workdir(
+  workdir: Path, config: Any, *, overwrite: bool, chosen_by: str = WORKDIR
+) -> None:
   """Makes the workdir this config's, or says why it cannot be.
 
   Args:
     workdir: empty, not there yet, or a run of this config to go on with.
     config: resolved.
     overwrite: removes another run first; files of others stay, and are told.
+    chosen_by: WORKDIR or SHARED.
   Raises:
     UserError: it cannot be written to, holds another config's run, or is no run
       of this package.
@@ -40,31 +88,32 @@ def claim_workdir(workdir: Path, config: Any, *, overwrite: bool) -> None:
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     if not (workdir / MARKER_FILE).exists():
-      _require_unused(workdir, config, overwrite=overwrite)
+      _require_unused(workdir, config, chosen_by, overwrite=overwrite)
       store.write_atomically(workdir / MARKER_FILE, _MARKER)
     elif overwrite:
       _clear(workdir)
-    _require_same(workdir, config)
+    _require_same(workdir, config, chosen_by)
     store.write_atomically(workdir / CONFIG_FILE, _config_json(config))
   except OSError as error:
-    raise UserError(
-      f"Cannot write to --workdir {workdir}: {error.strerror or error}. "
-      "Choose a folder that you may write to."
-    ) from error
+    raise UserError(_unwritable(workdir, chosen_by, error)) from error
 
 
-def claim_corpus(workdir: Path, digest: str) -> None:
+def claim_corpus(workdir: Path, digest: str, chosen_by: str = WORKDIR) -> None:
   """Makes the workdir this corpus's.
 
+  Args:
+    workdir: claimed.
+    digest: of the corpus and its targets.
+    chosen_by: WORKDIR or SHARED.
   Raises:
     UserError: the run began with another corpus.
   """
   file = workdir / CORPUS_FILE
   if file.exists() and (came := file.read_text().strip()) != digest:
     raise UserError(
-      f"{workdir} holds a run on another corpus: its hash was {came}, now "
-      f"{digest}. Bring the old files back to continue it, choose another "
-      "--workdir, or add --overwrite to start anew."
+      f"{workdir} holds a run on another corpus or other targets "
+      f"(config.data.targets): their hash was {came}, now {digest}. Bring the "
+      f"old ones back to continue it, {_ADVICE[chosen_by]}."
     )
   store.write_atomically(file, digest + "\n")
 
@@ -99,7 +148,16 @@ def _config_json(config: Any) -> str:
 _MARKER = "A run of cmtree_jax; --overwrite asks for this file.\n"
 
 
-def _require_unused(workdir: Path, config: Any, *, overwrite: bool) -> None:
+def _unwritable(workdir: Path, chosen_by: str, error: OSError) -> str:
+  return (
+    f"Cannot write to {chosen_by} {workdir}: {error.strerror or error}. "
+    "Choose a folder that you may write to."
+  )
+
+
+def _require_unused(
+  workdir: Path, config: Any, chosen_by: str, *, overwrite: bool
+) -> None:
   """Refuses a folder without a marker that holds something.
 
   A run of this very config goes on: versions before this one left no marker.
@@ -112,7 +170,7 @@ def _require_unused(workdir: Path, config: Any, *, overwrite: bool) -> None:
   if names:
     raise UserError(
       f"{workdir} is not empty and holds no {MARKER_FILE}, so it is no run of "
-      "this package. Choose another --workdir; if it is a run of an earlier "
+      f"this package. Choose another {chosen_by}; if it is a run of an earlier "
       "version, remove it by hand."
     )
 
@@ -154,16 +212,19 @@ def _read_config(workdir: Path) -> Any:
     return None
 
 
-def _require_same(workdir: Path, config: Any) -> None:
-  """Refuses a run of another config."""
-  left = [name for name in WRITTEN if (workdir / name).exists()]
-  if not left and not (workdir / CONFIG_FILE).exists():
+def _require_same(workdir: Path, config: Any, chosen_by: str) -> None:
+  """Refuses a run of another config, unless it has not got as far as its corpus.
+
+  So a mistake that is found while the corpus is read can be cured, and the command
+  given again.
+  """
+  if not any((workdir / name).exists() for name in WRITTEN):
     return
   old, new = _read_config(workdir), json.loads(_config_json(config))
   if not isinstance(old, dict):
     raise UserError(
       f"{workdir / CONFIG_FILE}: wanted the config of this run, came none that "
-      "can be read. Choose another --workdir, or add --overwrite to start anew."
+      f"can be read. Bring it back, {_ADVICE[chosen_by]}."
     )
   changed = [
     f"{name} was {a!r}, now {b!r}" for name, a, b in _differences(old, new, "")
@@ -171,8 +232,8 @@ def _require_same(workdir: Path, config: Any) -> None:
   if changed:
     raise UserError(
       f"{workdir} holds another run: {'; '.join(changed[:3])}"
-      f"{' ...' if len(changed) > 3 else ''}. Choose another --workdir, run "
-      "with the old settings to continue it, or add --overwrite to start anew."
+      f"{' ...' if len(changed) > 3 else ''}. Run with the old settings to "
+      f"continue it, {_ADVICE[chosen_by]}."
     )
 
 

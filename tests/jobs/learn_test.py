@@ -329,7 +329,7 @@ def test_a_killed_job_ends_with_the_same_bytes(finished, corpus, tmp_path):
     ("export.formats=paper", ["'paper'", "levanter", "parquet"]),
     ("data.source=jsonl:absent.jsonl", ["absent.jsonl"]),
     ("data.target_files=", ["No target", "target_files"]),
-    ("data.targets=moon", ["'moon'", "arithmetic"]),
+    ("data.targets=moon", ["'moon'", "arithmetic", "data.targets= takes all"]),
     ("embedding.kind=magic", ["'magic'", "tfidf"]),
     ("cmtree.mode=forzen", ["config.cmtree: ", "'forzen'", "joint"]),
     ("cmtree.start.kind=ward", ["config.cmtree.start: ", "'ward'", "kmeans"]),

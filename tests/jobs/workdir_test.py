@@ -53,6 +53,51 @@ def test_another_config_is_refused_and_may_overwrite(run, capsys):
   assert capsys.readouterr().err == ""
 
 
+def test_a_run_without_a_corpus_is_no_run_yet(tmp_path):
+  """A mistake that its preparation found can be cured without a flag."""
+  _claim(tmp_path, "data.source=tape")
+  _claim(tmp_path, "data.source=stdlib")
+  assert json.loads((tmp_path / "config.json").read_text())["data"][
+    "source"
+  ] == ["stdlib"]
+  workdirs.claim_corpus(tmp_path, "digest")
+  with pytest.raises(UserError, match="data.source was"):
+    _claim(tmp_path, "data.source=default")
+
+
+def test_one_job_at_a_time_and_none_after_its_end(tmp_path):
+  folder = tmp_path / "new"
+  told = "Another job is running.*choose another "
+  with workdirs.hold(folder):
+    for chosen_by in (workdirs.WORKDIR, workdirs.SHARED):
+      with (
+        pytest.raises(UserError, match=told + chosen_by.partition(" ")[0]),
+        workdirs.hold(folder, chosen_by),
+      ):
+        pass
+  assert _names(folder) == set()
+  with workdirs.hold(folder):
+    pass
+  (tmp_path / "file").touch()
+  with (
+    pytest.raises(UserError, match="Cannot write to --workdir"),
+    workdirs.hold(tmp_path / "file"),
+  ):
+    pass
+
+
+def test_shared_cells_advise_no_flag_that_does_not_clear_them(run):
+  for claim in (
+    lambda: workdirs.claim_workdir(
+      run, _config("seed=1"), overwrite=False, chosen_by=workdirs.SHARED
+    ),
+    lambda: workdirs.claim_corpus(run, "another", workdirs.SHARED),
+  ):
+    with pytest.raises(UserError, match="another config.compare.cells") as told:
+      claim()
+    assert "--overwrite" not in str(told.value)
+
+
 def test_files_of_others_stay_in_a_run_and_are_named(run, capsys):
   (run / "notes.txt").write_text("years of work")
   (run / "plots").mkdir()

@@ -103,7 +103,8 @@ def choose(origin: Origin, plan: Plan) -> dict[str, Target]:
     names, unknown = tuple(found), []
   if unknown:
     raise UserError(
-      f"Unknown target {unknown[0]!r}. Known: {', '.join(found)}."
+      f"Unknown target {unknown[0]!r}. Known: {', '.join(found)}. Name some with "
+      "config.data.targets; --config.data.targets= takes all of them."
     )
   if not any(found[name].train for name in names):
     raise UserError(
