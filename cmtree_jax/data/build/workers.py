@@ -8,6 +8,7 @@ the same bytes: they share every function, and no item sees another.
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent import futures
@@ -155,6 +156,7 @@ def _on_all_cores(function, items, workers) -> None:
         one.result()
         workers.check()
     except process.BrokenProcessPool as error:
+      workers.check()  # a signal to the whole group stops the workers at once
       raise Fault(
         "A worker process was killed, probably for lack of memory; run the "
         "same command again to go on, with config.data.shard_documents lower."
@@ -165,8 +167,18 @@ def _on_all_cores(function, items, workers) -> None:
 
 def _start_worker() -> None:
   """Signals are the parent's business, and so are accelerators."""
+  # Not so SIGTERM, by which the pool ends the others when one was killed.
   signal.signal(signal.SIGINT, signal.SIG_IGN)
   os.environ["JAX_PLATFORMS"] = "cpu"
+  threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+  """Or a worker would wait for items forever once its parent has been killed."""
+  parent = multiprocessing.parent_process()
+  assert parent
+  parent.join()
+  os._exit(1)
 
 
 def _on_beam(function: Function, items: Sequence[Any], workers: Workers):

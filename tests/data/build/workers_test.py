@@ -1,7 +1,15 @@
 """Workers: what is done once, what is told, and equal bytes from each."""
 
+import fcntl
 import json
+import multiprocessing
+import os
 import pathlib
+import signal
+import subprocess
+import sys
+import time
+from typing import NamedTuple
 
 import pytest
 
@@ -10,8 +18,9 @@ from cmtree_jax.data.build import intake, prepare, tokenizer, workers
 from cmtree_jax.data.plan import Plan as DataPlan
 from cmtree_jax.data.read import sources
 from cmtree_jax.loops.checkpoint import Interrupted
-from cmtree_jax.types import UserError
+from cmtree_jax.types import Fault, UserError
 
+ROOT = pathlib.Path(__file__).parents[3]
 _FIELDS = sources.Rules("text", "id", "source", 1000)
 _RULES = intake.Rules(_FIELDS, True, 0, False, 100)
 
@@ -80,6 +89,74 @@ def test_work_stops_when_it_is_asked_to(tmp_path):
   with pytest.raises(Interrupted):
     workers.Workers(check=check).run(intake.read_part, items)
   assert items[0].done.exists()  # what was in flight is kept
+
+
+class _Item(NamedTuple):
+  done: pathlib.Path
+
+
+def _end_in_a_worker(item: _Item) -> None:
+  if multiprocessing.parent_process():
+    os.kill(os.getpid(), signal.SIGTERM)
+  item.done.touch()
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_workers_that_a_signal_ended_are_no_fault(tmp_path, monkeypatch, asked):
+  """Whoever stops a job may signal all of its processes at once."""
+  monkeypatch.setattr(workers, "START_SECONDS", 0.0)
+  items = [_Item(tmp_path / str(number)) for number in range(3)]
+  checked = []
+
+  def check():
+    checked.append(None)
+    if asked and len(checked) > 1:  # not before there are processes
+      raise Interrupted
+
+  with pytest.raises(Interrupted if asked else Fault):
+    workers.Workers(check=check).run(_end_in_a_worker, items)
+  assert items[0].done.exists() and not items[1].done.exists()
+
+
+def _hold_in_a_worker(item: _Item) -> None:
+  if not multiprocessing.parent_process():
+    item.done.touch()
+    return
+  with item.done.with_suffix(".held").open("w") as file:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    item.done.with_suffix(".begun").touch()
+    time.sleep(100)
+
+
+def hold(folder: str) -> None:
+  """What the process of the next test does."""
+  workers.START_SECONDS = 0.0
+  items = [_Item(pathlib.Path(folder, str(number))) for number in range(2)]
+  workers.Workers().run(_hold_in_a_worker, items)
+
+
+def test_a_worker_ends_with_its_parent(tmp_path):
+  code = (
+    f"from tests.data.build import workers_test as t; t.hold({str(tmp_path)!r})"
+  )
+  parent = subprocess.Popen(
+    [sys.executable, "-c", code],
+    cwd=ROOT,
+    env={**os.environ, "PYTHONPATH": str(ROOT)},
+  )
+  end = time.monotonic() + 60
+  while not (tmp_path / "1.begun").exists():
+    assert parent.poll() is None and time.monotonic() < end
+    time.sleep(0.05)
+  parent.kill()
+  parent.wait()
+  with (tmp_path / "1.held").open("w") as file:
+    while True:
+      try:
+        return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except BlockingIOError:
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("other", ["processes", "beam"])
