@@ -69,8 +69,8 @@ def show(found: Results) -> Iterator[Path]:
     "The tree on every target, test bits per byte",
     [
       *("target", "BPB", "- natural"),
-      *(f"less {other}" for other in similarity),
-      *("best other", "less best other", "verdict"),
+      *(f"- {other}" for other in similarity),
+      *("best other", "- best other", "verdict"),
       *("share of natural's tokens", "search / final FLOPs"),
       "- natural at equal FLOPs",
     ],

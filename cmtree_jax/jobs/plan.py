@@ -82,6 +82,12 @@ def check_comparison(config: Any) -> None:
       raise UserError(
         f"config.compare.{field} must be at least {least}, came {chosen[field]}."
       )
+  if chosen.search_seeds > chosen.seeds:
+    raise UserError(
+      f"config.compare.search_seeds = {chosen.search_seeds} must be at most "
+      f"config.compare.seeds = {chosen.seeds}, or a search would have no final "
+      "training."
+    )
   _check_budgets(config)
   for preset in chosen.final_presets:
     if preset not in PRESETS or preset == config.final.preset:

@@ -268,6 +268,7 @@ def test_a_finished_comparison_only_shows_its_results(finished, corpus, capsys):
     ("compare.targets=programs+programs", ["different"]),
     ("compare.targets=any", ["'any'"]),
     ("compare.seeds=0", ["compare.seeds", "at least 1"]),
+    ("compare.search_seeds=3", ["search_seeds = 3", "compare.seeds = 2"]),
     ("compare.search_seeds=0", ["compare.search_seeds", "at least 1"]),
     ("compare.noise_repeats=-1", ["compare.noise_repeats", "at least 0"]),
     ("compare.fractions=0.5", ["fractions", "1.0 among"]),
