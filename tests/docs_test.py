@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from cmtree_jax import config
+from cmtree_jax.methods import METHODS
 from cmtree_jax.types import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -42,6 +43,12 @@ COMMANDS = sorted(set(_commands()))
 
 def test_the_readme_is_for_ten_minutes():
   assert len(_text(README).splitlines()) <= 180
+
+
+def test_the_readme_counts_what_the_tree_is_compared_with():
+  count = re.search(r"comparison with (\d+)\s+published", _text(README))
+  # All but the tree and its learner on given domains.
+  assert count and int(count[1]) == len({*METHODS} - {"cmtree", "tilts"})
 
 
 @pytest.mark.parametrize("command", COMMANDS)
