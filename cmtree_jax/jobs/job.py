@@ -19,6 +19,7 @@ from cmtree_jax.loops.checkpoint import (
   stop_on_signal,
 )
 from cmtree_jax.report.progress import Reporter
+from cmtree_jax.types import UserError
 
 INTERRUPTED = 143  # 128 + SIGTERM: not finished, may be continued
 
@@ -70,6 +71,8 @@ def run(
     UserError: a setting or the data is wrong; nothing is lost.
     Fault: a loss is not finite, after saving.
   """
+  if overwrite:
+    _require_elsewhere(config, workdir)
   with workdirs.hold(workdir):
     workdirs.claim_workdir(workdir, config, overwrite=overwrite)
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
@@ -83,6 +86,20 @@ def run(
         return INTERRUPTED
   show()
   return 0
+
+
+def _require_elsewhere(config: Any, workdir: Path) -> None:
+  """Refuses to overwrite a recipe that the job is to read."""
+  for name, folder in {
+    "config.recipe.apply": config.recipe.apply,
+    "config.partition.kind": config.partition.kind.partition("tree:")[2],
+    "config.olmix.reuse": config.olmix.reuse,
+  }.items():
+    if folder and Path(folder).resolve() == workdir.resolve():
+      raise UserError(
+        f"{name} reads the recipe in {workdir}, which --overwrite would remove. "
+        "Choose another --workdir."
+      )
 
 
 def prepared(job: Job, *, learned: Path | None = None) -> prepare.Prepared:

@@ -442,6 +442,17 @@ def test_a_workdir_of_another_run_is_refused(finished, corpus, capsys):
   assert (finished / "recipe.json").exists()
 
 
+@pytest.mark.parametrize("setting", ["recipe.apply=", "partition.kind=tree:"])
+def test_a_recipe_that_is_read_is_not_overwritten(
+  finished, corpus, capsys, setting
+):
+  arguments = _arguments(corpus, finished, f"{setting}{finished}")
+  status = main.main([*arguments, "--overwrite"])
+  words = [setting.partition("=")[0], "would remove", "--workdir"]
+  corpora.assert_one_line(status, 2, words, capsys)
+  assert (finished / "recipe.json").exists()
+
+
 def test_a_run_does_not_go_on_with_another_corpus(finished, corpus, capsys):
   pool = corpus / "pool.jsonl"
   before, times = pool.read_bytes(), pool.stat()
