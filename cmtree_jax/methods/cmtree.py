@@ -29,6 +29,7 @@ from cmtree_jax.tree.learner import Step
 from cmtree_jax.tree.mixture import Sample
 from cmtree_jax.tree.replay import Replay, Round
 from cmtree_jax.tree.starts import Form, Start
+from cmtree_jax.types import UserError
 
 
 class TreeWeights(NamedTuple):
@@ -189,6 +190,11 @@ def _step(
 
 
 def _kmeans(points, point_mass, count, *, seed):
+  if len(points) < count:
+    raise UserError(
+      f"Cannot make {count} children of a node of {len(points)} documents; ask "
+      "for fewer in config.cmtree.branching."
+    )
   fitted = kmeans.fit(points, num_clusters=count, seed=seed, mass_N=point_mass)
   return fitted.center_LE
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cmtree_jax.tree import mixture, model
+from cmtree_jax.types import UserError
 from tests.methods.world import SAMPLE, assert_equal, facts, make
 
 
@@ -111,6 +112,12 @@ def test_chance_is_a_matter_of_the_key_and_not_of_the_target():
 def test_unknown_words_are_refused(option, known):
   with pytest.raises(ValueError, match=f"Unknown .* Known: {known}"):
     make("cmtree", **option)
+
+
+@pytest.mark.parametrize("kind", ["kmeans", "random"])
+def test_more_children_than_documents_are_refused(kind):
+  with pytest.raises(UserError, match=r"fewer.*config\.cmtree\.branching"):
+    start(kind=kind, branching=(5, 40))
 
 
 def test_no_bound_is_below_the_mean_of_all_weights():
