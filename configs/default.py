@@ -10,7 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from cmtree_jax import embed
+from cmtree_jax import budget, embed
 from cmtree_jax.config import factory_defaults
 from cmtree_jax.data import plan as data_plan
 from cmtree_jax.data.build import tokenizer, workers
@@ -24,6 +24,9 @@ def get_config() -> ConfigDict:
   config = ConfigDict()
   config.seed = 0  # seed of the searches; final trainings use 0, 1, ...
   config.cache_dir = os.environ.get("CMTREE_CACHE", "~/.cache/cmtree_jax")
+
+  # The training that the recipe is for; caps and repeats follow from it.
+  config.budget = _block(budget.Plan())
 
   # Which method makes the recipe, and which recipes it is compared with.
   config.method = "cmtree"
@@ -73,9 +76,6 @@ def get_config() -> ConfigDict:
   config.mesh.population = 1  # groups that train different proxies
   config.mesh.data = -1  # devices that share a batch; -1: all the others
   config.mesh.model = 1  # devices that share a copy of the parameters
-
-  config.mixture = ConfigDict()
-  config.mixture.max_epochs = 4.0  # repeats of a document (Muennighoff 2023)
 
   config.recipe = ConfigDict()
   # documents.parquet has the weight of the likeliest leaf, not the leaves' mean.

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
+from cmtree_jax import budget as budgets
 from cmtree_jax import checks, embed, sharding
 from cmtree_jax import config as configs
 from cmtree_jax.bilevel import HYPERGRADS, memory, problem
@@ -104,6 +105,7 @@ def check(config: Any) -> None:
   """
   _check_numbers(config)
   made = plans(config)
+  _checked("budget", budgets.Plan(**config.budget))
   _checked("data", DataPlan(**config.data))
   _checked("embedding", embed.Plan(**config.embedding))
   _checked("partition", domains.Plan(**config.partition))
@@ -146,11 +148,7 @@ _LEAST = {
   "evaluate.rows": 1,
   "export.tokens": 0,
 }
-_ABOVE_ZERO = (
-  "optimizer.learning_rate",
-  "hypergradient.memory_bytes",
-  "mixture.max_epochs",
-)
+_ABOVE_ZERO = ("optimizer.learning_rate", "hypergradient.memory_bytes")
 
 
 def _check_numbers(config: Any) -> None:
@@ -214,6 +212,16 @@ def _check_mesh(config: Any, made: Plans) -> None:
         f"{what} = {size} must be a multiple of the {parts} devices that share "
         f"it (config.mesh)."
       )
+
+
+def budget(config: Any, data: prepare.Prepared) -> budgets.Budget:
+  """The training that the config's recipe is for, on a prepared corpus."""
+  final = proxy_of(config.final.preset, config, data.vocab_size)
+  return budgets.make(
+    budgets.Plan(**config.budget),
+    prepared_tokens=int(data.pool.tokens.pairs_N.sum()),
+    parameters=final.num_non_embedding,
+  )
 
 
 def make_method(name: str, config: Any) -> Method:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cmtree_jax import budget as budgets
 from cmtree_jax.data.build import prepare
 from cmtree_jax.data.draw import sampler
 from cmtree_jax.data.store import SCORED_SPLITS
@@ -24,6 +25,7 @@ class Training(NamedTuple):
   job: Job
   pool: sampler.Sampler
   mass_N: np.ndarray  # of the pool's documents
+  budget: budgets.Budget
   # By (target, split).
   eval_sets: dict[tuple[str, str], perplexity.EvalSet | answers.AnswerSet]
   model_of: Callable[[str], Any]  # of a preset
@@ -58,6 +60,7 @@ class Training(NamedTuple):
       job=job,
       pool=search.pool_sampler(data, config, seed=0),
       mass_N=data.pool.tokens.mass_N,
+      budget=build.budget(config, data),
       eval_sets=dict(zip(places, eval_sets, strict=True)),
       model_of=model_of,
       engine_of=_engines(config, model_of),
@@ -125,7 +128,7 @@ class Training(NamedTuple):
       log_w_N,
       self.mass_N,
       share=cell.share,
-      max_weight=search.max_weight(self.job.config, self.pool.tokens),
+      max_weight=self.budget.max_weight,
     )
 
 

@@ -302,9 +302,9 @@ def facts_of(
   train = driving(data, "train")
   target_NE, target_mass_N = _document_features(train)
   held_out_NE, held_out_mass_N = _document_features(driving(data, "validation"))
-  plans = build.plans(config)
+  plans, budget = build.plans(config), build.budget(config, data)
   facts = Facts(
-    max_weight=max_weight(config, pool.tokens),
+    max_weight=budget.max_weight,
     horizon=plans.final.steps / plans.values.unroll,
     sample_NE=pool.embedding_NE[chosen],
     sample_mass_N=(mass_N / mass_N.sum()).astype(np.float32),
@@ -353,13 +353,6 @@ def _document_features(targets: list[DocumentSet]):
   mass_N = np.concatenate([one.tokens.mass_N for one in targets])
   features_NE = np.concatenate([one.embedding_NE for one in targets])
   return features_NE, (mass_N / len(targets)).astype(np.float32)
-
-
-def max_weight(config: Any, tokens: packing.TokenStore) -> float:
-  """R: the weight whose documents are repeated as often as is allowed."""
-  budget = config.final.steps * config.batch.rows * config.batch.row_tokens
-  epochs = budget / int(tokens.pairs_N.sum())
-  return max(1.0, config.mixture.max_epochs / epochs)
 
 
 def driving(data: Prepared, split: str) -> list[DocumentSet]:

@@ -22,7 +22,7 @@ docstrings of the methods, not this file. -->
 
 A method weighs documents. Its weights are densities against the natural distribution
 of *tokens*: their mean over the corpus, every document counted by its tokens, is one,
-and no weight exceeds `mixture.max_epochs` repetitions.
+and no weight exceeds `budget.max_epochs` repetitions.
 
 Methods that weigh domains run on any partition, `config.partition.kind`: the labelled
 sources, k-means, CLIMB's merged clusters (`ward`), R&B's number of clusters

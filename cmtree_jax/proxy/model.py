@@ -37,6 +37,11 @@ class ProxyConfig:
     block = 4 * self.width**2 + 3 * self.width * self.mlp_width + 2 * self.width
     return self.vocab_size * self.width + self.layers * block + self.width
 
+  @property
+  def num_non_embedding(self) -> int:
+    """The parameters less the embedding: what the scaling laws of sizes count."""
+    return self.num_parameters - self.vocab_size * self.width
+
   def flops_per_token(self, context: int) -> float:
     """Matmul FLOPs of one forward pass per token, attention over `context` included."""
     matmul = self.num_parameters - self.width * (2 * self.layers + 1)

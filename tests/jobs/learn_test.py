@@ -357,7 +357,7 @@ def test_a_killed_job_ends_with_the_same_bytes(finished, corpus, tmp_path):
     ("batch.rows=0", ["config.batch.rows = 0", "at least 1"]),
     ("optimizer.learning_rate=0", ["learning_rate = 0.0", "above 0"]),
     ("optimizer.learning_rate=inf", ["learning_rate = inf", "finite"]),
-    ("mixture.max_epochs=0.0", ["mixture.max_epochs = 0.0", "above 0"]),
+    ("budget.max_epochs=0.0", ["budget.max_epochs = 0.0", "above 0"]),
     ("proxy.dtype=float16", ["'float16'", "bfloat16, float32"]),
     ("tokenizer.kind=words", ["'words'", "bpe, bytes"]),
     ("embedding.dim=0", ["embedding.dim = 0", "at least 1"]),

@@ -238,7 +238,7 @@ class Sampler(NamedTuple):
     piece = np.repeat(may, count)
     first = np.repeat(np.cumsum(count) - count, count)
     copy = copies[piece] + np.arange(len(piece)) - first
-    key = _mix(self.key[part][piece] ^ _mix(np.full(1, self.seed, np.uint64)))
+    key = mixed(self.key[part][piece] ^ mixed(np.full(1, self.seed, np.uint64)))
     point = copy + _uniform(key, copy)
     # Rounding may put a point just behind the progress; it is then due at once.
     time = np.maximum((point - progress[piece]) / speed[piece], 0.0)
@@ -286,7 +286,7 @@ def make(
   key = np.empty(len(pieces.document), np.uint64)
   for part in packing.chunks(len(key)):
     offset = pieces.number[part].astype(np.uint64) * np.uint64(row_tokens)
-    key[part] = _mix(key_N[pieces.document[part]] ^ _mix(offset))
+    key[part] = mixed(key_N[pieces.document[part]] ^ mixed(offset))
   total_pairs = int(tokens.start_N1[-1]) - len(key_N)
   return Sampler(tokens, pieces, key, seed, int(block_share * total_pairs))
 
@@ -301,19 +301,19 @@ def document_keys(document_ids: Sequence[str]) -> np.ndarray:
 
 def unit_keys(key_N: np.ndarray) -> np.ndarray:
   """A number in [0, 1) for every key, float32: as good as random."""
-  return (_mix(key_N) >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
+  return (mixed(key_N) >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
 
 
 def _uniform(key: np.ndarray, copy: np.ndarray) -> np.ndarray:
   """Where in its unit interval a copy arrives: a hash of key and copy."""
-  bits = _mix(key + np.uint64(_GOLDEN) * copy.astype(np.uint64))
+  bits = mixed(key + np.uint64(_GOLDEN) * copy.astype(np.uint64))
   return (bits >> np.uint64(11)) * 2.0**-53
 
 
 _GOLDEN = 0x9E3779B97F4A7C15  # 2**64 / golden ratio, splitmix64's increment
 
 
-def _mix(x: np.ndarray) -> np.ndarray:
+def mixed(x: np.ndarray) -> np.ndarray:
   """splitmix64's finalizer (Steele et al., 2014): a good hash of 64 bits."""
   with np.errstate(over="ignore"):
     x = x + np.uint64(_GOLDEN)

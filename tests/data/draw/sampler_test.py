@@ -285,8 +285,8 @@ def test_arrivals_are_those_of_the_definition(full_pool):
       drawn.append(int(batch.document_BT[0, 0]))
     state = cursor.state()
   copy_NC = np.tile(np.arange(200), (SIZE, 1))
-  seeded = full_pool.key ^ sampler._mix(np.zeros(1, np.uint64))  # seed 0
-  point_NC = copy_NC + sampler._uniform(sampler._mix(seeded)[:, None], copy_NC)
+  seeded = full_pool.key ^ sampler.mixed(np.zeros(1, np.uint64))  # seed 0
+  point_NC = copy_NC + sampler._uniform(sampler.mixed(seeded)[:, None], copy_NC)
   for weight_N in weights:
     ahead_NC = np.where(point_NC > moved[:, None], point_NC, np.inf)
     with np.errstate(divide="ignore"):

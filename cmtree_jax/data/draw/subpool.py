@@ -1,0 +1,106 @@
+r"""Sub-pools: parts of a corpus that a short training repeats as a long one the whole.
+
+A training of B tokens on a pool of N tokens sees it B / N times. One of b tokens that
+is to stand for it sees a part of N b / B tokens, and then repeats a document of weight
+w just as often. Parts are drawn by a hash of document ids, within every source alike,
+and those of equal number are nested: the smaller one is in the larger.
+
+References:
+  Matched repetition: 2606.07597.
+"""
+
+from hashlib import blake2b
+from typing import NamedTuple
+
+import numpy as np
+
+from cmtree_jax import budget as budgets
+from cmtree_jax.budget import Budget
+from cmtree_jax.data.draw import sampler
+
+
+class Subpool(NamedTuple):
+  """A part of the corpus, for a training of a length that is known."""
+
+  inside_N: np.ndarray  # bool
+  mass_N: np.ndarray  # shares of its tokens; zero outside
+  epochs: float  # how often the training sees it
+  max_weight: float  # R, at these epochs
+
+  def weights(self, weight_N: np.ndarray) -> np.ndarray:
+    """A recipe's weights in here: zero outside, mean one, none above R."""
+    return budgets.capped(weight_N, self.mass_N, max_weight=self.max_weight)
+
+
+class Subpools(NamedTuple):
+  """What sub-pools of a corpus are drawn from; see `make`."""
+
+  key_N: np.ndarray  # uint64, of document ids
+  source_N: np.ndarray  # int, stratum of each document
+  pairs_N: np.ndarray  # tokens
+  budget: Budget  # of the training that all others stand for
+
+  def of(self, tokens: int, *number: int | str) -> Subpool:
+    """The sub-pool of a training.
+
+    Args:
+      tokens: of the whole training.
+      number: equal numbers give nested sub-pools, others independent ones.
+    """
+    pairs_N = self.pairs_N
+    point_N = self._points(number)
+    share = min(1.0, tokens / (self.budget.epochs * pairs_N.sum()))
+    least = min(self.budget.min_documents, len(point_N))
+    # The smallest that holds enough documents, where the share does not.
+    inside_N = point_N < share
+    if inside_N.sum() < least:
+      inside_N = point_N <= np.partition(point_N, least - 1)[least - 1]
+    held_N = np.where(inside_N, pairs_N, 0)
+    epochs = tokens / held_N.sum()
+    return Subpool(
+      inside_N,
+      held_N / held_N.sum(),
+      epochs,
+      max(1.0, self.budget.max_epochs / epochs),
+    )
+
+  def _points(self, number: tuple[int | str, ...]) -> np.ndarray:
+    """The share of the corpus, of a nested sequence, that first holds a document.
+
+    In every stratum documents are in the order of a hash, and the first begins at
+    a place by chance, so that a stratum of one document is in as often as others.
+    """
+    salt = blake2b(repr(number).encode(), digest_size=8).digest()
+    hash_N = sampler.mixed(
+      self.key_N ^ np.uint64(int.from_bytes(salt, "little"))
+    )
+    order_O = np.lexsort((hash_N, self.source_N))
+    source_O, pairs_O = self.source_N[order_O], self.pairs_N[order_O]
+    first_O = np.searchsorted(source_O, source_O)
+    before_O = np.cumsum(pairs_O) - pairs_O
+    total_O = np.bincount(source_O, pairs_O)[source_O]
+    chance_O = sampler.unit_keys(hash_N[order_O])[first_O]
+    begin_O = before_O - before_O[first_O] + chance_O * pairs_O
+    point_N = np.empty(len(order_O))
+    point_N[order_O] = begin_O / np.maximum(total_O, 1)
+    return point_N
+
+
+def make(
+  key_N: np.ndarray,
+  pairs_N: np.ndarray,
+  budget: Budget,
+  *,
+  source_N: np.ndarray | None = None,
+) -> Subpools:
+  """Sub-pools of a corpus.
+
+  Args:
+    key_N: uint64, of `sampler.document_keys`.
+    pairs_N: tokens of the documents.
+    budget: of the training that all others stand for.
+    source_N: strata, such as labelled sources; None: one.
+  """
+  if source_N is None:
+    source_N = np.zeros(len(key_N), np.int64)
+  return Subpools(key_N, source_N, pairs_N, budget)
