@@ -162,5 +162,5 @@ def capped(
   rest_O = np.cumsum((q_O * w_O)[::-1])[::-1]
   with np.errstate(divide="ignore", invalid="ignore"):
     scale_O = left_O / rest_O
-  fits_O = (left_O > 0) & (scale_O * w_O <= max_weight)
+    fits_O = (left_O > 0) & (scale_O * w_O <= max_weight)
   return np.minimum(scale_O[np.argmax(fits_O)] * w_N, max_weight)
