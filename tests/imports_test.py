@@ -16,6 +16,7 @@ ROOMS = (
   *(
     "types",
     "checks",
+    "budget",
     "shapes",
     "sharding",
     "bilevel",

@@ -10,8 +10,9 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from cmtree_jax import sharding
+from cmtree_jax import budget, sharding
 from cmtree_jax.data.draw import packing, sampler, strata
+from cmtree_jax.data.draw.subpool import Subpools
 from cmtree_jax.evaluate import perplexity
 from cmtree_jax.loops import fleet
 from cmtree_jax.loops.checkpoint import Checkpointer, StopFlag
@@ -25,6 +26,12 @@ from cmtree_jax.signals.documents import documents_of
 K, T, V, ROWS, STEPS = 4, 8, 12, 4, 6
 CONFIG = ProxyConfig(vocab_size=V, width=8, layers=1, heads=2)
 FLOPS = 100.0  # per token of a forward pass, as the ledger is told
+# Every training sees the whole corpus, and no cap changes a weight.
+BUDGET = budget.make(
+  budget.Plan(max_epochs=1e9, min_documents=10**6),
+  prepared_tokens=1000,
+  parameters=1,
+)
 
 
 class Corpus(NamedTuple):
@@ -118,6 +125,7 @@ def build(texts, domain_N, goal, *, target_K, steps=STEPS) -> Corpus:
       model=fleet.Model(engine(), FLOPS),
       pool=pool_sampler,
       rows=ROWS,
+      subpools=Subpools(keys, domain_N, pool.pairs_N, BUDGET),
       domain_N=domain_N,
       targets=goal_sampler,
       target_weight_N=np.ones(len(goal)),

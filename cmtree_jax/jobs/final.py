@@ -9,6 +9,7 @@ import numpy as np
 from cmtree_jax import budget as budgets
 from cmtree_jax.data.build import prepare
 from cmtree_jax.data.draw import sampler
+from cmtree_jax.data.draw.subpool import Subpools
 from cmtree_jax.data.store import SCORED_SPLITS
 from cmtree_jax.evaluate import answers, concentration, perplexity, sets
 from cmtree_jax.jobs import build, cells, search
@@ -26,6 +27,7 @@ class Training(NamedTuple):
   pool: sampler.Sampler
   mass_N: np.ndarray  # of the pool's documents
   budget: budgets.Budget
+  subpools: Subpools
   # By (target, split).
   eval_sets: dict[tuple[str, str], perplexity.EvalSet | answers.AnswerSet]
   model_of: Callable[[str], Any]  # of a preset
@@ -61,6 +63,7 @@ class Training(NamedTuple):
       pool=search.pool_sampler(data, config, seed=0),
       mass_N=data.pool.tokens.mass_N,
       budget=build.budget(config, data),
+      subpools=search.subpools(data, config),
       eval_sets=dict(zip(places, eval_sets, strict=True)),
       model_of=model_of,
       engine_of=_engines(config, model_of),
@@ -93,15 +96,18 @@ class Training(NamedTuple):
     flops = self.model_of(preset).flops_per_token(batch.row_tokens)
     job = self.job._replace(workdir=folder.work(cell))
     with job.session("final", cell.seed) as session:
+      world = fleet.World(
+        fleet.Model(self.engine_of(preset, steps), flops),
+        self.pool._replace(seed=1000 + cell.seed),
+        batch.rows,
+        self.subpools,
+      )
+      seen = world.subpool(steps, "final", cell.seed)
       found = final.run(
         cell.name,
-        log_w_N,
+        seen.weights(np.exp(log_w_N)),
         [self.eval_sets[one] for one in wanted],
-        fleet.World(
-          fleet.Model(self.engine_of(preset, steps), flops),
-          self.pool._replace(seed=1000 + cell.seed),
-          batch.rows,
-        ),
+        world,
         plan,
         session,
       )

@@ -13,6 +13,7 @@ from cmtree_jax import sharding
 from cmtree_jax.data.build.prepare import DocumentSet, Prepared
 from cmtree_jax.data.draw import packing, sampler, strata
 from cmtree_jax.data.draw.batch import stack_rows
+from cmtree_jax.data.draw.subpool import Subpools
 from cmtree_jax.evaluate import sets
 from cmtree_jax.jobs import build
 from cmtree_jax.jobs.job import Job
@@ -245,6 +246,7 @@ def _world(learner: Learner, model: fleet.Model, seed: int) -> fleet.World:
     model=model,
     pool=pool_sampler(data, config, seed=seed),
     rows=config.batch.rows,
+    subpools=_subpools(learner),
     domain_N=placed.domain_N,
     targets=targets,
     target_weight_N=weight_N,
@@ -253,6 +255,28 @@ def _world(learner: Learner, model: fleet.Model, seed: int) -> fleet.World:
     target_scale_N=scale_N,
     validation=_validation(learner) if loop == "values" else None,
     view=_view(learner, seed) if loop in ("steer", "runs") else None,
+  )
+
+
+def _subpools(learner: Learner) -> Subpools:
+  """Parts of the pool; where a method mixes domains each has some documents."""
+  found = subpools(learner.data, learner.job.config)
+  if learner.method.loop not in ("steer", "runs"):
+    return found
+  least = found.budget.min_documents // learner.facts.num_domains
+  return found._replace(
+    stratum_N=np.asarray(learner.domains.domain_N), least=max(1, least)
+  )
+
+
+def subpools(data: Prepared, config: Any) -> Subpools:
+  """Parts of the pool, the same for all methods: strata are labelled sources."""
+  source_N, _ = data.documents.labels("source")
+  return Subpools(
+    data.pool.key_N,
+    source_N,
+    data.pool.tokens.pairs_N,
+    build.budget(config, data),
   )
 
 

@@ -52,7 +52,7 @@ class State(NamedTuple):
 
 def run(
   name: str,
-  log_w_N: np.ndarray,
+  weight_N: np.ndarray,
   eval_sets: Sequence[EvalSet],
   world: World,
   plan: Plan,
@@ -66,7 +66,7 @@ def run(
 
   Args:
     name: the recipe's name, for messages.
-    log_w_N: log-weights of the documents.
+    weight_N: of the documents; zero outside of what this training sees.
     eval_sets: frozen.
     world: the model and its pool.
     plan: the training.
@@ -82,7 +82,7 @@ def run(
   state = session.checkpointer.restore(state) or state
   draws = pipeline.batches(
     world.pool,
-    world.pool.start(state.fleet.stream, np.exp(log_w_N)),
+    world.pool.start(state.fleet.stream, weight_N),
     rows=plan.steps_per_call * world.rows,
   )
   with contextlib.closing(iter(draws)) as iterator:

@@ -16,6 +16,7 @@ from cmtree_jax import checks, shapes
 from cmtree_jax.bilevel.cost import UnrollCost
 from cmtree_jax.data.draw.batch import Batch, stack_rows
 from cmtree_jax.data.draw.sampler import Cursor, Sampler, SamplerState
+from cmtree_jax.data.draw.subpool import Subpool, Subpools
 from cmtree_jax.loops.checkpoint import Checkpointer, StopFlag
 from cmtree_jax.methods.base import Weights
 from cmtree_jax.proxy.engine import Engine
@@ -41,6 +42,7 @@ class World(NamedTuple):
   model: Model
   pool: Sampler
   rows: int  # per training step
+  subpools: Subpools  # parts of the pool, one of which a training sees
   # All loops but `final`.
   domain_N: shapes.Array = ()  # int32, of the partition that is given
   targets: Sampler | None = None  # training documents of all targets together
@@ -54,6 +56,11 @@ class World(NamedTuple):
   validation: tuple[Batch, np.ndarray] | None = None
   # Loops `steer` and `runs`.
   view: View | None = None
+
+  def subpool(self, steps: int, *number: int | str) -> Subpool:
+    """What a training of so many steps sees of the pool; see `Subpools.of`."""
+    tokens = steps * self.rows * self.pool.row_tokens
+    return self.subpools.of(tokens, *number)
 
 
 class Session(NamedTuple):
@@ -92,7 +99,7 @@ class Fleet(NamedTuple):
 
   phi: Any  # [P, ...]
   age: np.ndarray  # training steps of each
-  resets: np.ndarray  # how many proxies have been started so far
+  number: np.ndarray  # of each, counting all that were ever started
   pool: tuple[SamplerState | Cursor, ...]  # one stream for all, or one for each
   targets: SamplerState | Cursor | None
   cost: np.ndarray  # tokens, FLOPs
@@ -130,7 +137,7 @@ def start(world: World, key_P: shapes.Key, *, streams: int = 1) -> Fleet:
   return Fleet(
     phi=world.model.engine.init(key_P),
     age=np.zeros(len(key_P), np.int64),
-    resets=np.array(len(key_P)),
+    number=np.arange(len(key_P)),
     pool=(world.pool.init(),) * streams,
     targets=None if world.targets is None else world.targets.init(),
     cost=np.zeros(2),
@@ -138,13 +145,32 @@ def start(world: World, key_P: shapes.Key, *, streams: int = 1) -> Fleet:
 
 
 def reset(
-  fleet: Fleet, world: World, key_P: shapes.Key, which_P: np.ndarray
+  fleet: Fleet,
+  world: World,
+  which_P: np.ndarray,
+  key_of: Callable[[np.ndarray], shapes.Key],
 ) -> Fleet:
-  """With fresh proxies in the place of some; `key_P` is read at their places."""
+  """With fresh proxies in the place of some; a stream of its own begins anew.
+
+  Args:
+    fleet: must not be used again.
+    world: what they will train on.
+    which_P: those that are replaced.
+    key_of: numbers [P] -> random keys of the initial parameters.
+  """
+  number_P = fleet.number.max() + np.cumsum(which_P)
+  number_P = np.where(which_P, number_P, fleet.number)
+  pool = fleet.pool
+  if len(pool) == len(which_P):
+    pool = tuple(
+      world.pool.init() if new else stream
+      for new, stream in zip(which_P, pool, strict=True)
+    )
   return fleet._replace(
-    phi=world.model.engine.reset(fleet.phi, key_P, which_P),
+    phi=world.model.engine.reset(fleet.phi, key_of(number_P), which_P),
     age=np.where(which_P, 0, fleet.age),
-    resets=fleet.resets + which_P.sum(),
+    number=number_P,
+    pool=pool,
   )
 
 

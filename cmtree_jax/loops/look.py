@@ -88,7 +88,7 @@ def run(
   state = _start(method, facts, world, session.seed)
   state = session.checkpointer.restore(state) or state
   while reads_proxy(method) and state.steps < plan.steps:
-    state = _train(state, world, plan)
+    state = _train(state, world, plan, session.seed)
     session.advance(plan.steps_per_call * world.rows, "a proxy to look with")
     _save(state, plan, session)
   for number, (part, rows) in enumerate(_groups(method, parts)):
@@ -124,10 +124,10 @@ def _start(method: Method, facts: Facts, world: World, seed: int) -> State:
   return State(inner, fleet, np.array(0), np.array(0))
 
 
-def _train(state: State, world: World, plan: Plan) -> State:
+def _train(state: State, world: World, plan: Plan, seed: int) -> State:
   """Some steps of the proxy on the natural mixture."""
   assert state.fleet is not None
-  natural_N = np.ones(len(world.mass_N))
+  natural_N = world.subpool(plan.steps, "search", seed).inside_N.astype(float)
   fleet, batch = fleets.take(
     state.fleet, world, natural_N, plan.steps_per_call * world.rows
   )

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cmtree_jax import checks
+from cmtree_jax.data.draw.subpool import Subpool
 from cmtree_jax.loops import fleet as fleets
 from cmtree_jax.loops.fleet import (
   Advance,
@@ -91,6 +92,7 @@ def run(
     method.init(jax.random.fold_in(key, 0), facts), np.array(0), np.zeros(2)
   )
   state = session.checkpointer.restore(state) or state
+  subpool = world.subpool(plan.steps, "search", session.seed)
   made: dict[int, Model] = {}
   while len((pending := method.ask(state.method)).mixture_RK):
     size = int(pending.size_R[0])
@@ -104,7 +106,7 @@ def run(
       world._replace(model=made[size]),
       plan,
       method.signals,
-      facts,
+      subpool,
     )
     fleet, found = _train(group, jax.random.fold_in(key, 1), session.advance)
     state = _with_results(method, state, fleet, found)
@@ -129,7 +131,7 @@ class _Group(NamedTuple):
   world: World
   plan: Plan
   wanted: frozenset[str]
-  facts: Facts
+  subpool: Subpool  # what every run sees
 
   @property
   def view(self) -> View:
@@ -159,20 +161,17 @@ def _train(group: _Group, key, advance: Advance) -> tuple[Fleet, list[Signals]]:
   members = np.arange(plan.population)
   # A group that is not full repeats its last run; nobody reads the copy.
   padded_PK = group.mixture_RK[np.minimum(members, runs - 1)]
-  ratio_PK = padded_PK / np.maximum(group.facts.domain_mass_K, 1e-12)
+  domain_N = np.asarray(world.domain_N)
+  weight_PN = [group.subpool.mixed(one_K, domain_N) for one_K in padded_PK]
   fleet = fleets.start(
     world, jnp.stack([key] * len(members)), streams=len(members)
   )
   curve, before = [], 0
   for step in plan.curve_steps:
     drawn = []
-    for member, ratio_K in enumerate(ratio_PK):
+    for member, weight_N in enumerate(weight_PN):
       fleet, batch = fleets.take(
-        fleet,
-        world,
-        ratio_K[world.domain_N],
-        (step - before) * world.rows,
-        stream=member,
+        fleet, world, weight_N, (step - before) * world.rows, stream=member
       )
       drawn.append(batch)
     batches = fleets.by_member(drawn, world.rows)

@@ -12,6 +12,7 @@ import numpy as np
 
 from cmtree_jax import checks
 from cmtree_jax.data.draw.batch import Batch, stack_rows
+from cmtree_jax.data.draw.subpool import Subpool
 from cmtree_jax.loops import fleet as fleets
 from cmtree_jax.loops.fleet import Fleet, Outcome, Session, World
 from cmtree_jax.methods.base import Ask, Facts, Method
@@ -62,7 +63,7 @@ def run(
     Fault: a mixture is not finite.
     Interrupted: after saving, if the job is asked to stop.
   """
-  steering = _steering(method, facts, world, plan)
+  steering = _steering(method, facts, world, plan, session.seed)
   state = _start(steering, session.seed)
   state = session.checkpointer.restore(state) or state
   interval = max(1, steering.moves // (plan.saves + 1))
@@ -98,6 +99,7 @@ class _Steering(NamedTuple):
   facts: Facts
   world: World
   plan: Plan
+  subpool: Subpool  # what proxy and reference train on
   step: Callable[..., Any]  # the method's, compiled
   ask: Callable[..., Any]
 
@@ -123,10 +125,16 @@ class _Steering(NamedTuple):
 
 
 def _steering(
-  method: Method, facts: Facts, world: World, plan: Plan
+  method: Method, facts: Facts, world: World, plan: Plan, seed: int
 ) -> _Steering:
   return _Steering(
-    method, facts, world, plan, jax.jit(method.step), jax.jit(method.ask)
+    method,
+    facts,
+    world,
+    plan,
+    world.subpool(plan.steps, "search", seed),
+    jax.jit(method.step),
+    jax.jit(method.ask),
   )
 
 
@@ -222,11 +230,9 @@ def _draw(steering: _Steering, fleet: Fleet, ask: Ask) -> tuple[Fleet, Batch]:
   parts = []
   if wanted < world.rows:
     mixture_K = np.asarray(ask.mixture_K, np.float64)
-    ratio_K = mixture_K / np.maximum(steering.facts.domain_mass_K, 1e-12)
+    weight_N = steering.subpool.mixed(mixture_K, np.asarray(world.domain_N))
     rows = world.rows - wanted
-    fleet, batch = fleets.take(
-      fleet, world, ratio_K[world.domain_N], every * rows
-    )
+    fleet, batch = fleets.take(fleet, world, weight_N, every * rows)
     parts.append(stack_rows(batch, rows))
   if wanted:
     fleet, batch = fleets.take_targets(fleet, world, every * wanted)

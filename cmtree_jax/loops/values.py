@@ -6,6 +6,7 @@ method. A lookahead then trains on from there under the old and the new weights,
 measures what the change is worth.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from cmtree_jax.bilevel import population
 from cmtree_jax.bilevel.cost import UnrollCost
 from cmtree_jax.data.draw import packing
 from cmtree_jax.data.draw.batch import Batch
+from cmtree_jax.data.draw.subpool import Subpool
 from cmtree_jax.loops import fleet as fleets
 from cmtree_jax.loops.fleet import Advance, Fleet, Outcome, Session, World
 from cmtree_jax.methods.base import Facts, Method, Signals
@@ -210,7 +212,11 @@ def _start(search: _Search, facts: Facts) -> tuple[State, tuple[str, ...]]:
   size = len(world.mass_N)
   return State(
     method=method,
-    fleet=fleets.start(world, _proxy_keys(search, np.arange(plan.population))),
+    fleet=fleets.start(
+      world,
+      _proxy_keys(search, np.arange(plan.population)),
+      streams=plan.population,
+    ),
     round=np.array(0),
     history=np.zeros((plan.rounds, len(fields))),
     evidence=Evidence(np.zeros(size), np.zeros(size)),
@@ -222,8 +228,8 @@ def _play_round(search: _Search, state: State, advance: Advance) -> State:
   world, plan = search.world, search.plan
   number = int(state.round) + 1
   log_w_N = _log_w_N(search, state.method)
-  fleet = _raise_proxies(search, state, np.exp(log_w_N), advance)
-  fleet, found, outer_P = _value(search, fleet, np.exp(log_w_N))
+  fleet, seen = _raise_proxies(search, state, log_w_N, advance)
+  fleet, found, outer_P = _value(search, fleet, seen, log_w_N)
   work = plan.population * unroll_work(
     plan, world.rows, world.model.unroll_cost
   )
@@ -232,8 +238,8 @@ def _play_round(search: _Search, state: State, advance: Advance) -> State:
     search.step(state.method, _signals(search, found, number - 1))
   )
   advance(0, f"round {number}: the method's step")
-  weights = np.exp(log_w_N), np.exp(_log_w_N(search, method))
-  fleet, gain, loss = _look_ahead(search, fleet, *weights)
+  sides = log_w_N, _log_w_N(search, method)
+  fleet, gain, loss = _look_ahead(search, fleet, seen, sides)
   advance(lookahead_work(plan, world.rows), f"round {number}: measured")
   history = state.history.copy()
   history[number - 1] = [*map(float, info), np.mean(outer_P), loss, gain]
@@ -265,14 +271,23 @@ def _log_w_N(search: _Search, method: Any) -> np.ndarray:
 
 
 def _raise_proxies(
-  search: _Search, state: State, weight_N: np.ndarray, advance: Advance
-) -> Fleet:
-  """Trains proxies on to where they are asked next; old ones are reset first."""
+  search: _Search, state: State, log_w_N: np.ndarray, advance: Advance
+) -> tuple[Fleet, list[Subpool]]:
+  """Trains proxies on to where they are asked next; old ones are reset first.
+
+  Returns:
+    (fleet, what each proxy sees of the pool in its whole life).
+  """
   world, plan, fleet = search.world, search.plan, state.fleet
   old_P = fleet.age >= plan.max_age
   if old_P.any():
-    number_P = fleet.resets + np.cumsum(old_P) - 1
-    fleet = fleets.reset(fleet, world, _proxy_keys(search, number_P), old_P)
+    key_of = functools.partial(_proxy_keys, search)
+    fleet = fleets.reset(fleet, world, old_P, key_of)
+  seen = [
+    world.subpool(plan.max_age, "search", search.seed, int(number))
+    for number in fleet.number
+  ]
+  weight_PN = [one.weights(np.exp(log_w_N)) for one in seen]
   if state.round == 0:
     # Staggered, so that their hypergradients are not those of one moment.
     goal_P = population.first_ages(
@@ -284,53 +299,65 @@ def _raise_proxies(
   rows = plan.steps_between_rounds * world.rows
   while (young_P := fleet.age < goal_P).any():
     drawn = []
-    for young in young_P:
+    for member, young in enumerate(young_P):
       batch = None
       if young:
-        fleet, batch = fleets.take(fleet, world, weight_N, rows)
+        fleet, batch = fleets.take(
+          fleet, world, weight_PN[member], rows, stream=member
+        )
       drawn.append(batch)
     batches = fleets.by_member(drawn, world.rows)
     fleet, _ = fleets.train(fleet, world, batches, which_P=young_P)
     advance(int(young_P.sum()) * rows, "raising proxies")
-  return fleet
+  return fleet, seen
 
 
 def _value(
-  search: _Search, fleet: Fleet, weight_N: np.ndarray
+  search: _Search, fleet: Fleet, seen: list[Subpool], log_w_N: np.ndarray
 ) -> tuple[Fleet, list[Valued], np.ndarray]:
-  """One unroll of every proxy: (fleet, what each valued, outer losses [P])."""
+  """One unroll of every proxy: (fleet, what each valued, outer losses [P]).
+
+  Documents are drawn ahead of a proxy's stream, which stays where it is.
+  """
   world, plan = search.world, search.plan
   share = plan.natural_share
-  proposal_N = (1 - share) * weight_N + share
-  inner, probes, outer = [], [], []
-  for _ in range(plan.population):
-    for drawn, rows in (
-      (inner, plan.unroll * world.rows),
-      (probes, plan.probe_rows),
-    ):
-      fleet, batch = fleets.take(fleet, world, proposal_N, rows)
-      drawn.append(batch)
+  inner, probes, outer, ratio, density = [], [], [], [], []
+  for member, subpool in enumerate(seen):
+    weight_N = subpool.weights(np.exp(log_w_N))
+    proposal_N = (1 - share) * weight_N + share * subpool.inside_N
+    ahead, batch = fleets.take(
+      fleet, world, proposal_N, plan.unroll * world.rows, stream=member
+    )
+    inner.append(batch)
+    ratio.append((weight_N / np.maximum(proposal_N, _TINY))[batch.document_BT])
+    density.append(proposal_N)
+    _, batch = fleets.take(
+      ahead, world, proposal_N, plan.probe_rows, stream=member
+    )
+    probes.append(batch)
     fleet, batch = fleets.take_targets(fleet, world, plan.outer_rows)
     outer.append(batch)
   inner, probes, outer = (
     fleets.by_member(x, world.rows) for x in (inner, probes, outer)
   )
-  ratio = (weight_N / proposal_N)[inner.document_BT]
   scale = world.target_scale_N[outer.document_BT]
   outer_weight = scale / outer.document_BT[0].size
   engine = world.model.engine
   unroll = engine.unroll(
     fleet.phi,
     inner,
-    ratio.astype(np.float32),
+    np.reshape(ratio, inner.document_BT.shape).astype(np.float32),
     (outer, outer_weight.astype(np.float32)),
   )
   value = engine.probe(fleet.phi.params, unroll.adjoint, probes)
   found = [
-    _valued(member, (inner, unroll.value), (probes, value), proposal_N)
+    _valued(member, (inner, unroll.value), (probes, value), density[member])
     for member in range(plan.population)
   ]
   return _charge_values(search, fleet), found, np.asarray(unroll.outer_loss)
+
+
+_TINY = 1e-12  # of a density, of documents that are not drawn
 
 
 def _valued(member: int, inner, probes, proposal_N: np.ndarray) -> Valued:
@@ -358,27 +385,33 @@ def _charge_values(search: _Search, fleet: Fleet) -> Fleet:
 
 
 def _look_ahead(
-  search: _Search, fleet: Fleet, old_N: np.ndarray, new_N: np.ndarray
+  search: _Search,
+  fleet: Fleet,
+  seen: list[Subpool],
+  log_w_2N: tuple[np.ndarray, np.ndarray],
 ) -> tuple[Fleet, float, float]:
   """Measures a change of weights: (fleet, fall of the loss, loss after it).
 
-  Every proxy is cooled down on the old and on the new weights, with paired
-  draws; it goes on from where it was. Without a lookahead the loss is that of
-  the proxies as they are, and nothing is said of the change.
+  Every proxy is cooled down on the old and on the new weights, with the same draws
+  where the weights are equal; it goes on from where it was. Without a lookahead
+  the loss is that of the proxies as they are, and nothing is said of the change.
   """
   world, plan = search.world, search.plan
   if not plan.lookahead:
     fleet = _charge_validation(search, fleet, times=1)
     return fleet, 0.0, _validation_loss(search, fleet.phi.params)
-  sides = (old_N, []), (new_N, [])
-  for _ in range(plan.population):
-    for weight_N, drawn in sides:
-      fleet, batch = fleets.take(
-        fleet, world, weight_N, plan.lookahead * world.rows
-      )
-      drawn.append(batch)
   losses = []
-  for _, drawn in sides:
+  for log_w_N in log_w_2N:
+    drawn = [
+      fleets.take(
+        fleet,
+        world,
+        subpool.weights(np.exp(log_w_N)),
+        plan.lookahead * world.rows,
+        stream=member,
+      )[1]
+      for member, subpool in enumerate(seen)
+    ]
     batches = fleets.by_member(drawn, world.rows)
     params = world.model.engine.cooled(fleet.phi, batches, fleets.ones(batches))
     losses.append(_validation_loss(search, params))

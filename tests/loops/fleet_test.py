@@ -78,12 +78,14 @@ def test_a_reset_proxy_is_as_new_and_the_others_stay():
     proxies, _ = fleet.train(proxies, WORLD, batches)
   trained = embedding(proxies)
   which_P = np.array([False, True])
-  proxies = fleet.reset(proxies, WORLD, keys(7, 8), which_P)
+  proxies = fleet.reset(
+    proxies, WORLD, which_P, lambda number_P: keys(*(5 + number_P))
+  )
   np.testing.assert_array_equal(embedding(proxies)[0], trained[0])
-  fresh = embedding(fleet.start(WORLD, keys(7, 8)))
+  fresh = embedding(fleet.start(WORLD, keys(5, 7)))
   np.testing.assert_array_equal(embedding(proxies)[1], fresh[1])
   assert proxies.age.tolist() == [4, 0]
-  assert proxies.resets == 3
+  assert proxies.number.tolist() == [0, 2]
 
 
 def test_what_is_observed_is_charged_and_leaves_the_proxies_alone():

@@ -2,7 +2,7 @@ r"""Sub-pools: parts of a corpus that a short training repeats as a long one the
 
 A training of B tokens on a pool of N tokens sees it B / N times. One of b tokens that
 is to stand for it sees a part of N b / B tokens, and then repeats a document of weight
-w just as often. Parts are drawn by a hash of document ids, within every source alike,
+w just as often. Parts are drawn by a hash of document ids, within every stratum alike,
 and those of equal number are nested: the smaller one is in the larger.
 
 References:
@@ -31,14 +31,33 @@ class Subpool(NamedTuple):
     """A recipe's weights in here: zero outside, mean one, none above R."""
     return budgets.capped(weight_N, self.mass_N, max_weight=self.max_weight)
 
+  def mixed(self, mixture_K: np.ndarray, domain_N: np.ndarray) -> np.ndarray:
+    """Weights in here that give a mixture of domains, which no cap changes.
+
+    A domain that has no documents in here is left out.
+
+    Raises:
+      ValueError: that leaves none.
+    """
+    inside_K = np.bincount(domain_N, self.mass_N, len(mixture_K))
+    with np.errstate(divide="ignore", invalid="ignore"):
+      ratio_K = np.where(inside_K > 0, mixture_K / inside_K, 0.0)
+    if not ratio_K.any():
+      raise ValueError(
+        "The mixture is of domains that have no documents in a sub-pool of "
+        f"{self.inside_N.sum():,}; raise config.budget.min_documents."
+      )
+    return np.where(self.inside_N, ratio_K[domain_N], 0.0)
+
 
 class Subpools(NamedTuple):
-  """What sub-pools of a corpus are drawn from; see `make`."""
+  """What sub-pools of a corpus are drawn from."""
 
   key_N: np.ndarray  # uint64, of document ids
-  source_N: np.ndarray  # int, stratum of each document
+  stratum_N: np.ndarray  # int, of each document
   pairs_N: np.ndarray  # tokens
   budget: Budget  # of the training that all others stand for
+  least: int = 0  # documents of every stratum that are in, whatever the share
 
   def of(self, tokens: int, *number: int | str) -> Subpool:
     """The sub-pool of a training.
@@ -57,11 +76,9 @@ class Subpools(NamedTuple):
       inside_N = point_N <= np.partition(point_N, least - 1)[least - 1]
     held_N = np.where(inside_N, pairs_N, 0)
     epochs = tokens / held_N.sum()
+    cap = min(self.budget.max_weight, self.budget.max_epochs / epochs)
     return Subpool(
-      inside_N,
-      held_N / held_N.sum(),
-      epochs,
-      max(1.0, self.budget.max_epochs / epochs),
+      inside_N, held_N / held_N.sum(), epochs, max_weight=max(1.0, cap)
     )
 
   def _points(self, number: tuple[int | str, ...]) -> np.ndarray:
@@ -74,33 +91,14 @@ class Subpools(NamedTuple):
     hash_N = sampler.mixed(
       self.key_N ^ np.uint64(int.from_bytes(salt, "little"))
     )
-    order_O = np.lexsort((hash_N, self.source_N))
-    source_O, pairs_O = self.source_N[order_O], self.pairs_N[order_O]
-    first_O = np.searchsorted(source_O, source_O)
+    order_O = np.lexsort((hash_N, self.stratum_N))
+    stratum_O, pairs_O = self.stratum_N[order_O], self.pairs_N[order_O]
+    first_O = np.searchsorted(stratum_O, stratum_O)
     before_O = np.cumsum(pairs_O) - pairs_O
-    total_O = np.bincount(source_O, pairs_O)[source_O]
+    total_O = np.bincount(stratum_O, pairs_O)[stratum_O]
     chance_O = sampler.unit_keys(hash_N[order_O])[first_O]
     begin_O = before_O - before_O[first_O] + chance_O * pairs_O
+    begin_O[np.arange(len(order_O)) - first_O < self.least] = -1
     point_N = np.empty(len(order_O))
     point_N[order_O] = begin_O / np.maximum(total_O, 1)
     return point_N
-
-
-def make(
-  key_N: np.ndarray,
-  pairs_N: np.ndarray,
-  budget: Budget,
-  *,
-  source_N: np.ndarray | None = None,
-) -> Subpools:
-  """Sub-pools of a corpus.
-
-  Args:
-    key_N: uint64, of `sampler.document_keys`.
-    pairs_N: tokens of the documents.
-    budget: of the training that all others stand for.
-    source_N: strata, such as labelled sources; None: one.
-  """
-  if source_N is None:
-    source_N = np.zeros(len(key_N), np.int64)
-  return Subpools(key_N, source_N, pairs_N, budget)
