@@ -198,7 +198,7 @@ def misled(tmp_path_factory):
 
 def test_a_step_that_does_not_help_is_taken_back(misled):
   result, state = misled
-  assert all(row["kl_step"] > 1e-4 for row in result.history)  # it tried
+  assert all(row["kl_step"] > 0 for row in result.history)  # it tried
   assert all(row["gain"] < 0 for row in result.history)
   start = TREE.init(
     jax.random.fold_in(jax.random.key(0), 0), planted.corpus().facts
