@@ -16,8 +16,10 @@ from cmtree_jax.jobs import build, cells, search
 from cmtree_jax.jobs import workdir as workdirs
 from cmtree_jax.jobs.job import Job
 from cmtree_jax.loops import final, fleet
+from cmtree_jax.methods.base import DocumentWeights
 from cmtree_jax.proxy import engine
 from cmtree_jax.proxy.ledger import GRADIENT, Cost
+from cmtree_jax.recipe import concentrate
 
 
 class Training(NamedTuple):
@@ -130,12 +132,12 @@ class Training(NamedTuple):
     log_w_N = folder.log_w_N(cell.search).astype(np.float64)
     if not cell.share:
       return log_w_N
-    return concentration.to_effective_sample_size(
-      log_w_N,
-      self.mass_N,
-      share=cell.share,
+    return concentrate.to_share(
+      DocumentWeights(log_w_N),
+      cell.share,
+      concentrate.Ground(self.mass_N),
       max_weight=self.budget.max_weight,
-    )
+    ).log_w_N
 
 
 def steps_of(config: Any, fraction: float) -> int:
