@@ -121,6 +121,7 @@ def pack(
   *,
   num_rows: int,
   rows: np.ndarray | None = None,
+  first_pairs: int | None = None,
 ) -> Batch:
   """Rows made of the pieces in `order`: full pieces first, then the tails.
 
@@ -134,11 +135,14 @@ def pack(
       last one, which is kept at the end.
     num_rows: how many rows are packed in all.
     rows: which of them to give, in this order; all as they are if None.
+    first_pairs: the first piece ends after so many pairs; None: at its own end.
   Returns:
     A Batch [B, T]; padding (document -1) only after the last piece.
   """
   row_tokens, slots = all_pieces.row_tokens, num_rows * all_pieces.row_tokens
   start, length = span(tokens, all_pieces, order)
+  if first_pairs is not None:
+    length[0] = min(first_pairs, length[0])
   is_full = length == row_tokens
   is_full[-1:] = False
   full_first = np.argsort(~is_full, kind="stable")
