@@ -298,10 +298,14 @@ def _view(learner: Learner, seed: int) -> View:
   targets, _, scale_N = _targets(data, "train", config)
   part_N = np.repeat(np.arange(len(train)), [len(one) for one in train])
   first_T = np.searchsorted(part_N, np.arange(len(train)))
+  # What is observed of domains is what the proxies train on.
+  tokens = learner.facts.steps * config.batch.rows * config.batch.row_tokens
+  seen = _subpools(learner).of(tokens, "search", seed)
   domain_rows = strata.make(
     pool_sampler(data, config, seed=seed),
     learner.domains.domain_N,
     num_parts=learner.facts.num_domains,
+    inside_N=seen.inside_N,
   )
   return View(
     domains=domain_rows,
