@@ -17,6 +17,7 @@ from cmtree_jax.loops import fleet as fleets
 from cmtree_jax.loops.fleet import Fleet, Outcome, Session, World
 from cmtree_jax.methods.base import Ask, Facts, Method
 from cmtree_jax.proxy.ledger import Cost
+from cmtree_jax.signals import read_reference
 
 
 class Plan(NamedTuple):
@@ -88,7 +89,7 @@ def run(
 
 def work(method: Method, plan: Plan, rows: int) -> float:
   """Training rows of a whole run, of `rows` a step."""
-  runs = 2 if "excess_K" in method.signals else 1
+  runs = 2 if read_reference(method.signals) else 1
   return float(runs * plan.steps * rows)
 
 
@@ -106,7 +107,7 @@ class _Steering(NamedTuple):
   @property
   def reads_reference(self) -> bool:
     """Whether a reference model is trained first."""
-    return "excess_K" in self.method.signals
+    return read_reference(self.method.signals)
 
   @property
   def observations(self) -> int:

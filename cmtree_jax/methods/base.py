@@ -45,7 +45,8 @@ class Signals(NamedTuple):
   tokens_K: Any = None  # in the observed rows, without padding
   gram_KK: Any = None  # inner products of the domains' gradients
   head_gram_KK: Any = None  # the same for the gradients of the last layer
-  # Inner products with the gradient of the targets' mean loss.
+  # Inner products with the gradient of the targets' loss: the mean that tables
+  # score, in nats per token (`signals.gradients.target_shares`).
   target_dot_K: Any = None
   target_loss_T: Any = None  # mean loss (loop `runs`: at the end of the run)
 

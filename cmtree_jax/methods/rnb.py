@@ -73,7 +73,10 @@ def make(
   Returns:
     A Method that reads the Gram matrix of the output layer's gradients.
   Cost:
-    One proxy run, with a forward pass of every domain per round and K^2 products.
+    One proxy run. Each round takes a forward pass of fresh rows of every domain,
+    an outer product of the size of the output layer for each of their tokens, and
+    K^2 inner products of that size; the paper charges the last alone, since it
+    collects gradients while it trains.
   Raises:
     ValueError: for a strength that is not above zero, every below one or an
       unknown output.

@@ -29,6 +29,11 @@ SIGNALS: dict[str, Signal] = {
 }
 
 
+def read_reference(wanted: frozenset[str]) -> bool:
+  """Whether one of these signals compares with a reference model."""
+  return any(SIGNALS[x].reads_reference for x in wanted if x in SIGNALS)
+
+
 class Looked(NamedTuple):
   """What an observation found and took."""
 
@@ -73,6 +78,6 @@ def measure(
   # What several signals share is computed and charged once.
   for one in dict.fromkeys(x for name, x in SIGNALS.items() if name in wanted):
     found |= one.compute(seen)
-    took = one.cost(seen.view, flops_per_token)
+    took = one.cost(seen, flops_per_token)
     cost = Cost(cost.tokens + took.tokens, cost.flops + took.flops)
   return {name: x for name, x in found.items() if name in wanted}, cost

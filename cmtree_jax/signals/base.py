@@ -66,8 +66,10 @@ class Signal(NamedTuple):
 
   # -> fields of `methods.base.Signals` by name, each of all proxies, [P, ...]
   compute: Callable[[Observation], dict[str, np.ndarray]]
-  # (view, FLOPs of a token's forward pass) -> what it takes of one proxy
-  cost: Callable[[View, float], Cost]
+  # (what was looked at, FLOPs of a token's forward pass) -> cost of one proxy's
+  cost: Callable[[Observation, float], Cost]
+  # Whether it compares with a reference model, which must be trained before.
+  reads_reference: bool = False
 
 
 def observe(

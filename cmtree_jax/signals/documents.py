@@ -109,7 +109,8 @@ def _nats(seen: Observation) -> dict[str, np.ndarray]:
 
 
 NATS = Signal(
-  _nats, cost=lambda view, flops: view.cost(eval_rows(view), FORWARD, flops)
+  _nats,
+  cost=lambda seen, flops: seen.view.cost(eval_rows(seen.view), FORWARD, flops),
 )
 
 

@@ -64,17 +64,22 @@ def _targets(seen: Observation) -> dict[str, np.ndarray]:
 
 LOSSES = Signal(
   _losses,
-  cost=lambda view, flops: view.cost(
-    view.frozen.tokens_BT[..., 0].size, FORWARD, flops
+  cost=lambda seen, flops: seen.view.cost(
+    seen.view.frozen.tokens_BT[..., 0].size, FORWARD, flops
   ),
 )
-EXCESS = Signal(  # the reference reads the rows too
+EXCESS = Signal(
   _excess,
-  cost=lambda view, flops: view.cost(2 * view.fresh_rows, FORWARD, flops),
+  # The reference reads the rows too.
+  cost=lambda seen, flops: seen.view.cost(
+    2 * seen.view.fresh_rows, FORWARD, flops
+  ),
+  reads_reference=True,
 )
-TOKENS = Signal(_tokens, cost=lambda view, flops: Cost())
+TOKENS = Signal(_tokens, cost=lambda seen, flops: Cost())
 TARGETS = Signal(
-  _targets, cost=lambda view, flops: view.cost(eval_rows(view), FORWARD, flops)
+  _targets,
+  cost=lambda seen, flops: seen.view.cost(eval_rows(seen.view), FORWARD, flops),
 )
 
 

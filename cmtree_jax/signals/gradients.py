@@ -21,7 +21,7 @@ from cmtree_jax.proxy import loss as proxy_loss
 from cmtree_jax.proxy.engine import Engine
 from cmtree_jax.proxy.ledger import FORWARD, GRADIENT, Cost
 from cmtree_jax.proxy.model import Proxy
-from cmtree_jax.signals.base import Observation, Signal, View, token_weights
+from cmtree_jax.signals.base import Observation, Signal, token_weights
 
 Losses = Callable[[shapes.Tree, shapes.Tree], shapes.Array]
 
@@ -172,10 +172,10 @@ def _compiled_for(proxy: Proxy, mesh: Mesh) -> _Compiled:
 def _compute_products(seen: Observation) -> dict[str, np.ndarray]:
   view = seen.view
   targets = view.targets.rows(1 + seen.number, view.target_rows)
-  # The mean over targets of each one's loss in bits per byte.
   weight = token_weights(targets)
   per_target = np.maximum(weight.sum(axis=(1, 2), keepdims=True), 1.0)
-  weight = weight / per_target * view.bits_T[:, None, None] / len(weight)
+  share_T = target_shares(view.bits_T)
+  weight = weight / per_target * share_T[:, None, None]
   gram_PKK, target_dot_PK = _compiled(seen.engine).products(
     seen.params,
     (seen.batch, token_weights(seen.batch)),
@@ -187,11 +187,26 @@ def _compute_products(seen: Observation) -> dict[str, np.ndarray]:
   }
 
 
-def _products_cost(view: View, flops_per_token: float) -> Cost:
+def target_shares(bits_T: np.ndarray) -> np.ndarray:
+  r"""What a nat per token of each target counts in the targets' loss; sums to one.
+
+  The tables score the mean over targets of bits per byte; this is that mean in the
+  unit of the papers that steer by a target's gradient, nats per token. Of one
+  target it is its own loss.
+
+  Args:
+    bits_T: bits per byte of each target for one nat per token.
+  """
+  return bits_T / bits_T.sum()
+
+
+def _products_cost(seen: Observation, flops_per_token: float) -> Cost:
+  view = seen.view
   rows = view.fresh_rows + len(view.bits_T) * view.target_rows
-  count = view.num_domains * (view.num_domains + 1)
   cost = view.cost(rows, GRADIENT, flops_per_token)
-  return _with_products(cost, count, flops_per_token)
+  # An inner product is two FLOPs a parameter, as a token's forward pass is.
+  count = view.num_domains * (view.num_domains + 1)
+  return Cost(cost.tokens, cost.flops + count * flops_per_token)
 
 
 def _compute_head_gram(seen: Observation) -> dict[str, np.ndarray]:
@@ -200,18 +215,15 @@ def _compute_head_gram(seen: Observation) -> dict[str, np.ndarray]:
   return {"head_gram_KK": np.asarray(gram_PKK)}
 
 
-def _head_gram_cost(view: View, flops_per_token: float) -> Cost:
+def _head_gram_cost(seen: Observation, flops_per_token: float) -> Cost:
+  """A forward pass; each token's outer product, and the gradients' products."""
+  view, config = seen.view, seen.engine.proxy.config
   cost = view.cost(view.fresh_rows, FORWARD, flops_per_token)
-  return _with_products(cost, view.num_domains**2, flops_per_token)
-
-
-def _with_products(cost: Cost, count: int, flops_per_token: float) -> Cost:
-  """With so many inner products of gradients.
-
-  One is two FLOPs a parameter, as a token's forward pass is; for the last layer
-  alone that is an upper bound.
-  """
-  return Cost(cost.tokens, cost.flops + count * flops_per_token)
+  # Two FLOPs for each parameter of the output layer.
+  one = 2.0 * config.vocab_size * config.width
+  return Cost(
+    cost.tokens, cost.flops + (cost.tokens + view.num_domains**2) * one
+  )
 
 
 PRODUCTS = Signal(_compute_products, _products_cost)

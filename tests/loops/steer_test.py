@@ -227,10 +227,12 @@ def test_the_excess_over_a_reference_falls_as_the_proxy_learns(tmp_path):
 def test_the_ledger_counts_what_is_looked_at(tmp_path):
   asks = [Ask(toy.mixture(1, 0, 0, 0))] * STEPS
   view = toy.corpus().view
+  # The output layer's products, of tokens and of domains, as tokens.
+  head = 2 * toy.V * toy.CONFIG.width * (K * T + K * K) / FLOPS
   for name, rows, passes, products in (
     ("loss_K", K * 2, FORWARD, 0),
     ("gram_KK", K * 1 + 2, GRADIENT, K * (K + 1)),
-    ("head_gram_KK", K * 1, FORWARD, K * K),
+    ("head_gram_KK", K * 1, FORWARD, head),
     ("target_loss_T", signals.eval_rows(view), FORWARD, 0),
     ("excess_K", 2 * K, FORWARD, 0),
   ):
@@ -262,9 +264,12 @@ def test_costs_follow_the_published_formulas(tmp_path):
     "dga": trained
     + 6 * rounds * (target + K * observed) * n
     + 2 * rounds * K * (K + 1) * n,
-    # 6 D_t N + m^2 N, which counts a product as one FLOP, not two; and fresh rows
-    # of every domain, for the paper takes its gradients from the training.
-    "rnb": trained + 2 * rounds * K**2 * n + 2 * rounds * K * observed * n,
+    # 6 D_t N + m^2 N, which counts a product as one FLOP, not two, and N for the
+    # output layer; and fresh rows of every domain with the outer products of their
+    # tokens, for the paper takes its gradients from the training.
+    "rnb": trained
+    + 2 * rounds * K * observed * n
+    + 2 * rounds * (K**2 + K * observed) * toy.V * toy.CONFIG.width,
   }
   for name, flops in expected.items():
     options = {"evaluate": "domains"} if name in ("skill_it", "aioli") else {}

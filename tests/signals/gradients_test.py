@@ -9,7 +9,10 @@ from jax.flatten_util import ravel_pytree
 from cmtree_jax.data.draw.batch import Batch
 from cmtree_jax.proxy import loss as proxy_loss
 from cmtree_jax.proxy.model import Proxy, ProxyConfig
+from cmtree_jax.signals import SIGNALS, observe
 from cmtree_jax.signals import gradients as domain_gradients
+from cmtree_jax.signals.base import token_weights
+from tests import toy
 
 K, B, T, V, C = 4, 2, 6, 11, 3
 PROXY = Proxy(ProxyConfig(vocab_size=V, width=8, layers=1, heads=2))
@@ -164,3 +167,31 @@ def test_the_head_s_gram_is_that_of_an_offset_of_the_output_embedding(setting):
   # The head's part alone: the whole gradient's is another.
   whole_KK = PRODUCTS(params, batch, weight_KBT, None).gram_KK
   assert np.abs(whole_KK - found_KK).max() > 0.1 * scale
+
+
+def test_a_target_s_loss_is_in_nats_per_token():
+  # Of one target whatever its bytes; of two they count as in bits per byte.
+  np.testing.assert_allclose(domain_gradients.target_shares(np.array([0.4])), 1)
+  np.testing.assert_allclose(
+    domain_gradients.target_shares(np.array([0.3, 0.9])), [0.25, 0.75]
+  )
+
+
+def test_the_signal_is_the_product_with_the_target_s_mean_nats_per_token():
+  view, engine = toy.corpus().view, toy.engine()
+  params = engine.init(jax.random.split(jax.random.key(0), 1)).params
+  found = SIGNALS["target_dot_K"].compute(observe(view, engine, params))
+  first = jax.tree.map(lambda x: x[0], params)
+  losses = proxy_loss.token_losses(engine.proxy)
+
+  def mean_loss(params, batch):
+    weight = token_weights(batch)
+    return jnp.sum(weight * losses(params, batch)) / weight.sum()
+
+  goal = take(view.targets.rows(1, view.target_rows), 0)
+  own = take(observe(view, engine, params).batch, 0)
+  slope = jax.grad(mean_loss)
+  target_P, domain_P = (ravel_pytree(slope(first, x))[0] for x in (goal, own))
+  np.testing.assert_allclose(
+    found["target_dot_K"][0, 0], domain_P @ target_P, rtol=1e-4
+  )

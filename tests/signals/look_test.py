@@ -6,9 +6,19 @@ import jax
 import numpy as np
 import pytest
 
+from cmtree_jax import sharding
 from cmtree_jax.methods.base import Signals
 from cmtree_jax.proxy.ledger import GRADIENT, Cost
-from cmtree_jax.signals import SIGNALS, look, measure, observe
+from cmtree_jax.signals import (
+  SIGNALS,
+  gradients,
+  look,
+  measure,
+  observe,
+  read_reference,
+)
+from cmtree_jax.signals.base import token_weights
+from experiments import hlo
 from tests import toy
 from tests.toy import FLOPS, K, T
 
@@ -101,3 +111,35 @@ def test_another_look_compiles_nothing(params, caplog):
   with jax.log_compiles(True), caplog.at_level(logging.WARNING):
     looked(params, *wanted, number=1)
   assert "Compiling" not in caplog.text
+
+
+@pytest.mark.parametrize("name", ["head_gram_KK", "gram_KK"])
+def test_the_ledger_counts_the_products_of_the_compiled_program(
+  name, monkeypatch
+):
+  wide = toy.engine(width=16)
+  config = wide.proxy.config
+  params = wide.init(jax.random.split(jax.random.key(0), 1)).params
+  seen = observe(VIEW, wide, params)
+  _, told = measure(seen, frozenset({name}), config.flops_per_token(T))
+  monkeypatch.setattr(sharding, "put", lambda tree, mesh, spec: tree)
+  programs = gradients._compiled(wide)
+  domains = seen.batch, token_weights(seen.batch)
+  targets = VIEW.targets.rows(1, VIEW.target_rows)
+  called, args = {
+    "head_gram_KK": (programs.head_gram, (params, domains)),
+    "gram_KK": (
+      programs.products,
+      (params, domains, (targets, token_weights(targets))),
+    ),
+  }[name]
+  lowered = jax.jit(called).lower(*args)
+  compiled = lowered.compile({"xla_backend_optimization_level": "0"})
+  counted = hlo.count(compiled).flops
+  # Products of gradients are charged as a token's forward pass, attention included.
+  assert counted == pytest.approx(told.flops, rel=0.05)
+
+
+def test_only_excess_losses_want_a_reference_model():
+  for name in SIGNALS:
+    assert read_reference(frozenset({name, "mass_B"})) == (name == "excess_K")
