@@ -58,9 +58,10 @@ def make(
 
   Three departures. The rate :math:`\eta` is constant, as that of our proxies is;
   the authors' falls from 5e-4 to 1e-4. (Only the quotient of :math:`\eta` and
-  :math:`\mu` matters.) The gradient of the target is that of the mean over targets,
-  unclipped. The proxy is trained with the domains' gradients as they are, not with
-  the clipped ones.
+  :math:`\mu` matters.) The gradient of the target is that of its loss in nats per
+  token, as the authors'; of several targets it is that of their mean bits per byte,
+  in units of a nat per token. It is not clipped. The proxy is trained with the
+  domains' gradients as they are, not with the clipped ones.
 
   Args:
     objective: whose gradients make up the sum. `target`: the target's gradient

@@ -94,7 +94,7 @@ def test_products_are_the_limit_of_the_hypergradient(world):
 
 
 def test_dga_steps_along_minus_the_hypergradient(world):
-  step_K = log_steps(dga.make(step_size=0.1, ema=0.0), signals_of(world))
+  step_K = log_steps(dga.make(step_size=0.1, ema=1.0), signals_of(world))
   down_K = -0.1 * np.asarray(hypergradient(world, 1e-7))
   np.testing.assert_allclose(
     step_K - step_K.mean(),
