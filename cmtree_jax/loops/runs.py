@@ -35,7 +35,7 @@ class Plan(NamedTuple):
     "0.3m",
   )  # sizes; all but mixing_laws use the first
   steps: int = 60
-  decay: bool = True  # the learning rate falls to zero within a run
+  decay: bool = True  # the learning rate falls to a tenth within a run
   curve_points: int = 3  # at which a run is scored; divides the steps
   population: int = 1  # runs that are trained together
 

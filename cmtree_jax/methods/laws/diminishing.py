@@ -10,7 +10,11 @@ def design(
   num_mixtures: int,
   grid: float | None = None,
 ) -> np.ndarray:
-  r"""Mixtures of shares :math:`\lfloor r^{max}_k 2^{-s} \rfloor` on a grid.
+  r"""Mixtures of shares :math:`\lfloor r^{max}_k \rfloor 2^{-s}`, or none.
+
+  The largest share is rounded down to the grid, once; its halves are not, and end
+  above the grid's step. So a cap of .5857 gives .5625, .28125, .140625, .0703125
+  and zero.
 
   Each mixture visits the domains in an order of its own. For each domain it draws
   one of the domain's shares, zero among them, such that the domains still to come
@@ -22,8 +26,9 @@ def design(
     cap_K: :math:`r^{max}`, the largest share that the data allows; sums to one or
       more.
     num_mixtures: rows; different ones, as long as new ones are drawn.
-    grid: the step that shares are rounded down to; default 1/16, or the power of
-      two below 1/(2K) where that is finer, so that small domains are seen.
+    grid: the step that the largest shares are rounded down to, and the least
+      share; default 1/16, or the power of two below 1/(2K) where that is finer, so
+      that small domains are seen.
   References:
     Ye et al., `Data Mixing Laws <https://arxiv.org/abs/2403.16952>`_, 2024,
     appendix on mixture sampling; 1/16 from the authors' code.
@@ -32,10 +37,11 @@ def design(
   if grid is None:
     domains = max(int((cap_K > 0).sum()), 1)
     grid = min(1 / 16, 2.0 ** -np.ceil(np.log2(2 * domains)))
-  halvings = int(np.ceil(np.log2(1 / grid))) + 1
-  share_KS = cap_K[:, None] * 2.0 ** -np.arange(halvings)
   # Rounded down after a hair up, so that a cap of 3/16 stays.
-  share_KS = np.floor(share_KS / grid + 1e-9) * grid
+  most_K = np.floor(cap_K / grid + 1e-9) * grid
+  halvings = int(np.ceil(np.log2(1 / grid))) + 1
+  share_KS = most_K[:, None] * 2.0 ** -np.arange(halvings)
+  share_KS = np.where(share_KS > grid * (1 - 1e-9), share_KS, 0.0)
   share_KS = np.hstack([share_KS, np.zeros((len(cap_K), 1))])
   found_RK = np.zeros((0, len(cap_K)))
   for _ in range(100):

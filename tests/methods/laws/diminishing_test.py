@@ -13,8 +13,9 @@ def test_all_shares_but_one_are_halved_caps_on_the_grid():
   assert mixture_RK.shape == (300, 7)
   np.testing.assert_allclose(mixture_RK.sum(axis=1), 1, rtol=1e-12)
   assert (mixture_RK >= 0).all() and (mixture_RK <= CAP_K + 1e-9).all()
-  halved_KS = CAP_K[:, None] * 0.5 ** np.arange(20)
-  allowed_KS = np.hstack([np.floor(halved_KS * 16) / 16, np.zeros((7, 1))])
+  most_K = np.floor(CAP_K * 16) / 16
+  halved_KS = most_K[:, None] * 0.5 ** np.arange(20)
+  allowed_KS = np.where(halved_KS >= 1 / 16, halved_KS, 0)
   is_allowed_RK = np.abs(mixture_RK[:, :, None] - allowed_KS).min(axis=2) < 1e-9
   # The rest goes elsewhere where no share fits.
   assert (is_allowed_RK.sum(axis=1) >= 6).mean() > 0.99
@@ -22,6 +23,13 @@ def test_all_shares_but_one_are_halved_caps_on_the_grid():
   # Every domain appears, at more than one share.
   for k in range(7):
     assert len(np.unique(mixture_RK[:, k].round(9))) >= 3
+
+
+def test_the_shares_of_a_cap_are_the_published_ones():
+  mixture_RK = design(np.random.default_rng(0), CAP_K, num_mixtures=2000)
+  share, count = np.unique(mixture_RK[:, 2].round(9), return_counts=True)
+  often = set(share[count > 50].tolist())  # others are the rest now and then
+  assert {0.5625, 0.28125, 0.140625, 0.0703125, 0.0} <= often
 
 
 def test_small_domains_are_seen_and_empty_ones_are_not():
