@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pyarrow.parquet as pq
 
 from cmtree_jax.evaluate import statistics
-from cmtree_jax.evaluate.results import NATURAL
+from cmtree_jax.evaluate.results import FULL, NATURAL
 from cmtree_jax.evaluate.statistics import Interval
 from cmtree_jax.jobs import cells
 from cmtree_jax.methods import METHODS
@@ -40,12 +40,19 @@ class Results(NamedTuple):
     methods_seen = {row["method"] for row in self.rows}
     return [name for name in methods if name in methods_seen]
 
-  def bpb(self, method: str, target: str, split: str = "test") -> list[float]:
+  def bpb(
+    self,
+    method: str,
+    target: str,
+    split: str = "test",
+    *,
+    fraction: float = FULL,
+  ) -> list[float]:
     """Bits per byte of every seed, each the mean over a set's targets."""
     seeds: dict[int, list[float]] = {}
     for row in self.rows:
       if (row["method"], row["target_set"]) == (method, target) and (
-        row["split"] == split and row["fraction"] == 1
+        row["split"] == split and row["fraction"] == fraction
       ):
         seeds.setdefault(row["seed"], []).append(row["bpb"])
     wanted = range(self.config.compare.seeds)
@@ -65,7 +72,7 @@ class Results(NamedTuple):
       row[column]
       for row in self.rows
       if (row["method"], row["target_set"]) == (method, target)
-      and row["fraction"] == 1
+      and row["fraction"] == FULL
     ]
     return sum(found) / len(found)
 
@@ -110,31 +117,58 @@ def job(
   """
 
   def run(config: Any, workdir: Path, *, overwrite: bool = False) -> int:
-    from cmtree_jax.jobs import compare
     from cmtree_jax.report import tables
 
     with config.unlocked():
-      known = {*config.variants, *METHODS}
-      config.compare.methods = config.compare.methods or tuple(
-        name for name in methods if name in known
-      )
-      config.compare.cells = str(workdir / "cells")
       if not concentrations:
         config.compare.effective_sample_sizes = ()
       if not sizes:
         config.compare.final_presets = ()
       if not budgets:
-        config.compare.fractions = (1.0,)
+        config.compare.fractions = (FULL,)
         config.compare.natural_multiples = ()
-    folder = workdir / name
-    if status := compare.run(config, folder, overwrite=overwrite):
-      return status
-    rows = pq.read_table(folder / compare.RESULTS_FILE).to_pylist()
-    found = Results(config, folder, cells.Folder(workdir / "cells"), rows)
-    tables.show_files(list(show(found)))
-    return 0
+    status, found = compared(
+      config, workdir, name, methods, overwrite=overwrite
+    )
+    if not status:
+      tables.show_files(list(show(found)))
+    return status
 
   return run
+
+
+def compared(
+  config: Any,
+  workdir: Path,
+  name: str,
+  methods: Sequence[str],
+  *,
+  overwrite: bool = False,
+) -> tuple[int, Results]:
+  """Does what is left of a comparison: (exit status, its rows if that is 0).
+
+  Args:
+    config: of the comparison; its methods and its cells are set here.
+    workdir: holds the cells.
+    name: of the folder in it for what this comparison writes.
+    methods: see `job`.
+    overwrite: throws away what another comparison wrote there; no cells.
+  """
+  from cmtree_jax.jobs import compare
+
+  with config.unlocked():
+    known = {*config.variants, *METHODS}
+    config.compare.methods = config.compare.methods or tuple(
+      one for one in methods if one in known
+    )
+    config.compare.cells = str(workdir / "cells")
+  folder = workdir / name
+  status = compare.run(config, folder, overwrite=overwrite)
+  found = Results(config, folder, cells.Folder(workdir / "cells"), [])
+  if status:
+    return status, found
+  rows = pq.read_table(folder / compare.RESULTS_FILE).to_pylist()
+  return status, found._replace(rows=rows)
 
 
 def write_table(
@@ -179,8 +213,17 @@ def write_differences(
   )
 
 
-def panels(count: int, *, width: float = 3.1, height: float = 2.7):
-  """A figure with one panel per target: (figure, axes)."""
+def panels(
+  count: int, *, width: float = 3.1, height: float = 2.7, zero: bool = True
+):
+  """A figure with one panel per target: (figure, axes).
+
+  Args:
+    count: of panels.
+    width: of one, in inches.
+    height: of one.
+    zero: draw a line there, for differences.
+  """
   from matplotlib.figure import Figure
 
   columns = 2 if count in (2, 4) else min(count, 3)
@@ -190,7 +233,8 @@ def panels(count: int, *, width: float = 3.1, height: float = 2.7):
   for ax in axes[count:]:
     ax.set_visible(False)
   for ax in axes[:count]:
-    ax.axhline(0, color="black", linewidth=0.8)
+    if zero:
+      ax.axhline(0, color="black", linewidth=0.8)
     ax.grid(axis="y", color="#dddddd", linewidth=0.6)
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
