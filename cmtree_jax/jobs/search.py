@@ -331,6 +331,7 @@ def facts_of(
   target_NE, target_mass_N = _document_features(train)
   held_out_NE, held_out_mass_N = _document_features(driving(data, "validation"))
   plans, budget = build.plans(config), build.budget(config, data)
+  tokens_per_step = config.batch.rows * config.batch.row_tokens
   facts = Facts(
     max_weight=budget.max_weight,
     horizon=plans.final.steps / plans.values.unroll,
@@ -343,7 +344,8 @@ def facts_of(
     domain_mass_K=placed.mass_K,
     target_domain_TK=np.stack([placed.shares(one) for one in train]),
     num_documents=len(pool),
-    final_steps=plans.final.steps,
+    final_steps=max(1, round(budget.tokens / tokens_per_step)),
+    final_size=budget.parameters,
   )
   if method.extends:
     earlier_log_w_K = domains.earlier_log_w(Path(method.extends), placed)
@@ -359,17 +361,15 @@ def _with_sizes(
   facts: Facts, config: Any, data: Prepared, plans: build.Plans
 ) -> Facts:
   """With what a method of the loop `runs` may know."""
-  presets = plans.runs.presets
-  size = {
-    preset: build.proxy_of(preset, config, data.vocab_size).num_parameters
-    for preset in (*presets, plans.final.preset)
-  }
+  models = (
+    build.proxy_of(preset, config, data.vocab_size)
+    for preset in plans.runs.presets
+  )
   plan = build.set_plan(config, max_tokens=plans.observe.max_tokens)
   tokens_M, target_M = documents_of(sets.texts(driving(data, "train"), plan))
   return facts._replace(
     steps=plans.runs.steps,
-    sizes=tuple(size[preset] for preset in presets),
-    final_size=size[plans.final.preset],
+    sizes=tuple(model.num_non_embedding for model in models),
     curve_steps=plans.runs.curve_steps,
     document_tokens_M=tokens_M,
     document_target_M=target_M,

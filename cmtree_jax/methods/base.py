@@ -87,9 +87,11 @@ class Facts(NamedTuple):
   num_documents: int = 0  # documents of the pool
   # For the loops `steer` and `runs`.
   steps: int = 0  # training steps of the steered proxy, or of one run
-  final_steps: int = 0  # training steps that the recipe is for
+  # Of the training that the recipe is for: its tokens in steps of the proxies'
+  # batch, and its model's parameters. Sizes are less the embedding.
+  final_steps: int = 0
+  final_size: int = 0
   sizes: tuple[int, ...] = ()  # parameters of the proxies that runs may have
-  final_size: int = 0  # parameters of the model that the recipe is for
   # Steps at which a run is measured; the last is its end.
   curve_steps: tuple[int, ...] = ()
   document_tokens_M: shapes.Array = ()  # length of each document of the targets
