@@ -114,10 +114,12 @@ def run(
     session.stop.check()
   trials: Trials = state.method.trials
   done = zip(trials.mixture_RK, trials.loss_RT, strict=True)
-  history = (
+  history = [
     {"mixture": mixture_K.tolist(), "bpb": loss_T.tolist()}
     for mixture_K, loss_T in itertools.islice(done, int(state.runs))
-  )
+  ]
+  if history:
+    history[-1] |= method.tell(state.method)
   return Outcome(
     method.finalize(state.method), Cost(*state.cost), tuple(history)
   )

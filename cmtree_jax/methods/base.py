@@ -122,6 +122,11 @@ class Ask(NamedTuple):
   back: shapes.Array = False
 
 
+def _nothing_to_tell(state: Any) -> dict[str, Any]:
+  del state
+  return {}
+
+
 def _no_judgement(state: Any, gain: shapes.Scalar) -> Any:
   del gain
   return state
@@ -158,6 +163,9 @@ class Method(NamedTuple):
   # Loop `steer`: state -> Ask. Loop `runs`: state -> Trials still to run, see
   # `Trials.pending`; none are left when the search is over.
   ask: Callable[[Any], Any] = lambda state: None
+  # Loop `runs`: what a person should know of the end, beside the last run in the
+  # history of recipe.json.
+  tell: Callable[[Any], dict[str, Any]] = _nothing_to_tell
   # Loop `steer`: training steps between observations; and whether the observed
   # rows themselves are trained on (weighted, once each) or rows drawn from the
   # mixture. The first needs `every` = 1.

@@ -119,3 +119,25 @@ def test_what_is_read_depends_on_the_options():
 def test_nonsense_is_refused(options):
   with pytest.raises(ValueError, match=next(iter(options))):
     mixing_laws.make(**options)
+
+
+def power_law(mixture_K, size):
+  """Losses that follow the laws of steps and sizes exactly."""
+  steps = np.array(planted.CURVE_STEPS)
+  early_C = (10 / steps) ** 0.6 + (100 / planted.SIZES[size]) ** 0.5
+  return planted.loss_T(mixture_K) + early_C[:, None]
+
+
+@pytest.mark.slow
+def test_the_end_tells_how_far_the_fits_of_other_starts_differ():
+  sizes = dict(sizes=planted.SIZES, final_size=planted.FINAL_SIZE)
+  method = mixing_laws.make(num_mixtures=20, search="solver")
+  start, state, _ = ended(method, power_law, **sizes)
+  told = method.tell(state)
+  assert set(told["spread_over_starts"]) == {"steps", "size", "mixture"}
+  assert all(0 <= x < 0.1 for x in told["spread_over_starts"].values())
+  p_K = planted.recipe(method, state)
+  late = (10 / 1000) ** 0.6 + (100 / planted.FINAL_SIZE) ** 0.5
+  true = planted.loss_T(p_K).mean() + late
+  assert told["predicted_loss"] == pytest.approx(true, abs=0.05)
+  assert np.isnan(method.tell(start)["predicted_loss"])

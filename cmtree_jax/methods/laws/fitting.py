@@ -15,6 +15,8 @@ class Fit(NamedTuple):
 
   params: shapes.Tree  # where the best start ended
   loss: shapes.Scalar  # the loss there; infinite if no start has a finite loss
+  params_S: shapes.Tree  # where each start ended
+  loss_S: shapes.Array  # the losses there; infinite where not finite
 
 
 def fit(
@@ -35,7 +37,7 @@ def fit(
     starts: parameters with a leading axis of starts.
     num_steps: L-BFGS steps from each start.
   Returns:
-    The end of the start that ended lowest.
+    The end of the start that ended lowest, and those of all starts.
 
   >>> loss = lambda x: (x**2 - 4) ** 2 + x
   >>> best = fit(loss, jnp.array([jnp.nan, 3.0, -3.0]), num_steps=20)
@@ -67,7 +69,9 @@ def fit(
     return params, loss(params)
 
   starts = jax.tree.map(jnp.asarray, starts)
-  params, loss_of_start = jax.vmap(descend)(starts)
-  loss_of_start = jnp.where(jnp.isfinite(loss_of_start), loss_of_start, jnp.inf)
-  best = jnp.argmin(loss_of_start)
-  return Fit(jax.tree.map(lambda x: x[best], params), loss_of_start[best])
+  params_S, loss_S = jax.vmap(descend)(starts)
+  loss_S = jnp.where(jnp.isfinite(loss_S), loss_S, jnp.inf)
+  best = jnp.argmin(loss_S)
+  return Fit(
+    jax.tree.map(lambda x: x[best], params_S), loss_S[best], params_S, loss_S
+  )

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cmtree_jax.methods.laws.fitting import fit
+from cmtree_jax.methods.laws.fitting import Fit, fit
 
 
 class ExpSum(NamedTuple):
@@ -31,10 +31,19 @@ class LogLinear(NamedTuple):
 
   log_c_T: np.ndarray
   slope_TK: np.ndarray
+  # The same of all starts of the fit, and which of them end as low as the best.
+  log_c_TS: np.ndarray | None = None
+  slope_TSK: np.ndarray | None = None
+  is_good_TS: np.ndarray | None = None
 
   def predict(self, mixture_RK: np.ndarray) -> np.ndarray:
     """The losses of each mixture [R, T]."""
     return np.exp(self.log_c_T) + np.exp(mixture_RK @ self.slope_TK.T)
+
+  def spread(self, mixture_K: np.ndarray) -> np.ndarray:
+    """How far laws that fit as well differ at a mixture: largest less least, [T]."""
+    found_TS = np.exp(self.log_c_TS) + np.exp(self.slope_TSK @ mixture_K)
+    return _range(found_TS, self.is_good_TS)
 
   def combine(self, weight_T: np.ndarray) -> ExpSum:
     """The weighted sum of the losses."""
@@ -71,11 +80,38 @@ def fit_log_linear(
   """
   z_RK, center_K, spread_K = _standardize(mixture_RK)
   starts = _linear_starts(z_RK, loss_RT, num_starts)
-  log_c_T, k_T, u_TK = _in_float64(
+  found = _in_float64(
     _descend_log_linear, z_RK, loss_RT, starts, huber_delta, num_steps
   )
-  slope_TK = u_TK / spread_K
-  return LogLinear(log_c_T, slope_TK + (k_T - slope_TK @ center_K)[:, None])
+
+  def in_shares(log_c, k, u):
+    slope = u / spread_K
+    return log_c, slope + (k - slope @ center_K)[..., None]
+
+  return LogLinear(
+    *in_shares(*found.params),
+    *in_shares(*found.params_S),
+    _is_good(found, len(loss_RT)),
+  )
+
+
+def _is_good(found: Fit, losses: int) -> np.ndarray:
+  """Which starts of each fit [G, S] end as low as the best of them.
+
+  Within a tenth of its loss, or a thousandth of a bit in each of the `losses`.
+  """
+  return found.loss_S <= 1.1 * found.loss[:, None] + 5e-7 * losses
+
+
+def _range(value_GST: np.ndarray, is_good_GS: np.ndarray) -> np.ndarray:
+  """Largest less least over the good starts, the second axis."""
+  rest = (None,) * (value_GST.ndim - 2)
+  good_GS1 = is_good_GS[(..., *rest)]
+  most, least = (
+    np.where(good_GS1, value_GST, -np.inf),
+    np.where(good_GS1, value_GST, np.inf),
+  )
+  return most.max(axis=1) - least.min(axis=1)
 
 
 def _in_float64(descend, *args):
@@ -113,7 +149,7 @@ def _descend_log_linear(z_RK, loss_RT, starts, huber_delta, num_steps):
       error_R = jnp.exp(log_c) + jnp.exp(k + z_RK @ u_K) - loss_R
       return jnp.sum(optax.losses.huber_loss(error_R, delta=huber_delta))
 
-    return fit(objective, starts, num_steps=num_steps).params
+    return fit(objective, starts, num_steps=num_steps)
 
   return jax.vmap(of_one)(loss_RT.T, starts)
 
@@ -198,11 +234,21 @@ class PowerLaw(NamedTuple):
   log_c_GT: np.ndarray
   log_d0_GT: np.ndarray
   alpha_G: np.ndarray
+  # The same of all starts of the fit, [G, S, T], and which end as low as the best.
+  of_starts: "PowerLaw | None" = None
+  is_good_GS: np.ndarray | None = None
 
   def predict(self, amount: float) -> np.ndarray:
     """The losses [G, T] at an amount of steps, tokens or parameters."""
     log_ratio_GT = self.log_d0_GT - np.log(amount)
-    return np.exp(self.log_c_GT) + np.exp(self.alpha_G[:, None] * log_ratio_GT)
+    return np.exp(self.log_c_GT) + np.exp(
+      self.alpha_G[..., None] * log_ratio_GT
+    )
+
+  def spread(self, amount: float) -> np.ndarray:
+    """How far laws that fit as well differ there: largest less least, [G, T]."""
+    assert self.of_starts is not None and self.is_good_GS is not None
+    return _range(self.of_starts.predict(amount), self.is_good_GS)
 
 
 def fit_power(
@@ -235,11 +281,16 @@ def fit_power(
     np.log(rest_GST / shape_S[:, None]),
     np.broadcast_to(np.log(alpha_S), log_c_GST.shape[:2]),
   )
-  log_c_GT, log_b_GT, log_alpha_G = _in_float64(
-    _descend_power, log_x_C, loss_GTC, starts, huber_delta
+  found = _in_float64(_descend_power, log_x_C, loss_GTC, starts, huber_delta)
+
+  def law(log_c, log_b, log_alpha):
+    alpha = np.exp(log_alpha)
+    return PowerLaw(log_c, log_last + log_b / alpha[..., None], alpha)
+
+  return law(*found.params)._replace(
+    of_starts=law(*found.params_S),
+    is_good_GS=_is_good(found, loss_GTC[0].size),
   )
-  alpha_G = np.exp(log_alpha_G)
-  return PowerLaw(log_c_GT, log_last + log_b_GT / alpha_G[:, None], alpha_G)
 
 
 @jax.jit
@@ -252,6 +303,6 @@ def _descend_power(log_x_C, loss_GTC, starts, huber_delta):
       error_TC = jnp.exp(log_c_T)[:, None] + jnp.exp(log_rest_TC) - loss_TC
       return jnp.sum(optax.losses.huber_loss(error_TC, delta=huber_delta))
 
-    return fit(objective, starts, num_steps=200).params
+    return fit(objective, starts, num_steps=200)
 
   return jax.vmap(of_one)(loss_GTC, starts)

@@ -84,6 +84,27 @@ def test_power_laws_share_alpha_within_a_group():
   np.testing.assert_allclose(found.predict(3e4), loss_GTC[..., -1], atol=1e-4)
 
 
+def test_the_spread_is_that_of_the_starts_that_fit_as_well():
+  starts = laws.PowerLaw(
+    np.log([[[1.0], [1.5], [9.0]]]), np.zeros((1, 3, 1)), np.full((1, 3), 0.5)
+  )
+  law = laws.PowerLaw(
+    starts.log_c_GT[:, 0],
+    starts.log_d0_GT[:, 0],
+    starts.alpha_G[:, 0],
+    starts,
+    np.array([[True, True, False]]),
+  )
+  np.testing.assert_allclose(law.spread(100.0), [[0.5]])
+  _, mixture_RK, loss_RT = planted(40)
+  found = laws.fit_log_linear(mixture_RK, loss_RT)
+  at_K = np.full(4, 0.25)
+  assert found.is_good_TS is not None and found.is_good_TS.any(axis=1).all()
+  assert (found.spread(at_K) < 2e-3).all()
+  worst = found._replace(is_good_TS=np.ones_like(found.is_good_TS))
+  assert (worst.spread(at_K) >= found.spread(at_K)).all()
+
+
 # --------------------------------------------------------------- published
 
 
@@ -108,3 +129,16 @@ def test_log_linear_laws_rank_unseen_mixtures_as_published(runs, published):
   ]
   # By start and solver it varies by .0012, .0007 and .0001.
   np.testing.assert_allclose(np.mean(rho_T), published, atol=0.0015)
+
+
+def test_a_law_for_each_loss_ranks_their_mean_better_than_one_of_the_mean():
+  mixture_RK, loss_RT = regmix("train")
+  new_RK, new_RT = regmix("test")
+  runs, share_T = 54, np.full(13, 1 / 13)
+  each = laws.fit_log_linear(mixture_RK[:runs], loss_RT[:runs])
+  one = laws.fit_implicit(mixture_RK[:runs], loss_RT[:runs] @ share_T, seed=0)
+  rho = [
+    scipy.stats.spearmanr(law.predict(new_RK), new_RT @ share_T).statistic
+    for law in (each.combine(share_T), one)
+  ]
+  assert rho[0] > 0.8 > rho[1]
