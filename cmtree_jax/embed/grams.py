@@ -1,0 +1,104 @@
+"""Runs of words, counted: how often each of them occurs in a text.
+
+Where an embedding says what a text is about, this says what it is written with. Runs
+are told apart by a hash, so there is no vocabulary to learn, and a document's counts
+do not depend on others.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cmtree_jax import checks
+
+
+class Plan(NamedTuple):
+  """The config's block `grams`, with its defaults."""
+
+  buckets: int = 262_144  # that runs of words fall into by their hash
+  words: int = 2  # of the longest run
+
+  def check(self) -> None:
+    """Raises ValueError for a field below one."""
+    checks.at_least(1, buckets=self.buckets, words=self.words)
+
+
+class Grams(NamedTuple):
+  """Counts of documents, end to end; the arrays may lie on disk.
+
+  One sparse matrix of all of them would need indices of 64 bits, and memory.
+  """
+
+  start_N1: (
+    np.ndarray
+  )  # int64; document i has the entries start[i] to start[i+1]
+  bucket: np.ndarray  # int32, ascending within a document
+  count: np.ndarray  # float32
+  buckets: int
+
+  def rows(self, which: slice | np.ndarray) -> Any:
+    """Counts of some documents, a SciPy matrix [documents, buckets], float32.
+
+    Args:
+      which: numbers of documents, or a slice of them that names both its ends.
+    """
+    import scipy.sparse
+
+    if isinstance(which, slice):
+      start_B1 = self.start_N1[which.start : which.stop + 1]
+      entries = slice(start_B1[0], start_B1[-1])
+      start_B1 = start_B1 - start_B1[0]
+    else:
+      first_B = self.start_N1[which]
+      size_B = self.start_N1[which + 1] - first_B
+      start_B1 = np.concatenate([[0], np.cumsum(size_B)])
+      entries = np.arange(start_B1[-1]) + np.repeat(
+        first_B - start_B1[:-1], size_B
+      )
+    return scipy.sparse.csr_matrix(
+      (self.count[entries], self.bucket[entries], start_B1),
+      shape=(len(start_B1) - 1, self.buckets),
+    )
+
+
+def count(texts: Sequence[str], plan: Plan) -> Grams:
+  """The counts of some texts, in their order.
+
+  Words are what DSIR takes for them: runs of letters and digits, and runs of other
+  signs but blanks, in lower case.
+
+  >>> counted = count(["a cat, a dog"], Plan(buckets=1000, words=2))
+  >>> float(counted.count.sum())  # five words and four pairs
+  9.0
+  >>> int(counted.count.max())  # "a"
+  2
+  """
+  parts = list(_matrices(texts, plan))
+  size_N = np.concatenate(
+    [np.zeros(1, int), *(np.diff(x.indptr) for x in parts)]
+  )
+  return Grams(
+    np.cumsum(size_N, dtype=np.int64),
+    np.concatenate([np.zeros(0, np.int32), *(x.indices for x in parts)]),
+    np.concatenate([np.zeros(0, np.float32), *(x.data for x in parts)]),
+    plan.buckets,
+  )
+
+
+_CHUNK = 1000  # documents; bounds the memory that Python's strings take
+
+
+def _matrices(texts: Sequence[str], plan: Plan) -> Iterator[Any]:
+  from sklearn.feature_extraction.text import HashingVectorizer
+
+  vectorizer = HashingVectorizer(
+    token_pattern=r"\w+|[^\w\s]+",
+    ngram_range=(1, plan.words),
+    n_features=plan.buckets,
+    norm=None,
+    alternate_sign=False,  # counts, not differences of them
+    dtype=np.float32,
+  )
+  for start in range(0, len(texts), _CHUNK):
+    yield vectorizer.transform(texts[start : start + _CHUNK])
