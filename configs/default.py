@@ -14,6 +14,7 @@ from cmtree_jax import budget, embed
 from cmtree_jax.config import factory_defaults
 from cmtree_jax.data import plan as data_plan
 from cmtree_jax.data.build import tokenizer, workers
+from cmtree_jax.embed import grams
 from cmtree_jax.jobs.build import Plans
 from cmtree_jax.methods import METHODS
 from cmtree_jax.recipe import domains
@@ -34,12 +35,21 @@ def get_config() -> ConfigDict:
   # Name -> (method, "block.field=value", ...): one method under other settings of
   # its search. A name stands wherever a method's does.
   config.variants = ConfigDict()
+  config.variants.classifier_soft = ("classifier", "classifier.kind=soft")
+  config.variants.classifier_embedding = (
+    "classifier",
+    "classifier.kind=soft",
+    "classifier.features=embedding",
+  )
 
   # Their fields, with units, are in the records that they are filled from.
   config.data = _block(data_plan.Plan())
   config.workers = _block(workers.Plan())  # where work on documents is done
   config.tokenizer = _block(tokenizer.Plan())
   config.embedding = _block(embed.Plan())
+  config.grams = _block(
+    grams.Plan()
+  )  # runs of words, for methods that read them
 
   # Frozen domains, for methods that weigh them.
   config.partition = _block(domains.Plan())

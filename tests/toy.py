@@ -13,10 +13,11 @@ import numpy as np
 from cmtree_jax import budget, sharding
 from cmtree_jax.data.draw import packing, sampler, strata
 from cmtree_jax.data.draw.subpool import Subpools
+from cmtree_jax.embed import grams
 from cmtree_jax.evaluate import perplexity
 from cmtree_jax.loops import fleet
 from cmtree_jax.loops.checkpoint import Checkpointer, StopFlag
-from cmtree_jax.methods.base import Facts
+from cmtree_jax.methods.base import Documents, Facts
 from cmtree_jax.proxy import engine as engines
 from cmtree_jax.proxy import optim
 from cmtree_jax.proxy.model import ProxyConfig
@@ -119,6 +120,10 @@ def build(texts, domain_N, goal, *, target_K, steps=STEPS) -> Corpus:
     curve_steps=(steps // 2, steps),
     document_tokens_M=tokens_M,
     document_target_M=target_M,
+    num_documents=len(texts),
+    pool=scored(texts, keys),
+    train=(scored(goal, goal_keys),),
+    validation=(scored(goal, goal_keys),),
   )
   return Corpus(
     fleet.World(
@@ -135,6 +140,17 @@ def build(texts, domain_N, goal, *, target_K, steps=STEPS) -> Corpus:
       view=view,
     ),
     facts,
+  )
+
+
+def scored(texts, key_N) -> Documents:
+  """Documents for methods that score them; a word is written as its number."""
+  written = [" ".join(map(str, text)) for text in texts]
+  return Documents(
+    key_N,
+    np.array([len(text) + 1 for text in texts]),
+    np.zeros((len(texts), 1), np.float32),
+    grams.count(written, grams.Plan(buckets=2**16)),
   )
 
 

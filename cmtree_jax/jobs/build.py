@@ -16,6 +16,7 @@ from cmtree_jax.bilevel import HYPERGRADS, memory, problem
 from cmtree_jax.bilevel.cost import UnrollCost
 from cmtree_jax.data.build import prepare, tokenizer, workers
 from cmtree_jax.data.plan import Plan as DataPlan
+from cmtree_jax.embed import grams
 from cmtree_jax.evaluate import sets
 from cmtree_jax.loops import look, steer, values
 from cmtree_jax.loops.final import Plan as FinalPlan
@@ -47,7 +48,7 @@ class Plans(NamedTuple):
 # Blocks that belong to a search: a variant of a method may set them. All others
 # are equal for all recipes that are compared, or it would not be fair.
 SEARCH_BLOCKS = frozenset(
-  {*Plans._fields, "hypergradient", "partition", "proxy"} - {"final"}
+  {*Plans._fields, "grams", "hypergradient", "partition", "proxy"} - {"final"}
 )
 
 
@@ -108,6 +109,7 @@ def check(config: Any) -> None:
   _checked("budget", budgets.Plan(**config.budget))
   _checked("data", DataPlan(**config.data))
   _checked("embedding", embed.Plan(**config.embedding))
+  _checked("grams", grams.Plan(**config.grams))
   _checked("partition", domains.Plan(**config.partition))
   _check_names(config, made)
   for name in recipe_names(config):

@@ -10,15 +10,18 @@ import jax
 import numpy as np
 
 from cmtree_jax import sharding
+from cmtree_jax.data.build import grams
 from cmtree_jax.data.build.prepare import DocumentSet, Prepared
 from cmtree_jax.data.draw import packing, sampler, strata
 from cmtree_jax.data.draw.batch import stack_rows
 from cmtree_jax.data.draw.subpool import Subpools
+from cmtree_jax.embed.grams import Grams
+from cmtree_jax.embed.grams import Plan as GramsPlan
 from cmtree_jax.evaluate import sets
 from cmtree_jax.jobs import build
 from cmtree_jax.jobs.job import Job
 from cmtree_jax.loops import fleet, look, runs, steer, values
-from cmtree_jax.methods.base import Facts, Method, Signals, Weights
+from cmtree_jax.methods.base import Documents, Facts, Method, Signals, Weights
 from cmtree_jax.proxy import engine, optim
 from cmtree_jax.proxy.ledger import Cost
 from cmtree_jax.recipe import domains
@@ -93,7 +96,9 @@ def weigh(
     data,
     placed,
     build.plans(job.config),
-    facts_of(method, job.config, data, placed),
+    _with_features(
+      facts_of(method, job.config, data, placed), method, job, data
+    ),
   )
   job.reporter.advance(0, f"search of {name}")
   with job.session(stage, seed) as session:
@@ -114,7 +119,7 @@ def _none(learner: Learner, session: fleet.Session) -> fleet.Outcome:
   """Facts are enough."""
   method = learner.method
   state = method.init(jax.random.key(session.seed), learner.facts)
-  return fleet.Outcome(method.finalize(state))
+  return fleet.Outcome(method.finalize(state), history=method.history(state))
 
 
 def _look(learner: Learner, session: fleet.Session) -> fleet.Outcome:
@@ -355,6 +360,38 @@ def facts_of(
   if method.loop == "runs":
     return _with_sizes(facts, config, data, plans)
   return facts
+
+
+def _with_features(
+  facts: Facts, method: Method, job: Job, data: Prepared
+) -> Facts:
+  """With every document, and what the method wants to know of each."""
+  counts: Mapping[str, Grams] = {}
+  if "grams" in method.features:
+    counts = grams.load(
+      data,
+      GramsPlan(**job.config.grams),
+      tokenizer=job.config.tokenizer.kind,
+      cache_dir=build.cache_dir(job.config),
+      workers=job.workers,
+    )
+
+  def documents(name: str, one: DocumentSet) -> Documents:
+    return Documents(
+      one.key_N, one.tokens.pairs_N, one.embedding_NE, counts.get(name)
+    )
+
+  train, validation = (
+    tuple(
+      documents(f"{name}.{split}", splits[split])
+      for name, splits in data.targets.items()
+      if len(splits["train"])
+    )
+    for split in ("train", "validation")
+  )
+  return facts._replace(
+    pool=documents(grams.POOL, data.pool), train=train, validation=validation
+  )
 
 
 def _with_sizes(

@@ -20,6 +20,9 @@ METHODS: dict[str, ModuleType] = {
     "crisp",
     "random_documents",
     "worst_mixture",
+    # Scores of documents for each target.
+    "dsir",
+    "classifier",
     # One look at every document.
     "perplexity",
     "semdedup",

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cmtree_jax import shapes
+from cmtree_jax.embed.grams import Grams
 from cmtree_jax.tree import mixture
 
 
@@ -69,6 +70,15 @@ class Weights(Protocol):
     ...
 
 
+class Documents(NamedTuple):
+  """Some documents one by one, on the host; their arrays may lie on disk."""
+
+  key_N: np.ndarray  # uint64, a hash of every id
+  tokens_N: np.ndarray  # int, length of each
+  embedding_NE: np.ndarray
+  grams: Grams | None = None  # runs of words; of a method that declares them
+
+
 class Facts(NamedTuple):
   """What is known of corpus and target before the first step."""
 
@@ -96,6 +106,10 @@ class Facts(NamedTuple):
   curve_steps: tuple[int, ...] = ()
   document_tokens_M: shapes.Array = ()  # length of each document of the targets
   document_target_M: shapes.Array = ()  # which target each belongs to
+  # Every document, for methods that score them; targets one by one.
+  pool: Documents | None = None
+  train: tuple[Documents, ...] = ()
+  validation: tuple[Documents, ...] = ()
   # Log-weights of the domains in the recipe that `Method.extends` names; NaN for a
   # domain that is new since. None where it names none.
   earlier_log_w_K: Any = None
@@ -135,7 +149,8 @@ def _no_judgement(state: Any, gain: shapes.Scalar) -> Any:
 # What each loop does for a method; its file in loops/ and its block of the config
 # have the same name.
 LOOPS = {
-  "none": "Nothing runs: `init` knows the domains' shares of corpus and targets.",
+  "none": "Nothing runs: `init` knows the domains' shares of corpus and targets, and"
+  " what every document is written with.",
   "look": "The method looks once at every document of the pool and the targets, some"
   " of them with the documents' losses under a proxy that is held.",
   "values": "Proxies in training tell the values of documents, round after round;"
@@ -171,6 +186,10 @@ class Method(NamedTuple):
   # mixture. The first needs `every` = 1.
   every: int = 1
   train_on_observed: bool = False
+  # Fields of `Documents` that `init` reads and that must be made for it.
+  features: frozenset[str] = frozenset()
+  # Loop `none`: state -> rows that tell a person what was found.
+  history: Callable[[Any], tuple[dict[str, Any], ...]] = lambda state: ()
   # The partition: the one that is given, or the labelled sources whatever is given.
   partition: Literal["given", "sources"] = "given"
   # What has a weight of its own: every document of the pool, every domain of the

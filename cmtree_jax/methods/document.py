@@ -73,7 +73,8 @@ def _entries() -> Iterator[str]:
     parts = _sections(module.make)
     yield f"## {name}\n"
     yield _prose(parts[""])
-    reads = ", ".join(f"`{one}`" for one in sorted(method.signals))
+    read = [*sorted(method.features), *sorted(method.signals)]
+    reads = ", ".join(f"`{one}`" for one in read)
     yield f"* [Source](../cmtree_jax/methods/{name}.py)"
     yield f"* Loop `{method.loop}`; reads {reads}."
     yield f"* {_joined(parts['Returns'])}"

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cmtree_jax.embed import grams
 from cmtree_jax.methods import METHODS
-from cmtree_jax.methods.base import Facts, Signals
+from cmtree_jax.methods.base import Documents, Facts, Signals
 
 POOL, TARGET, B, K, E, T = 60, 20, 40, 4, 6, 2
 MAX_WEIGHT = 1.5
@@ -51,6 +52,27 @@ def all_signals():
   )
 
 
+def documents_of(texts, seed):
+  """Texts as methods see them that score documents; features are random."""
+  rng = np.random.default_rng(seed)
+  return Documents(
+    rng.integers(2**63, size=len(texts), dtype=np.uint64),
+    np.array([len(text) + 1 for text in texts]),
+    features(len(texts), seed),
+    grams.count(texts, grams.Plan(buckets=2**16)),
+  )
+
+
+def some_documents(count, seed):
+  """Short ones, of few words."""
+  rng = np.random.default_rng(seed)
+  words = np.array(["the", "a", "is", "of", "if", "x", "(", "+"])
+  return documents_of(
+    [" ".join(rng.choice(words, rng.integers(3, 60))) for _ in range(count)],
+    seed,
+  )
+
+
 SIGNALS = all_signals()
 SAMPLE = dict(
   sample_NE=SIGNALS.embedding_BE[:POOL], sample_mass_N=SIGNALS.mass_B[:POOL]
@@ -89,6 +111,9 @@ def facts(max_weight=MAX_WEIGHT):
     curve_steps=(2, 4, 6),
     document_tokens_M=np.array([5, 9, 4, 7]),
     document_target_M=np.array([0, 0, 1, 1]),
+    pool=some_documents(POOL, 10)._replace(tokens_N=SIGNALS.mass_B[:POOL]),
+    train=tuple(some_documents(TARGET // T, 20 + t) for t in range(T)),
+    validation=tuple(some_documents(5, 30 + t) for t in range(T)),
   )
 
 

@@ -1,0 +1,207 @@
+"""Classifier: documents by how well a plain classifier takes them for the target's."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cmtree_jax import checks, shapes
+from cmtree_jax.data.draw import packing
+from cmtree_jax.methods import scoring
+from cmtree_jax.methods.base import (
+  TARGET_FIRST,
+  Documents,
+  Facts,
+  Method,
+  Planted,
+  Small,
+)
+
+FEATURES = ("grams", "embedding")
+KINDS = ("hard", "soft")
+# Weight of one of the target's documents beside the penalty; the pool's weigh as
+# much together as the target's.
+STRENGTHS = (10.0, 100.0, 1000.0)
+
+SMALL = Small()
+PLANTED = Planted(more=TARGET_FIRST)
+
+
+def make(
+  *,
+  kind: str = "hard",
+  share: float = 0.02,
+  features: str = "grams",
+  documents: int = 8192,
+) -> Method:
+  r"""Logistic regression of each target's documents against the pool's.
+
+  .. math:: \min_v \tfrac12 |v|^2 + C \Big(
+            \sum_{j \in \text{target}} \log(1 + e^{-f(x_j)})
+            + \tfrac{n_t}{n} \sum_{i \in \text{pool}} \log(1 + e^{f(x_i)}) \Big),
+            \qquad f(x) = v \cdot x + b
+
+  f is the logarithm of the target's density over the pool's. It is fitted twice, each
+  time without half of the pool, and scores the half that it was not fitted on: what a
+  fit has seen as not the target's would rank behind what it has not seen. The loss of
+  the target's held-out documents, and of the pool's, chooses C.
+
+  Departures: DCLM trains fastText, with texts of its own choice as the positive ones,
+  and keeps one tenth of the documents.
+
+  Cost:
+    Six fits for each target by scikit-learn, no FLOPs of a model.
+
+  Args:
+    kind: "hard" keeps each target's best documents, "soft" weighs all by e^f.
+    share: of the pool's tokens that each target keeps, "hard"; more where documents
+      may not be repeated so often.
+    features: x, rows of length one: "grams", logarithms of the counts of one and two
+      words in a row, or "embedding".
+    documents: most of each class that are fitted on.
+  Returns:
+    A Method that reads the counts of words, or the embedding, of all documents.
+  Raises:
+    ValueError: for an option that is out of its range.
+  References:
+    Li et al., `DataComp-LM <https://arxiv.org/abs/2406.11794>`_, 2024, section 4.4.
+  """
+  checks.one_of("kind", kind, KINDS)
+  checks.one_of("features", features, FEATURES)
+  checks.share(share=share)
+  checks.above_zero(share=share)
+  checks.at_least(2, documents=documents)
+
+  def init(key: shapes.Key, facts: Facts) -> scoring.Weighed:
+    del key
+    pool = facts.pool
+    assert pool is not None
+    fits = [
+      fit(pool, train, held_out, rows=_ROWS[features], documents=documents)
+      for train, held_out in zip(facts.train, facts.validation, strict=True)
+    ]
+    score_TN = (one.score(pool, _ROWS[features]) for one in fits)
+    if kind == "soft":
+      found = scoring.proportional(
+        score_TN, pool, num_targets=len(fits), max_weight=facts.max_weight
+      )
+    else:
+      found = scoring.best(
+        score_TN, pool, share=share, max_weight=facts.max_weight
+      )
+    return found.telling(
+      strength=[one.strength for one in fits],
+      held_out_loss=[one.loss for one in fits],
+    )
+
+  return scoring.method(init, features=frozenset({features} & {"grams"}))
+
+
+Rows = Callable[[Documents, Any], Any]  # numbers of documents, or a slice -> x
+
+
+class Fit(NamedTuple):
+  """Two fits of one target, each of them for the half that it has not seen."""
+
+  models: tuple[Any, Any]  # scikit-learn's
+  middle: int  # between the halves, a key
+  strength: float  # C
+  loss: float  # held out, the mean of both classes
+
+  def score(self, pool: Documents, rows: Rows) -> np.ndarray:
+    """f of every document."""
+    return np.concatenate(
+      [
+        np.where(
+          pool.key_N[part] <= self.middle,
+          *(_f(model, rows(pool, part)) for model in self.models),
+        )
+        for part in packing.chunks(len(pool.key_N), scoring.CHUNK)
+      ]
+    )
+
+
+def fit(
+  pool: Documents,
+  train: Documents,
+  held_out: Documents,
+  *,
+  rows: Rows,
+  documents: int,
+) -> Fit:
+  """The best fits for one target; of equal ones the most regular."""
+  middle = int(
+    np.partition(pool.key_N, (len(pool.key_N) - 1) // 2)[
+      (len(pool.key_N) - 1) // 2
+    ]
+  )
+  halves = [
+    rows(pool, _first(pool.key_N, half_N, documents // 2))
+    for half_N in (pool.key_N <= middle, pool.key_N > middle)
+  ]
+  every_M = np.ones(len(train.key_N), bool)
+  positive = rows(train, _first(train.key_N, every_M, documents))
+  shown = rows(held_out, slice(0, len(held_out.key_N)))
+  found = []
+  for strength in STRENGTHS:
+    models, loss = [], 0.0
+    for own, other in zip(halves, reversed(halves), strict=True):
+      models.append(_model(positive, other, strength))
+      loss += np.logaddexp(0, -_f(models[-1], shown)).mean() / 4
+      loss += np.logaddexp(0, _f(models[-1], own)).mean() / 4
+    found.append(Fit(tuple(models), middle, strength, loss))
+  return min(found, key=lambda one: one.loss)
+
+
+def _first(key_N: np.ndarray, among_N: np.ndarray, most: int) -> np.ndarray:
+  """Some documents, as good as random: those with the smallest keys."""
+  number = np.flatnonzero(among_N)
+  return np.sort(number[np.argsort(key_N[number], kind="stable")[:most]])
+
+
+def _model(positive: Any, negative: Any, strength: float) -> Any:
+  import scipy.sparse
+  from sklearn.exceptions import ConvergenceWarning
+  from sklearn.linear_model import LogisticRegression
+
+  sizes = positive.shape[0], negative.shape[0]
+  x = (
+    scipy.sparse.vstack([positive, negative])
+    if scipy.sparse.issparse(positive)
+    else np.concatenate([positive, negative])
+  )
+  model = LogisticRegression(
+    C=strength,
+    solver="liblinear",  # one thread and a seed: equal bits everywhere
+    dual=scipy.sparse.issparse(positive),  # fewer documents than features
+    random_state=0,
+    max_iter=200,
+  )
+  with warnings.catch_warnings():
+    # Of a weak penalty on few documents; held-out ones judge that fit as it is.
+    warnings.simplefilter("ignore", ConvergenceWarning)
+    return model.fit(
+      x,
+      np.repeat([True, False], sizes),
+      sample_weight=np.repeat([1.0, sizes[0] / sizes[1]], sizes),
+    )
+
+
+def _f(model: Any, x: Any) -> np.ndarray:
+  return model.decision_function(x)
+
+
+def _word_rows(documents: Documents, which: Any) -> Any:
+  from sklearn.feature_extraction.text import TfidfTransformer
+
+  assert documents.grams is not None
+  to_unit = TfidfTransformer(use_idf=False, sublinear_tf=True)
+  return to_unit.fit_transform(documents.grams.rows(which))
+
+
+def _embedding_rows(documents: Documents, which: Any) -> np.ndarray:
+  return np.asarray(documents.embedding_NE[which])
+
+
+_ROWS: dict[str, Rows] = {"grams": _word_rows, "embedding": _embedding_rows}
