@@ -3,7 +3,7 @@
 python -m cmtree_jax.compare --config configs/compare.py --workdir runs/compare
 
 Data and final training are those of default.py, the options of a method are `SMALL`
-in its file: all of them in about an hour on two cores. `method`, `baselines` and
+in its file: all of them in some hours on two cores. `method`, `baselines`, `guard` and
 `final.seeds` of default.py belong to `cmtree_jax.main` and are not read here.
 """
 
@@ -25,8 +25,9 @@ def get_config():
   config.compare.targets = ("film_reviews", "humaneval")
   config.compare.seeds = 3  # final trainings, paired by seed
   # Searches per method and target, on one partition, at most `seeds`; the final
-  # training of seed s uses search s modulo this.
-  config.compare.search_seeds = 1
+  # training of seed s uses search s modulo this. 0: as many as seeds, so that
+  # intervals hold the noise of searches too.
+  config.compare.search_seeds = 0
   # Final trainings at these shares of the token budget, each with a decay of its
   # own: how many tokens reach natural's final loss? 1.0 must be among them.
   config.compare.fractions = (0.5, 1.0)
@@ -35,8 +36,9 @@ def get_config():
   config.compare.noise_repeats = 3  # more seeds of natural: the noise floor
   # More sizes of the final model than final.preset: each is a standing of its own.
   config.compare.final_presets = ("",)[:0]
-  # Every targeted recipe is trained on once more at each of these effective sample
-  # sizes (its weights to a power), as METHOD@SHARE.
+  # Every recipe is trained on at the concentration that trials find best (the block
+  # `trial`). Targeted ones are trained on once more at each of these effective sample
+  # sizes, the same for all, as METHOD@SHARE.
   config.compare.effective_sample_sizes = ()
   # A folder whose cells several comparisons share, one after another, if all else
   # is equal, `data.targets` too; "": WORKDIR/cells.

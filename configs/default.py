@@ -15,6 +15,7 @@ from cmtree_jax.config import factory_defaults
 from cmtree_jax.data import plan as data_plan
 from cmtree_jax.data.build import tokenizer, workers
 from cmtree_jax.embed import grams
+from cmtree_jax.jobs import guard
 from cmtree_jax.jobs.build import Plans
 from cmtree_jax.methods import METHODS
 from cmtree_jax.recipe import domains
@@ -31,7 +32,7 @@ def get_config() -> ConfigDict:
 
   # Which method makes the recipe, and which recipes it is compared with.
   config.method = "cmtree"
-  config.baselines = ("natural", "uniform_clusters", "crisp")
+  config.baselines = ("natural", "crisp_64")
   # Name -> (method, "block.field=value", ...): one method under other settings of
   # its search. A name stands wherever a method's does.
   config.variants = ConfigDict()
@@ -41,6 +42,13 @@ def get_config() -> ConfigDict:
     "classifier.kind=soft",
     "classifier.features=embedding",
   )
+  for clusters in (16, 64, 256):
+    config.variants[f"crisp_{clusters}"] = (
+      "crisp",
+      f"partition.num_clusters={clusters}",
+    )
+  # Whether the method's recipe is handed over only if it beats what costs nothing.
+  config.guard = _block(guard.Plan())
 
   # Their fields, with units, are in the records that they are filled from.
   config.data = _block(data_plan.Plan())

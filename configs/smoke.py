@@ -15,6 +15,10 @@ def get_config():
   config.cmtree.step.solver_steps = 20
   config["values"].sample_documents = 2048
   config.final.seeds = 2
+  config.trial.steps = 25
+  config.trial.steps_per_call = 25
+  config.trial.exponents = (0.5,)
+  config.guard.rivals = ("crisp_16",)
   config.optimizer.warmup_steps = 10
   config["values"].rounds = 2
   config["values"].max_age = 60

@@ -28,7 +28,10 @@ TINY = """
 tokenizer.kind=bytes embedding.dim=8 embedding.max_features=500
 partition.num_clusters=4 batch.rows=4 batch.row_tokens=16 data.max_overlap=1.0
 values.unroll=4 final.steps=12 final.steps_per_call=4
-optimizer.warmup_steps=2 runs.steps=21 evaluate.max_tokens=300 evaluate.rows=8
+trial.preset=0.3m trial.steps=12 trial.steps_per_call=4 trial.max_tokens=300
+trial.exponents=0.5, guard.rivals=crisp_16
+optimizer.warmup_steps=2
+runs.steps=21 evaluate.max_tokens=300 evaluate.rows=8
 mesh.data=1
 """.split()
 

@@ -136,6 +136,7 @@ def made_up(tmp_path_factory) -> claims.Results:
       "target": target,
       "split": split,
       "seed": seed,
+      "search_seed": seed,
       "fraction": 1.0,
       "tokens": 1000,
       "bpb": 3.0
@@ -145,8 +146,10 @@ def made_up(tmp_path_factory) -> claims.Results:
       "accuracy": float("nan"),
       "search_tokens": 100.0,
       "search_flops": 1e6 * (1 + names.index(method) if method in names else 1),
+      "trial_flops": 0.0,
       "final_flops": 1e8,
       "effective_sample_size": 0.5,
+      "kept_share": 0.0,
     }
     for method in ["natural", *names]
     for target in ("one", "two")
@@ -160,9 +163,9 @@ def made_up(tmp_path_factory) -> claims.Results:
   for name in ("joint_16", "rounds_1", "rounds_3", *_UNROLLS):
     for target in ("one", "two"):
       history = [gains] * rounds_of.get(name, 2)
-      found = cells.Found(Cost(), 0.5, history, None, [])
+      found = cells.Found(Cost(), history, [], {"": None})
       made.save_found(
-        cells.Search(name, target, 0), found, np.zeros(1), np.zeros(1)
+        cells.Search(name, target, 0), found, {"": np.zeros(1)}, np.zeros(1)
       )
   return claims.Results(config, folder, made, rows)
 

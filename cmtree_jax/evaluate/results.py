@@ -28,6 +28,7 @@ class Standing(NamedTuple):
   target: str  # or "mean" over a set of several
   method: str
   seeds: int
+  searches: int  # that the seeds stand on
   tokens: int  # of one final training
   bpb: float  # mean over seeds, of the test split
   validation_bpb: float  # NaN: the target has test texts alone
@@ -39,13 +40,15 @@ class Standing(NamedTuple):
   best_verdict: str
   noise_floor: float  # of a difference, from repeats of natural; NaN: one run
   effective_sample_size: float
+  kept_share: float  # that trials chose; 0: the recipe's own
   search_tokens: float  # of one search, mean over searches
   search_flops: float
-  search_share: float  # of the FLOPs of one final training
+  trial_flops: float  # of the trials that chose
+  search_share: float  # of both, in the FLOPs of one final training
   num_budgets: int  # that natural was trained for: one makes no curve
   # The share of natural's tokens that reaches its final loss.
   reach: statistics.Reach
-  # To natural trained on for the FLOPs of the search.
+  # To natural trained on for the FLOPs of search and trials.
   at_equal_flops: Interval | None
 
 
@@ -110,9 +113,16 @@ def _beside(rows: Sequence[Row], natural: Sequence[Row]) -> dict[str, Any]:
     "ci_high": _number(interval.high),
     "effective_sample_size": one["effective_sample_size"],
     "train_tokens": int(one["tokens"]),
+    "kept_share": one["kept_share"],
     "search_tokens": int(one["search_tokens"]),
-    "search_flops_share": one["search_flops"] / one["final_flops"],
+    "trial_tokens": int(one["trial_tokens"]),
+    "search_flops_share": _before(one) / one["final_flops"],
   }
+
+
+def _before(row: Row) -> float:
+  """FLOPs before the final training, of search and trials."""
+  return row["search_flops"] + row["trial_flops"]
 
 
 def _number(x: float) -> float | None:
@@ -191,6 +201,7 @@ def _standing(
     target=rows[0]["target"],
     method=method,
     seeds=seeds,
+    searches=len({row["search_seed"] for row in rows}),
     tokens=rows[0]["tokens"],
     bpb=float(np.mean(bpb_S)),
     validation_bpb=math.nan,  # filled in by the caller
@@ -202,9 +213,12 @@ def _standing(
     best_verdict=statistics.verdict(to_best, floor) if best else "",
     noise_floor=floor,
     effective_sample_size=mean("effective_sample_size"),
+    kept_share=mean("kept_share"),
     search_tokens=mean("search_tokens"),
     search_flops=mean("search_flops"),
-    search_share=mean("search_flops") / mean("final_flops"),
+    trial_flops=mean("trial_flops"),
+    search_share=float(np.mean([_before(row) for row in rows]))
+    / mean("final_flops"),
     num_budgets=len(natural),
     reach=_reach(curve, natural, seeds),
     at_equal_flops=_at_equal_flops(rows, natural),
@@ -226,7 +240,7 @@ def _at_equal_flops(rows: Sequence[Row], natural: _Curve) -> Interval | None:
     same_seed = [runs[row["seed"]] for runs in _with(natural, row["seed"])]
     other_S.append(
       statistics.at_budget(
-        row["final_flops"] + row["search_flops"],
+        row["final_flops"] + _before(row),
         [one["final_flops"] for one in same_seed],
         [one["bpb"] for one in same_seed],
       )

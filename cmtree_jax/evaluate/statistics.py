@@ -92,6 +92,59 @@ def noise_floor(
   return _t_times_deviation(repeats_R, confidence) * math.sqrt(2 / seeds)
 
 
+def standard_error(bpb_CS: np.ndarray) -> float:
+  r"""Of the paired difference of any two of C candidates over S shared seeds.
+
+  .. math:: \hat\sigma \sqrt{2 / S}, \quad \hat\sigma^2 = \frac{
+            \sum_{c,s} (x_{cs} - \bar x_c - \bar x_s + \bar x)^2}{(C-1)(S-1)}
+
+  What a seed does to all candidates alike drops out. The residual variance is half
+  the variance of a paired difference, averaged over all pairs of candidates, so it
+  is known from few seeds if candidates are many (a randomized block design: Fisher
+  1935). Two candidates give the error of `paired_difference`.
+
+  Returns:
+    The error; NaN for one candidate or one seed.
+
+  >>> round(standard_error(np.array([[1.0, 1.2, 1.1], [1.1, 1.2, 1.3]])), 4)
+  0.0577
+  """
+  candidates, seeds = bpb_CS.shape
+  freedom = (candidates - 1) * (seeds - 1)
+  if not freedom:
+    return math.nan
+  residual_CS = (
+    bpb_CS
+    - bpb_CS.mean(axis=1, keepdims=True)
+    - bpb_CS.mean(axis=0, keepdims=True)
+    + bpb_CS.mean()
+  )
+  variance = float((residual_CS**2).sum()) / freedom
+  return math.sqrt(2 * variance / seeds)
+
+
+def pooled_floor(bpb_CS: np.ndarray, *, confidence: float = 0.95) -> float:
+  r"""The difference that two of C candidates show by chance alone, S seeds each.
+
+  .. math:: t_{(1+c)/2,\,(C-1)(S-1)} \, \hat\sigma \sqrt{2 / S}
+
+  with the error of `standard_error`.
+
+  Args:
+    bpb_CS: candidates that were trained with the same seeds.
+    confidence: c, the share of chance differences below the floor.
+  Returns:
+    The floor; NaN for one candidate or one seed.
+  """
+  error = standard_error(bpb_CS)
+  if math.isnan(error):
+    return error
+  from scipy import stats
+
+  freedom = (bpb_CS.shape[0] - 1) * (bpb_CS.shape[1] - 1)
+  return float(stats.t.ppf((1 + confidence) / 2, freedom)) * error
+
+
 def verdict(difference: Interval, floor: float) -> str:
   """What a difference in bits per byte shows: a word for tables.
 

@@ -20,6 +20,7 @@ from cmtree_jax.embed import grams
 from cmtree_jax.evaluate import sets
 from cmtree_jax.loops import look, steer, values
 from cmtree_jax.loops.final import Plan as FinalPlan
+from cmtree_jax.loops.final import TrialPlan
 from cmtree_jax.loops.fleet import ObservePlan
 from cmtree_jax.loops.look import Plan as LookPlan
 from cmtree_jax.loops.runs import Plan as RunsPlan
@@ -42,13 +43,15 @@ class Plans(NamedTuple):
   runs: RunsPlan = RunsPlan()  # whole runs of proxies on mixtures
   look: LookPlan = LookPlan()  # every document is shown once
   observe: ObservePlan = ObservePlan()  # what steer and runs look at
+  trial: TrialPlan = TrialPlan()  # short ones that choose among recipes
   final: FinalPlan = FinalPlan()  # the training that every recipe gets
 
 
 # Blocks that belong to a search: a variant of a method may set them. All others
 # are equal for all recipes that are compared, or it would not be fair.
 SEARCH_BLOCKS = frozenset(
-  {*Plans._fields, "grams", "hypergradient", "partition", "proxy"} - {"final"}
+  {*Plans._fields, "grams", "hypergradient", "partition", "proxy"}
+  - {"final", "trial"}
 )
 
 
@@ -116,7 +119,7 @@ def check(config: Any) -> None:
     method = make_method(name, config)  # refuses options
     if method.extends:
       domains.log_weights_of_sources(Path(method.extends))
-  ends = {"final": made.final.steps}
+  ends = {"final": made.final.steps, "trial": made.trial.steps}
   if made.runs.decay:
     ends["runs"] = made.runs.steps
   for block, steps in ends.items():
@@ -189,7 +192,8 @@ def _check_names(config: Any, made: Plans) -> None:
 
 def _presets(config: Any, made: Plans) -> Iterable[str]:
   """Sizes of all models of a job."""
-  return (config.proxy.preset, made.final.preset, *made.runs.presets)
+  ends = (made.trial.preset, made.final.preset)
+  return (config.proxy.preset, *ends, *made.runs.presets)
 
 
 def _check_mesh(config: Any, made: Plans) -> None:

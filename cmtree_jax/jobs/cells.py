@@ -1,12 +1,12 @@
 """The cells of a comparison: which there are, and the files of those done.
 
-A cell is one search of a method or one final training. Its JSON file is written last
-and whole, so a cell with one is finished and is never done again.
+A cell is one search of a method, one short training that helps to choose among
+versions of what it found, or one final training. Its JSON file is written last and
+whole, so a cell with one is finished and is never done again.
 """
 
 import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,29 +33,50 @@ class Search(NamedTuple):
     return f"{self.method}.{self.target_set}.{self.seed}"
 
 
+class Version(NamedTuple):
+  """Which recipe of a search is meant: it leaves several, each at any concentration."""
+
+  candidate: str = ""  # "start", "round_1", ...; "": the last
+  share: float = (
+    0.0  # of the corpus that is kept in effect; 0: the recipe's own
+  )
+
+  @property
+  def parts(self) -> list[str]:
+    """Of the names of cells."""
+    share = [f"ess{self.share:g}"] * bool(self.share)
+    return [self.candidate] * bool(self.candidate) + share
+
+
+class Trial(NamedTuple):
+  """One short training on a version, scored on validation texts of the targets."""
+
+  search: Search
+  seed: int
+  version: Version = Version()
+
+  @property
+  def name(self) -> str:
+    """Of its files; the search's own seed, for its recipe is what is tried."""
+    return ".".join([self.search.name, *self.version.parts, f"t{self.seed}"])
+
+
 class Final(NamedTuple):
-  """One final training on what a search found."""
+  """One final training on a version of what a search found."""
 
   search: Search
   seed: int
   fraction: float = FULL  # of the token budget
   preset: str = ""  # the model's size; "": config.final.preset
-  share: float = 0.0  # effective sample size of the recipe; 0: its own
+  version: Version = Version()
 
   @property
   def name(self) -> str:
     """Of its files."""
     found = self.search
-    parts = [found.method, found.target_set, self.seed, f"x{self.fraction:g}"]
-    parts += [self.preset] * bool(self.preset)
-    parts += [f"ess{self.share:g}"] * bool(self.share)
-    return ".".join(map(str, parts))
-
-  @property
-  def method(self) -> str:
-    """Its name in the standings."""
-    at = f"@{self.share:g}" if self.share else ""
-    return self.search.method + at
+    parts = [found.method, found.target_set, str(self.seed)]
+    parts += [f"x{self.fraction:g}"] + [self.preset] * bool(self.preset)
+    return ".".join([*parts, *self.version.parts])
 
 
 class Place(NamedTuple):
@@ -81,6 +102,10 @@ class Place(NamedTuple):
     return {"validation": (self.searched, "validation"), **test}
 
 
+# (method, set of its search) -> the version that is trained; others: the last.
+Kept = Mapping[tuple[str, str], Version]
+
+
 class Plan(NamedTuple):
   """What is compared."""
 
@@ -93,7 +118,8 @@ class Plan(NamedTuple):
   natural_multiples: tuple[float, ...]
   noise_repeats: int
   presets: tuple[str, ...] = ()  # more sizes of the final model
-  shares: tuple[float, ...] = ()  # effective sample sizes that recipes share
+  # Effective sample sizes at which all recipes are compared as well.
+  shares: tuple[float, ...] = ()
 
   @property
   def places(self) -> tuple[Place, ...]:
@@ -103,22 +129,35 @@ class Plan(NamedTuple):
 
   def searches(self) -> list[Search]:
     """Every search once, in the order in which the trainings need them."""
-    return list(dict.fromkeys(cell.search for cell in self.finals()))
+    return list(dict.fromkeys(cell.search for cell in self.finals({})))
 
-  def finals(self) -> list[Final]:
+  def finals(self, kept: Kept) -> list[Final]:
     """Every training once; seeds outermost, so what is done is comparable."""
-    cells = [
-      cell
+    return list(dict.fromkeys(cell for _, cell in self.entries(kept)))
+
+  def entries(self, kept: Kept) -> list[tuple[str, Final]]:
+    """Every training under its name in the standings.
+
+    Args:
+      kept: the versions that were chosen.
+    """
+    made = [
+      entry
       for seed in range(self.seeds)
       for target_set in self.target_sets
       for method in self.methods
-      for cell in self._finals(method, target_set, seed)
+      for entry in self._entries(method, target_set, seed, kept)
     ]
-    cells += [
-      Final(self.search(NATURAL, ANY, self.seeds + repeat), self.seeds + repeat)
-      for repeat in range(self.noise_repeats)
-    ]
-    return list(dict.fromkeys(cells))
+    for seed in range(self.seeds, self.seeds + self.noise_repeats):
+      made.append((NATURAL, Final(self.search(NATURAL, ANY, seed), seed)))
+    return list(dict.fromkeys(made))
+
+  def trials(
+    self, method: str, target_set: str, version: Version, *, seeds: int
+  ) -> list[Trial]:
+    """Of a version; each seed tries the search that its final training stands on."""
+    searches = (self.search(method, target_set, seed) for seed in range(seeds))
+    return [Trial(one, seed, version) for seed, one in enumerate(searches)]
 
   def search(self, method: str, target_set: str, seed: int) -> Search:
     """What the final training of a seed stands on."""
@@ -137,24 +176,34 @@ class Plan(NamedTuple):
       return self.target_sets
     return {search.target_set: self.target_sets[search.target_set]}
 
-  def _finals(self, method, target_set, seed):
+  def _entries(self, method, target_set, seed, kept):
     search = self.search(method, target_set, seed)
+    version = kept.get((method, search.target_set), Version())
     more = self.natural_multiples if method == NATURAL else ()
-    yield from (Final(search, seed, f) for f in (*self.fractions, *more))
-    yield from (Final(search, seed, preset=one) for one in self.presets)
+    for fraction in (*self.fractions, *more):
+      yield method, Final(search, seed, fraction, version=version)
+    for preset in self.presets:
+      yield method, Final(search, seed, preset=preset, version=version)
     if method not in self.untargeted:
-      yield from (Final(search, seed, share=one) for one in self.shares)
+      for share in self.shares:
+        at = version._replace(share=share)
+        yield f"{method}@{share:g}", Final(search, seed, version=at)
 
 
 class Found(NamedTuple):
   """What a search handed over beside its arrays."""
 
   cost: Cost
-  effective_sample_size: float
   history: list[dict[str, Any]]  # one row per round, observation or run
-  # See `Partition.to_json`; None: documents have weights of their own.
-  partition: dict[str, Any] | None
   variant: list[str]  # the method and its overrides
+  # Candidate -> partition, see `Partition.to_json`; None: documents have weights of
+  # their own. The last one's name is "".
+  partitions: dict[str, dict[str, Any] | None]
+
+  @property
+  def partition(self) -> dict[str, Any] | None:
+    """Of the last candidate."""
+    return self.partitions[""]
 
 
 class Folder(NamedTuple):
@@ -162,7 +211,7 @@ class Folder(NamedTuple):
 
   path: Path
 
-  def work(self, cell: Search | Final) -> Path:
+  def work(self, cell: Search | Trial | Final) -> Path:
     """Where a cell keeps its checkpoints while it is in progress."""
     return self._file(cell, "work")
 
@@ -173,28 +222,38 @@ class Folder(NamedTuple):
       return None
     return Found(Cost(*facts.pop("search_cost")), **facts)
 
-  def log_w_N(self, cell: Search) -> np.ndarray:
-    """The log-weights that a search found, float32."""
+  def log_w_N(self, cell: Search, candidate: str = "") -> np.ndarray:
+    """The log-weights of a candidate that a search left, float32."""
     with np.load(self._file(cell, "npz")) as arrays:
-      return arrays["log_w_N"]
+      return arrays[_array(candidate)]
 
   def value_N(self, cell: Search) -> np.ndarray:
     """The values that a search measured; NaN for documents without one."""
     with np.load(self._file(cell, "npz")) as arrays:
       if "value_N" in arrays:
         return arrays["value_N"]
-      return np.full(len(arrays["log_w_N"]), np.nan)
+      return np.full(len(arrays[_array("")]), np.nan)
 
   def save_found(
     self,
     cell: Search,
     found: Found,
-    log_w_N: np.ndarray,
+    log_w: Mapping[str, np.ndarray],
     value_N: np.ndarray,
   ) -> None:
-    """Ends a search."""
+    """Ends a search.
+
+    Args:
+      cell: the search.
+      found: all but its arrays.
+      log_w: log-weights of the documents, by candidate.
+      value_N: measured values; NaN where there is none.
+    """
     # Methods compute in float32, so nothing of their weights is lost.
-    arrays = {"log_w_N": log_w_N.astype(np.float32)}
+    arrays = {
+      _array(name): log_w_N.astype(np.float32)
+      for name, log_w_N in log_w.items()
+    }
     if not np.isnan(value_N).all():
       arrays["value_N"] = value_N
     store.save_arrays(self._file(cell, "npz"), arrays)
@@ -202,26 +261,33 @@ class Folder(NamedTuple):
     self._end(cell, {"search_cost": list(facts.pop("cost")), **facts})
 
   def scored(
-    self, cell: Final, places: tuple[Place, ...]
+    self, cell: Trial | Final, names: Iterable[str]
   ) -> dict[str, Any] | None:
-    """What a final training's file says; None if it lacks a place."""
+    """What a training's file says; None if it lacks a score.
+
+    Args:
+      cell: the training.
+      names: of the places that a final training is scored on, of the targets of a
+        trial.
+    """
     facts = _read(self._file(cell, "json"))
-    if facts is None or not all(one.name in facts["bpb"] for one in places):
+    if facts is None or not set(names) <= set(facts["bpb"]):
       return None
     return facts
 
-  def save_scored(self, cell: Final, facts: Mapping[str, Any]) -> None:
-    """Ends a final training; what it was scored on before stays."""
+  def save_scored(self, cell: Trial | Final, facts: Mapping[str, Any]) -> None:
+    """Ends a training; what it was scored on before stays."""
     before = _read(self._file(cell, "json")) or {}
     scores = {
       name: {**before.get(name, {}), **facts[name]}
       for name in ("bpb", "accuracy")
+      if name in facts
     }
     self._end(cell, {**facts, **scores})
 
   def make(self) -> "Folder":
     """Makes the folder."""
-    for kind in (Search, Final):
+    for kind in (Search, Trial, Final):
       (self.path / kind.__name__.lower()).mkdir(parents=True, exist_ok=True)
     return self
 
@@ -236,85 +302,17 @@ class Folder(NamedTuple):
     return self._kind(cell) / f"{_stem(cell.name)}.{suffix}"
 
 
+def _array(candidate: str) -> str:
+  """What the weights of a candidate are called in a search's file of arrays."""
+  return f"log_w_N.{candidate}" if candidate else "log_w_N"
+
+
 def _stem(name: str) -> str:
   """A file name less its extension: of many targets, shortened."""
   return name if len(name) <= _LONGEST else f"{name[:40]}-{store.key_of(name)}"
 
 
 _LONGEST = 100  # characters; file systems take 255 bytes
-
-
-def rows(
-  plan: Plan, folder: Folder, same: Mapping[str, Any]
-) -> list[dict[str, Any]]:
-  """The rows of results.parquet from the files of all cells.
-
-  A model that belongs to several target sets has its scores repeated in each.
-
-  Args:
-    plan: all of its cells are finished.
-    folder: of the cells.
-    same: columns that are the same in all rows.
-  """
-  made = []
-  for cell in plan.finals():
-    scored = folder.scored(cell, plan.places_of(cell.search))
-    found = folder.found(cell.search)
-    assert scored is not None and found is not None, cell
-    for target_set, places in plan.sets_of(cell.search).items():
-      at = f" at {cell.preset}" if cell.preset else ""
-      for place in places:
-        for split, bpb in scored["bpb"][place.name].items():
-          accuracy = scored["accuracy"][place.name][split]
-          made.append(
-            {
-              "method": cell.method,
-              "target_set": target_set + at,
-              "target": place.name + at,
-              "split": split,
-              "seed": cell.seed,
-              "fraction": cell.fraction,
-              "tokens": scored["tokens"],
-              "bpb": bpb,
-              "accuracy": math.nan if accuracy is None else accuracy,
-              "search_tokens": found.cost.tokens,
-              "search_flops": found.cost.flops,
-              "final_flops": scored["final_flops"],
-              "effective_sample_size": scored["effective_sample_size"],
-              **same,
-              "commit": scored["commit"],
-            }
-          )
-  return made
-
-
-def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-  """Rows as Parquet, every column of a fixed type."""
-  import pyarrow as pa
-
-  text, integer, number = pa.string(), pa.int64(), pa.float64()
-  schema = pa.schema(
-    [
-      ("method", text),
-      ("target_set", text),
-      ("target", text),
-      ("split", text),
-      ("seed", integer),
-      ("fraction", number),
-      ("tokens", integer),
-      ("bpb", number),
-      ("accuracy", number),  # NaN: the target has no choices
-      ("search_tokens", number),
-      ("search_flops", number),
-      ("final_flops", number),
-      ("effective_sample_size", number),
-      ("config_digest", text),
-      ("corpus_digest", text),
-      ("commit", text),
-    ]
-  )
-  assert all(math.isfinite(row["bpb"]) for row in rows)
-  store.write_parquet(path, pa.Table.from_pylist(list(rows), schema=schema))
 
 
 def _read(path: Path) -> dict[str, Any] | None:

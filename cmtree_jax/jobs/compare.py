@@ -1,16 +1,25 @@
-"""The story of a comparison: prepare once, search, train, score, table."""
+"""The story of a comparison: prepare once, search, try, train, score, table."""
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from cmtree_jax import config as configs
 from cmtree_jax.data import store
 from cmtree_jax.data.build import prepare
-from cmtree_jax.evaluate import concentration
 from cmtree_jax.evaluate.results import Standing, standings
-from cmtree_jax.jobs import build, cells, final, search, variants
+from cmtree_jax.jobs import (
+  build,
+  cells,
+  final,
+  rows,
+  search,
+  trials,
+  variants,
+)
 from cmtree_jax.jobs import job as jobs
 from cmtree_jax.jobs import plan as plans
 from cmtree_jax.jobs import workdir as workdirs
@@ -47,7 +56,9 @@ def _story(job: Job) -> Show:
     if job.config.compare.cells:
       workdirs.claim_corpus(folder.path, data.digest, workdirs.SHARED)
     comparison = Comparison.make(job, data, plan, folder)
-    found, files = write(comparison, compare(comparison))
+    find(comparison)
+    choice = trials.choose(comparison.trials)
+    found, files = write(comparison, train(comparison, choice))
 
   def show():
     tables.show(found)
@@ -131,6 +142,7 @@ class Comparison(NamedTuple):
   plan: cells.Plan
   folder: cells.Folder
   partitions: Partitions
+  training: final.Training
 
   @classmethod
   def make(
@@ -141,34 +153,47 @@ class Comparison(NamedTuple):
     folder: cells.Folder,
   ) -> "Comparison":
     """One that has no partitions yet."""
-    return cls(job, data, plan, folder, Partitions(job, data, {}))
+    return cls(
+      job,
+      data,
+      plan,
+      folder.make(),
+      Partitions(job, data, {}),
+      final.Training.make(job, data, folder),
+    )
+
+  @property
+  def trials(self) -> trials.Trials:
+    """Those that its plan may need."""
+    settings = build.plans(self.job.config).trial
+    return trials.Trials(self.plan, settings, self.training, self.folder)
 
 
-def compare(one: Comparison) -> list[dict[str, Any]]:
-  """Does all cells that are not done yet; returns the rows of results.parquet."""
-  job, data, plan, folder, _ = one
-  folder.make()
+def find(one: Comparison) -> None:
+  """Does all searches that are not done yet."""
   _check_variants(one)
-  searches = [cell for cell in plan.searches() if folder.found(cell) is None]
-  finals = [
-    cell
-    for cell in plan.finals()
-    if folder.scored(cell, plan.places_of(cell.search)) is None
-  ]
-  job.reporter.expect(_work(searches, finals, job.config))
-  for cell in searches:
-    job.stop.check()
+  searches = one.plan.searches()
+  left = [cell for cell in searches if one.folder.found(cell) is None]
+  one.job.reporter.expect(_work(one, left))
+  for cell in left:
+    one.job.stop.check()
     search_cell(cell, one)
-  if finals:
-    trainer = final.Training.make(job, data)
-    for cell in finals:
-      scores = trainer.scores(cell, plan.places_of(cell.search), folder)
-      folder.save_scored(cell, scores)
+
+
+def train(one: Comparison, choice: trials.Choice) -> list[dict[str, Any]]:
+  """Does all final trainings that are not done yet; returns the rows of results.
+
+  Args:
+    one: all of its searches are done.
+    choice: the versions that are trained.
+  """
+  finals = one.plan.finals(choice.kept)
+  one.training.train(finals, one.plan, one.folder)
   same = {
-    "config_digest": configs.digest(job.config),
-    "corpus_digest": data.digest,
+    "config_digest": configs.digest(one.job.config),
+    "corpus_digest": one.data.digest,
   }
-  return cells.rows(plan, folder, same)
+  return rows.of_cells(one.plan, one.folder, choice.kept, choice.cost, same)
 
 
 def _check_variants(one: Comparison) -> None:
@@ -184,14 +209,18 @@ def _check_variants(one: Comparison) -> None:
       )
 
 
-def _work(
-  searches: Sequence[cells.Search], finals: Sequence[cells.Final], config: Any
-) -> float:
-  """Training rows of cells."""
+def _work(one: Comparison, searches: Sequence[cells.Search]) -> float:
+  """Training rows that are left, as if every recipe stayed at its own concentration."""
+  config, plan = one.job.config, one.plan
+  settings, row_steps = build.plans(config).trial, config.batch.rows
   configs_of = (variants.config_of(cell.method, config) for cell in searches)
-  return sum(build.search_work(own.method, own) for own in configs_of) + sum(
-    final.steps_of(config, cell.fraction) * config.batch.rows for cell in finals
-  )
+  work = sum(build.search_work(own.method, own) for own in configs_of)
+  tried = len(trials.of_plan(plan)) * (1 + len(settings.exponents))
+  work += tried * settings.seeds * settings.steps * row_steps
+  for cell in plan.finals({}):
+    if not final.is_done(cell, plan.places_of(cell.search), one.folder):
+      work += final.steps_of(config, cell.fraction) * row_steps
+  return work
 
 
 def search_cell(cell: cells.Search, one: Comparison) -> None:
@@ -210,28 +239,28 @@ def search_cell(cell: cells.Search, one: Comparison) -> None:
     seed=config.seed,
     stage="search",
   )
-  partition = partitions.partition_of(
-    method, found.weights, parts[method.partition].partition
-  )
-  facts = cells.Found(
-    found.cost,
-    concentration.effective_sample_size(
-      found.log_w_N, one.data.pool.tokens.mass_N
-    ),
-    found.history,
-    None if partition is None else partition.to_json(),
-    variants.settings_of(cell.method, job.config),
-  )
-  folder.save_found(cell, facts, found.log_w_N, found.value_N)
+  log_w, leaves = {}, {}
+  last = ("", found.weights, found.log_w_N)
+  for name, weights, log_w_N in (*found.candidates, last):
+    if name and np.array_equal(log_w_N, found.log_w_N):
+      continue  # it is the last one
+    partition = partitions.partition_of(
+      method, weights, parts[method.partition].partition
+    )
+    log_w[name] = log_w_N
+    leaves[name] = None if partition is None else partition.to_json()
+  settings = variants.settings_of(cell.method, job.config)
+  facts = cells.Found(found.cost, found.history, settings, leaves)
+  folder.save_found(cell, facts, log_w, found.value_N)
 
 
 def write(
-  one: Comparison, rows: list[dict[str, Any]]
+  one: Comparison, found_rows: list[dict[str, Any]]
 ) -> tuple[list[Standing], list[Path]]:
   """Writes results, table and figure; returns the standings and the files."""
   workdir = one.job.workdir
-  cells.write_rows(workdir / RESULTS_FILE, rows)
-  found = standings(rows, seeds=one.plan.seeds)
+  rows.write(workdir / RESULTS_FILE, found_rows)
+  found = standings(found_rows, seeds=one.plan.seeds)
   store.write_atomically(workdir / TABLE_FILE, tables.markdown(found))
   files = [workdir / RESULTS_FILE, workdir / TABLE_FILE]
   try:

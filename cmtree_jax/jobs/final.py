@@ -1,143 +1,200 @@
-"""The final trainings of a comparison, and the frozen evaluation of their models."""
+"""Final trainings and trials of a comparison, and the frozen sets that score them."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from cmtree_jax import budget as budgets
 from cmtree_jax.data.build import prepare
 from cmtree_jax.data.draw import sampler
 from cmtree_jax.data.draw.subpool import Subpools
-from cmtree_jax.data.store import SCORED_SPLITS
-from cmtree_jax.evaluate import answers, concentration, perplexity, sets
+from cmtree_jax.evaluate import answers, perplexity, sets
+from cmtree_jax.evaluate.concentration import effective_sample_size
 from cmtree_jax.jobs import build, cells, search
 from cmtree_jax.jobs import workdir as workdirs
+from cmtree_jax.jobs.cells import Final, Folder, Place, Trial
 from cmtree_jax.jobs.job import Job
+from cmtree_jax.jobs.versions import Versions
 from cmtree_jax.loops import final, fleet
-from cmtree_jax.methods.base import DocumentWeights
 from cmtree_jax.proxy import engine
-from cmtree_jax.proxy.ledger import GRADIENT, Cost
-from cmtree_jax.recipe import concentrate
+from cmtree_jax.proxy.ledger import FORWARD, GRADIENT, Cost
+
+EvalSet = perplexity.EvalSet | answers.AnswerSet
 
 
 class Training(NamedTuple):
-  """What all final trainings share."""
+  """What all trainings of a job share."""
 
   job: Job
   pool: sampler.Sampler
-  mass_N: np.ndarray  # of the pool's documents
-  budget: budgets.Budget
   subpools: Subpools
-  # By (target, split).
-  eval_sets: dict[tuple[str, str], perplexity.EvalSet | answers.AnswerSet]
+  versions: Versions
+  # Of a target, a split and so many tokens; made when it is first asked for, so that
+  # what is not scored on the test split does not read it.
+  eval_set_of: Callable[[str, str, int], EvalSet]
   model_of: Callable[[str], Any]  # of a preset
   engine_of: Callable[[str, int], engine.Engine]  # of so many steps
   commit: str | None
 
   @classmethod
-  def make(cls, job: Job, data: prepare.Prepared) -> "Training":
+  def make(cls, job: Job, data: prepare.Prepared, folder: Folder) -> "Training":
     """Samples, frozen evaluation and compiled functions of a corpus."""
     config = job.config
-    places = [
-      (target, split)
-      for target, splits in data.targets.items()
-      for split in SCORED_SPLITS
-      if len(splits[split])
-    ]
-    documents = {
-      f"{target}, {split}": data.targets[target][split]
-      for target, split in places
-    }
-    eval_sets = sets.scored(
-      documents,
-      build.set_plan(config, max_tokens=config.evaluate.max_tokens),
-      job.reporter.say,
-    )
+
+    @functools.cache
+    def eval_set_of(target, split, max_tokens):
+      (made,) = sets.scored(
+        {f"{target}, {split}": data.targets[target][split]},
+        build.set_plan(config, max_tokens=max_tokens),
+        job.reporter.say,
+      )
+      return made
 
     @functools.cache
     def model_of(preset):
       return build.proxy_of(preset, config, data.vocab_size)
 
+    max_weight = build.budget(config, data).max_weight
     return cls(
       job=job,
       pool=search.pool_sampler(data, config, seed=0),
-      mass_N=data.pool.tokens.mass_N,
-      budget=build.budget(config, data),
       subpools=search.subpools(data, config),
-      eval_sets=dict(zip(places, eval_sets, strict=True)),
+      versions=Versions.make(data, folder, max_weight=max_weight),
+      eval_set_of=eval_set_of,
       model_of=model_of,
       engine_of=_engines(config, model_of),
       commit=workdirs.git_commit(),
     )
 
-  def scores(
+  def train(
     self,
-    cell: cells.Final,
-    places: tuple[cells.Place, ...],
-    folder: cells.Folder,
-  ) -> dict[str, Any]:
-    """Trains on what the cell's search found and scores the model.
+    todo: Iterable[Trial | Final],
+    plan: cells.Plan,
+    folder: Folder,
+  ) -> None:
+    """Does trainings, one after the other, and saves what they were scored.
 
     Args:
-      cell: says which.
-      places: that the model is scored on.
+      todo: trials and final trainings; those that are done already stay so.
+      plan: says what their models are scored on.
       folder: of the cells; a training in progress keeps its checkpoints there.
     Raises:
       Fault: a loss is not finite.
       Interrupted: after saving.
     """
-    config, batch = self.job.config, self.job.config.batch
+    for cell in todo:
+      places = plan.places_of(cell.search)
+      if not is_done(cell, places, folder):
+        scores = self._trial if isinstance(cell, Trial) else self._final
+        folder.save_scored(cell, scores(cell, places, folder))
+
+  def _final(
+    self, cell: Final, places: tuple[Place, ...], folder: Folder
+  ) -> dict[str, Any]:
+    config = self.job.config
     plan = build.plans(config).final
-    plan = plan._replace(steps=steps_of(config, cell.fraction))
-    steps, preset = plan.steps, cell.preset or plan.preset
-    log_w_N = self._log_w_N(cell, folder)
-    wanted = [one for place in places for one in place.scored.values()]
-    self.job.reporter.advance(0, f"final training, {cell.name}")
-    flops = self.model_of(preset).flops_per_token(batch.row_tokens)
+    plan = plan._replace(
+      steps=steps_of(config, cell.fraction), preset=cell.preset or plan.preset
+    )
+    wanted = [
+      (*one, config.evaluate.max_tokens)
+      for place in places
+      for one in place.scored.values()
+    ]
+    found, facts = self._run(cell, plan, wanted, folder)
+    accuracy = [
+      None if np.isnan(one.accuracy) else one.accuracy for one in found
+    ]  # JSON has no NaN
+    return {
+      "bpb": _by_place(places, [one.bpb for one in found]),
+      "accuracy": _by_place(places, accuracy),
+      "final_flops": facts.pop("flops"),
+      **facts,
+    }
+
+  def _trial(
+    self, cell: Trial, places: tuple[Place, ...], folder: Folder
+  ) -> dict[str, Any]:
+    plan = build.plans(self.job.config).trial
+    names = trial_targets(places)
+    wanted = [(name, "validation", plan.max_tokens) for name in names]
+    found, facts = self._run(cell, plan.training, wanted, folder)
+    # What a trial is scored on is a part of its cost: it is no evaluation.
+    model = self.model_of(plan.preset)
+    row_tokens = self.job.config.batch.row_tokens
+    scored = sum(
+      self.eval_set_of(*one).batches.tokens_BT.size for one in wanted
+    )
+    cost = Cost(facts["tokens"], facts["flops"]).plus(
+      scored, FORWARD, model.flops_per_token(row_tokens)
+    )
+    bpb = [one.bpb for one in found]
+    return {
+      **facts,
+      "bpb": dict(zip(names, bpb, strict=True)),
+      "tokens": cost.tokens,
+      "flops": cost.flops,
+    }
+
+  def _run(
+    self,
+    cell: Trial | Final,
+    plan: final.Plan,
+    wanted: list[tuple[str, str, int]],
+    folder: Folder,
+  ) -> tuple[list[answers.Score], dict[str, Any]]:
+    """Trains and scores one model: (a score of each set, facts of the training)."""
+    kind = type(cell).__name__.lower()
+    batch, row_tokens = self.job.config.batch, self.pool.row_tokens
+    log_w_N = self.versions.log_w_N(cell.search, cell.version)
+    flops = self.model_of(plan.preset).flops_per_token(row_tokens)
+    words = {"trial": "trial", "final": "final training"}
+    self.job.reporter.advance(0, f"{words[kind]}, {cell.name}")
     job = self.job._replace(workdir=folder.work(cell))
-    with job.session("final", cell.seed) as session:
+    with job.session(kind, cell.seed) as session:
       world = fleet.World(
-        fleet.Model(self.engine_of(preset, steps), flops),
+        fleet.Model(self.engine_of(plan.preset, plan.steps), flops),
         self.pool._replace(seed=1000 + cell.seed),
         batch.rows,
         self.subpools,
       )
-      seen = world.subpool(steps, "final", cell.seed)
+      seen = world.subpool(plan.steps, kind, cell.seed)
       found = final.run(
         cell.name,
         seen.weights(np.exp(log_w_N)),
-        [self.eval_sets[one] for one in wanted],
+        [self.eval_set_of(*one) for one in wanted],
         world,
         plan,
         session,
       )
-    accuracy = [
-      None if np.isnan(one.accuracy) else one.accuracy for one in found
-    ]  # JSON has no NaN
-    tokens = steps * batch.rows * batch.row_tokens
-    return {
-      "bpb": _by_place(places, [one.bpb for one in found]),
-      "accuracy": _by_place(places, accuracy),
+    tokens = plan.steps * batch.rows * row_tokens
+    mass_N = self.versions.data.pool.tokens.mass_N
+    return found, {
       "tokens": tokens,
-      "final_flops": Cost().plus(tokens, GRADIENT, flops).flops,
-      "effective_sample_size": concentration.effective_sample_size(
-        log_w_N, self.mass_N
-      ),
+      "flops": Cost().plus(tokens, GRADIENT, flops).flops,
+      "effective_sample_size": effective_sample_size(log_w_N, mass_N),
       "commit": self.commit,
     }
 
-  def _log_w_N(self, cell, folder):
-    log_w_N = folder.log_w_N(cell.search).astype(np.float64)
-    if not cell.share:
-      return log_w_N
-    return concentrate.to_share(
-      DocumentWeights(log_w_N),
-      cell.share,
-      concentrate.Ground(self.mass_N),
-      max_weight=self.budget.max_weight,
-    ).log_w_N
+
+def is_done(
+  cell: Trial | Final, places: tuple[Place, ...], folder: Folder
+) -> bool:
+  """Whether a training has been scored on all that is wanted of it."""
+  names = (
+    trial_targets(places)
+    if isinstance(cell, Trial)
+    else tuple(place.name for place in places)
+  )
+  return folder.scored(cell, names) is not None
+
+
+def trial_targets(places: Iterable[Place]) -> tuple[str, ...]:
+  """Targets that trials are scored on: those that drive the search."""
+  return tuple(
+    dict.fromkeys(one.searched for one in places if not one.only_tested)
+  )
 
 
 def steps_of(config: Any, fraction: float) -> int:
@@ -166,10 +223,11 @@ def _engines(
   def engine_of(preset, steps):
     optimizer = build.optimizer_of(config, total_steps=steps)
     made = engine.make(model_of(preset), optimizer, mesh=mesh)
-    if steps == config.final.steps:
+    longest = max(config.final.steps, config.trial.steps)
+    if steps == longest:
       return made
     # What does not depend on the optimizer's steps is compiled once.
-    full = engine_of(preset, config.final.steps)
+    full = engine_of(preset, longest)
     return made._replace(
       init=full.init, weighted_nats=full.weighted_nats, losses=full.losses
     )

@@ -1,4 +1,8 @@
-"""The story of a main job: a comparison on one set of targets, and a recipe of it."""
+"""The story of a main job: a comparison on one set of targets, and a recipe of it.
+
+The method is judged before the test split is read; if it does not beat what costs
+nothing, that is handed over in its place (`guard.py`).
+"""
 
 import time
 from pathlib import Path
@@ -11,14 +15,26 @@ import cmtree_jax
 from cmtree_jax import config as configs
 from cmtree_jax.data import store
 from cmtree_jax.data.build import prepare
+from cmtree_jax.data.draw import packing
 from cmtree_jax.embed import kmeans
-from cmtree_jax.evaluate import angles, results
-from cmtree_jax.jobs import apply, cells, compare, search, variants
+from cmtree_jax.evaluate import angles, results, shares
+from cmtree_jax.jobs import (
+  apply,
+  build,
+  cells,
+  compare,
+  guard,
+  search,
+  variants,
+)
 from cmtree_jax.jobs import job as jobs
 from cmtree_jax.jobs import plan as plans
 from cmtree_jax.jobs import workdir as workdirs
 from cmtree_jax.jobs.job import Job, Show
+from cmtree_jax.jobs.trials import Tried
 from cmtree_jax.methods.base import DocumentWeights
+from cmtree_jax.proxy.ledger import Cost
+from cmtree_jax.recipe import domains, export
 from cmtree_jax.recipe import partition as partitions
 from cmtree_jax.recipe import recipe as recipes
 from cmtree_jax.report import describe, tables
@@ -47,30 +63,61 @@ def _story(job: Job) -> Show:
   begin = time.monotonic()
   config, workdir = job.config, job.workdir
   data = jobs.prepared(job)
-  plan = plans.of_recipe(config, data)
+  table = plans.of_recipe(config, data)
+  plan = plans.of_recipe(config, data, plans.rivals(config))
   folder = cells.Folder(workdir / "cells")
   comparison = compare.Comparison.make(job, data, plan, folder)
-  rows = compare.compare(comparison)
+  compare.find(comparison)
+  formats = set(config.export.formats)
+  guarded = guard.judge(
+    comparison.trials,
+    guard.Plan(**config.guard),
+    table.methods,
+    leaves_only=not formats <= set(export.OF_DOCUMENTS),
+  )
+  more = [guarded.rival.method] if guarded.rival else []
+  comparison = comparison._replace(plan=plans.of_recipe(config, data, more))
+  rows = compare.train(comparison, guarded.choice)
   standings, files = compare.write(comparison, rows)
   beside = results.comparison(rows)
   store.write_atomically(workdir / COMPARISON_FILE, store.to_json(beside))
-  learned = _learned(comparison)
+  trial_cost = comparison.trials.cost(guarded.tried)
+  learned = _learned(comparison, guarded.handed, trial_cost)
   files.append(workdir / COMPARISON_FILE)
   files += apply.hand_over(
     learned.weights, learned.description.nodes, job, data, learned.value_N
   )
+  judged = guarded.to_json(comparison.trials)
+  if guarded.handed != guarded.own:
+    judged["instead_of"] = _learned(
+      comparison, guarded.own, trial_cost
+    ).to_json()
+  tokens = _tokens(comparison, guarded.handed)
   files += recipes.save(
     workdir,
-    {**_facts(config, data), **learned.to_json(), "comparison": beside},
+    {
+      **_facts(config, data),
+      "method": guarded.handed.method,
+      **learned.to_json(),
+      "guard": judged,
+      "tokens": tokens,
+      "comparison": beside,
+    },
     learned=data.folder,
   )
-  summary = _summary(comparison, learned, begin)
+  summary = {
+    **_summary(comparison, learned, begin),
+    "handed_over": judged["handed_over"],
+    "why": guarded.why,
+    "tokens": tokens,
+  }
   store.write_atomically(workdir / SUMMARY_FILE, store.to_json(summary))
   files.append(workdir / SUMMARY_FILE)
-  chosen = next(one for one in standings if one.method == config.method)
+  chosen = next(one for one in standings if one.method == guarded.handed.method)
 
   def show():
     tables.show(standings)
+    tables.show_guard(guarded.verdict, guarded.told)
     tables.show_recipe(learned.description, chosen, summary)
     tables.show_files(files)
 
@@ -78,38 +125,44 @@ def _story(job: Job) -> Show:
 
 
 class Learned(NamedTuple):
-  """What the job's method found, as it is handed over."""
+  """A recipe as it is handed over."""
 
-  found: cells.Found
+  found: cells.Found  # of its search
   weights: partitions.Partition | DocumentWeights
   description: describe.Description
   value_N: np.ndarray  # measured values of the pool's documents
+  trial_cost: Cost  # of all trials of the job
 
   def to_json(self) -> dict[str, Any]:
     """Its part of recipe.json."""
     return {
-      "partition": self.found.partition or recipes.OF_DOCUMENTS,
+      "partition": (
+        recipes.OF_DOCUMENTS
+        if isinstance(self.weights, DocumentWeights)
+        else self.weights.to_json()
+      ),
       **self.description.to_json(),
       "ledger": {
         "search_tokens": self.found.cost.tokens,
         "search_flops": self.found.cost.flops,
+        "trial_tokens": self.trial_cost.tokens,
+        "trial_flops": self.trial_cost.flops,
       },
       "history": self.found.history,
     }
 
 
-def _learned(comparison: compare.Comparison) -> Learned:
-  job, data, plan, folder, _ = comparison
-  (target_set,) = plan.target_sets
-  cell = plan.search(job.config.method, target_set, 0)
+def _learned(
+  comparison: compare.Comparison, one: Tried, trial_cost: Cost
+) -> Learned:
+  data, folder = comparison.data, comparison.folder
+  cell = comparison.trials.cells(one)[0].search
   found = folder.found(cell)
   assert found is not None
-  rows = search.sample_rows(_own(job.config), len(data.pool))
-  if found.partition is None:
-    log_w_N = folder.log_w_N(cell)
-    weights, shown = DocumentWeights(log_w_N), DocumentWeights(log_w_N[rows])
-  else:
-    weights = shown = partitions.partition_from_json(found.partition)
+  rows = search.sample_rows(_own(comparison.job.config), len(data.pool))
+  weights = shown = comparison.training.versions.recipe(cell, one.version)
+  if isinstance(weights, DocumentWeights):
+    shown = DocumentWeights(np.asarray(weights.log_w_N)[rows])
   texts, mass_N = (
     data.documents.rows(rows, "id", "text"),
     data.pool.tokens.mass_N,
@@ -121,7 +174,36 @@ def _learned(comparison: compare.Comparison) -> Learned:
     texts["text"],
     texts["id"],
   )
-  return Learned(found, weights, description, folder.value_N(cell))
+  return Learned(found, weights, description, folder.value_N(cell), trial_cost)
+
+
+def _tokens(comparison: compare.Comparison, one: Tried) -> dict[str, Any]:
+  """Where the recipe's tokens go: near which target, from which source."""
+  data, versions = comparison.data, comparison.training.versions
+  log_w_N = versions.log_w_N(
+    comparison.trials.cells(one)[0].search, one.version
+  )
+  pool, mass_N = data.pool, data.pool.tokens.mass_N
+  driving = {n: s["train"] for n, s in data.targets.items() if len(s["train"])}
+  near_N = shares.nearest(
+    (
+      np.asarray(pool.embedding_NE[rows])
+      for rows in packing.chunks(len(pool), domains.CHUNK)
+    ),
+    [np.asarray(texts.embedding_NE) for texts in driving.values()],
+  )
+  budget = build.budget(comparison.job.config, data)
+  groups = {
+    "nearest_target": (near_N, tuple(driving)),
+    "source": data.documents.labels("source"),
+  }
+  return {
+    name: [
+      share.to_json(budget.tokens)
+      for share in shares.of_groups(group_N, names, log_w_N, mass_N)
+    ]
+    for name, (group_N, names) in groups.items()
+  }
 
 
 def _own(config: Any) -> Any:
@@ -180,7 +262,7 @@ def _nmi(comparison: compare.Comparison, learned: Learned) -> dict[str, float]:
     same = kmeans.fit(
       embedding_NE, num_clusters=log_p_NL.shape[1], seed=config.seed
     )
-    of_N[config.method] = np.argmax(log_p_NL, axis=1)
+    of_N["leaves"] = np.argmax(log_p_NL, axis=1)
     of_N["kmeans_same_leaves"] = kmeans.assign(embedding_NE, same.center_LE)
   return {
     name: angles.nmi(one_N, source_N[kept]) for name, one_N in of_N.items()

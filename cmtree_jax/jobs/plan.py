@@ -1,24 +1,33 @@
 """What a job compares: its config as a plan of cells, refused if it makes no sense."""
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 from cmtree_jax.data.build.prepare import Prepared
 from cmtree_jax.evaluate.results import FULL, NATURAL
-from cmtree_jax.jobs import build, cells, variants
+from cmtree_jax.jobs import build, cells, guard, variants
 from cmtree_jax.methods.base import Method
 from cmtree_jax.proxy.model import PRESETS
 from cmtree_jax.recipe import export
 from cmtree_jax.types import UserError
 
 
-def of_recipe(config: Any, data: Prepared) -> cells.Plan:
-  """A main job's: one recipe for all targets, beside the baselines and natural."""
+def of_recipe(
+  config: Any, data: Prepared, more: Iterable[str] = ()
+) -> cells.Plan:
+  """A main job's: one recipe for all targets, beside the baselines and natural.
+
+  Args:
+    config: of the job.
+    data: its targets are those of the recipe.
+    more: methods or variants, beside those that the config compares.
+  """
   places = tuple(
     cells.Place(name, name, name, only_tested=not len(splits["validation"]))
     for name, splits in data.targets.items()
   )
-  methods = tuple(build.recipe_names(config))
+  methods = tuple(dict.fromkeys((*build.recipe_names(config), *more)))
   return cells.Plan(
     methods=methods,
     target_sets={"+".join(data.targets): places},
@@ -43,13 +52,19 @@ def of_comparison(config: Any) -> cells.Plan:
     },
     untargeted=_untargeted(methods, config),
     seeds=chosen.seeds,
-    search_seeds=chosen.search_seeds,
+    search_seeds=chosen.search_seeds or chosen.seeds,
     fractions=tuple(chosen.fractions),
     natural_multiples=tuple(chosen.natural_multiples),
     noise_repeats=chosen.noise_repeats,
     presets=tuple(chosen.final_presets),
     shares=_shares(config),
   )
+
+
+def rivals(config: Any) -> tuple[str, ...]:
+  """What a main job's method has to beat, beside natural."""
+  plan = guard.Plan(**config.guard)
+  return plan.rivals if guard.is_on(plan, config.method) else ()
 
 
 def method_of(name: str, config: Any) -> Method:
@@ -60,7 +75,7 @@ def method_of(name: str, config: Any) -> Method:
 
 def check_recipe(config: Any) -> None:
   """Refuses a main job whose settings contradict each other."""
-  for name in build.recipe_names(config):
+  for name in dict.fromkeys((*build.recipe_names(config), *rivals(config))):
     build.check(variants.config_of(name, config))
   learns = not config.recipe.apply  # else the recipe says what it weighs
   if learns and method_of(config.method, config).weighs == "documents":
@@ -77,7 +92,7 @@ def check_comparison(config: Any) -> None:
   for name in (NATURAL, *chosen.methods):
     build.check(variants.config_of(name, config))
   _check_targets(chosen.targets)
-  for field, least in (("seeds", 1), ("search_seeds", 1), ("noise_repeats", 0)):
+  for field, least in (("seeds", 1), ("search_seeds", 0), ("noise_repeats", 0)):
     if chosen[field] < least:
       raise UserError(
         f"config.compare.{field} must be at least {least}, came {chosen[field]}."

@@ -38,6 +38,8 @@ class Found(NamedTuple):
   value_N: np.ndarray  # mean measured value of a document, NaN if never probed
   cost: Cost  # what the search cost
   history: list[dict[str, Any]]  # one row per round, observation or run
+  # Name, weights and log-weights of what the search had on its way.
+  candidates: tuple[tuple[str, Weights, np.ndarray], ...] = ()
 
 
 class Learner(NamedTuple):
@@ -112,6 +114,10 @@ def weigh(
     value_N,
     outcome.cost,
     list(outcome.history),
+    tuple(
+      (candidate, weights, log_w_of(weights, data.pool, placed))
+      for candidate, weights in outcome.candidates
+    ),
   )
 
 

@@ -1,4 +1,7 @@
-"""The loop `final`: one model trained on a recipe and scored, the same for all."""
+"""The loop `final`: one model trained on a recipe and scored, the same for all.
+
+Short trainings that choose among recipes, trials, are done by the same loop.
+"""
 
 import contextlib
 import math
@@ -41,6 +44,37 @@ class Plan(NamedTuple):
         f"steps = {self.steps} must be a multiple of steps_per_call = {unit}; "
         f"try {max(self.steps // unit, 1) * unit}."
       )
+
+
+class TrialPlan(NamedTuple):
+  """The short training that chooses among recipes; the block `trial`."""
+
+  preset: str = "0.1m"
+  steps: int = 100
+  seeds: int = 3  # of every recipe that is tried, paired
+  # Recipes are tried at their own concentration and at kept shares of the corpus
+  # R^-x for each x here, R the largest weight; none: at their own alone.
+  exponents: tuple[float, ...] = (0.25, 0.5, 0.75)
+  max_tokens: int = 10_000  # of each target's validation split
+  steps_per_call: int = 50  # drawn and compiled together; divides `steps`
+
+  def check(self) -> None:
+    """Refuses what contradicts itself, with a ValueError."""
+    self.training.check()
+    # Three seeds are the fewest that tell how much two recipes differ by chance.
+    checks.at_least(3, seeds=self.seeds)
+    checks.at_least(1, max_tokens=self.max_tokens)
+    if not all(0 < x < 1 for x in self.exponents):
+      raise ValueError(
+        f"exponents = {tuple(self.exponents)} must be between 0, all of the "
+        "corpus, and 1, as few documents as the largest weight allows."
+      )
+
+  @property
+  def training(self) -> Plan:
+    """As the loop takes it; a trial is saved at its end."""
+    calls = max(1, self.steps // max(1, self.steps_per_call))
+    return Plan(self.preset, self.steps, self.seeds, self.steps_per_call, calls)
 
 
 class State(NamedTuple):

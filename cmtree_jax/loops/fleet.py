@@ -79,6 +79,8 @@ class Outcome(NamedTuple):
   cost: Cost = Cost()
   history: tuple[dict[str, Any], ...] = ()  # per round, observation or run
   value_N: np.ndarray | None = None  # mean value of documents; NaN: never asked
+  # Weights on the way to the last ones: "start", and after each round that was kept.
+  candidates: tuple[tuple[str, Weights], ...] = ()
 
 
 class ObservePlan(NamedTuple):

@@ -5,7 +5,7 @@ The standings also come as Markdown.
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,15 @@ from rich.tree import Tree
 
 from cmtree_jax.evaluate.results import MEAN, NATURAL, Standing
 from cmtree_jax.evaluate.statistics import Interval
+from cmtree_jax.evaluate.verdict import Verdict
 from cmtree_jax.report.describe import Description, Favored, Node
 
 # Headings, and numbers right below them: both tables of a target fit 80 characters.
 _QUALITY = ("BPB", "− natural", "verdict", "− best other")
-_COST = ("ESS", "search\ntokens", "search\nFLOPs", "search\nshare")
+_COST = (
+  *("ESS", "kept", "search\ntokens", "search\nFLOPs", "trial\nFLOPs"),
+  "share",
+)
 _CURVES = ("to\nnatural", "at equal FLOPs")  # of several budgets
 _UNKNOWN = "-"  # natural was not trained for so long
 
@@ -31,8 +35,17 @@ _LEGEND = (
   "Differences are paired by seed, ± is half of their 95 % interval. Better and "
   "worse: the interval excludes zero and the difference is beyond the noise floor, "
   "which is that of two means of independent seeds. The best other method is chosen "
-  "on the validation split. ESS: effective share of the corpus. Search: before the "
-  "final training; its share is of the final training's FLOPs."
+  "on the validation split. ESS: effective share of the corpus. Kept: the one that "
+  "trials on the validation split chose, once for all seeds, or the recipe's own. "
+  "Search, trial: before the final training; their share is of its FLOPs."
+)
+_ONE_SEARCH = (
+  " Searches: {searches} for {seeds} seeds, so the intervals hold the noise of "
+  "final trainings, and not all of the searches' (config.compare.search_seeds)."
+)
+_OWN_SEARCH = (
+  " Every seed is a pair of a search and a final training of its own, so the "
+  "intervals hold the noise of both."
 )
 _LEGEND_OF_CURVES = (
   " To natural: the share of natural's tokens that reaches its final loss; ≤ where "
@@ -69,10 +82,70 @@ def show_recipe(
   else:
     console.print(documents(description.favored, one.effective_sample_size))
   console.print(advice(one), markup=False)
+  for line in token_lines(summary["tokens"]):
+    console.print(line, markup=False)
   for name, value in summary["nmi_source"].items():
     console.print(f"NMI with the hidden sources, {name}: {value:.3f}")
   peak = summary["peak_rss_bytes"] / 2**30
   console.print(f"{summary['wall_seconds']:.0f} s, {peak:.2f} GiB at the peak")
+
+
+def show_guard(verdict: Verdict | None, told: Sequence[str]) -> None:
+  """Prints what was tried on the validation split, and what is handed over.
+
+  Args:
+    verdict: of the guard; None: nobody judged.
+    told: what a person must know besides.
+  """
+  console = Console(highlight=False)
+  if verdict is not None:
+    rows = [
+      [
+        row.name,
+        f"{row.bpb:.4f}",
+        "" if row.name == NATURAL else f"{row.difference:+.4f}",
+        ""
+        if row.name == NATURAL
+        else f"{row.worst_difference:+.4f} {row.worst_target}",
+        "handed over" if row.name == verdict.winner else "",
+      ]
+      for row in verdict.rows.values()
+    ]
+    console.print(
+      _table(
+        "The guard: short trainings, validation bits per byte (lower is better)",
+        ("BPB", "− natural", "worst target", ""),
+        rows,
+      )
+    )
+    console.print(
+      f"Handed over is {verdict.winner}: {verdict.why}", markup=False
+    )
+  for line in told:
+    console.print(line, markup=False)
+
+
+def token_lines(tokens: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+  """Where a recipe's tokens go, largest changes of sources first."""
+
+  def listed(shares):
+    return ", ".join(
+      f"{one['name'] or 'unknown'} {one['recipe']:.1%} ({one['natural']:.1%})"
+      for one in shares
+    )
+
+  near, source = tokens["nearest_target"], tokens["source"]
+  lines = [
+    "Tokens of the recipe by the target that their documents are nearest to (of "
+    f"natural): {listed(near)}."
+  ]
+  if len(source) > 1:
+    moved = sorted(source, key=lambda one: one["natural"] - one["recipe"])
+    lines.append(f"More than natural has: {listed(moved[:_SOURCES])}.")
+  return lines
+
+
+_SOURCES = 3  # whose share grew most
 
 
 def show_files(files: Sequence[Path]) -> None:
@@ -97,8 +170,18 @@ def markdown(standings: Sequence[Standing]) -> str:
 
 def legend(standings: Iterable[Standing]) -> str:
   """What the columns mean."""
+  standings = list(standings)
   curves = any(_has_curves(one) for one in standings)
-  return _LEGEND + _LEGEND_OF_CURVES * curves
+  text = _LEGEND
+  if standings and standings[0].seeds > 1:
+    searches, seeds = standings[0].searches, standings[0].seeds
+    pairs = searches == seeds
+    text += (
+      _OWN_SEARCH
+      if pairs
+      else _ONE_SEARCH.format(searches=searches, seeds=seeds)
+    )
+  return text + _LEGEND_OF_CURVES * curves
 
 
 def blocks(standings: Iterable[Standing]) -> list[list[Standing]]:
@@ -266,13 +349,21 @@ def _cost(one: Standing) -> list[str]:
   cost = [
     one.method,
     f"{one.effective_sample_size:.2f}",
+    _kept(one),
     _short(one.search_tokens),
     _power(one.search_flops),
+    _power(one.trial_flops),
     f"{one.search_share:.2f}",
   ]
   if not _has_curves(one):
     return cost
   return [*cost, _reach(one), _at_equal_flops(one)]
+
+
+def _kept(one: Standing) -> str:
+  if one.method == NATURAL:
+    return ""
+  return f"{one.kept_share:.2f}" if one.kept_share else "own"
 
 
 def _at_equal_flops(one: Standing) -> str:

@@ -84,6 +84,27 @@ def test_a_small_difference_is_below_the_floor_though_its_interval_is_not():
   assert one.verdict == "no difference"
 
 
+def test_trials_are_a_part_of_what_a_recipe_costs():
+  natural = _curve("natural", 1.5, (1.0, 2.0, 4.0))
+  half = {"search_flops": FLOPS / 2, "trial_flops": FLOPS / 2}
+  crisp = [{**row, **half} for row in _rows("crisp", 1.4)]
+  (one, _) = standings(natural + crisp, seeds=SEEDS)
+  assert (one.search_share, one.trial_flops) == (1.0, FLOPS / 2)
+  # Natural trained on for both is at twice the budget, where it has 1.4 too.
+  assert one.at_equal_flops.mean == pytest.approx(np.mean(OWN[:SEEDS]))
+  beside = {row["recipe"]: row for row in comparison(natural + crisp)}
+  assert beside["crisp"]["search_flops_share"] == 1.0
+
+
+def test_seeds_that_share_a_search_are_counted():
+  crisp = [{**row, "search_seed": 0} for row in _rows("crisp", 1.4)]
+  found = standings(_rows("natural", 1.5) + crisp, seeds=SEEDS)
+  assert {one.method: one.searches for one in found} == {
+    "crisp": 1,
+    "natural": SEEDS,
+  }
+
+
 def test_one_seed_gives_no_verdict():
   rows = _rows("natural", 1.5) + _rows("crisp", 1.4)
   alone = [row for row in rows if row["seed"] == 0]
@@ -264,6 +285,10 @@ def _row(method, seed, fraction, bpb):
     "accuracy": 0.25,
     "search_tokens": 0.0,
     "search_flops": 0.0,
+    "search_seed": seed,
+    "trial_tokens": 0.0,
+    "trial_flops": 0.0,
     "final_flops": FLOPS,
     "effective_sample_size": 0.5,
+    "kept_share": 0.0,
   }

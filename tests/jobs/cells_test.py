@@ -5,7 +5,7 @@ import numpy as np
 from cmtree_jax.jobs import cells
 from cmtree_jax.proxy.ledger import Cost
 
-FOUND = cells.Found(Cost(3.0, 5.0), 0.5, [{"gain": 0.25}], None, ["crisp"])
+FOUND = cells.Found(Cost(3.0, 5.0), [{"gain": 0.25}], ["crisp"], {"": None})
 
 
 def test_a_search_is_kept_with_its_measured_values(tmp_path):
@@ -15,16 +15,30 @@ def test_a_search_is_kept_with_its_measured_values(tmp_path):
   cell = cells.Search("crisp", "a", 0)
   assert folder.found(cell) is None
   folder.work(cell).mkdir()
-  folder.save_found(cell, FOUND, log_w_N, value_N)
+  folder.save_found(cell, FOUND, {"": log_w_N}, value_N)
   assert folder.found(cell) == FOUND
   assert not folder.work(cell).exists()
   np.testing.assert_array_equal(folder.log_w_N(cell), log_w_N)
   np.testing.assert_array_equal(folder.value_N(cell), value_N)
   # Where nothing was measured, nothing is stored.
-  folder.save_found(cell, FOUND, log_w_N, np.full(2, np.nan))
+  folder.save_found(cell, FOUND, {"": log_w_N}, np.full(2, np.nan))
   np.testing.assert_array_equal(folder.value_N(cell), [np.nan, np.nan])
   with np.load(tmp_path / "search" / "crisp.a.0.npz") as arrays:
     assert arrays.files == ["log_w_N"]
+
+
+def test_a_search_keeps_what_it_had_on_its_way(tmp_path):
+  folder = cells.Folder(tmp_path).make()
+  cell = cells.Search("cmtree", "a", 0)
+  log_w = {"start": np.array([0.5, -1.0]), "": np.array([0.1, -2.0])}
+  found = FOUND._replace(partitions={"start": {"kind": "tree"}, "": None})
+  folder.save_found(cell, found, log_w, np.zeros(2))
+  for name, log_w_N in log_w.items():
+    np.testing.assert_array_equal(
+      folder.log_w_N(cell, name), log_w_N.astype(np.float32)
+    )
+  assert folder.found(cell) == found
+  assert list(found.partitions) == ["start", ""]  # as the search went
 
 
 def test_a_set_of_many_targets_has_files_of_a_possible_name(tmp_path):
@@ -34,7 +48,8 @@ def test_a_set_of_many_targets_has_files_of_a_possible_name(tmp_path):
     cells.Search("crisp", name, seed) for name in names for seed in (0, 1)
   ]
   for number, cell in enumerate(searches):
-    folder.save_found(cell, FOUND, np.full(1, float(number)), np.zeros(1))
+    log_w = {"": np.full(1, float(number))}
+    folder.save_found(cell, FOUND, log_w, np.zeros(1))
   for number, cell in enumerate(searches):
     assert folder.log_w_N(cell) == number
 
@@ -51,7 +66,7 @@ def test_a_plan_has_every_cell_once_with_seeds_outermost():
     natural_multiples=(2.0,),
     noise_repeats=2,
   )
-  finals = plan.finals()
+  finals = plan.finals({})
   assert len(set(finals)) == len(finals) == 3 * (3 + 2 * 2) + 2
   assert [cell.seed for cell in finals] == sorted(c.seed for c in finals)
   assert [cell.name for cell in finals[:5]] == [
@@ -98,7 +113,7 @@ def test_more_sizes_and_concentrations_are_cells_of_the_full_budget():
     presets=("4m",),
     shares=(0.3,),
   )
-  assert [cell.name for cell in plan.finals()] == [
+  assert [cell.name for cell in plan.finals({})] == [
     "natural.any.0.x0.5",
     "natural.any.0.x1",
     "natural.any.0.x1.4m",
@@ -107,7 +122,65 @@ def test_more_sizes_and_concentrations_are_cells_of_the_full_budget():
     "crisp.a.0.x1.4m",
     "crisp.a.0.x1.ess0.3",
   ]
-  assert plan.finals()[-1].method == "crisp@0.3"
+  names = [name for name, _ in plan.entries({})]
+  assert names == ["natural"] * 3 + ["crisp"] * 3 + ["crisp@0.3"]
+
+
+def test_the_version_that_was_chosen_is_trained_at_all_budgets():
+  plan = cells.Plan(
+    methods=("natural", "crisp", "doremi"),
+    target_sets={"a": (cells.Place.of("a"),), "b": (cells.Place.of("b"),)},
+    untargeted=frozenset({"natural", "doremi"}),
+    seeds=1,
+    search_seeds=1,
+    fractions=(0.5, 1.0),
+    natural_multiples=(),
+    noise_repeats=0,
+    presets=("4m",),
+    shares=(0.3,),
+  )
+  chosen = cells.Version("start", 0.5)
+  kept = {("crisp", "b"): chosen, ("doremi", "any"): cells.Version(share=0.7)}
+  names = {cell.name for name, cell in plan.entries(kept) if name != "natural"}
+  assert names == {
+    *("crisp.a.0.x0.5", "crisp.a.0.x1", "crisp.a.0.x1.4m"),
+    "crisp.a.0.x1.ess0.3",
+    *("crisp.b.0.x0.5.start.ess0.5", "crisp.b.0.x1.start.ess0.5"),
+    "crisp.b.0.x1.4m.start.ess0.5",
+    "crisp.b.0.x1.start.ess0.3",
+    *("doremi.any.0.x0.5.ess0.7", "doremi.any.0.x1.ess0.7"),
+    "doremi.any.0.x1.4m.ess0.7",
+  }
+  # A share that is chosen and asked for besides is trained once, and stands twice.
+  both = {("crisp", "b"): cells.Version(share=0.3)}
+  cell = cells.Final(
+    cells.Search("crisp", "b", 0), 0, version=cells.Version(share=0.3)
+  )
+  entries = [name for name, one in plan.entries(both) if one == cell]
+  assert entries == ["crisp", "crisp@0.3"]
+  assert plan.finals(both).count(cell) == 1
+
+
+def test_a_trial_tries_the_search_of_its_seed():
+  plan = cells.Plan(
+    methods=("natural", "crisp"),
+    target_sets={"a": (cells.Place.of("a"),)},
+    untargeted=frozenset({"natural"}),
+    seeds=2,
+    search_seeds=2,
+    fractions=(1.0,),
+    natural_multiples=(),
+    noise_repeats=0,
+  )
+  version = cells.Version("round_1", 0.25)
+  trials = plan.trials("crisp", "a", version, seeds=3)
+  assert [(one.search.seed, one.seed) for one in trials] == [
+    (0, 0),
+    (1, 1),
+    (0, 2),
+  ]
+  assert trials[1].name == "crisp.a.1.round_1.ess0.25.t1"
+  assert {one.search for one in trials} <= set(plan.searches())
 
 
 def test_a_training_keeps_what_it_was_scored_on_before(tmp_path):
@@ -117,9 +190,9 @@ def test_a_training_keeps_what_it_was_scored_on_before(tmp_path):
   for place, bpb in ((a, 1.0), (b, 2.0)):
     scores = {place.name: {"test": bpb}}
     folder.save_scored(cell, {"bpb": scores, "accuracy": scores, "tokens": 7})
-  assert folder.scored(cell, (a, b)) == {
+  assert folder.scored(cell, "ab") == {
     "bpb": {"a": {"test": 1.0}, "b": {"test": 2.0}},
     "accuracy": {"a": {"test": 1.0}, "b": {"test": 2.0}},
     "tokens": 7,
   }
-  assert folder.scored(cell, (cells.Place.of("c"),)) is None
+  assert folder.scored(cell, "c") is None

@@ -23,7 +23,7 @@ values.rounds=3 values.max_age=24 values.min_age=4 values.steps_between_rounds=4
 values.lookahead=4 values.outer_rows=8 values.probe_rows=8
 values.validation_rows=8 final.calls_per_save=1 final.seeds=2
 cmtree.branching=2,2 cmtree.start.angle_dim=4 cmtree.step.solver_steps=5
-cmtree.replay.size=256
+cmtree.replay.size=256 guard.on=false
 """.split()
 
 
@@ -48,8 +48,7 @@ def test_comparison_has_a_row_for_every_recipe(finished):
   assert [row["recipe"] for row in rows] == [
     "cmtree",
     "natural",
-    "uniform_clusters",
-    "crisp",
+    "crisp_64",
   ]
   natural = rows[1]
   for row in rows:
@@ -62,13 +61,14 @@ def test_comparison_has_a_row_for_every_recipe(finished):
     assert 0 < row["effective_sample_size"] <= 1 + 1e-6
   assert natural["search_tokens"] == natural["search_flops_share"] == 0
   assert rows[0]["search_tokens"] > 0
+  assert rows[0]["trial_tokens"] > 0 == natural["trial_tokens"]
 
 
 def test_summary_names_what_was_run(finished):
   summary = json.loads((finished / "summary.json").read_text())
   assert summary["documents"] == 120
   assert summary["peak_rss_bytes"] > 2**26
-  for name in ("cmtree", "partition"):
+  for name in ("leaves", "partition"):
     assert 0 <= summary["nmi_source"][name] <= 1
   for name in ("config_digest", "corpus_digest"):
     assert len(summary[name]) >= 16
@@ -283,7 +283,7 @@ def test_a_job_on_eight_devices_finds_the_same(finished, corpus, tmp_path):
     for folder in (finished, tmp_path)
   )
   # Float32 through twelve steps; a search amplifies rounding by its choices.
-  for name in ("natural", "uniform_clusters", "crisp"):
+  for name in ("natural", "crisp_64"):
     np.testing.assert_allclose(divided[name], alone[name], rtol=1e-4)
   np.testing.assert_allclose(divided["cmtree"], alone["cmtree"], rtol=0.02)
 

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from cmtree_jax.evaluate.results import Standing
 from cmtree_jax.evaluate.statistics import Interval, Reach
+from cmtree_jax.evaluate.verdict import Row, Verdict
 from cmtree_jax.report import tables
 from cmtree_jax.report.describe import Node
 
@@ -67,6 +68,7 @@ def _standing(verdict: str, **changes) -> Standing:
     target="news",
     method="crisp",
     seeds=2,
+    searches=2,
     tokens=1000,
     bpb=1.5,
     validation_bpb=1.6,
@@ -78,8 +80,10 @@ def _standing(verdict: str, **changes) -> Standing:
     best_verdict="",
     noise_floor=math.nan,
     effective_sample_size=0.5,
+    kept_share=0.0,
     search_tokens=0.0,
     search_flops=0.0,
+    trial_flops=0.0,
     search_share=0.0,
     num_budgets=1,
     reach=Reach(1.0, True),
@@ -106,3 +110,57 @@ def test_readings_off_curves_are_shown_where_there_are_curves():
     assert ("To natural: the share" in text) == shown
     (heading, rule, row) = [x for x in text.splitlines() if x.startswith("|")]
     assert heading.count("|") == rule.count("|") == row.count("|")
+
+
+def test_the_legend_says_what_noise_the_intervals_hold():
+  for searches, words in ((2, "noise of both"), (1, "Searches: 1 for 2 seeds")):
+    assert words in tables.legend([_standing("better", searches=searches)])
+
+
+def test_a_share_that_trials_chose_and_their_cost_are_shown():
+  chosen = _standing("better", kept_share=0.35, trial_flops=2e9)
+  for one, words in (
+    (chosen, ["0.35", "2.0e9"]),
+    (_standing("better"), ["own"]),
+    (chosen._replace(method="natural"), [" |  | "]),
+  ):
+    row = tables.markdown([one]).splitlines()[4]
+    for word in words:
+      assert word in row
+    assert ("own" in row) == (one.kept_share == 0)
+
+
+def test_the_guard_tells_what_it_tried_and_why(capsys):
+  rows = {
+    name: Row(name, 2.0 + difference, difference, "code", worst, {})
+    for name, difference, worst in (
+      ("crisp_16", -0.2, -0.05),
+      ("cmtree", -0.1, 0.03),
+      ("natural", 0.0, 0.0),
+    )
+  }
+  found = Verdict("crisp_16", "cmtree is worse than crisp_16.", 0.01, rows)
+  tables.show_guard(found, ("Not judged: dsir.",))
+  told = capsys.readouterr().out
+  assert re.search(r"cmtree +1\.9000 +-0\.1000 +\+0\.0300 code", told)
+  assert re.search(r"crisp_16 +1\.8000 .* handed over", told)
+  assert "Handed over is crisp_16: cmtree is worse than crisp_16." in told
+  assert "Not judged: dsir." in told
+
+
+def test_a_recipes_tokens_are_told_by_target_and_by_source():
+  def shares(*rows):
+    return [dict(name=n, natural=a, recipe=b, tokens=0) for n, a, b in rows]
+
+  near, sources = tables.token_lines(
+    {
+      "nearest_target": shares(("code", 0.5, 0.031), ("news", 0.5, 0.969)),
+      "source": shares(
+        *(("a", 0.2, 0.3), ("b", 0.4, 0.1), ("c", 0.2, 0.4), ("", 0.1, 0.1)),
+        ("d", 0.1, 0.1),
+      ),
+    }
+  )
+  assert "code 3.1% (50.0%), news 96.9% (50.0%)" in near
+  assert "c 40.0% (20.0%), a 30.0% (20.0%), unknown 10.0%" in sources
+  assert "b " not in sources
