@@ -197,7 +197,7 @@ class Found(NamedTuple):
   history: list[dict[str, Any]]  # one row per round, observation or run
   variant: list[str]  # the method and its overrides
   # Candidate -> partition, see `Partition.to_json`; None: documents have weights of
-  # their own. The last one's name is "".
+  # their own. In the order in which the search had them; the last one's name is "".
   partitions: dict[str, dict[str, Any] | None]
 
   @property
@@ -220,7 +220,8 @@ class Folder(NamedTuple):
     facts = _read(self._file(cell, "json"))
     if facts is None:
       return None
-    return Found(Cost(*facts.pop("search_cost")), **facts)
+    cost, partitions = Cost(*facts.pop("search_cost")), facts.pop("partitions")
+    return Found(cost, **facts, partitions=dict(partitions))
 
   def log_w_N(self, cell: Search, candidate: str = "") -> np.ndarray:
     """The log-weights of a candidate that a search left, float32."""
@@ -258,7 +259,10 @@ class Folder(NamedTuple):
       arrays["value_N"] = value_N
     store.save_arrays(self._file(cell, "npz"), arrays)
     facts = found._asdict()
-    self._end(cell, {"search_cost": list(facts.pop("cost")), **facts})
+    cost, partitions = list(facts.pop("cost")), facts.pop("partitions")
+    # As pairs: an object of JSON forgets the order.
+    facts["partitions"] = list(partitions.items())
+    self._end(cell, {"search_cost": cost, **facts})
 
   def scored(
     self, cell: Trial | Final, names: Iterable[str]

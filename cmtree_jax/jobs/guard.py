@@ -48,13 +48,15 @@ class Guarded(NamedTuple):
 
   def to_json(self, trials: Trials) -> dict[str, Any]:
     """Its part of recipe.json."""
+    # At least three seeds are tried, so the floor is a number.
+    floor = self.verdict.noise_floor if self.verdict else None
     return {
       "asked": _json(self.own, trials),
       "handed_over": _json(self.handed, trials),
       "fired": self.handed != self.own,
       "why": self.why,
       "told": list(self.told),
-      "noise_floor": self.verdict.noise_floor if self.verdict else None,
+      "noise_floor": floor,
       "rows": [
         row._asdict()
         for row in (self.verdict.rows.values() if self.verdict else ())
@@ -92,8 +94,8 @@ def judge(
     leaves_only: recipes of single documents cannot be handed over.
   """
   own = _tried(trials, table[0])
-  if not is_on(plan, own.method) or not trials.targets(own):
-    return _unjudged(trials, plan, own)
+  if not is_on(plan, own.method):
+    return _unjudged(trials, own)
   natural = _tried(trials, NATURAL)
   rivals = [_tried(trials, name) for name in plan.rivals if name != own.method]
   barred = [
@@ -133,21 +135,15 @@ def judge(
   )
 
 
-def _unjudged(trials: Trials, plan: Plan, own: Tried) -> Guarded:
+def _unjudged(trials: Trials, own: Tried) -> Guarded:
   """The method as it is, at its best concentration."""
-  choice = trying.choose(trials) if trials.targets(own) else Choice()
+  choice = trying.choose(trials)
   version = choice.kept.get((own.method, own.target_set), Version())
-  if not plan.on:
+  why = "Natural is what was asked for."
+  if own.method != NATURAL:
     why = (
       f"The guard is off (config.guard.on): {own.method} is handed over, whatever "
       "it is worth."
-    )
-  elif own.method == NATURAL:
-    why = "Natural is what was asked for."
-  else:
-    why = (
-      f"No target has validation texts to judge on: {own.method} is handed over "
-      "unguarded."
     )
   own = own._replace(version=version)
   return Guarded(own, own, None, choice, None, (), (why,))

@@ -37,8 +37,9 @@ def test_a_search_keeps_what_it_had_on_its_way(tmp_path):
     np.testing.assert_array_equal(
       folder.log_w_N(cell, name), log_w_N.astype(np.float32)
     )
-  assert folder.found(cell) == found
-  assert list(found.partitions) == ["start", ""]  # as the search went
+  loaded = folder.found(cell)
+  assert loaded == found
+  assert list(loaded.partitions) == ["start", ""]  # as the search went
 
 
 def test_a_set_of_many_targets_has_files_of_a_possible_name(tmp_path):
