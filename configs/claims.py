@@ -5,6 +5,8 @@ python -m experiments.joint_against_frozen --config claims:cpu --workdir runs/cl
 The argument is a scale and, if wanted, a folder as configs/bench.py takes it:
 "toy" (minutes on two cores), "cpu" (hours on two cores), "gpu" (one H100),
 "gpu,FOLDER". The final model has four times the FLOPs of the proxy that searches.
+Recipes are for one epoch of the corpus; --config.budget.epochs=4 asks for another
+budget, in a workdir of its own, for every search and every training follows from it.
 """
 
 from cmtree_jax.types import UserError
@@ -40,8 +42,8 @@ PRESETS = {
   "gpu": ("1m", "4m", "25m"),
 }
 
-# Searches that cost about 1, 3, 10 and 30 % of the FLOPs of the final training of a
-# model of 16 s, 150 steps of 16 rows. Columns: rounds, min_age,
+# Searches that cost about .3, 1, 3 and 10 % of the FLOPs of the final training of a
+# model of 16 s, 600 steps of 16 rows. Columns: rounds, min_age,
 # steps_between_rounds, unroll, outer_rows, probe_rows.
 BUDGETS = (
   (1, 8, 8, 4, 64, 64),
@@ -78,7 +80,7 @@ def get_config(argument: str = "cpu"):
   config.compare.noise_repeats = 3
   # Joint and frozen recipes are compared at these as well.
   config.compare.effective_sample_sizes = (0.3, 0.1)
-  config.final.steps_per_call = 30  # divides also two fifths of the steps
+  config.final.steps_per_call = 30  # divides also a fifth of the steps
   _SCALES[scale](config)
   leaves = (4, 16) if scale == "toy" else tuple(LEAVES)
   config.variants.update(
@@ -96,8 +98,9 @@ def _toy(config):
   config.compare.seeds = 2
   config.compare.noise_repeats = 1
   config.partition.num_clusters = 8
-  config.final.steps = 30
+  config.final.steps = 60
   config.final.steps_per_call = 6
+  config.budget.min_documents = 100  # about what 60 steps see in one epoch
   config.optimizer.warmup_steps = 10
   config.cmtree.step.solver_steps = 20
   config.tilts.solver_steps = 20
@@ -120,6 +123,10 @@ def _toy(config):
 
 
 def _cpu(config):
+  # 614,400 tokens: at one epoch some 1,300 documents, at four about as many as a
+  # sub-pool has at least.
+  config.final.steps = 600
+  config.budget.min_documents = 300
   config["values"].rounds = 2
 
 

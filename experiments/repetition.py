@@ -22,23 +22,28 @@ too, :math:`U(n) = R^* (1 - e^{-n / R^*})`, and R* is fitted for that as well.
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from cmtree_jax.evaluate import statistics
 from cmtree_jax.evaluate.results import FULL
 from cmtree_jax.jobs.command import command
 from cmtree_jax.types import UserError
 from experiments import claims
 from experiments.claims import NATURAL, Results
 
-EPOCHS = (1 / 16, 1 / 4, 1, 4, 16)  # of natural
+EPOCHS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 16)  # of natural
 CONCENTRATED = "crisp_64"
 RECIPES = (NATURAL, CONCENTRATED)
 MAX_WEIGHT = 16.0  # at 1/16 of an epoch one look
 FRESH = (0.2, 0.4, 0.7, FULL)  # shares of the tokens, all fresh
 SPLITS = ("validation", "test")
+# Trainings that are fitted, by the most looks at a document: those that the default
+# cap allows, and all.
+LIMITS = {"up to 4": 4.0, "any number": np.inf}
 
 R_STARS = np.geomspace(0.05, 500, 185)  # 5 % apart
 BETAS = np.geomspace(0.05, 3, 60)
@@ -96,6 +101,9 @@ class Point(NamedTuple):
   epochs: float
   fraction: float
   seed: int
+  most: (
+    float  # looks at the heaviest documents of the recipe, in the whole corpus
+  )
   looks_G: np.ndarray  # at the documents of a group, all alike
   tokens_G: np.ndarray  # of the groups
   bpb: dict[str, float]  # by split
@@ -116,33 +124,33 @@ def show(parts: Mapping[float, Results], folder: Path) -> Iterator[Path]:
   first = parts[min(EPOCHS)]
   for target in first.targets:
     points = _points(parts, target)
-    fits = {
-      (split, form): _fits(points, split, worth)
-      for split in SPLITS
-      for form, worth in WORTH.items()
-    }
     yield claims.write_table(
       folder / f"losses.{target}.md",
       f"Losses by epochs of natural, {target}",
       [
         *("recipe", "epochs", "share of the tokens", "most looks"),
         *("fresh / all tokens", *(f"{split} BPB" for split in SPLITS)),
+        "share of fresh tokens with that test BPB",
       ],
       _losses(points),
     )
+    fits = {
+      (split, limit, form): _fits(points, split, most, worth)
+      for split in SPLITS
+      for limit, most in LIMITS.items()
+      for form, worth in WORTH.items()
+    }
     yield claims.write_table(
       folder / f"fits.{target}.md",
       f"R* with its 95 % interval over seeds (deviation of the fit, BPB), {target}",
       [
-        *("split", "what looks are worth", *RECIPES, "one for both"),
+        *("split", "looks", "what they are worth", *RECIPES, "one for both"),
         f"{NATURAL} / {CONCENTRATED}",
       ],
-      ([split, form, *fit.text()] for (split, form), fit in fits.items()),
+      ([*key, *fit.text()] for key, fit in fits.items()),
     )
-    form = next(iter(WORTH))
-    yield _draw(
-      points, fits["test", form], target, folder / f"repetition.{target}.svg"
-    )
+    shown = {limit: fits["test", limit, next(iter(WORTH))] for limit in LIMITS}
+    yield _draw(points, shown, target, folder / f"repetition.{target}.svg")
 
 
 def _points(
@@ -167,6 +175,7 @@ def _points(
             epochs,
             fraction,
             seed,
+            epochs * (1 if recipe == NATURAL else MAX_WEIGHT),
             *_looks(part, recipe, target, subpools, (fraction, seed)),
             {split: bpb[split][seed] for split in SPLITS},
           )
@@ -241,40 +250,55 @@ def effective(point: Point, r_star: float, worth: Worth) -> float:
   return float(point.tokens_G @ (low_G + share_G * (high_G - low_G)))
 
 
-def _effective_RP(points: Sequence[Point], worth: Worth) -> np.ndarray:
-  """D' of every training under every R*, in units of all tokens."""
-  most = max(point.total for point in points)
-  return np.array(
-    [[effective(one, r, worth) / most for one in points] for r in R_STARS]
-  )
+class Sample(NamedTuple):
+  """The trainings of one recipe, as they are fitted."""
 
+  effective_RP: np.ndarray  # under every R*, in units of all tokens
+  bpb_P: np.ndarray
+  seed_P: np.ndarray
 
-class Curve(NamedTuple):
-  """Losses by effective tokens, under every R* that was tried."""
+  @classmethod
+  def of(cls, points: Sequence[Point], split: str, worth: Worth) -> "Sample":
+    """Of points, by the losses of a split."""
+    most = max(point.total for point in points)
+    return cls(
+      np.array(
+        [[effective(p, r, worth) / most for p in points] for r in R_STARS]
+      ),
+      np.array([point.bpb[split] for point in points]),
+      np.array([point.seed for point in points]),
+    )
 
-  error_R: np.ndarray  # sum of squares at the best exponent
-  beta_R: np.ndarray  # that exponent
+  def at(self, places: np.ndarray) -> "Sample":
+    """Some of the trainings."""
+    return Sample(
+      self.effective_RP[:, places], self.bpb_P[places], self.seed_P[places]
+    )
 
+  def resampled(self, seeds: np.ndarray) -> "Sample":
+    """The trainings of these seeds, as often as they are named."""
+    places = [np.flatnonzero(self.seed_P == seed) for seed in seeds]
+    return self.at(np.concatenate(places))
 
-def curve(effective_RP: np.ndarray, bpb_P: np.ndarray) -> Curve:
-  """The best E, B and beta for every R*; B is zero or more."""
-  x_RBP = effective_RP[:, None, :] ** -BETAS[:, None]
-  x_RBP = x_RBP - x_RBP.mean(axis=-1, keepdims=True)
-  y_P = bpb_P - bpb_P.mean()
-  xx_RB, xy_RB = (x_RBP**2).sum(axis=-1), np.maximum(x_RBP @ y_P, 0)
-  error_RB = y_P @ y_P - np.where(xx_RB > 0, xy_RB**2 / (xx_RB + 1e-30), 0)
-  best_R = error_RB.argmin(axis=1)
-  return Curve(error_RB[np.arange(len(best_R)), best_R], BETAS[best_R])
+  def curves(self) -> tuple[np.ndarray, np.ndarray]:
+    """The best curve for every R*: (its sum of squares, its exponent)."""
+    x_RBP = self.effective_RP[:, None, :] ** -BETAS[:, None]
+    x_RBP -= x_RBP.mean(axis=-1, keepdims=True)
+    y_P = self.bpb_P - self.bpb_P.mean()
+    xx_RB, xy_RB = (x_RBP**2).sum(axis=-1), x_RBP @ y_P
+    # B is zero or more: more tokens are never worse.
+    gain_RB = np.maximum(xy_RB, 0) ** 2 / np.maximum(xx_RB, 1e-30)
+    best_R = gain_RB.argmax(axis=1)
+    return y_P @ y_P - gain_RB.max(axis=1), BETAS[best_R]
 
 
 class Fit(NamedTuple):
-  """R* of the recipes, and of both at once, each with its own curve."""
+  """R* of the recipes, and under "" that of both, each on its own curve."""
 
-  best: dict[str, float]  # by recipe, "" for both
+  best: dict[str, float]
   deviation: dict[str, float]  # bits per byte
   resampled: dict[str, np.ndarray]  # R* of resamples of the seeds
-  predicted: dict[str, np.ndarray]  # BPB of the points, each recipe by its own
-  together: dict[str, np.ndarray]  # by the R* of both
+  predicted: dict[str, np.ndarray]  # BPB of all points, by the recipes' own R*
 
   def text(self) -> list[str]:
     """Cells of a table."""
@@ -302,124 +326,122 @@ def _interval(values: np.ndarray) -> str:
 
 
 def _fits(
-  points: Mapping[str, Sequence[Point]], split: str, worth: Worth
+  points: Mapping[str, Sequence[Point]], split: str, most: float, worth: Worth
 ) -> Fit:
-  effective_of = {
-    recipe: _effective_RP(some, worth) for recipe, some in points.items()
+  """R* of trainings with at most so many looks."""
+  whole = {
+    recipe: Sample.of(some, split, worth) for recipe, some in points.items()
   }
-  bpb_of = {
-    recipe: np.array([one.bpb[split] for one in some])
+  chosen = {
+    recipe: whole[recipe].at(np.flatnonzero([p.most <= most for p in some]))
     for recipe, some in points.items()
   }
-  seed_of = {
-    recipe: np.array([one.seed for one in some])
-    for recipe, some in points.items()
-  }
-
-  def fitted(chosen: Mapping[str, np.ndarray]) -> dict[str, Curve]:
-    """Curves of the points at these places."""
-    return {
-      recipe: curve(effective_of[recipe][:, at], bpb_of[recipe][at])
-      for recipe, at in chosen.items()
-    }
-
-  whole = fitted({recipe: np.arange(len(b)) for recipe, b in bpb_of.items()})
-  at = _best(whole)
-  seeds, rng = np.unique(seed_of[NATURAL]), np.random.default_rng(0)
-  drawn = []
-  for _ in range(RESAMPLES):  # the same seeds of both recipes: they are paired
-    some = rng.choice(seeds, len(seeds))
-    drawn.append(
-      _best(
-        fitted(
-          {
-            recipe: np.concatenate([np.flatnonzero(s == one) for one in some])
-            for recipe, s in seed_of.items()
-          }
-        )
-      )
-    )
+  best, deviation, beta = _best(chosen)
+  rng = np.random.default_rng(0)
+  seeds = np.unique(chosen[NATURAL].seed_P)
+  drawn = [
+    _best({r: one.resampled(some) for r, one in chosen.items()})[0]
+    for some in rng.choice(seeds, (RESAMPLES, len(seeds)))
+  ]  # the same seeds of both recipes: they are paired
   return Fit(
-    best={name: R_STARS[i] for name, i in at.items()},
-    deviation={
-      name: _deviation(whole, name, i, bpb_of) for name, i in at.items()
+    {name: R_STARS[at] for name, at in best.items()},
+    deviation,
+    {name: R_STARS[[one[name] for one in drawn]] for name in best},
+    {
+      recipe: _predicted(whole[recipe], chosen[recipe], best[recipe], b)
+      for recipe, b in beta.items()
     },
-    resampled={name: R_STARS[[one[name] for one in drawn]] for name in at},
-    predicted=_predicted(
-      whole, effective_of, bpb_of, {name: at[name] for name in whole}
-    ),
-    together=_predicted(
-      whole, effective_of, bpb_of, dict.fromkeys(whole, at[""])
-    ),
   )
 
 
-def _best(curves: Mapping[str, Curve]) -> dict[str, int]:
-  """Which R* fits best: each recipe, and all of them."""
-  own = {name: int(one.error_R.argmin()) for name, one in curves.items()}
-  total_R = sum(one.error_R for one in curves.values())
-  return {**own, "": int(np.argmin(total_R))}
+def _best(
+  samples: Mapping[str, Sample],
+) -> tuple[dict[str, int], dict[str, float], dict[str, float]]:
+  """Of each recipe and of all at once: place of R*, deviation, exponent."""
+  curves = {recipe: sample.curves() for recipe, sample in samples.items()}
+  errors = {recipe: error_R for recipe, (error_R, _) in curves.items()}
+  errors[""] = np.sum([*errors.values()], axis=0)
+  count = {recipe: len(sample.bpb_P) for recipe, sample in samples.items()}
+  count[""] = sum(count.values())
+  best = {name: int(error_R.argmin()) for name, error_R in errors.items()}
+  deviation = {
+    name: float(np.sqrt(error_R[best[name]] / count[name]))
+    for name, error_R in errors.items()
+  }
+  beta = {r: beta_R[best[r]] for r, (_, beta_R) in curves.items()}
+  return best, deviation, beta
 
 
-def _deviation(curves, name, at, bpb_of) -> float:
-  names = [name] if name else list(curves)
-  squares = sum(curves[one].error_R[at] for one in names)
-  return float(np.sqrt(squares / sum(len(bpb_of[one]) for one in names)))
-
-
-def _predicted(curves, effective_of, bpb_of, at) -> dict[str, np.ndarray]:
-  """Bits per byte of the points on the curves of these R*."""
-  found = {}
-  for name, one in curves.items():
-    x_P = effective_of[name][at[name]] ** -one.beta_R[at[name]]
-    slope, offset = np.polyfit(x_P, bpb_of[name], 1)
-    found[name] = offset + slope * x_P
-  return found
+def _predicted(
+  whole: Sample, chosen: Sample, at: int, beta: float
+) -> np.ndarray:
+  """Bits per byte of all trainings by the curve that fits the chosen ones."""
+  slope, offset = np.polyfit(chosen.effective_RP[at] ** -beta, chosen.bpb_P, 1)
+  return offset + slope * whole.effective_RP[at] ** -beta
 
 
 def _losses(points: Mapping[str, Sequence[Point]]) -> Iterator[list[str]]:
+  """One row for trainings that differ in the seed alone."""
   for recipe, some in points.items():
-    for epochs, fraction in dict.fromkeys((p.epochs, p.fraction) for p in some):
-      seeds = [p for p in some if (p.epochs, p.fraction) == (epochs, fraction)]
+    groups: dict[tuple[float, float], list[Point]] = {}
+    for point in some:
+      groups.setdefault((point.epochs, point.fraction), []).append(point)
+    mean = {
+      key: {s: float(np.mean([p.bpb[s] for p in group])) for s in SPLITS}
+      for key, group in groups.items()
+    }
+    fresh = {
+      fraction: mean[epochs, fraction]["test"]
+      for epochs, fraction in groups
+      if epochs == min(EPOCHS)
+    }
+    for (epochs, fraction), group in groups.items():
+      bpb = mean[epochs, fraction]
       yield [
         *(recipe, f"{epochs:g}", f"{fraction:g}"),
-        f"{max(one.looks_G.max() for one in seeds):.3g}",
-        f"{np.mean([one.unique / one.total for one in seeds]):.3f}",
-        *(
-          f"{np.mean([one.bpb[split] for one in seeds]):.3f}"
-          for split in SPLITS
-        ),
+        f"{max(one.looks_G.max() for one in group):.3g}",
+        f"{np.mean([one.unique / one.total for one in group]):.3f}",
+        *(f"{bpb[split]:.3f}" for split in SPLITS),
+        _share(bpb["test"], fresh),
       ]
 
 
+def _share(bpb: float, fresh: Mapping[float, float]) -> str:
+  """Of the tokens: so many fresh ones give this loss."""
+  found = statistics.reach(bpb, list(fresh), list(fresh.values()))
+  if np.isnan(found.budget):
+    return f">{max(fresh):g}"
+  return f"{'<' * found.at_most}{found.budget:.2f}"
+
+
 def _draw(
-  points: Mapping[str, Sequence[Point]], fit: Fit, target: str, path: Path
+  points: Mapping[str, Sequence[Point]],
+  fits: Mapping[str, Fit],
+  target: str,
+  path: Path,
 ) -> Path:
   """Losses of full trainings by epochs, and what the fits say of them."""
   figure, axes = claims.panels(len(RECIPES), width=3.6, height=3.2, zero=False)
   for ax, recipe in zip(axes, RECIPES, strict=True):
-    some = points[recipe]
-    full = np.array([one.fraction == FULL for one in some])
-    epochs_P = np.array([one.epochs for one in some])[full]
-    bpb_P = np.array([one.bpb["test"] for one in some])[full]
+    full = [place for place, p in enumerate(points[recipe]) if p.fraction == 1]
+    epochs_P = np.array([points[recipe][place].epochs for place in full])
+    bpb_P = np.array([points[recipe][place].bpb["test"] for place in full])
     ax.plot(
       epochs_P, bpb_P, "o", color="#767676", markersize=4, label="trainings"
     )
-    for values_P, style, label in (
-      (fit.predicted[recipe], "-", f"its own R* = {_number(fit.best[recipe])}"),
-      (fit.together[recipe], "--", f"one R* = {_number(fit.best[''])}"),
-    ):
-      mean = [values_P[full][epochs_P == one].mean() for one in EPOCHS]
-      color = claims.COLORS[0 if style == "-" else 1]
-      ax.plot(EPOCHS, mean, style, color=color, linewidth=1.4, label=label)
+    for (limit, fit), color in zip(fits.items(), claims.COLORS, strict=False):
+      predicted_P = fit.predicted[recipe][full]
+      mean = [predicted_P[epochs_P == one].mean() for one in EPOCHS]
+      label = f"R* = {_number(fit.best[recipe])}, of {limit} looks"
+      ax.plot(EPOCHS, mean, color=color, linewidth=1.4, label=label)
     ax.set_xscale("log", base=2)
-    ax.set_xticks(EPOCHS, ["1/16", "1/4", "1", "4", "16"])
+    ax.set_xticks(EPOCHS, [str(Fraction(one)) for one in EPOCHS])
     ax.minorticks_off()
     ax.set_title(recipe, fontsize=10)
     ax.legend(frameon=False, fontsize=8)
   axes[0].set_ylabel("test bits per byte")
   figure.supxlabel(
-    f"epochs of the pool, at equal tokens ({target})", fontsize=10
+    f"epochs of natural, at equal tokens ({target})", fontsize=10
   )
   return claims.save(figure, path)
 
