@@ -6,13 +6,14 @@ experiment has trained another does not train again, and a stopped command goes 
 """
 
 import io
+import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 
-from cmtree_jax.evaluate import statistics
+from cmtree_jax.evaluate import statistics as intervals
 from cmtree_jax.evaluate.results import FULL, NATURAL
 from cmtree_jax.evaluate.statistics import Interval
 from cmtree_jax.jobs import cells
@@ -61,10 +62,18 @@ class Results(NamedTuple):
   def difference(
     self, method: str, other: str, target: str, split: str = "test"
   ) -> Interval:
-    """The mean of method - other, paired by seed, with its interval."""
-    return statistics.paired_difference(
-      self.bpb(method, target, split), self.bpb(other, target, split)
+    """The mean of method - other, paired by seed, with its interval over searches.
+
+    Final trainings that stand on one search are one value: what they share is not
+    averaged away by more of them.
+    """
+    searches = self.config.compare.search_seeds or self.config.compare.seeds
+    both = (self.bpb(one, target, split) for one in (method, other))
+    a_S, b_S = (
+      [statistics.mean(bpb[search::searches]) for search in range(searches)]
+      for bpb in both
     )
+    return intervals.paired_difference(a_S, b_S)
 
   def value(self, method: str, target: str, column: str) -> float:
     """The mean over seeds of a column of full trainings."""
@@ -78,20 +87,26 @@ class Results(NamedTuple):
 
   def data(self) -> Any:
     """The corpus, as the comparison prepared it."""
-    from cmtree_jax.jobs import compare, plan
-    from cmtree_jax.jobs.job import Job
-    from cmtree_jax.loops.checkpoint import StopFlag
-    from cmtree_jax.report.progress import Reporter
-
-    with Reporter() as reporter:
-      job = Job(self.config, self.folder, reporter, StopFlag())
-      return compare.prepared(job, plan.of_comparison(self.config))
+    return prepared(self.config, self.folder)
 
   def found(self, method: str, target: str) -> cells.Found:
     """What the first search of a method handed over."""
     found = self.cells.found(cells.Search(method, target, 0))
     assert found is not None
     return found
+
+
+def prepared(config: Any, folder: Path) -> Any:
+  """The corpus of a comparison that writes to this folder."""
+  from cmtree_jax.jobs import compare, plan
+  from cmtree_jax.jobs.job import Job
+  from cmtree_jax.loops.checkpoint import StopFlag
+  from cmtree_jax.report.progress import Reporter
+
+  folder.mkdir(parents=True, exist_ok=True)
+  with Reporter() as reporter:
+    job = Job(config, folder, reporter, StopFlag())
+    return compare.prepared(job, plan.of_comparison(config))
 
 
 def job(

@@ -65,6 +65,7 @@ def run(config: Any, workdir: Path, *, overwrite: bool = False) -> int:
   from cmtree_jax.report import tables
 
   folder = workdir / "repetition"
+  data = _large_enough(config, folder)
   parts: dict[float, Results] = {}
   for epochs in EPOCHS:
     status, parts[epochs] = claims.compared(
@@ -76,8 +77,23 @@ def run(config: Any, workdir: Path, *, overwrite: bool = False) -> int:
     )
     if status:
       return status
-  tables.show_files(list(show(parts, folder)))
+  tables.show_files(list(show(parts, data, folder)))
   return 0
+
+
+def _large_enough(config: Any, folder: Path) -> Any:
+  """The corpus, unless it is smaller than the sub-pool of the fewest epochs."""
+  least = _config_at(config, min(EPOCHS))
+  data = claims.prepared(least, folder)
+  pairs = int(data.pool.tokens.pairs_N.sum())
+  tokens = _tokens(least, FULL)
+  if tokens > min(EPOCHS) * pairs:
+    raise UserError(
+      f"config.final.steps = {config.final.steps}: {tokens:,} tokens are more "
+      f"than {min(EPOCHS):g} epochs of a corpus of {pairs:,}. Take fewer steps "
+      "or a larger corpus, in another --workdir."
+    )
+  return data
 
 
 def _config_at(config: Any, epochs: float) -> Any:
@@ -119,11 +135,13 @@ class Point(NamedTuple):
     return float(np.minimum(self.looks_G, 1) @ self.tokens_G)
 
 
-def show(parts: Mapping[float, Results], folder: Path) -> Iterator[Path]:
+def show(
+  parts: Mapping[float, Results], data: Any, folder: Path
+) -> Iterator[Path]:
   """Losses, fits and a figure for every set of targets."""
   first = parts[min(EPOCHS)]
   for target in first.targets:
-    points = _points(parts, target)
+    points = _points(parts, data, target)
     yield claims.write_table(
       folder / f"losses.{target}.md",
       f"Losses by epochs of natural, {target}",
@@ -154,16 +172,14 @@ def show(parts: Mapping[float, Results], folder: Path) -> Iterator[Path]:
 
 
 def _points(
-  parts: Mapping[float, Results], target: str
+  parts: Mapping[float, Results], data: Any, target: str
 ) -> dict[str, list[Point]]:
   """By recipe, in the order of epochs, shares of the tokens and seeds."""
   from cmtree_jax.jobs import search
 
-  data = parts[min(EPOCHS)].data()
   found: dict[str, list[Point]] = {recipe: [] for recipe in RECIPES}
   for epochs, part in parts.items():
     subpools = search.subpools(data, part.config)
-    _require_large(part.config, subpools)
     for recipe in RECIPES:
       for fraction in part.config.compare.fractions:
         bpb = {
@@ -182,17 +198,6 @@ def _points(
           for seed in range(part.config.compare.seeds)
         ]
   return found
-
-
-def _require_large(config: Any, subpools: Any) -> None:
-  """Refuses a corpus that is smaller than the sub-pool of the fewest epochs."""
-  pairs = int(subpools.pairs_N.sum())
-  if _tokens(config, FULL) > config.budget.epochs * pairs:
-    raise UserError(
-      f"config.final.steps = {config.final.steps}: {_tokens(config, FULL):,} tokens "
-      f"are more than {min(EPOCHS):g} epochs of a corpus of {pairs:,}. Take fewer "
-      "steps or a larger corpus, in another --workdir."
-    )
 
 
 def _tokens(config: Any, fraction: float) -> int:
@@ -289,7 +294,8 @@ class Sample(NamedTuple):
     # B is zero or more: more tokens are never worse.
     gain_RB = np.maximum(xy_RB, 0) ** 2 / np.maximum(xx_RB, 1e-30)
     best_R = gain_RB.argmax(axis=1)
-    return y_P @ y_P - gain_RB.max(axis=1), BETAS[best_R]
+    left_R = y_P @ y_P - gain_RB.max(axis=1)
+    return np.maximum(left_R, 0), BETAS[best_R]  # below zero by rounding
 
 
 class Fit(NamedTuple):
@@ -315,14 +321,13 @@ class Fit(NamedTuple):
 
 def _number(r_star: float) -> str:
   """R*, or the end of what was tried."""
-  if r_star <= R_STARS[0]:
-    return f"≤{r_star:.2g}"
-  return f"≥{r_star:.3g}" if r_star >= R_STARS[-1] else f"{r_star:.2g}"
+  at_end = {R_STARS[0]: "≤", R_STARS[-1]: "≥"}.get(r_star, "")
+  return f"{at_end}{r_star:.3g}"
 
 
 def _interval(values: np.ndarray) -> str:
   low, high = np.quantile(values, (0.025, 0.975))
-  return f"[{low:.2g}, {high:.2g}]"
+  return f"[{low:.3g}, {high:.3g}]"
 
 
 def _fits(
