@@ -19,6 +19,12 @@ from cmtree_jax.evaluate.statistics import Interval
 from cmtree_jax.jobs import cells
 from cmtree_jax.methods import METHODS
 
+# Methods and variants whose search trains nothing: what a search has to beat.
+FREE = (
+  *("crisp_16", "crisp_64", "crisp_256"),
+  *("dsir", "classifier", "classifier_soft"),
+)
+
 # The lines of a figure; also the colour-blind can tell these apart.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#767676", "#e69f00")
 
@@ -59,21 +65,26 @@ class Results(NamedTuple):
     wanted = range(self.config.compare.seeds)
     return [sum(seeds[seed]) / len(seeds[seed]) for seed in wanted]
 
+  def by_search(
+    self, method: str, target: str, split: str = "test"
+  ) -> list[float]:
+    """Bits per byte of every search, each the mean over its final trainings.
+
+    What those share is not averaged away by more of them, so that searches are what
+    intervals are taken over.
+    """
+    bpb = self.bpb(method, target, split)
+    searches = self.config.compare.search_seeds or len(bpb)
+    return [statistics.mean(bpb[one::searches]) for one in range(searches)]
+
   def difference(
     self, method: str, other: str, target: str, split: str = "test"
   ) -> Interval:
-    """The mean of method - other, paired by seed, with its interval over searches.
-
-    Final trainings that stand on one search are one value: what they share is not
-    averaged away by more of them.
-    """
-    searches = self.config.compare.search_seeds or self.config.compare.seeds
-    both = (self.bpb(one, target, split) for one in (method, other))
-    a_S, b_S = (
-      [statistics.mean(bpb[search::searches]) for search in range(searches)]
-      for bpb in both
+    """The mean of method - other, paired, with its interval over searches."""
+    return intervals.paired_difference(
+      self.by_search(method, target, split),
+      self.by_search(other, target, split),
     )
-    return intervals.paired_difference(a_S, b_S)
 
   def value(self, method: str, target: str, column: str) -> float:
     """The mean over seeds of a column of full trainings."""
@@ -134,22 +145,32 @@ def job(
   def run(config: Any, workdir: Path, *, overwrite: bool = False) -> int:
     from cmtree_jax.report import tables
 
-    with config.unlocked():
-      if not concentrations:
-        config.compare.effective_sample_sizes = ()
-      if not sizes:
-        config.compare.final_presets = ()
-      if not budgets:
-        config.compare.fractions = (FULL,)
-        config.compare.natural_multiples = ()
+    own, wanted = plain(config), config.compare
+    if concentrations:
+      own.compare.effective_sample_sizes = wanted.effective_sample_sizes
+    if sizes:
+      own.compare.final_presets = wanted.final_presets
+    if budgets:
+      own.compare.fractions = wanted.fractions
+      own.compare.natural_multiples = wanted.natural_multiples
     status, found = compared(
-      config, workdir, name, methods, overwrite=overwrite
+      own.lock(), workdir, name, methods, overwrite=overwrite
     )
     if not status:
       tables.show_files(list(show(found)))
     return status
 
   return run
+
+
+def plain(config: Any) -> Any:
+  """A copy that can be changed, with full trainings of one size alone."""
+  own = config.copy_and_resolve_references().unlock()
+  own.compare.effective_sample_sizes = ()
+  own.compare.final_presets = ()
+  own.compare.fractions = (FULL,)
+  own.compare.natural_multiples = ()
+  return own
 
 
 def compared(

@@ -98,16 +98,15 @@ def _large_enough(config: Any, folder: Path) -> Any:
 
 def _config_at(config: Any, epochs: float) -> Any:
   """The comparison at some epochs; only at the fewest, of several lengths."""
-  own = config.copy_and_resolve_references().unlock()
+  own = claims.plain(config)
   own.budget.epochs = epochs
   own.budget.max_epochs = MAX_WEIGHT * epochs
   own.budget.min_documents = 1
+  own.trial.exponents = ()  # the recipe keeps its concentration
   own.compare.methods = ()
-  own.compare.effective_sample_sizes = ()
-  own.compare.final_presets = ()
-  own.compare.natural_multiples = ()
   own.compare.noise_repeats = 0
-  own.compare.fractions = FRESH if epochs == min(EPOCHS) else (FULL,)
+  if epochs == min(EPOCHS):
+    own.compare.fractions = FRESH
   return own.lock()
 
 

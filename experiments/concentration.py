@@ -1,0 +1,107 @@
+"""How concentrated a recipe should be, found at two sizes of trials 16 times apart.
+
+  python -m experiments.concentration --config claims:toy --workdir runs/concentration
+
+Each method's kept share is chosen by trials of the size of the config, and again by
+trials of a model with four times the FLOPs on four times the tokens. A power law through
+both says what the training of the budget asks for. What the final trainings make of the
+two choices says whether the larger trials are worth it.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from cmtree_jax.evaluate import concentration, statistics
+from cmtree_jax.jobs.command import command
+from experiments import claims
+from experiments.claims import Results
+
+METHODS = ("joint_16", *claims.FREE)
+FACTOR = 4  # in tokens; the preset of the final model is as much larger
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+  """Runs the experiment; returns the exit status as `cmtree_jax.main` does."""
+  return command(
+    "experiments.concentration",
+    "The kept share that two sizes of trials find.",
+    run,
+    arguments,
+  )
+
+
+def run(config: Any, workdir: Path, *, overwrite: bool = False) -> int:
+  """Compares under each size of trials, then shows both."""
+  from cmtree_jax.report import tables
+
+  parts = []
+  for name in ("small", "large"):
+    own = claims.plain(config)
+    own.trial.preset = config.proxy.preset
+    if name == "large":
+      own.trial.preset = config.final.preset
+      own.trial.steps *= FACTOR
+    status, found = claims.compared(
+      own.lock(), workdir / name, "concentration", METHODS, overwrite=overwrite
+    )
+    if status:
+      return status
+    parts.append(found)
+  tables.show_files(list(show(*parts, workdir)))
+  return 0
+
+
+def show(small: Results, large: Results, folder: Path) -> Iterator[Path]:
+  """A table for every set of targets."""
+  from cmtree_jax.jobs import build
+
+  data = small.data()
+  compute = [_compute(one.config, data) for one in (small, large)]
+  budget = build.budget(small.config, data)
+  wanted = 6.0 * budget.parameters * budget.tokens
+  for target in small.targets:
+    rows = []
+    for method in small.trained(small.config.compare.methods):
+      shares = [
+        one.value(method, target, "effective_sample_size")
+        for one in (small, large)
+      ]
+      found, slope = concentration.extrapolated(
+        dict(zip(compute, shares, strict=True)), wanted
+      )
+      gain = statistics.paired_difference(
+        large.by_search(method, target), small.by_search(method, target)
+      )
+      rows.append(
+        [
+          method,
+          *(f"{share:.3f}" for share in shares),
+          *(f"{found:.3f}", f"{slope:+.2f}", claims.signed(gain)),
+        ]
+      )
+    yield claims.write_table(
+      folder / f"concentration.{target}.md",
+      f"Kept share by the FLOPs of a trial, {target}",
+      [
+        *("method", *(f"{one:.1e}" for one in compute)),
+        *(f"at the budget's {wanted:.1e}", "power of the FLOPs"),
+        "final BPB, choice of large trials - of small ones",
+      ],
+      rows,
+    )
+
+
+def _compute(config: Any, data: Any) -> float:
+  """FLOPs of a trial, 6 P B, without the embedding."""
+  from cmtree_jax.jobs import build
+
+  trial, batch = config.trial, config.batch
+  model = build.proxy_of(trial.preset, config, data.vocab_size)
+  tokens = trial.steps * batch.rows * batch.row_tokens
+  return 6.0 * model.num_non_embedding * tokens
+
+
+if __name__ == "__main__":
+  sys.exit(main())
