@@ -150,8 +150,9 @@ def capped(
   w_N = np.where(mass_N > 0, np.asarray(weight_N, np.float64), 0.0)
   q_N = mass_N / mass_N.sum()
   positive_N = w_N > 0
-  if max_weight * q_N[positive_N].sum() <= 1:
-    left = 1 - max_weight * q_N[positive_N].sum()
+  full = max_weight * q_N[positive_N].sum()
+  if full <= 1 + _ROUNDING:
+    left = max(0.0, 1 - full)
     others_N = (mass_N > 0) & ~positive_N
     share = left / q_N[others_N].sum() if others_N.any() else 0.0
     return np.where(positive_N, max_weight, share * others_N)
@@ -164,3 +165,7 @@ def capped(
     scale_O = left_O / rest_O
     fits_O = (left_O > 0) & (scale_O * w_O <= max_weight)
   return np.minimum(scale_O[np.argmax(fits_O)] * w_N, max_weight)
+
+
+# Sums of masses differ by so much with their order; below it no weight would fit.
+_ROUNDING = 1e-9
