@@ -119,5 +119,6 @@ def prepared(job: Job, *, learned: Path | None = None) -> prepare.Prepared:
   )
   for note in data.notes:
     job.reporter.say(note)
+  job.reporter.say(build.budget(config, data).text())
   workdirs.claim_corpus(job.workdir, data.digest)
   return data

@@ -214,8 +214,9 @@ def _own(config: Any) -> Any:
 def _facts(config: Any, data: prepare.Prepared) -> dict[str, Any]:
   """What a recipe was made from: its part of recipe.json."""
   return {
-    "format": 1,
+    "format": recipes.FORMAT,
     "cmtree_jax": cmtree_jax.__version__,
+    "budget": build.budget(config, data).to_json(),
     "method": config.method,
     "targets": list(data.targets),
     "config": config.to_dict(),
@@ -242,6 +243,7 @@ def _summary(
     "git_commit": workdirs.git_commit(),
     "documents": len(data.pool),
     "tokens": int(data.pool.tokens.pairs_N.sum()),
+    "budget": build.budget(config, data).to_json(),
     "overlap": data.manifest["overlap"],
     "device": str(jax.devices()[0].device_kind),
   }

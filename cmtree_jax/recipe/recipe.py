@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cmtree_jax import budget as budgets
+from cmtree_jax.budget import Budget
 from cmtree_jax.data import store
 from cmtree_jax.data.build import prepare
 from cmtree_jax.data.draw import sampler
@@ -21,6 +23,7 @@ from cmtree_jax.recipe.partition import (
 from cmtree_jax.types import UserError
 
 FILE = "recipe.json"
+FORMAT = 2  # with the budget that it was learned for
 
 # Stands for a partition where documents have weights of their own; they are in the
 # file of documents.
@@ -35,8 +38,16 @@ class Recipe(NamedTuple):
   partition: Partition | None  # None: documents have weights of their own
   embed: Callable[[Sequence[str]], np.ndarray]
 
+  @property
+  def budget(self) -> Budget:
+    """The training that it was learned for."""
+    return budgets.from_json(self.data["budget"])
+
   def apply(self, texts: Sequence[str], *, harden: bool = False) -> Applied:
     """Weights, leaves and paths of texts.
+
+    The weights are the recipe's own. For another budget than that it was learned
+    for, `config.recipe.apply` caps them over the whole corpus.
 
     Raises:
       UserError: the weights are of single documents.
@@ -105,7 +116,7 @@ def load(folder: Path | str) -> Recipe:
   """The recipe that a job left in its workdir.
 
   Raises:
-    UserError: there is none.
+    UserError: there is none, or it was learned for no budget.
   """
   folder = Path(folder)
   file = folder / FILE
@@ -114,6 +125,13 @@ def load(folder: Path | str) -> Recipe:
       f"No {FILE} in {folder}. Give the workdir of a job that has ended."
     )
   data = json.loads(file.read_text())
+  if data.get("format") != FORMAT or "budget" not in data:
+    raise UserError(
+      f"{file} (format {data.get('format')}, wanted {FORMAT}) does not say for "
+      "which budget it was learned. Make it again with the same config in a new "
+      "workdir: python -m cmtree_jax.main --config CONFIG --workdir NEW; "
+      "config.budget says which training it is for."
+    )
   embed = prepare.load_embedder(
     folder / prepare.EMBEDDER_FILE, cache_dir=Path(data["config"]["cache_dir"])
   )

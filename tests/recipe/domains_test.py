@@ -86,6 +86,8 @@ def test_a_partition_survives_its_file(data):
 
 def write_recipe(folder, partition, data):
   written = {
+    "format": recipe.FORMAT,
+    "budget": {},
     "partition": partition.to_json(),
     "config": {"cache_dir": str(folder)},
   }
