@@ -103,7 +103,9 @@ def get_config() -> ConfigDict:
 
   config.export = ConfigDict()  # a recipe for other trainers, WORKDIR/export
   config.export.formats = ("",)[:0]  # names in recipe.export.EXPORTERS
-  config.export.tokens = 0  # tokens of resampled text; 0: those of the corpus
+  # Tokens of the training that is exported for; 0: as many epochs of the corpus as
+  # the budget has of its pool.
+  config.export.tokens = 0
   config.export.tokenizer = ""  # a path or name for trainers; "": the recipe's
   config.export.root = ""  # where trainers find WORKDIR/export, as gs://...
 

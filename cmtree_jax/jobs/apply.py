@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from cmtree_jax import config as configs
+from cmtree_jax.budget import Budget
 from cmtree_jax.data import store
 from cmtree_jax.data.build import prepare
+from cmtree_jax.jobs import build
 from cmtree_jax.jobs import job as jobs
 from cmtree_jax.jobs.job import Job, Show
 from cmtree_jax.methods.base import DocumentWeights
@@ -32,9 +34,17 @@ def story(job: Job) -> Show:
   if recipe.partition is None:
     export.require_leaves(config.export.formats)
   data = jobs.prepared(job, learned=folder)
+  job.reporter.say(f"Recipe of {folder}. {recipe.budget.text()}")
   nodes = [describe.Node(**node) for node in recipe.data["nodes"]]
   value_N = np.full(len(data.pool), np.nan, np.float32)
-  files = hand_over(recipe.weights_of(data), nodes, job, data, value_N)
+  files = hand_over(
+    recipe.weights_of(data),
+    nodes,
+    job,
+    data,
+    value_N,
+    learned_for=recipe.budget,
+  )
   return lambda: tables.show_files(files)
 
 
@@ -44,8 +54,12 @@ def hand_over(
   job: Job,
   data: prepare.Prepared,
   value_N: np.ndarray,
+  *,
+  learned_for: Budget,
 ) -> list[Path]:
   """Writes documents.parquet and the exports that the config asks for.
+
+  Both have weights under the cap of a budget: the job's own, and that of the export.
 
   Args:
     weights: of leaves, or of the corpus's own documents.
@@ -53,6 +67,7 @@ def hand_over(
     job: whose workdir gets the files.
     data: the corpus.
     value_N: measured values of the documents; NaN where never measured.
+    learned_for: the budget of the job that made the recipe.
   """
   config, workdir = job.config, job.workdir
   assigned = assign.assign(
@@ -64,17 +79,20 @@ def hand_over(
     value_N=value_N,
   )
   documents = workdir / assign.DOCUMENTS_FILE
-  assign.join(assigned, documents)
+  budget = build.budget(config, data)
+  capped = assign.join(assigned, documents, max_weight=budget.max_weight)
+  if capped.moved > _TOLD:
+    job.reporter.say(f"{assign.DOCUMENTS_FILE}: {capped.text()}")
   files = [documents]
   if config.export.formats:
     names = describe.leaf_names(weights, nodes)
+    folder = workdir / "export"
     files += export.write(
-      workdir / "export",
+      folder,
       config.export.formats,
       assign.corpus(assigned, data, names, job.workers),
       export.Options(
-        token_budget=config.export.tokens
-        or int(data.pool.tokens.pairs_N.sum()),
+        budget=build.export_budget(config, data),
         seed=config.seed,
         tokenizer=config.export.tokenizer
         or str(workdir / prepare.TOKENIZER_FILE),
@@ -83,7 +101,13 @@ def hand_over(
       facts={
         "config_digest": configs.digest(config),
         "corpus_digest": data.digest,
+        "recipe_digest": assign.digest(assigned),
+        "learned_for": learned_for.to_json(),
       },
     )
+    job.reporter.say(export.told(folder))
   store.remove(workdir / "assigned")
   return files
+
+
+_TOLD = 5e-5  # of the training tokens; less is rounding

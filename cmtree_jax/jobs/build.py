@@ -230,6 +230,19 @@ def budget(config: Any, data: prepare.Prepared) -> budgets.Budget:
   )
 
 
+def export_budget(config: Any, data: prepare.Prepared) -> budgets.Budget:
+  """The training that an export is for, on a prepared corpus as the whole pool.
+
+  It sees this corpus as often as the config's budget sees its pool, unless
+  `export.tokens` says otherwise.
+  """
+  one, tokens = budget(config, data), int(data.pool.tokens.pairs_N.sum())
+  return one._replace(
+    tokens=config.export.tokens or max(1, round(one.epochs * tokens)),
+    pool_tokens=tokens,
+  )
+
+
 def make_method(name: str, config: Any) -> Method:
   """A method with the options of its config block."""
   options = (

@@ -85,7 +85,12 @@ def _story(job: Job) -> Show:
   learned = _learned(comparison, guarded.handed, trial_cost)
   files.append(workdir / COMPARISON_FILE)
   files += apply.hand_over(
-    learned.weights, learned.description.nodes, job, data, learned.value_N
+    learned.weights,
+    learned.description.nodes,
+    job,
+    data,
+    learned.value_N,
+    learned_for=build.budget(config, data),
   )
   judged = guarded.to_json(comparison.trials)
   if guarded.handed != guarded.own:

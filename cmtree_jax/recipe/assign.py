@@ -1,13 +1,15 @@
 """A recipe's verdict on every document, shard by shard: leaf, weight, path.
 
-The same function runs here, on all cores and on Beam; what it writes becomes
-documents.parquet and feeds the exporters. Where documents have weights of their own
-there are no leaves: leaf, path and confidence are null.
+The same function runs here, on all cores and on Beam; what it writes feeds the
+exporters and, with weights under the cap of the job's budget, becomes
+documents.parquet. Where documents have weights of their own there are no leaves: leaf,
+path and confidence are null.
 """
 
 import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +20,7 @@ from cmtree_jax.data.build import prepare
 from cmtree_jax.data.build.workers import Workers
 from cmtree_jax.methods.base import DocumentWeights
 from cmtree_jax.recipe import partition as partitions
+from cmtree_jax.recipe import recap
 from cmtree_jax.recipe.export import base
 
 PARTITION_FILE = "partition.json"
@@ -35,14 +38,6 @@ class ShardItem(NamedTuple):
   log_w_N: np.ndarray | None  # of these rows, where they have
   harden: bool
   value_N: np.ndarray  # measured values of these rows; NaN where never measured
-
-
-class Totals(NamedTuple):
-  """Sums over the corpus, for mixtures and exports."""
-
-  tokens_L: np.ndarray  # int64, of the documents of each leaf
-  weighted_L: np.ndarray  # float64, the same times their weights
-  documents_L: np.ndarray  # int64
 
 
 def assign(
@@ -148,11 +143,39 @@ def _of_documents(log_w_N: np.ndarray) -> dict[str, Any]:
   }
 
 
-def join(assigned: Sequence[Path], path: Path) -> None:
-  """documents.parquet: one row group per shard."""
+def join(
+  assigned: Sequence[Path], path: Path, *, max_weight: float
+) -> recap.Recapped:
+  """documents.parquet: one row group per shard, and no weight above a cap."""
+  import pyarrow as pa
   import pyarrow.parquet as pq
 
-  store.write_row_groups(path, (pq.read_table(one) for one in assigned))
+  shards = list(columns_of(assigned, "weight", "tokens"))
+  weight_N, tokens_N = (
+    np.concatenate([one[name] for one in shards])
+    for name in ("weight", "tokens")
+  )
+  capped = recap.recap(weight_N, tokens_N, max_weight=max_weight)
+  ends = np.cumsum([len(one["tokens"]) for one in shards])
+
+  def tables():
+    parts = np.split(capped.weight_N, ends[:-1])
+    for one, part_N in zip(assigned, parts, strict=True):
+      table = pq.read_table(one)
+      place = table.column_names.index("weight")
+      yield table.set_column(place, "weight", pa.array(part_N, pa.float64()))
+
+  store.write_row_groups(path, tables())
+  return capped
+
+
+def digest(assigned: Sequence[Path]) -> str:
+  """A hash of all weights and leaves: equal ones give equal exports."""
+  found = blake2b(digest_size=16)
+  for one in columns_of(assigned, "weight", "leaf"):
+    found.update(one["weight"].tobytes())
+    found.update(one["leaf"].tobytes())
+  return found.hexdigest()
 
 
 def corpus(
@@ -161,7 +184,7 @@ def corpus(
   leaf_names: Mapping[str, str],
   workers: Workers,
 ) -> base.Corpus:
-  """What exporters read.
+  """What an export is made from.
 
   Args:
     assigned: files of `assign`.
@@ -170,20 +193,15 @@ def corpus(
       all documents where there are none.
     workers: who exporters let work on shards.
   """
-  sums = totals(assigned, len(leaf_names))
-  share_L = sums.weighted_L / sums.weighted_L.sum()
-  names = tuple(leaf_names.values())
-
   return base.Corpus(
     parts=tuple(
       functools.partial(load_shard, path, numbers)
       for path, numbers in zip(data.documents.paths, assigned, strict=True)
     ),
-    leaf_names=names,
+    leaf_names=tuple(leaf_names.values()),
     leaf_paths=tuple(leaf_names),
-    mixture=dict(zip(names, share_L.tolist(), strict=True)),
-    num_documents=int(sums.documents_L.sum()),
-    total_tokens=int(sums.tokens_L.sum()),
+    num_documents=len(data.pool),
+    total_tokens=int(data.pool.tokens.pairs_N.sum()),
     workers=workers,
   )
 
@@ -195,18 +213,6 @@ def load_shard(documents: Path, assigned: Path) -> base.Shard:
   return base.Shard(
     texts["id"], texts["text"], one["tokens"], one["weight"], one["leaf"]
   )
-
-
-def totals(assigned: Sequence[Path], num_leaves: int) -> Totals:
-  """Sums of tokens and weights by the documents' most probable leaf."""
-  sums = [np.zeros(num_leaves, kind) for kind in (np.int64, float, np.int64)]
-  for one in columns_of(assigned, "leaf", "tokens", "weight"):
-    leaf, tokens = one["leaf"], one["tokens"]
-    for total, part in zip(
-      sums, (tokens, tokens * one["weight"], np.ones_like(tokens)), strict=True
-    ):
-      np.add.at(total, leaf, part)
-  return Totals(*sums)
 
 
 def columns_of(

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 
@@ -10,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from cmtree_jax import main
+from cmtree_jax import budget, main
 from cmtree_jax.jobs import workdir as workdirs
 from cmtree_jax.jobs.job import INTERRUPTED
 from cmtree_jax.recipe import recipe
@@ -41,6 +42,30 @@ def finished(corpus, tmp_path_factory) -> pathlib.Path:
   workdir = tmp_path_factory.mktemp("runs") / "whole"
   assert main.main(_arguments(corpus, workdir)) == 0
   return workdir
+
+
+def _read(folder: pathlib.Path, name: str):
+  return json.loads((folder / name).read_text())
+
+
+def _budget(folder: pathlib.Path) -> budget.Budget:
+  return budget.from_json(_read(folder, "recipe.json")["budget"])
+
+
+def test_the_budget_is_in_all_that_is_handed_over(finished):
+  found = _read(finished, "recipe.json")
+  assert found["format"] == recipe.FORMAT
+  assert found["budget"] == _read(finished, "summary.json")["budget"]
+  one = _budget(finished)
+  assert one == recipe.load(finished).budget
+  assert one.pool_tokens == one.tokens == found_tokens(finished).sum()
+  assert one.max_epochs == 4
+  weight_N = pq.read_table(finished / "documents.parquet")["weight"].to_numpy()
+  assert weight_N.max() <= 4 * (1 + 1e-9)
+
+
+def found_tokens(folder: pathlib.Path) -> np.ndarray:
+  return pq.read_table(folder / "documents.parquet")["tokens"].to_numpy()
 
 
 def test_comparison_has_a_row_for_every_recipe(finished):
@@ -115,7 +140,10 @@ def test_a_recipe_is_applied_to_another_corpus(
       )
     )
     assert status == 0
-    assert "Skipped 1 documents, invalid JSON" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "Skipped 1 documents, invalid JSON" in told
+    assert f"Recipe of {finished}. {_budget(finished).text()}" in told
+    assert "Export for 20,000 tokens, " in told
     lines = sorted((workdir / "export" / "jsonl").iterdir())
     tables.append(
       [p.read_bytes() for p in (workdir / "documents.parquet", *lines)]
@@ -126,14 +154,76 @@ def test_a_recipe_is_applied_to_another_corpus(
       "parquet",
       "levanter",
     }
+    assert manifest["budget"]["tokens"] == 20_000
+    assert manifest["budget"]["pool_tokens"] == found_tokens(workdir).sum()
+    facts = manifest["inputs"]["facts"]
+    assert budget.from_json(facts["learned_for"]) == _budget(finished)
   assert tables[0] == tables[-1]
   found = pq.read_table(tmp_path / "local" / "documents.parquet").to_pydict()
   known = pq.read_table(finished / "documents.parquet").to_pydict()
   weight = dict(zip(known["document_id"], known["weight"], strict=True))
   assert len(found["document_id"]) == 100
-  np.testing.assert_allclose(
-    found["weight"], [weight[i] for i in found["document_id"]], rtol=1e-4
+  # Of mean one over the corpus that it is applied to, and otherwise the same.
+  weight_N = np.array(found["weight"])
+  tokens_N = np.array(found["tokens"])
+  assert tokens_N @ weight_N / tokens_N.sum() == pytest.approx(1)
+  ratio_N = weight_N / [weight[i] for i in found["document_id"]]
+  assert weight_N.max() < 4  # no cap
+  np.testing.assert_allclose(ratio_N, ratio_N[0], rtol=1e-4)
+
+
+def test_an_applied_recipe_is_capped_for_its_own_budgets(
+  finished, corpus, tmp_path, capsys
+):
+  """That of the job for documents.parquet, that of the export for the export."""
+  pool = found_tokens(finished).sum()
+  known_N = pq.read_table(finished / "documents.parquet")["weight"].to_numpy()
+  settings = (
+    *(f"recipe.apply={finished}", "budget.epochs=2.0"),
+    *("export.formats=parquet", f"export.tokens={3 * pool}"),
   )
+  assert main.main(_arguments(corpus, tmp_path / "run", *settings)) == 0
+  told = capsys.readouterr().err
+  assert "2 epochs of a pool of" in told
+  assert "documents.parquet: " in told
+  tables = [
+    pq.read_table(tmp_path / "run" / name)
+    for name in ("documents.parquet", "export/parquet/weights.parquet")
+  ]
+  mass_N = found_tokens(finished) / pool
+  for table, cap in zip(tables, (2.0, 4 / 3), strict=True):
+    wanted_N = budget.capped(known_N, mass_N, max_weight=cap)
+    assert known_N.max() > cap
+    np.testing.assert_allclose(table["weight"], wanted_N, rtol=1e-5)
+  assert max(tables[1]["repeats"].to_pylist()) == 4
+  manifest = _read(tmp_path / "run" / "export", "manifest.json")
+  assert manifest["cap"]["max_weight"] == pytest.approx(4 / 3)
+  moved = mass_N @ np.maximum(wanted_N - known_N, 0)
+  assert manifest["cap"]["moved"] == pytest.approx(moved, rel=1e-4)
+  assert f"{moved:.2%} of the training tokens" in told
+
+
+@pytest.mark.parametrize(
+  "setting",
+  [
+    ("recipe.apply={}",),
+    ("method=crisp", "partition.kind=tree:{}"),
+    ("baselines=olmix", "olmix.reuse={}"),
+  ],
+)
+@pytest.mark.parametrize("without", ["format", "budget"])
+def test_a_recipe_of_an_earlier_version_is_refused(
+  finished, corpus, tmp_path, capsys, setting, without
+):
+  old = tmp_path / "old"
+  shutil.copytree(finished, old)
+  written = _read(old, "recipe.json")
+  written.pop(without)
+  (old / "recipe.json").write_text(json.dumps({"format": 1, **written}))
+  settings = [one.format(old) for one in setting]
+  status = main.main(_arguments(corpus, tmp_path / "new", *settings))
+  words = [f"{old}/recipe.json", "wanted 2", "--config CONFIG --workdir NEW"]
+  corpora.assert_one_line(status, 2, words, capsys)
 
 
 def test_mixtures_are_keyed_by_name_and_sum_to_one(finished):
@@ -251,9 +341,10 @@ def test_weights_of_documents_are_for_these_documents_alone(
   assert main.main(_arguments(corpus, workdir, *settings)) == 0
   found = pq.read_table(workdir / "documents.parquet").to_pydict()
   assert len(found["document_id"]) == len(lines) - 31
-  np.testing.assert_allclose(
-    found["weight"], [weight[i] for i in found["document_id"]], rtol=1e-12
+  ratio_N = found["weight"] / np.array(
+    [weight[i] for i in found["document_id"]]
   )
+  np.testing.assert_allclose(ratio_N, ratio_N[0], rtol=1e-12)
   other.write_text(
     "\n".join([*lines, json.dumps({"id": "new", "text": "x y"})])
   )

@@ -43,11 +43,15 @@ def _assign(partition, prepared, folder, name="local"):
 def test_shards_together_are_the_whole(partition, prepared, tmp_path):
   assigned = _assign(partition, prepared, tmp_path)
   assert len(assigned) == 3
-  assign.join(assigned, tmp_path / "documents.parquet")
+  assign.join(assigned, tmp_path / "documents.parquet", max_weight=9.0)
   table = pq.read_table(tmp_path / "documents.parquet").to_pydict()
   whole = partitions.apply_partition(partition, prepared.pool.embedding_NE)
   np.testing.assert_array_equal(table["leaf"], whole.leaf_N)
-  np.testing.assert_array_equal(table["weight"], whole.weight_N)
+  mean = prepared.pool.tokens.mass_N @ whole.weight_N
+  np.testing.assert_allclose(table["weight"], whole.weight_N / mean, rtol=1e-12)
+  # Exporters cap for their own budget what the recipe says.
+  (*_, last) = assign.columns_of(assigned, "weight")
+  np.testing.assert_array_equal(last["weight"], whole.weight_N[40:])
   assert table["path"] == whole.path_N
   assert table["document_id"] == [str(i) for i in range(50)]
   np.testing.assert_array_equal(table["tokens"], prepared.pool.tokens.pairs_N)
@@ -58,30 +62,41 @@ def test_weights_of_documents_stay_with_their_documents(prepared, tmp_path):
   log_w_N = np.log(np.arange(1.0, 51.0))
   weights = DocumentWeights(log_w_N)
   assigned = _assign(weights, prepared, tmp_path)
-  assign.join(assigned, tmp_path / "documents.parquet")
+  capped = assign.join(assigned, tmp_path / "documents.parquet", max_weight=1.5)
   table = pq.read_table(tmp_path / "documents.parquet")
-  np.testing.assert_allclose(table["weight"], np.arange(1.0, 51.0))
+  found_N = table["weight"].to_numpy()
+  mass_N = prepared.pool.tokens.mass_N
+  assert mass_N @ found_N == pytest.approx(1)
+  assert found_N.max() == 1.5
+  assert capped.at_cap == (found_N == 1.5).sum() > 1
+  below_N = found_N < 1.5
+  ratio_N = found_N[below_N] / np.arange(1.0, 51.0)[below_N]
+  np.testing.assert_allclose(ratio_N, ratio_N[0])
+  before_N = np.arange(1.0, 51.0) / (mass_N @ np.arange(1.0, 51.0))
+  moved = mass_N @ np.maximum(before_N - found_N, 0)
+  assert capped.moved == pytest.approx(moved)
+  assert f"{moved:.2%} of the training tokens" in capped.text()
   for name in ("leaf", "path", "confidence"):
     assert table[name].null_count == 50
   # Exporters see one part that holds all.
-  found = assign.totals(assigned, 1)
-  assert found.documents_L.tolist() == [50]
   shard = assign.load_shard(prepared.documents.paths[1], assigned[1])
   assert shard.leaf_N.tolist() == [0] * 20
   np.testing.assert_allclose(shard.weight_N, np.arange(21.0, 41.0))
 
 
-def test_totals_are_sums_over_leaves(partition, prepared, tmp_path):
-  assigned = _assign(partition, prepared, tmp_path)
-  found = assign.totals(assigned, 3)
-  whole = partitions.apply_partition(partition, prepared.pool.embedding_NE)
-  tokens = prepared.pool.tokens.pairs_N
-  for leaf in range(3):
-    inside = whole.leaf_N == leaf
-    assert found.documents_L[leaf] == inside.sum()
-    assert found.tokens_L[leaf] == tokens[inside].sum()
-    weighted = (tokens * whole.weight_N)[inside].sum()
-    assert found.weighted_L[leaf] == pytest.approx(weighted)
+def test_other_weights_or_leaves_have_another_digest(
+  partition, prepared, tmp_path
+):
+  def digest(name, one):
+    return assign.digest(_assign(one, prepared, tmp_path / name))
+
+  first = digest("a", partition)
+  assert digest("b", partition) == first
+  heavier = partition.with_weights(np.log([0.5, 1.0, 2.001]))
+  assert digest("c", heavier) != first
+  moved = partition._replace(group_F=np.array([1, 0, 2]))
+  moved = moved.with_weights(partition.log_w_L[[1, 0, 2]])
+  assert digest("d", moved) != first  # the same weights in other leaves
 
 
 def test_beam_assigns_the_same_bytes(partition, prepared, tmp_path):

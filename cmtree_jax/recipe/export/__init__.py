@@ -6,6 +6,7 @@ from typing import Any
 
 from cmtree_jax.recipe.export import (
   array_record,
+  capping,
   doremi,
   jsonl,
   leaves,
@@ -19,6 +20,7 @@ from cmtree_jax.recipe.export import (
 )
 from cmtree_jax.recipe.export import survey as surveys
 from cmtree_jax.recipe.export.base import (
+  Capped,
   Corpus,
   Options,
   Shard,
@@ -34,11 +36,12 @@ __all__ = [
   "Options",
   "Shard",
   "require_leaves",
+  "told",
   "verify",
   "write",
 ]
 
-EXPORTERS: dict[str, Callable[[Corpus, Path, Options], list[Path]]] = {
+EXPORTERS: dict[str, Callable[[Capped, Path, Options], list[Path]]] = {
   "array_record": array_record.export,
   "doremi": doremi.export,
   "jsonl": jsonl.export,
@@ -56,6 +59,7 @@ EXPORTERS: dict[str, Callable[[Corpus, Path, Options], list[Path]]] = {
 OF_DOCUMENTS = ("array_record", "jsonl", "leaves", "parquet")
 
 verify = manifest.verify
+told = manifest.told
 
 
 def require_leaves(formats: Sequence[str]) -> None:
@@ -84,10 +88,10 @@ def write(
   Args:
     folder: empty, new, or an earlier or interrupted export of the same inputs.
     formats: names in `EXPORTERS`.
-    corpus: documents with their weights and leaves.
-    options: budget, seed and where trainers will look.
+    corpus: documents with the recipe's weights, and their leaves.
+    options: budget that weights are capped for, seed, where trainers will look.
     facts: what the corpus was made from, for the manifest: digests of config,
-      corpus and recipe.
+      corpus and recipe, and the budget that the recipe was learned for.
   Returns:
     The manifest and all files.
   Raises:
@@ -106,13 +110,14 @@ def write(
     done = manifest.find(folder, inputs)
     if done is not None:
       return done
-    found = surveys.survey(corpus, options)
-    contents = manifest.describe(corpus, options, found)
+    found = surveys.survey(corpus)
+    within = capping.cap(corpus, found, options)
+    contents = manifest.describe(options, found, within)
     manifest.claim(folder)
     files = [
       path
       for name in sorted(set(formats))
-      for path in EXPORTERS[name](corpus, folder, options)
+      for path in EXPORTERS[name](within.capped, folder, options)
     ]
     return manifest.write(folder, files, inputs=inputs, contents=contents)
   except OSError as error:

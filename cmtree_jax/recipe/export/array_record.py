@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from cmtree_jax.recipe.export import files
-from cmtree_jax.recipe.export.base import Corpus, Options, Shard
+from cmtree_jax.recipe.export.base import Capped, Options, Shard
 from cmtree_jax.recipe.export.leaves import Group, Leaf, gather, paths
 
 FOLDER = "array_record"
@@ -20,10 +20,10 @@ _DATASET = "leaf"
 _SPLIT = "train"
 
 
-def export(corpus: Corpus, folder: Path, options: Options) -> list[Path]:
+def export(capped: Capped, folder: Path, options: Options) -> list[Path]:
   """Writes array_record/LEAF/1.0.0, with features id, text, tokens and weight."""
-  del options
-  leaves = write(corpus, folder)
+  del options  # the weights are within the budget
+  leaves = write(capped, folder)
   metadata = [
     folder / FOLDER / leaf.name / VERSION / name
     for leaf in leaves
@@ -37,7 +37,7 @@ def pattern(leaf: Leaf) -> str:
   return f"{FOLDER}/{leaf.name}/{VERSION}/{_DATASET}-{_SPLIT}.array_record*"
 
 
-def write(corpus: Corpus, folder: Path) -> list[Leaf]:
+def write(capped: Capped, folder: Path) -> list[Leaf]:
   """The leaves in ArrayRecord files, written unless an export has them."""
   features = _features()
   sizes: dict[str, list[tuple[int, int]]] = {}  # records and bytes of each file
@@ -48,7 +48,7 @@ def write(corpus: Corpus, folder: Path) -> list[Leaf]:
     return _write_records(_data_dir(folder, group.leaf), group)
 
   leaves = gather(
-    corpus,
+    capped,
     folder,
     FOLDER,
     encode=lambda shard, row: _encode(features, shard, row),

@@ -1,11 +1,11 @@
 r"""How often each document is repeated: systematic rounding of expected counts.
 
-.. math:: c_i = B w_i / T, \quad C_i = \sum_{j \le i} c_j, \quad
+.. math:: c_i = e w_i, \quad C_i = \sum_{j \le i} c_j, \quad
           n_i = \lfloor C_i + u \rfloor - \lfloor C_{i-1} + u \rfloor
 
-with budget B, weights w, T tokens of the corpus and one u, uniform in [0, 1). Every
-count is the floor or the ceiling of its expectation, the expectation over u is
-:math:`c_i`, and the sum over any run of documents is within one of its own.
+with e epochs, weights w and one u, uniform in [0, 1). Every count is the floor or the
+ceiling of its expectation, the expectation over u is :math:`c_i`, and the sum over any
+run of documents is within one of its own.
 
 Sums are kept as integers in units of :math:`2^{-40}`, so that they are exact at any
 length and do not depend on where a corpus is cut into shards. Only the fraction of
@@ -15,11 +15,7 @@ References:
   Madow, *On the theory of systematic sampling, II*, 1949.
 """
 
-from collections.abc import Iterator
-
 import numpy as np
-
-from cmtree_jax.recipe.export.base import Corpus, Options, Shard
 
 # Of an expected count: 24 bits remain for its whole part, and rounding a count to
 # the unit moves the sum of 1e9 documents by less than 1e-3.
@@ -60,18 +56,3 @@ def repeat(expected_N: np.ndarray, start: int) -> tuple[np.ndarray, int]:
   count_N = (fraction_N + unit_N) >> np.uint64(_BITS)
   end = int(after_N[-1]) % _ONE if len(after_N) else start
   return count_N.astype(np.int64), end
-
-
-def rate(corpus: Corpus, options: Options) -> float:
-  """Expected copies of a document of weight one."""
-  return options.token_budget / corpus.total_tokens
-
-
-def counted(
-  corpus: Corpus, options: Options
-) -> Iterator[tuple[Shard, np.ndarray]]:
-  """Every shard with the counts of its documents."""
-  place = offset(options.seed)
-  for shard in corpus.shards():
-    count_N, place = repeat(shard.weight_N * rate(corpus, options), place)
-    yield shard, count_N

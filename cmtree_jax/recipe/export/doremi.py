@@ -9,15 +9,15 @@ from pathlib import Path
 
 from cmtree_jax.data import store
 from cmtree_jax.recipe.export import files, leaves
-from cmtree_jax.recipe.export.base import Corpus, Options
+from cmtree_jax.recipe.export.base import Capped, Options
 
 FILE = "doremi.json"
 
 
-def export(corpus: Corpus, folder: Path, options: Options) -> list[Path]:
+def export(capped: Capped, folder: Path, options: Options) -> list[Path]:
   """Writes doremi.json, and the text of its domains."""
   del options  # only shares
-  parts = leaves.write(corpus, folder)
+  parts = leaves.write(capped, folder)
   weights = {x.name: x.share for x in parts}
   config = {"train_domain_weights": weights, "eval_domain_weights": weights}
   return [

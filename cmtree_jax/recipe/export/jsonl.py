@@ -12,29 +12,32 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cmtree_jax.recipe.export import counts, files
-from cmtree_jax.recipe.export.base import Corpus, Options, Shard
+from cmtree_jax.recipe.export import files
+from cmtree_jax.recipe.export.base import Capped, Options, Shard
 
 FOLDER = "jsonl"
 
 
-def export(corpus: Corpus, folder: Path, options: Options) -> list[Path]:
+def export(capped: Capped, folder: Path, options: Options) -> list[Path]:
   """Writes zstd-compressed lines of id, text and leaf, resampled to the budget.
 
   Shards are resampled side by side by the corpus's workers.
   """
-  rate, place = counts.rate(corpus, options), counts.offset(options.seed)
-  items = []
-  for number, part in enumerate(corpus.parts):
-    begin = place
-    count_N, place = counts.repeat(part().weight_N * rate, begin)
-    if count_N.any():
-      path = folder / FOLDER / f"part-{number:05d}.jsonl.zst"
-      items.append(
-        PartItem(
-          path, part, corpus.leaf_names, rate, begin, options.seed, number
-        )
-      )
+  corpus = capped.corpus
+  items = [
+    PartItem(
+      folder / FOLDER / f"part-{number:05d}.jsonl.zst",
+      part,
+      corpus.leaf_names,
+      count_N,
+      options.seed,
+      number,
+    )
+    for number, (part, count_N) in enumerate(
+      zip(corpus.parts, capped.repeats, strict=True)
+    )
+    if count_N.any()
+  ]
   if items:
     (folder / FOLDER).mkdir(parents=True, exist_ok=True)
   corpus.workers.run(resample, items, text="resampling")
@@ -47,8 +50,7 @@ class PartItem(NamedTuple):
   done: Path
   part: Callable[[], Shard]
   leaf_names: tuple[str, ...]
-  rate: float  # expected copies of a document of weight one
-  place: int  # of `counts.repeat`
+  count_N: np.ndarray  # copies of its documents
   seed: int
   number: int  # of the shard
 
@@ -56,7 +58,6 @@ class PartItem(NamedTuple):
 def resample(item: PartItem) -> None:
   """Writes the lines of one shard."""
   shard = item.part()
-  count_N, _ = counts.repeat(shard.weight_N * item.rate, item.place)
   lines = (
     json.dumps(
       {
@@ -67,7 +68,7 @@ def resample(item: PartItem) -> None:
       ensure_ascii=False,
     ).encode()
     + b"\n"
-    for row in _order(count_N, item.seed, item.number)
+    for row in _order(item.count_N, item.seed, item.number)
   )
   files.write_zst(item.done, lines)
 

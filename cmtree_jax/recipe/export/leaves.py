@@ -16,7 +16,7 @@ import numpy as np
 
 from cmtree_jax.data import store
 from cmtree_jax.recipe.export import files
-from cmtree_jax.recipe.export.base import Corpus, Options, Shard, served_mixture
+from cmtree_jax.recipe.export.base import Capped, Options, Shard
 
 FOLDER = "leaves"
 # Records held in memory before the largest leaf's go to a file.
@@ -43,16 +43,16 @@ class Group(NamedTuple):
   records: Sequence[bytes]
 
 
-def export(corpus: Corpus, folder: Path, options: Options) -> list[Path]:
+def export(capped: Capped, folder: Path, options: Options) -> list[Path]:
   """Writes zstd-compressed JSON lines per leaf: id, text, weight."""
-  del options  # files of text hold no budget
-  return paths(folder, FOLDER, write(corpus, folder))
+  del options  # the weights are within the budget
+  return paths(folder, FOLDER, write(capped, folder))
 
 
-def write(corpus: Corpus, folder: Path) -> list[Leaf]:
+def write(capped: Capped, folder: Path) -> list[Leaf]:
   """The leaves in files of JSON lines, written unless an export has them."""
   return gather(
-    corpus,
+    capped,
     folder,
     FOLDER,
     encode=_encode,
@@ -64,7 +64,7 @@ def write(corpus: Corpus, folder: Path) -> list[Leaf]:
 
 
 def gather(
-  corpus: Corpus,
+  capped: Capped,
   folder: Path,
   name: str,
   *,
@@ -74,14 +74,15 @@ def gather(
   """Sends every document to a file of its leaf, in the order of the corpus.
 
   Args:
-    corpus: what to divide.
+    capped: what to divide.
     folder: the export.
     name: folder in the export that remembers the leaves in an index.
     encode: a document of a shard as a record.
     write_group: writes a file of records.
   Returns:
-    The leaves with documents and a share, in the order of the corpus.
+    The leaves with a share, in the order of the corpus.
   """
+  corpus, mixture, _ = capped
   index = folder / name / _INDEX
   if index.exists():
     return [
@@ -98,7 +99,7 @@ def gather(
       np.add.at(num_tokens_L, shard.leaf_N, shard.num_tokens_N)
       for row, leaf in enumerate(shard.leaf_N.tolist()):
         leaf_name = corpus.leaf_names[leaf]
-        if corpus.mixture.get(leaf_name, 0.0) > 0:
+        if mixture[leaf_name] > 0:
           yield leaf_name, encode(shard, row)
 
   written: dict[str, list[str]] = {}
@@ -106,18 +107,17 @@ def gather(
     path = write_group(group)
     of_leaf = written.setdefault(group.leaf, [])
     of_leaf.append(path.relative_to(folder).as_posix())
-  share = served_mixture(corpus, num_tokens_L)
   leaves = [
     Leaf(
       leaf,
       corpus.leaf_paths[i],
-      share[leaf],
+      mixture[leaf],
       int(num_documents_L[i]),
       int(num_tokens_L[i]),
       tuple(written[leaf]),
     )
     for i, leaf in enumerate(corpus.leaf_names)
-    if leaf in share
+    if mixture[leaf] > 0
   ]
   store.write_atomically(index, store.to_json([x._asdict() for x in leaves]))
   return leaves
@@ -140,8 +140,8 @@ def document_rates(leaves: Sequence[Leaf]) -> dict[str, float]:
 
 
 def epochs(leaf: Leaf, options: Options) -> float:
-  """How often training sees a leaf's documents on average."""
-  return options.token_budget * leaf.share / leaf.num_tokens
+  """How often training sees the documents of a leaf, which it draws alike."""
+  return options.budget.tokens * leaf.share / leaf.num_tokens
 
 
 def _groups(records: Iterable[tuple[str, bytes]]) -> Iterator[Group]:

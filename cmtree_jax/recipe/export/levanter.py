@@ -13,20 +13,21 @@ format changed:
 from pathlib import Path
 
 from cmtree_jax.recipe.export import files, leaves
-from cmtree_jax.recipe.export.base import Corpus, Options, location
+from cmtree_jax.recipe.export.base import Capped, Options, location, purpose
 
 FILE = "levanter.yaml"
 OLD_FILE = "levanter_configs.yaml"
 
 _COMMENT = """\
-Weights are shares of training tokens. Add model, optimizer and trainer, then
+Weights are shares of training tokens. {purpose}
+Add model, optimizer and trainer, then
   python -m levanter.main.train_lm --config_path {name}"""
 
 
-def export(corpus: Corpus, folder: Path, options: Options) -> list[Path]:
+def export(capped: Capped, folder: Path, options: Options) -> list[Path]:
   """Writes both files, and the text that they point to."""
   root = location(folder, options)
-  parts = leaves.write(corpus, folder)
+  parts = leaves.write(capped, folder)
   urls = {x.name: [f"{root}/{file}" for file in x.files] for x in parts}
   components = {
     name: {"source": {"type": "url", "train_urls": files_of}}
@@ -43,7 +44,7 @@ def export(corpus: Corpus, folder: Path, options: Options) -> list[Path]:
     files.write_yaml(
       folder / name,
       {"data": {key: value, **common}},
-      comment=_COMMENT.format(name=name),
+      comment=_COMMENT.format(name=name, purpose=purpose(options)),
     )
     for name, key, value in (
       (FILE, "components", components),

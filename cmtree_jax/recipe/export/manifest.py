@@ -11,15 +11,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import cmtree_jax
+from cmtree_jax.budget import from_json
 from cmtree_jax.data import store
-from cmtree_jax.recipe.export.base import Corpus, Options, served_mixture
+from cmtree_jax.recipe import recap
+from cmtree_jax.recipe.export.base import Corpus, Options
+from cmtree_jax.recipe.export.capping import Capping, whole_looks
 from cmtree_jax.recipe.export.leaves import Leaf, epochs
 from cmtree_jax.recipe.export.survey import Survey
 from cmtree_jax.types import UserError
 
 FILE = "manifest.json"
-FORMAT = 1
+FORMAT = 2  # with a budget, and weights that are capped for it
 _MARKER = ".incomplete"
 
 
@@ -34,8 +39,7 @@ def inputs_of(
     "cmtree_jax": cmtree_jax.__version__,
     "facts": dict(facts),
     "formats": sorted(formats),
-    "options": options._asdict(),
-    "mixture": {name: float(x) for name, x in corpus.mixture.items()},
+    "options": {**options._asdict(), "budget": options.budget.to_json()},
     "paths": dict(zip(corpus.leaf_names, corpus.leaf_paths, strict=True)),
     "documents": corpus.num_documents,
     "tokens": corpus.total_tokens,
@@ -113,42 +117,71 @@ def write(
 
 
 def describe(
-  corpus: Corpus, options: Options, survey: Survey
+  options: Options, survey: Survey, capping: Capping
 ) -> dict[str, Any]:
   """Counts, and every leaf by name; leaves that mixtures leave out say why."""
-  served = served_mixture(corpus, survey.tokens_L)
+  corpus, mixture, repeats = capping.capped
+  tokens_N, expected_N = survey.tokens_N, capping.expected_N
+  count_N = np.concatenate(repeats)
+  columns = (
+    np.ones(len(tokens_N)),
+    tokens_N,
+    tokens_N * expected_N,
+    count_N,
+    tokens_N * count_N,
+  )
+  sums = [survey.of_leaves(column_N) for column_N in columns]
   leaves = {}
   for i, name in enumerate(corpus.leaf_names):
-    documents, tokens, expected, repeats, repeated = (x[i] for x in survey)
+    documents, tokens, *resampled = (float(sum_L[i]) for sum_L in sums)
+    leaf = Leaf(name, "", mixture[name], int(documents), int(tokens), ())
     leaves[name] = {
       "path": corpus.leaf_paths[i],
-      "documents": int(documents),
-      "tokens": int(tokens),
-      "share": served.get(name, 0.0),
-      "epochs": 0.0,
-      "resampled": _resampled(expected, repeats, repeated),
+      "documents": leaf.num_documents,
+      "tokens": leaf.num_tokens,
+      "share": leaf.share,
+      "epochs": epochs(leaf, options) if leaf.share else 0.0,
+      "resampled": _resampled(*resampled),
     }
-    if name in served:
-      leaf = Leaf(name, "", served[name], int(documents), int(tokens), ())
-      leaves[name]["epochs"] = epochs(leaf, options)
   return {
+    "budget": options.budget.to_json(),
+    "cap": capping.weights.to_json(),
     "counts": {
       "documents": corpus.num_documents,
       "tokens": corpus.total_tokens,
-      "token_budget": options.token_budget,
-      "resampled": _resampled(
-        survey.expected_tokens_L.sum(),
-        survey.repeats_L.sum(),
-        survey.repeated_tokens_L.sum(),
-      ),
+      "resampled": _resampled(*(sum_L.sum() for sum_L in sums[2:])),
     },
     "leaves": leaves,
     "omitted": {
-      name: "no tokens" if survey.tokens_L[i] == 0 else "no share"
-      for i, name in enumerate(corpus.leaf_names)
-      if name not in served
+      name: "no share" if leaf["tokens"] else "no tokens"
+      for name, leaf in leaves.items()
+      if not leaf["share"]
     },
   }
+
+
+def told(folder: Path) -> str:
+  """What a person must know of an export's budget; a line or two."""
+  manifest = read(folder)
+  budget = from_json(manifest["budget"])
+  lines = (
+    f"Export for {budget.tokens:,} tokens, {budget.epochs:.3g} epochs of this "
+    "corpus: "
+  )
+  if budget.epochs > budget.max_epochs:
+    return lines + (
+      "natural, as even that repeats every document more than config.budget."
+      f"max_epochs = {budget.max_epochs:g} times."
+    )
+  cap = manifest["cap"]
+  lines += recap.text(cap["moved"], cap["documents_at_cap"], cap["max_weight"])
+  if (looks := whole_looks(budget)) < budget.epochs:
+    tokens = manifest["counts"]["resampled"]["tokens"]
+    lines += (
+      f" Resampled text holds {tokens:,} of these tokens, as {looks} whole copies "
+      f"of a document are the most below {budget.max_epochs:g}."
+    )
+  return lines
 
 
 def read(folder: Path) -> dict[str, Any]:

@@ -15,23 +15,24 @@ from pathlib import Path
 
 from cmtree_jax.data import store
 from cmtree_jax.recipe.export import array_record, files, leaves
-from cmtree_jax.recipe.export.base import Corpus, Options, location
+from cmtree_jax.recipe.export.base import Capped, Options, location, purpose
 
 FILE = "maxtext.yml"
 MIXTURE_FILE = "maxtext_mixture.json"
 
 _COMMENT = f"""\
-Weights in {MIXTURE_FILE} are shares of documents. Set tokenizer_type to the kind of
-the tokenizer (sentencepiece, huggingface or tiktoken), then
+Weights in {MIXTURE_FILE} are shares of documents. {{purpose}}
+Set tokenizer_type to the kind of the tokenizer (sentencepiece, huggingface or
+tiktoken), then
   python -m maxtext.trainers.pre_train.train {FILE} run_name=... \
 base_output_directory=..."""
 
 
-def export(corpus: Corpus, folder: Path, options: Options) -> list[Path]:
+def export(capped: Capped, folder: Path, options: Options) -> list[Path]:
   """Writes both files, and the data sets that they point to."""
   root = location(folder, options)
-  written = array_record.export(corpus, folder, options)
-  parts = array_record.write(corpus, folder)
+  written = array_record.export(capped, folder, options)
+  parts = array_record.write(capped, folder)
   rate = leaves.document_rates(parts)
   mixture = {
     x.name: {
@@ -40,8 +41,9 @@ def export(corpus: Corpus, folder: Path, options: Options) -> list[Path]:
     }
     for x in parts
   }
-  # Mixing ends with the first leaf that does, so each is repeated often enough
-  # for the most repeated one; one more for the chance in the draws.
+  # Mixing ends with the first leaf that does, so each may be repeated often enough
+  # for the most repeated one; one more for the chance in the draws. How often it is
+  # depends on the tokens of the training.
   num_epoch = math.ceil(max(leaves.epochs(x, options) for x in parts)) + 1
   config = {
     "base_config": "base.yml",
@@ -57,8 +59,9 @@ def export(corpus: Corpus, folder: Path, options: Options) -> list[Path]:
     "enable_data_shuffling": True,
     "data_shuffle_seed": options.seed,
   }
+  comment = _COMMENT.format(purpose=purpose(options))
   return [
     *written,
     files.write_text(folder / MIXTURE_FILE, store.to_json(mixture)),
-    files.write_yaml(folder / FILE, config, comment=_COMMENT),
+    files.write_yaml(folder / FILE, config, comment=comment),
   ]

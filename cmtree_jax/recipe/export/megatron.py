@@ -15,7 +15,7 @@ import shlex
 from pathlib import Path
 
 from cmtree_jax.recipe.export import files, leaves
-from cmtree_jax.recipe.export.base import Corpus, Options, location
+from cmtree_jax.recipe.export.base import Capped, Options, location, purpose
 from cmtree_jax.types import UserError
 
 BLEND_FILE = "megatron_blend.txt"
@@ -29,6 +29,7 @@ _SCRIPT = """\
 # Other arguments of preprocess_data.py, such as --tokenizer-type
 # SentencePieceTokenizer, may follow. Then train with
 #   --data-args-path {blend} --split 100,0,0
+# {purpose}
 set -euo pipefail
 : "${{MEGATRON:?set it to a checkout of Megatron-LM}}"
 ROOT={root}
@@ -47,7 +48,7 @@ tokenize() {{
 """
 
 
-def export(corpus: Corpus, folder: Path, options: Options) -> list[Path]:
+def export(capped: Capped, folder: Path, options: Options) -> list[Path]:
   """Writes the three files, and the text that the script reads."""
   root = location(folder, options)
   if len(root.split()) != 1:
@@ -55,19 +56,23 @@ def export(corpus: Corpus, folder: Path, options: Options) -> list[Path]:
       f"Megatron-LM splits a blend at white space: wanted a folder without, came "
       f"{root!r}. Export to another folder."
     )
-  parts = leaves.write(corpus, folder)
+  parts = leaves.write(capped, folder)
   blend = [(x.share, f"{root}/megatron/{x.name}_text_document") for x in parts]
   lines = [f"{share!r} {prefix}\n" for share, prefix in blend]
   script = _SCRIPT.format(
     script=SCRIPT_FILE,
     blend=BLEND_FILE,
+    purpose=purpose(options),
     root=shlex.quote(root),
     tokenizer=shlex.quote(options.tokenizer),
   ) + "".join(f'tokenize {shlex.quote(x.name)} "$@"\n' for x in parts)
   nemo = {
     "model": {"data": {"data_prefix": [x for pair in blend for x in pair]}}
   }
-  comment = f"Weights are shares of training tokens. Run {SCRIPT_FILE} first."
+  comment = (
+    f"Weights are shares of training tokens. {purpose(options)}\n"
+    f"Run {SCRIPT_FILE} first."
+  )
   return [
     *leaves.paths(folder, leaves.FOLDER, parts),
     files.write_text(folder / BLEND_FILE, "".join(lines)),

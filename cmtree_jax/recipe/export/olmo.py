@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from cmtree_jax.recipe.export import files, leaves
-from cmtree_jax.recipe.export.base import Corpus, Options, location
+from cmtree_jax.recipe.export.base import Capped, Options, location, purpose
 
 MIX_FILE = "olmo_mix.yaml"
 SOURCES_FILE = "olmo_sources.yaml"
@@ -31,8 +31,6 @@ SCRIPT_FILE = "olmo_tokenize.sh"
 # The sources hold fewer tokens of another tokenizer than of the one that counted
 # them here; this much fewer is allowed for.
 _TOKENIZER_MARGIN = 2
-
-_COMMENT = f"Weights are shares of training tokens. Run {SCRIPT_FILE} first."
 
 _SCRIPT = """\
 #!/bin/bash
@@ -54,10 +52,10 @@ tokenize() {{
 """
 
 
-def export(corpus: Corpus, folder: Path, options: Options) -> list[Path]:
+def export(capped: Capped, folder: Path, options: Options) -> list[Path]:
   """Writes the three files, and the text that the script reads."""
   root = location(folder, options)
-  parts = leaves.write(corpus, folder)
+  parts = leaves.write(capped, folder)
   tokens = {x.name: [f"{root}/olmo/{x.name}/*.npy"] for x in parts}
   sources = [
     {
@@ -68,6 +66,10 @@ def export(corpus: Corpus, folder: Path, options: Options) -> list[Path]:
     }
     for x in parts
   ]
+  comment = (
+    f"Weights are shares of training tokens. {purpose(options)}\n"
+    f"Run {SCRIPT_FILE} first."
+  )
   script = _SCRIPT.format(
     script=SCRIPT_FILE,
     root=shlex.quote(root),
@@ -76,10 +78,10 @@ def export(corpus: Corpus, folder: Path, options: Options) -> list[Path]:
   return [
     *leaves.paths(folder, leaves.FOLDER, parts),
     files.write_yaml(
-      folder / MIX_FILE, {"mix": nest(parts, tokens)}, comment=_COMMENT
+      folder / MIX_FILE, {"mix": nest(parts, tokens)}, comment=comment
     ),
     files.write_yaml(
-      folder / SOURCES_FILE, {"sources": sources}, comment=_COMMENT
+      folder / SOURCES_FILE, {"sources": sources}, comment=comment
     ),
     files.write_text(folder / SCRIPT_FILE, script),
   ]
@@ -111,7 +113,7 @@ def nest(
     weight = math.fsum(x.share for x in inside) / total
     if len(inside) == 1:  # also a node with a single leaf left
       leaf = inside[0]
-      # -1: as often as the weight needs, which is at most the recipe's cap.
+      # -1: as often as the weight needs, which is at most the cap of the budget.
       source = {"paths": tokens[leaf.name], "repetition_factor": -1.0}
       nodes.append({"name": leaf.name, "weight": weight, **source})
     else:

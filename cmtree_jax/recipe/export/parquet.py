@@ -2,14 +2,15 @@
 
 from pathlib import Path
 
-from cmtree_jax.recipe.export import counts, files
-from cmtree_jax.recipe.export.base import Corpus, Options
+from cmtree_jax.recipe.export import files
+from cmtree_jax.recipe.export.base import Capped, Options
 
 FILE = "parquet/weights.parquet"
 
 
-def export(corpus: Corpus, folder: Path, options: Options) -> list[Path]:
+def export(capped: Capped, folder: Path, options: Options) -> list[Path]:
   """Writes document_id, leaf, weight, tokens, repeats, in the corpus's order."""
+  del options  # weights and repeats are within the budget
   import pyarrow as pa
   import pyarrow.parquet as pq
 
@@ -22,13 +23,14 @@ def export(corpus: Corpus, folder: Path, options: Options) -> list[Path]:
       ("repeats", pa.int64()),
     ]
   )
+  corpus = capped.corpus
   names = pa.array(corpus.leaf_names, pa.string())
   path = folder / FILE
   with (
     files.replacing(path) as temporary,
     pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
   ):
-    for shard, count_N in counts.counted(corpus, options):
+    for shard, count_N in zip(corpus.shards(), capped.repeats, strict=True):
       leaf_N = pa.array(shard.leaf_N, pa.int32())
       columns = [
         pa.array(shard.id, pa.string()),

@@ -12,13 +12,14 @@ from pathlib import Path
 
 from cmtree_jax.data import store
 from cmtree_jax.recipe.export import files, leaves
-from cmtree_jax.recipe.export.base import Corpus, Options, location
+from cmtree_jax.recipe.export.base import Capped, Options, location, purpose
 
 FILE = "seqio_mixture.py"
 
 _MODULE = '''"""A recipe's mixture for seqio, registered when this module is imported.
 
 Drawn by `seqio.get_mixture_or_task(seqio_mixture.MIXTURE).get_dataset(...)`.
+{purpose}
 """
 
 import functools
@@ -82,25 +83,24 @@ seqio.MixtureRegistry.add(
 '''
 
 
-def export(corpus: Corpus, folder: Path, options: Options) -> list[Path]:
+def export(capped: Capped, folder: Path, options: Options) -> list[Path]:
   """Writes seqio_mixture.py, and the text that it reads."""
-  parts = leaves.write(corpus, folder)
-  text = module(
-    parts, location(folder, options) if options.root else "", options.tokenizer
-  )
+  parts = leaves.write(capped, folder)
+  root = location(folder, options) if options.root else ""
+  text = module(parts, root, options)
   return [
     *leaves.paths(folder, leaves.FOLDER, parts),
     files.write_text(folder / FILE, text),
   ]
 
 
-def module(parts: Sequence[leaves.Leaf], root: str, tokenizer: str) -> str:
+def module(parts: Sequence[leaves.Leaf], root: str, options: Options) -> str:
   """The source of the module.
 
   Args:
     parts: the leaves.
     root: where the files lie; "": beside the module.
-    tokenizer: path of a SentencePiece model, or "bytes".
+    options: a budget, and the path of a SentencePiece model or "bytes".
   """
   rate = leaves.document_rates(parts)
   # Two exports can be imported side by side.
@@ -113,12 +113,13 @@ def module(parts: Sequence[leaves.Leaf], root: str, tokenizer: str) -> str:
     f"  ),\n"
     for task, leaf in zip(_task_names(parts, mixture), parts, strict=True)
   )
-  if tokenizer == "bytes":
+  if options.tokenizer == "bytes":
     vocabulary = "seqio.ByteVocabulary()"
   else:
-    vocabulary = f"seqio.SentencePieceVocabulary({_quote(tokenizer)})"
+    vocabulary = f"seqio.SentencePieceVocabulary({_quote(options.tokenizer)})"
   beside = "os.path.dirname(os.path.abspath(__file__))"
   return _MODULE.format(
+    purpose=purpose(options),
     imports="" if root else "import os\n",
     mixture=_quote(mixture),
     folder=_quote(root) if root else beside,

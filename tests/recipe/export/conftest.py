@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import zstandard
 
-from cmtree_jax.recipe.export import Corpus, Options, Shard
+from cmtree_jax.budget import Budget
+from cmtree_jax.recipe.export import Corpus, Options, Shard, capping, survey
+from cmtree_jax.recipe.export.base import Capped
 
 # As YAML, the second is a number and the fifth is null.
 NAMES = (
@@ -43,9 +45,6 @@ def corpus() -> Corpus:
   leaf_weight = np.array([2.0, 0.5, 1.0, 0.0, 3.0])
   weight_N = leaf_weight[leaf_N] * random.uniform(0.5, 1.5, 60)
   weight_N *= num_tokens_N.sum() / (weight_N @ num_tokens_N)
-  share_L = np.bincount(leaf_N, weight_N * num_tokens_N, 6)
-  share_L[5] = share_L.sum() / 10  # a share that nothing can serve
-  mixture = dict(zip(NAMES, (share_L / share_L.sum()).tolist(), strict=True))
 
   def part(begin: int, end: int) -> Shard:
     rows = range(begin, end)
@@ -59,19 +58,34 @@ def corpus() -> Corpus:
 
   cuts = ((0, 17), (17, 17), (17, 45), (45, 60))
   parts = tuple(functools.partial(part, *cut) for cut in cuts)
-  return Corpus(parts, NAMES, PATHS, mixture, 60, int(num_tokens_N.sum()))
+  return Corpus(parts, NAMES, PATHS, 60, int(num_tokens_N.sum()))
 
 
 @pytest.fixture
-def options() -> Options:
-  """Twice the corpus, read where it was written."""
-  return Options(token_budget=2_000, seed=3, tokenizer="gpt2", root="")
+def options(corpus) -> Options:
+  """Twice the corpus, read where it was written; no weight is near the cap."""
+  budget = Budget(
+    tokens=2_000,
+    pool_tokens=corpus.total_tokens,
+    parameters=1,
+    max_epochs=100.0,
+    r_star=15.0,
+    min_documents=1,
+  )
+  return Options(budget=budget, seed=3, tokenizer="gpt2", root="")
 
 
 @pytest.fixture
-def merged(corpus) -> Shard:
+def capped(corpus, options) -> Capped:
+  """What exporters get."""
+  found = survey.survey(corpus)
+  return capping.cap(corpus, found, options).capped
+
+
+@pytest.fixture
+def merged(capped) -> Shard:
   """All documents as one shard."""
-  columns = zip(*corpus.shards(), strict=True)
+  columns = zip(*capped.corpus.shards(), strict=True)
   ids, texts, *arrays = columns
   return Shard(
     list(itertools.chain(*ids)),

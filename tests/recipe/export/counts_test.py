@@ -91,15 +91,3 @@ def test_offsets_of_seeds_are_uniform():
 def test_an_impossible_expectation_is_refused(value):
   with pytest.raises(ValueError, match="zero to two million"):
     counts.repeat(np.array([1.0, value]), 0)
-
-
-def test_a_corpus_gets_its_budget(corpus, options, merged):
-  count_N = np.concatenate([c for _, c in counts.counted(corpus, options)])
-  expected_N = merged.weight_N * options.token_budget / corpus.total_tokens
-  np.testing.assert_array_equal(
-    count_N, counts.repeat(expected_N, counts.offset(options.seed))[0]
-  )
-  assert abs(count_N.sum() - expected_N.sum()) < 1
-  other = options._replace(seed=4)
-  again = np.concatenate([c for _, c in counts.counted(corpus, other)])
-  assert (again != count_N).any()

@@ -12,12 +12,12 @@ import yaml
 
 from cmtree_jax.recipe.export import (
   array_record,
-  counts,
   files,
   jsonl,
   leaves,
   parquet,
 )
+from tests.recipe.export.conftest import NAMES
 
 
 def tfds_rows(builder) -> list[dict[str, Any]]:
@@ -27,34 +27,36 @@ def tfds_rows(builder) -> list[dict[str, Any]]:
 
 
 def test_parquet_has_weights_and_repeats_in_order(
-  corpus, options, merged, tmp_path
+  capped, options, merged, tmp_path
 ):
   import pyarrow.parquet as pq
 
-  (path,) = parquet.export(corpus, tmp_path, options)
+  (path,) = parquet.export(capped, tmp_path, options)
   table = pq.read_table(path).to_pydict()
   assert table["document_id"] == merged.id
-  assert table["leaf"] == [corpus.leaf_names[i] for i in merged.leaf_N]
+  assert table["leaf"] == [NAMES[i] for i in merged.leaf_N]
   assert table["weight"] == merged.weight_N.tolist()
   assert table["tokens"] == merged.num_tokens_N.tolist()
-  expected_N = merged.weight_N * options.token_budget / corpus.total_tokens
-  count_N, _ = counts.repeat(expected_N, counts.offset(options.seed))
-  assert table["repeats"] == count_N.tolist()
+  assert table["repeats"] == np.concatenate(capped.repeats).tolist()
 
 
 def test_jsonl_repeats_documents_as_they_count(
-  corpus, options, tmp_path, read_lines
+  capped, options, tmp_path, read_lines
 ):
-  paths = jsonl.export(corpus, tmp_path, options)
+  paths = jsonl.export(capped, tmp_path, options)
   # Every shard is a file of its own; the empty second one makes none.
   assert [p.name for p in paths] == [
     f"part-{i:05d}.jsonl.zst" for i in (0, 2, 3)
   ]
-  shards = [x for x in counts.counted(corpus, options) if len(x[0].id)]
+  shards = [
+    pair
+    for pair in zip(capped.corpus.shards(), capped.repeats, strict=True)
+    if len(pair[1])
+  ]
   for path, (shard, count_N) in zip(paths, shards, strict=True):
     lines = read_lines(path)
     found = Counter((x["id"], x["text"], x["leaf"]) for x in lines)
-    names = [corpus.leaf_names[i] for i in shard.leaf_N]
+    names = [NAMES[i] for i in shard.leaf_N]
     keys = zip(shard.id, shard.text, names, strict=True)
     wanted = Counter(dict(zip(keys, count_N.tolist(), strict=True)))
     assert found == +wanted
@@ -64,9 +66,9 @@ def test_jsonl_repeats_documents_as_they_count(
     assert [x["id"] for x in lines] != in_order  # shuffled
 
 
-def test_jsonl_follows_the_seed(corpus, options, tmp_path):
+def test_jsonl_follows_the_seed(capped, options, tmp_path):
   def content(folder, seed):
-    paths = jsonl.export(corpus, folder, options._replace(seed=seed))
+    paths = jsonl.export(capped, folder, options._replace(seed=seed))
     return [path.read_bytes() for path in paths]
 
   first = content(tmp_path / "a", 3)
@@ -75,28 +77,30 @@ def test_jsonl_follows_the_seed(corpus, options, tmp_path):
 
 
 def test_leaves_hold_each_document_once_in_its_leaf(
-  corpus, options, merged, tmp_path, read_lines, documents_by_leaf
+  capped, options, merged, tmp_path, read_lines, documents_by_leaf
 ):
-  written = leaves.export(corpus, tmp_path, options)
-  parts = leaves.write(corpus, tmp_path)
-  assert [x.name for x in parts] == [corpus.leaf_names[i] for i in (0, 1, 2, 4)]
+  written = leaves.export(capped, tmp_path, options)
+  parts = leaves.write(capped, tmp_path)
+  assert [x.name for x in parts] == [NAMES[i] for i in (0, 1, 2, 4)]
   assert sum(x.share for x in parts) == pytest.approx(1, abs=1e-12)
   for leaf in parts:
     lines = [x for f in leaf.files for x in read_lines(tmp_path / f)]
     wanted = documents_by_leaf[leaf.name]
     assert [(x["id"], x["text"]) for x in lines] == wanted
-    of_leaf = merged.leaf_N == corpus.leaf_names.index(leaf.name)
+    of_leaf = merged.leaf_N == NAMES.index(leaf.name)
     assert [x["weight"] for x in lines] == merged.weight_N[of_leaf].tolist()
     assert leaf.num_documents == of_leaf.sum()
     assert leaf.num_tokens == merged.num_tokens_N[of_leaf].sum()
-    # What another leaf could not serve is spread over the others.
-    assert leaf.share == pytest.approx(corpus.mixture[leaf.name] * 11 / 10)
+    tokens_N = (merged.weight_N * merged.num_tokens_N)[of_leaf]
+    assert leaf.share == pytest.approx(
+      tokens_N.sum() / merged.num_tokens_N.sum()
+    )
   on_disk = sorted(p for p in tmp_path.rglob("*") if p.is_file())
   assert on_disk == sorted(written)
 
 
 def test_a_small_buffer_makes_more_files_of_the_same_documents(
-  corpus, tmp_path, read_lines, documents_by_leaf, monkeypatch
+  capped, tmp_path, read_lines, documents_by_leaf, monkeypatch
 ):
   monkeypatch.setattr(leaves, "BUFFER_BYTES", 300)
   held, most = 0, 0
@@ -115,7 +119,7 @@ def test_a_small_buffer_makes_more_files_of_the_same_documents(
     return files.write_zst(path, group.records)
 
   parts = leaves.gather(
-    corpus,
+    capped,
     tmp_path,
     "x",
     encode=encode,
@@ -128,8 +132,8 @@ def test_a_small_buffer_makes_more_files_of_the_same_documents(
     assert [tuple(x) for x in lines] == documents_by_leaf[leaf.name]
 
 
-def test_rates_of_documents_give_the_shares_of_tokens(corpus, tmp_path):
-  parts = leaves.write(corpus, tmp_path)
+def test_rates_of_documents_give_the_shares_of_tokens(capped, tmp_path):
+  parts = leaves.write(capped, tmp_path)
   rate = leaves.document_rates(parts)
   assert sum(rate.values()) == pytest.approx(1, abs=1e-12)
   tokens = np.array(
@@ -142,18 +146,18 @@ def test_rates_of_documents_give_the_shares_of_tokens(corpus, tmp_path):
 
 
 def test_tfds_reads_each_leaf(
-  corpus, options, merged, tmp_path, documents_by_leaf
+  capped, options, merged, tmp_path, documents_by_leaf
 ):
   import tensorflow_datasets as tfds
 
-  array_record.export(corpus, tmp_path, options)
-  for leaf in array_record.write(corpus, tmp_path):
+  array_record.export(capped, tmp_path, options)
+  for leaf in array_record.write(capped, tmp_path):
     folder = tmp_path / "array_record" / leaf.name / "1.0.0"
     rows = tfds_rows(tfds.builder_from_directory(folder))
     assert [
       (x["id"].decode(), x["text"].decode()) for x in rows
     ] == documents_by_leaf[leaf.name]
-    of_leaf = merged.leaf_N == corpus.leaf_names.index(leaf.name)
+    of_leaf = merged.leaf_N == NAMES.index(leaf.name)
     assert [x["tokens"] for x in rows] == merged.num_tokens_N[of_leaf].tolist()
     np.testing.assert_allclose(
       [x["weight"] for x in rows], merged.weight_N[of_leaf], rtol=1e-6
@@ -161,13 +165,13 @@ def test_tfds_reads_each_leaf(
 
 
 def test_grain_reads_each_leaf_in_any_order(
-  corpus, options, tmp_path, documents_by_leaf, parse_example
+  capped, options, tmp_path, documents_by_leaf, parse_example
 ):
   import grain
   from array_record.python import array_record_module
 
-  array_record.export(corpus, tmp_path, options)
-  for leaf in array_record.write(corpus, tmp_path):
+  array_record.export(capped, tmp_path, options)
+  for leaf in array_record.write(capped, tmp_path):
     paths = [str(tmp_path / name) for name in leaf.files]
     source = grain.sources.ArrayRecordDataSource(paths)
     data = grain.MapDataset.source(source).shuffle(seed=0)
@@ -191,13 +195,13 @@ def test_grain_reads_each_leaf_in_any_order(
 
 
 def test_array_record_is_split_into_files_that_tfds_counts(
-  corpus, options, tmp_path, monkeypatch
+  capped, options, tmp_path, monkeypatch
 ):
   import tensorflow_datasets as tfds
 
   monkeypatch.setattr(leaves, "BUFFER_BYTES", 900)
-  array_record.export(corpus, tmp_path, options)
-  leaf = array_record.write(corpus, tmp_path)[0]
+  array_record.export(capped, tmp_path, options)
+  leaf = array_record.write(capped, tmp_path)[0]
   assert len(leaf.files) > 1
   folder = tmp_path / "array_record" / leaf.name / "1.0.0"
   builder = tfds.builder_from_directory(folder)
@@ -211,10 +215,11 @@ def test_nothing_but_seqio_users_needs_tensorflow(tmp_path):
   code = """
 import pathlib, sys
 import numpy as np
+from cmtree_jax.budget import Budget
 from cmtree_jax.recipe import export
 shard = export.Shard(["a"], ["b"], np.array([3]), np.array([1.0]), np.array([0]))
-corpus = export.Corpus((lambda: shard,), ("x",), ("0",), {"x": 1.0}, 1, 3)
-options = export.Options(9, 0, "gpt2", "")
+corpus = export.Corpus((lambda: shard,), ("x",), ("0",), 1, 3)
+options = export.Options(Budget(9, 3, 1, 4.0, 15.0, 1), 0, "gpt2", "")
 export.write(pathlib.Path(sys.argv[1]), list(export.EXPORTERS), corpus, options, {})
 print(any(name.split(".")[0] in ("tensorflow", "seqio") for name in sys.modules))
 """

@@ -27,10 +27,11 @@ from cmtree_jax.types import UserError
 
 
 @pytest.fixture
-def shares(corpus) -> dict[str, float]:
-  """The mixture without the leaves that cannot be served."""
+def shares(corpus, merged) -> dict[str, float]:
+  """The mixture without the leaves that have no share."""
+  tokens_N = merged.weight_N * merged.num_tokens_N
   return {
-    name: corpus.mixture[name] * 11 / 10
+    name: tokens_N[merged.leaf_N == i].sum() / tokens_N.sum()
     for i, name in enumerate(corpus.leaf_names)
     if i not in (3, 5)
   }
@@ -45,9 +46,9 @@ def close(shares: dict[str, float]):
   [("levanter.yaml", "components"), ("levanter_configs.yaml", "configs")],
 )
 def test_levanter_names_components_and_their_files(
-  corpus, options, shares, tmp_path, read_lines, documents_by_leaf, file, key
+  capped, options, shares, tmp_path, read_lines, documents_by_leaf, file, key
 ):
-  levanter.export(corpus, tmp_path, options)
+  levanter.export(capped, tmp_path, options)
   data = yaml.safe_load((tmp_path / file).read_text())["data"]
   assert set(data) == {
     key, "train_weights", "tokenizer", "cache_dir", "shuffle",
@@ -71,7 +72,7 @@ def test_levanter_names_components_and_their_files(
 
 
 def test_maxtext_draws_the_budget_in_the_recipes_shares_of_tokens(
-  corpus, options, shares, tmp_path, parse_example
+  capped, options, shares, tmp_path, parse_example
 ):
   """MaxText's mixing, in its calls of Grain (without the shuffle, which is slow
   for so few documents)."""
@@ -79,8 +80,9 @@ def test_maxtext_draws_the_budget_in_the_recipes_shares_of_tokens(
 
   import grain
 
-  options = options._replace(token_budget=20_000)
-  maxtext.export(corpus, tmp_path, options)
+  budget = options.budget._replace(tokens=20_000)
+  options = options._replace(budget=budget)
+  maxtext.export(capped, tmp_path, options)
   config = yaml.safe_load((tmp_path / "maxtext.yml").read_text())
   assert config["dataset_type"] == "grain"
   assert config["grain_file_type"] == "arrayrecord"
@@ -107,18 +109,18 @@ def test_maxtext_draws_the_budget_in_the_recipes_shares_of_tokens(
   drawn = dict.fromkeys(shares, 0)
   for name, tokens in grain.IterDataset.mix(datasets, weights):
     drawn[name] += tokens
-    if sum(drawn.values()) >= options.token_budget:
+    if sum(drawn.values()) >= budget.tokens:
       break
   total = sum(drawn.values())
-  assert total >= options.token_budget  # no leaf ended before
+  assert total >= budget.tokens  # no leaf ended before
   found = {name: tokens / total for name, tokens in drawn.items()}
   assert found == pytest.approx(shares, abs=5e-3)  # a tenth of an epoch
 
 
 def test_megatron_and_nemo_get_weights_and_prefixes(
-  corpus, options, shares, tmp_path
+  capped, options, shares, tmp_path
 ):
-  megatron.export(corpus, tmp_path, options)
+  megatron.export(capped, tmp_path, options)
   # `get_blend_from_list(f.read().split())`: weights at even places.
   blend = (tmp_path / "megatron_blend.txt").read_text().split()
   prefixes = [f"{tmp_path}/megatron/{name}_text_document" for name in shares]
@@ -133,12 +135,12 @@ def test_megatron_and_nemo_get_weights_and_prefixes(
 
 @pytest.mark.skipif(not shutil.which("zstd"), reason="the script needs zstd")
 def test_megatron_script_feeds_each_leaf_to_its_prefix(
-  corpus, options, tmp_path, documents_by_leaf
+  capped, options, tmp_path, documents_by_leaf
 ):
   """With a stand-in for preprocess_data.py that keeps what it is given."""
   folder = tmp_path / "it's $HOME"  # to be quoted
   options = options._replace(root=str(tmp_path / "link"))
-  megatron.export(corpus, folder, options)
+  megatron.export(capped, folder, options)
   (tmp_path / "link").symlink_to(folder)
   tool = tmp_path / "Megatron-LM" / "tools" / "preprocess_data.py"
   tool.parent.mkdir(parents=True)
@@ -169,9 +171,9 @@ def test_megatron_script_feeds_each_leaf_to_its_prefix(
   ] * len(blend[1::2])
 
 
-def test_megatron_refuses_a_path_with_spaces(corpus, options, tmp_path):
+def test_megatron_refuses_a_path_with_spaces(capped, options, tmp_path):
   with pytest.raises(UserError, match="white space.*a b.*another folder"):
-    megatron.export(corpus, tmp_path / "a b", options)
+    megatron.export(capped, tmp_path / "a b", options)
 
 
 def flatten(sources, remaining=1.0):
@@ -188,8 +190,8 @@ def flatten(sources, remaining=1.0):
       yield source["name"], (weight, source)
 
 
-def test_olmo_mix_is_nested_as_the_tree(corpus, options, shares, tmp_path):
-  olmo.export(corpus, tmp_path, options)
+def test_olmo_mix_is_nested_as_the_tree(capped, options, shares, tmp_path):
+  olmo.export(capped, tmp_path, options)
   mix = yaml.safe_load((tmp_path / "olmo_mix.yaml").read_text())["mix"]
   # Node 1 and node 2 have one leaf left each, which stands for it.
   assert [x["name"] for x in mix] == ["0", "leaf_1.0_код", "null"]
@@ -218,20 +220,20 @@ def test_olmo_mix_nests_to_any_depth_and_leaves_of_several(tmp_path):
 
 
 def test_olmo_sources_allow_the_repeats_that_the_budget_needs(
-  corpus, options, shares, tmp_path
+  capped, options, shares, tmp_path
 ):
-  olmo.export(corpus, tmp_path, options)
+  olmo.export(capped, tmp_path, options)
   sources = yaml.safe_load((tmp_path / "olmo_sources.yaml").read_text())
   assert set(sources) == {"sources"}
   found = {x["source_name"]: x for x in sources["sources"]}
   assert {name: x["target_ratio"] for name, x in found.items()} == close(shares)
-  for leaf in leaves.write(corpus, tmp_path):
+  for leaf in leaves.write(capped, tmp_path):
     source = found[leaf.name]
     assert set(source) == {
       "source_name", "target_ratio", "paths", "max_repetition_ratio",
     }  # fmt: skip
     # `max_for_source < needed_for_source` raises; half the tokens are enough.
-    needed = int(options.token_budget * source["target_ratio"])
+    needed = int(options.budget.tokens * source["target_ratio"])
     ratio = source["max_repetition_ratio"]
     assert int(leaf.num_tokens / 2 * ratio) >= needed
     assert ratio >= 1
@@ -240,11 +242,11 @@ def test_olmo_sources_allow_the_repeats_that_the_budget_needs(
 
 
 def test_olmo_script_tokenizes_each_leaf_to_its_path(
-  corpus, options, shares, tmp_path
+  capped, options, shares, tmp_path
 ):
   """With a stand-in for dolma that prints its arguments."""
   folder = tmp_path / "it's $HOME"
-  olmo.export(corpus, folder, options)
+  olmo.export(capped, folder, options)
   tool = tmp_path / "bin" / "dolma"
   tool.parent.mkdir()
   tool.write_text('#!/bin/bash\nprintf "%q " "$@"; echo\n')
@@ -275,19 +277,19 @@ def test_olmo_script_tokenizes_each_leaf_to_its_path(
     assert given["--dtype"] == "uint16"
 
 
-def test_doremi_has_weights_by_domain(corpus, options, shares, tmp_path):
-  doremi.export(corpus, tmp_path, options)
+def test_doremi_has_weights_by_domain(capped, options, shares, tmp_path):
+  doremi.export(capped, tmp_path, options)
   config = json.loads((tmp_path / "doremi.json").read_text())
   assert set(config) == {"train_domain_weights", "eval_domain_weights"}
   assert config["train_domain_weights"] == close(shares)
   assert config["eval_domain_weights"] == close(shares)
 
 
-def test_paths_are_where_trainers_will_look(corpus, options, tmp_path):
+def test_paths_are_where_trainers_will_look(capped, options, tmp_path):
   tokenizer = "it's: #1"
   options = options._replace(root="gs://bucket/mix/", tokenizer=tokenizer)
   for module in (levanter, maxtext, megatron, olmo):
-    module.export(corpus, tmp_path, options)
+    module.export(capped, tmp_path, options)
   data = yaml.safe_load((tmp_path / "levanter.yaml").read_text())["data"]
   assert data["tokenizer"] == tokenizer
   urls = data["components"]["0.1"]["source"]["train_urls"]
@@ -302,11 +304,11 @@ def test_paths_are_where_trainers_will_look(corpus, options, tmp_path):
     assert str(tmp_path) not in path.read_text()
 
 
-def test_shares_are_exact_in_text(corpus, options, tmp_path):
+def test_shares_are_exact_in_text(capped, options, tmp_path):
   """A float is written so that it is read back bit by bit."""
-  megatron.export(corpus, tmp_path, options)
+  megatron.export(capped, tmp_path, options)
   blend = (tmp_path / "megatron_blend.txt").read_text().split()
-  parts = leaves.write(corpus, tmp_path)
+  parts = leaves.write(capped, tmp_path)
   np.testing.assert_array_equal(
     [float(x) for x in blend[::2]], [x.share for x in parts]
   )

@@ -12,8 +12,8 @@ from cmtree_jax.recipe.export import leaves, seqio_module
 
 
 @pytest.fixture
-def parts(corpus, tmp_path) -> list[leaves.Leaf]:
-  return leaves.write(corpus, tmp_path)
+def parts(capped, tmp_path) -> list[leaves.Leaf]:
+  return leaves.write(capped, tmp_path)
 
 
 def load(path: pathlib.Path):
@@ -28,11 +28,11 @@ def load(path: pathlib.Path):
 
 
 def test_seqio_draws_the_recipes_texts_at_its_rates(
-  corpus, options, merged, parts, tmp_path
+  corpus, capped, options, merged, parts, tmp_path
 ):
   seqio = pytest.importorskip("seqio")
   options = options._replace(tokenizer="bytes")
-  module = load(seqio_module.export(corpus, tmp_path, options)[-1])
+  module = load(seqio_module.export(capped, tmp_path, options)[-1])
   mixture = seqio.get_mixture_or_task(module.MIXTURE)
   assert [x.name for x in mixture.tasks] == sorted(module.LEAVES)
   assert mixture.num_input_examples("train") == sum(
@@ -67,11 +67,12 @@ def test_seqio_draws_the_recipes_texts_at_its_rates(
   assert drawn.sum() == size
 
 
-def test_seqio_reads_two_exports_side_by_side(corpus, options, tmp_path):
+def test_seqio_reads_two_exports_side_by_side(capped, options, tmp_path):
   seqio = pytest.importorskip("seqio")
   options = options._replace(tokenizer="bytes")
   for name, share in (("a", 0.25), ("b", 0.5)):
-    each = corpus._replace(mixture={"0.1": share, "null": 1 - share})
+    mixture = dict.fromkeys(capped.mixture, 0.0)
+    each = capped._replace(mixture={**mixture, "0.1": share, "null": 1 - share})
     module = load(seqio_module.export(each, tmp_path / name, options)[-1])
     tasks = seqio.get_mixture_or_task(module.MIXTURE).tasks
     assert len(tasks) == 2
@@ -80,9 +81,10 @@ def test_seqio_reads_two_exports_side_by_side(corpus, options, tmp_path):
 @pytest.mark.parametrize("root", ["", 'gs://a "b"/c'])
 @pytest.mark.parametrize("tokenizer", ["bytes", "/my models/it's.model"])
 def test_module_is_formatted_and_says_where_it_reads(
-  parts, tmp_path, root, tokenizer
+  parts, options, tmp_path, root, tokenizer
 ):
-  text = seqio_module.module(parts, root, tokenizer)
+  options = options._replace(tokenizer=tokenizer)
+  text = seqio_module.module(parts, root, options)
   path = tmp_path / "seqio_mixture.py"
   path.write_text(text)
   command = [sys.executable, "-m", "ruff", "format", "--diff", "--config"]
@@ -104,11 +106,11 @@ def test_module_is_formatted_and_says_where_it_reads(
   assert wanted[tokenizer] in text.splitlines()
 
 
-def test_names_stay_apart_without_hyphens(parts):
+def test_names_stay_apart_without_hyphens(parts, options):
   parts = [
     parts[0]._replace(name=name) for name in ("a-b", "a_b", "a.b", "ж-1")
   ]
-  text = seqio_module.module(parts, "", "bytes")
+  text = seqio_module.module(parts, "", options)
   tasks = [
     line.split('"')[1].split(":")[1]
     for line in text.splitlines()

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from cmtree_jax.recipe import export
-from cmtree_jax.recipe.export import counts
 from cmtree_jax.types import UserError
 
 FACTS = {
@@ -39,7 +38,7 @@ def content(folder):
 
 
 def test_manifest_lists_every_file_and_says_what_is_in_it(
-  corpus, options, merged, tmp_path
+  corpus, capped, options, merged, tmp_path
 ):
   folder = tmp_path / "out"
   paths = export.write(folder, list(export.EXPORTERS), corpus, options, FACTS)
@@ -48,13 +47,19 @@ def test_manifest_lists_every_file_and_says_what_is_in_it(
   found = json.loads((folder / "manifest.json").read_text())
   names = [p.relative_to(folder).as_posix() for p in on_disk]
   assert sorted([*found["files"], "manifest.json"]) == sorted(names)
-  assert found["format"] == 1
+  assert found["format"] == 2
   assert found["inputs"]["facts"] == FACTS
-  assert found["inputs"]["options"] == options._asdict()
-  assert found["inputs"]["mixture"] == corpus.mixture
-  count_N = np.concatenate([c for _, c in counts.counted(corpus, options)])
+  budget = options.budget.to_json()
+  assert found["inputs"]["options"] == {**options._asdict(), "budget": budget}
+  assert found["budget"] == budget
+  assert found["cap"] == {
+    "documents_at_cap": 0,
+    "max_weight": pytest.approx(100 * corpus.total_tokens / 2_000),
+    "moved": pytest.approx(0, abs=1e-12),
+  }
+  count_N = np.concatenate(capped.repeats)
   expected = merged.weight_N @ merged.num_tokens_N
-  expected *= options.token_budget / corpus.total_tokens
+  expected *= options.budget.epochs
   assert found["counts"]["resampled"] == {
     "expected_tokens": pytest.approx(expected),
     "documents": count_N.sum(),
@@ -62,13 +67,12 @@ def test_manifest_lists_every_file_and_says_what_is_in_it(
   }
   assert found["counts"]["documents"] == 60
   assert found["counts"]["tokens"] == corpus.total_tokens
-  assert found["counts"]["token_budget"] == 2_000
   assert found["omitted"] == {"unserved": "no share", "bare": "no tokens"}
   assert list(found["leaves"]) == sorted(corpus.leaf_names)
   for name, leaf in found["leaves"].items():
     of_leaf = merged.leaf_N == corpus.leaf_names.index(name)
     tokens = merged.num_tokens_N[of_leaf].sum()
-    share = corpus.mixture[name] * 1.1 * (name not in found["omitted"])
+    share = capped.mixture[name]
     assert leaf["documents"] == of_leaf.sum()
     assert leaf["tokens"] == tokens
     assert leaf["share"] == pytest.approx(share)
@@ -133,16 +137,17 @@ def test_damaged_manifest(corpus, options, tmp_path):
   text = path.read_text()
   path.write_text(text[: len(text) // 2])
   assert f"{path}: wanted the manifest of an export" in refusal(*args)
-  path.write_text('{"format": 1, "inputs": {}, "files": []}')
+  path.write_text('{"format": 2, "inputs": {}, "files": []}')
   assert f"{path}: wanted the manifest of an export" in refusal(*args)
-  path.write_text(text.replace('"format": 1', '"format": 2'))
-  assert f"{path}: wanted format 1, came 2" in refusal(*args)
+  path.write_text(text.replace('"format": 2', '"format": 1'))
+  assert f"{path}: wanted format 2, came 1" in refusal(*args)
 
 
 @pytest.mark.parametrize(
   ("change", "fact"),
   [
-    ({"options": {"token_budget": 1_999}}, '"token_budget": 1999'),
+    ({"options": {"seed": 9}}, '"seed": 9'),
+    ({"budget": {"tokens": 1_999}}, '"tokens": 1999'),
     ({"facts": {"corpus_digest": "other"}}, '"corpus_digest": "other"'),
     ({"formats": ["doremi", "jsonl"]}, '["doremi", "jsonl"]'),
   ],
@@ -157,7 +162,10 @@ def test_another_export_is_not_overwritten(
     folder,
     change.get("formats", ["doremi"]),
     corpus,
-    options._replace(**change.get("options", {})),
+    options._replace(
+      budget=options.budget._replace(**change.get("budget", {})),
+      **change.get("options", {}),
+    ),
     {**FACTS, **change.get("facts", {})},
   )
   assert f"{folder} holds another export" in message
@@ -200,8 +208,8 @@ def test_kill_leaves_no_manifest_and_no_half_file(tmp_path):
   code = """
 import os, pathlib, signal, sys
 import numpy as np
+from cmtree_jax.budget import Budget
 from cmtree_jax.recipe import export
-from cmtree_jax.recipe.export import files
 ids = [str(i) for i in range(2_000)]
 one = np.ones(2_000)
 shard = export.Shard(ids, ids, one.astype(np.int64), one, np.zeros(2_000, int))
@@ -212,8 +220,9 @@ def last():
   if seen == int(sys.argv[2]):
     os.kill(os.getpid(), signal.SIGKILL)
   return export.Shard([], [], *(x[:0] for x in shard[2:]))
-corpus = export.Corpus((lambda: shard, last), ("x",), ("0",), {"x": 1.0}, 2_000, 2_000)
-options = export.Options(4_000, 0, "gpt2", "")
+corpus = export.Corpus((lambda: shard, last), ("x",), ("0",), 2_000, 2_000)
+budget = Budget(4_000, 2_000, 1, 4.0, 15.0, 1)
+options = export.Options(budget, 0, "gpt2", "")
 formats = ["jsonl", "leaves", "parquet"]
 export.write(pathlib.Path(sys.argv[1]), formats, corpus, options, {})
 """
@@ -222,7 +231,7 @@ export.write(pathlib.Path(sys.argv[1]), formats, corpus, options, {})
     command = [sys.executable, "-c", code, tmp_path / "out", str(when)]
     return subprocess.run(command).returncode
 
-  assert run(4) == -9  # the survey, jsonl, leaves, parquet: in its file
+  assert run(3) == -9  # the survey, leaves, parquet: in its file
   names = {p.name for p in (tmp_path / "out").rglob("*") if p.is_file()}
   assert "part-00000.jsonl.zst" in names
   assert not names & {"manifest.json", "weights.parquet"}
@@ -245,11 +254,6 @@ UNUSABLE = {
   ),
   "twice": ({"leaf_names": tuple("aacdef")}, ["unique", "a, a, c"]),
   "path": ({"leaf_paths": ("0",)}, ["1 paths for 6 leaves"]),
-  "unknown": ({"mixture": {"x": 1.0}}, ["'x', which is no leaf"]),
-  "sum": ({"mixture": {"null": 0.9}}, ["sum to one", "sum 0.9"]),
-  "negative": ({"mixture": {"null": 1.5, "0.1": -0.5}}, ["at least zero"]),
-  "nan": ({"mixture": {"null": float("nan")}}, ["nan"]),
-  "unserved": ({"mixture": {"bare": 1.0}}, ["a leaf with documents", "none"]),
   "empty": ({"num_documents": 0}, ["documents and tokens", "came 0 and"]),
   "missing": ({"num_documents": 61}, ["61 documents", "came 60", "prepare"]),
   "tokens": ({"total_tokens": 99}, ["99 tokens", "changed"]),
@@ -260,6 +264,8 @@ UNUSABLE = {
 def test_a_corpus_that_cannot_be_exported(corpus, options, tmp_path, name):
   change, facts = UNUSABLE[name]
   broken = corpus._replace(**change)
+  budget = options.budget._replace(pool_tokens=broken.total_tokens)
+  options = options._replace(budget=budget)
   message = refusal(tmp_path / "out", ["jsonl"], broken, options, FACTS)
   for fact in facts:
     assert fact in message
@@ -270,7 +276,6 @@ UNSOUND = {
   "weight": ("weight_N", -1.0, ["weight of at least zero", "came -1.0"]),
   "nan": ("weight_N", np.nan, ["finite", "came nan"]),
   "infinite": ("weight_N", np.inf, ["finite", "came inf"]),
-  "huge": ("weight_N", 1e9, ["two million repeats"]),
   "tokens": ("num_tokens_N", -1, ["number of tokens", "came -1"]),
   "leaf": ("leaf_N", 6, ["a leaf below 6", "came 6"]),
   "text": ("text", "x \ud800", ["Unicode in its text", "position 2"]),
@@ -298,13 +303,35 @@ def test_a_document_that_cannot_be_exported(corpus, options, tmp_path, name):
 
 
 @pytest.mark.parametrize(
-  "change", [{"token_budget": 0}, {"token_budget": -5}, {"seed": -1}]
+  ("tokens", "seed", "told"), [(0, 0, "0 and 0"), (-5, 0, "-5"), (1, -1, "-1")]
 )
-def test_options_that_mean_nothing(corpus, options, tmp_path, change):
-  options = options._replace(**change)
+def test_options_that_mean_nothing(
+  corpus, options, tmp_path, tokens, seed, told
+):
+  budget = options.budget._replace(tokens=tokens)
+  options = options._replace(budget=budget, seed=seed)
   message = refusal(tmp_path / "out", ["jsonl"], corpus, options, FACTS)
   assert "above zero" in message
-  assert str(*change.values()) in message
+  assert told in message
+
+
+def test_weights_that_are_all_zero_are_refused(corpus, options, tmp_path):
+  def nothing(part):
+    shard = part()
+    return shard._replace(weight_N=0 * shard.weight_N)
+
+  parts = tuple(functools.partial(nothing, part) for part in corpus.parts)
+  broken = corpus._replace(parts=parts)
+  message = refusal(tmp_path / "out", ["jsonl"], broken, options, FACTS)
+  assert "weight above zero, came none" in message
+
+
+def test_more_copies_than_can_be_written_are_refused(corpus, options, tmp_path):
+  tokens = 10**7 * corpus.total_tokens
+  budget = options.budget._replace(tokens=tokens, max_epochs=1e9)
+  options = options._replace(budget=budget)
+  message = refusal(tmp_path / "out", ["jsonl"], corpus, options, FACTS)
+  assert "two million repeats" in message
 
 
 def test_a_path_that_is_a_pattern_is_refused(corpus, options, tmp_path):

@@ -1,0 +1,61 @@
+"""Weights of documents brought under the cap of another budget, and what that did."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cmtree_jax import budget
+
+
+class Recapped(NamedTuple):
+  """Weights under a cap; see `recap`."""
+
+  weight_N: np.ndarray  # float64; none above the cap, mean one
+  max_weight: float  # the cap, R
+  moved: float  # share of the training tokens that went to other documents
+  at_cap: int  # documents
+
+  def to_json(self) -> dict[str, Any]:
+    """What a manifest says of it."""
+    return {
+      "max_weight": self.max_weight,
+      "moved": self.moved,
+      "documents_at_cap": self.at_cap,
+    }
+
+  def text(self) -> str:
+    """What a person is told of it."""
+    return text(self.moved, self.at_cap, self.max_weight)
+
+
+def recap(
+  weight_N: np.ndarray, tokens_N: np.ndarray, *, max_weight: float
+) -> Recapped:
+  """Weights with none above a cap; the excess goes to the rest in proportion.
+
+  Args:
+    weight_N: zero or more, of any scale.
+    tokens_N: of the documents.
+    max_weight: R, at least one.
+  """
+  mass_N = tokens_N / tokens_N.sum()
+  capped_N = budget.capped(weight_N, mass_N, max_weight=max_weight)
+  mean = mass_N @ weight_N
+  before_N = weight_N / mean if mean else np.zeros_like(capped_N)
+  return Recapped(
+    capped_N,
+    max_weight,
+    moved=float(mass_N @ np.maximum(capped_N - before_N, 0)),
+    at_cap=int((capped_N > max_weight * (1 - _ROUNDING)).sum()),
+  )
+
+
+def text(moved: float, at_cap: int, max_weight: float) -> str:
+  """What a person is told of a cap."""
+  return (
+    f"{at_cap:,} documents are at the cap of weight {max_weight:.4g}; "
+    f"{moved:.2%} of the training tokens went from such documents to the others."
+  )
+
+
+_ROUNDING = 1e-6  # of weights that were computed in float32
