@@ -24,9 +24,9 @@ def get_config():
   # (and chosen) on a and tested on b.
   config.compare.targets = ("film_reviews", "humaneval")
   config.compare.seeds = 3  # final trainings, paired by seed
-  # Searches per method and target, on one partition, at most `seeds`; the final
-  # training of seed s uses search s modulo this. 0: as many as seeds, so that
-  # intervals hold the noise of searches too.
+  # Searches per method and target, at most `seeds`; the final training of seed s
+  # uses search s modulo this. 0: as many as seeds, so that intervals hold the noise
+  # of searches too.
   config.compare.search_seeds = 0
   # Final trainings at these shares of the token budget, each with a decay of its
   # own: how many tokens reach natural's final loss? 1.0 must be among them.

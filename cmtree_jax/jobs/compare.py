@@ -117,17 +117,22 @@ def prepared(job: Job, plan: cells.Plan) -> prepare.Prepared:
 
 
 class Partitions(NamedTuple):
-  """The frozen partitions that searches stand on; each is made once."""
+  """The frozen partitions that searches stand on; each is made once.
+
+  Every seed of a search has its own: a k-means is a part of what is searched, and its
+  noise belongs into the intervals of what stands on it.
+  """
 
   job: Job
   data: prepare.Prepared
   made: dict[str, Mapping[str, Domains]]
 
-  def under(self, name: str) -> Mapping[str, Domains]:
-    """Those of a method or variant, by their kind."""
+  def under(self, name: str, seed: int) -> Mapping[str, Domains]:
+    """Those of a method or variant under a seed of its search, by their kind."""
     own = variants.config_of(name, self.job.config)
+    own.seed += seed
     labelled = build.make_method(own.method, own).partition
-    key = f"{own.partition.to_json_best_effort()} {labelled}"
+    key = f"{own.partition.to_json_best_effort()} {labelled} {own.seed}"
     if key not in self.made:
       own_job = self.job._replace(config=own)
       self.made[key] = search.partitions([own.method], own_job, self.data)
@@ -229,7 +234,7 @@ def search_cell(cell: cells.Search, one: Comparison) -> None:
   config = variants.config_of(cell.method, job.config)
   config.seed += cell.seed
   method = build.make_method(config.method, config)
-  parts = one.partitions.under(cell.method)
+  parts = one.partitions.under(cell.method, cell.seed)
   names = [place.searched for place in one.plan.places_of(cell)]
   found = search.weigh(
     config.method,

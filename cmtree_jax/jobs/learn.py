@@ -17,7 +17,7 @@ from cmtree_jax.data import store
 from cmtree_jax.data.build import prepare
 from cmtree_jax.data.draw import packing
 from cmtree_jax.embed import kmeans
-from cmtree_jax.evaluate import angles, results, shares
+from cmtree_jax.evaluate import angles, concentration, results, shares
 from cmtree_jax.jobs import (
   apply,
   build,
@@ -98,6 +98,9 @@ def _story(job: Job) -> Show:
       comparison, guarded.own, trial_cost
     ).to_json()
   tokens = _tokens(comparison, guarded.handed)
+  concentrated = _concentration(
+    comparison, judged["handed_over"]["effective_sample_size"]
+  )
   files += recipes.save(
     workdir,
     {
@@ -105,6 +108,7 @@ def _story(job: Job) -> Show:
       "method": guarded.handed.method,
       **learned.to_json(),
       "guard": judged,
+      "concentration": concentrated,
       "tokens": tokens,
       "comparison": beside,
     },
@@ -114,6 +118,7 @@ def _story(job: Job) -> Show:
     **_summary(comparison, learned, begin),
     "handed_over": judged["handed_over"],
     "why": guarded.why,
+    "concentration": concentrated,
     "tokens": tokens,
   }
   store.write_atomically(workdir / SUMMARY_FILE, store.to_json(summary))
@@ -180,6 +185,29 @@ def _learned(
     texts["id"],
   )
   return Learned(found, weights, description, folder.value_N(cell), trial_cost)
+
+
+def _concentration(
+  comparison: compare.Comparison, share: float
+) -> dict[str, float]:
+  """What was found to be the best share to keep, and what a larger training keeps.
+
+  Compute is 6 P B, for P parameters less embeddings and B tokens.
+  """
+  config, data = comparison.job.config, comparison.data
+  trial, budget = build.plans(config).trial, build.budget(config, data)
+  size = comparison.training.model_of(trial.preset).num_non_embedding
+  rows = trial.steps * config.batch.rows
+  compute = 6.0 * size * rows * config.batch.row_tokens
+  at_budget = 6.0 * budget.parameters * budget.tokens
+  extrapolated, slope = concentration.extrapolated({compute: share}, at_budget)
+  return {
+    "share": share,
+    "compute": compute,
+    "budget_compute": at_budget,
+    "share_at_budget": extrapolated,
+    "slope": slope,
+  }
 
 
 def _tokens(comparison: compare.Comparison, one: Tried) -> dict[str, Any]:
@@ -261,7 +289,7 @@ def _nmi(comparison: compare.Comparison, learned: Learned) -> dict[str, float]:
   if len(names) < 2:
     return {}
   kept = search.sample_rows(_own(config), len(data.pool))
-  given = comparison.partitions.under(config.method)["given"]
+  given = comparison.partitions.under(config.method, 0)["given"]
   of_N = {"partition": given.domain_N[kept]}
   if not isinstance(learned.weights, DocumentWeights):
     embedding_NE = np.asarray(data.pool.embedding_NE[kept])

@@ -39,9 +39,9 @@ _LEGEND = (
   "trials on the validation split chose, once for all seeds, or the recipe's own. "
   "Search, trial: before the final training; their share is of its FLOPs."
 )
-_ONE_SEARCH = (
+_FEW_SEARCHES = (
   " Searches: {searches} for {seeds} seeds, so the intervals hold the noise of "
-  "final trainings, and not all of the searches' (config.compare.search_seeds)."
+  "final trainings, and not all of the searches'."
 )
 _OWN_SEARCH = (
   " Every seed is a pair of a search and a final training of its own, so the "
@@ -82,6 +82,7 @@ def show_recipe(
   else:
     console.print(documents(description.favored, one.effective_sample_size))
   console.print(advice(one), markup=False)
+  console.print(concentration_line(summary["concentration"]), markup=False)
   for line in token_lines(summary["tokens"]):
     console.print(line, markup=False)
   for name, value in summary["nmi_source"].items():
@@ -123,6 +124,20 @@ def show_guard(verdict: Verdict | None, told: Sequence[str]) -> None:
     )
   for line in told:
     console.print(line, markup=False)
+
+
+def concentration_line(found: Mapping[str, float]) -> str:
+  """How much of the corpus a recipe keeps, and where that was found."""
+  line = f"The recipe keeps {found['share']:.0%} of the corpus in effect"
+  if found["share"] > 0.999:
+    return f"{line}."
+  return (
+    f"{line}, as trials of {_power(found['compute'])} FLOPs would have it. What is "
+    "best to keep grows with compute: by the published power of "
+    f"{found['slope']:g} it is {found['share_at_budget']:.0%} at the "
+    f"{_power(found['budget_compute'])} FLOPs of the budget; two runs with a larger "
+    "config.trial tell the power on this corpus."
+  )
 
 
 def token_lines(tokens: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
@@ -179,7 +194,7 @@ def legend(standings: Iterable[Standing]) -> str:
     text += (
       _OWN_SEARCH
       if pairs
-      else _ONE_SEARCH.format(searches=searches, seeds=seeds)
+      else _FEW_SEARCHES.format(searches=searches, seeds=seeds)
     )
   return text + _LEGEND_OF_CURVES * curves
 

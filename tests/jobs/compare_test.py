@@ -14,6 +14,7 @@ import pytest
 
 from cmtree_jax import compare as command
 from cmtree_jax import main
+from cmtree_jax.evaluate import concentration
 from cmtree_jax.evaluate.results import standings
 from cmtree_jax.jobs import cells
 from cmtree_jax.jobs import workdir as workdirs
@@ -88,6 +89,47 @@ def test_there_is_a_row_for_every_training_and_scored_split(finished):
     assert 0 < row["effective_sample_size"] <= 1 + 1e-6
     assert row["search_tokens"] >= 0
     assert len(row["config_digest"]) >= 16 <= len(row["corpus_digest"])
+
+
+def test_every_method_is_trained_at_its_own_best_concentration(finished):
+  folder = cells.Folder(finished / "cells")
+  rows = _rows(finished)
+  trained = {path.stem for path in (finished / "cells/final").glob("*.json")}
+  tried = {path.stem for path in (finished / "cells/trial").glob("*.json")}
+  assert not any(name.startswith("natural") for name in tried)
+  for target_set in _SETS:
+    names = target_set.split("+")
+    bpb = {}
+    for share in (0.0, 0.5):
+      trials = [
+        cells.Trial(
+          cells.Search("crisp", target_set, seed % 2),
+          seed,
+          cells.Version(share=share),
+        )
+        for seed in range(3)
+      ]
+      assert {trial.name for trial in trials} <= tried
+      facts = [folder.scored(trial, names) for trial in trials]
+      key = share or facts[0]["effective_sample_size"]
+      bpb[key] = [np.mean([one["bpb"][n] for n in names]) for one in facts]
+    best = concentration.best(bpb)
+    kept = best if best == 0.5 else 0.0
+    end = ".ess0.5" if kept else ""
+    assert {f"crisp.{target_set}.{s}.x1{end}" for s in (0, 1)} <= trained
+    of_set = [
+      row
+      for row in rows
+      if (row["method"], row["target_set"]) == ("crisp", target_set)
+    ]
+    assert {row["kept_share"] for row in of_set} == {kept}
+    assert {row["search_seed"] for row in of_set} == {0, 1}
+    assert all(row["trial_flops"] > 0 for row in of_set)
+    if kept:
+      share = pytest.approx(0.5, rel=1e-3)
+      assert all(row["effective_sample_size"] == share for row in of_set)
+  natural = [row for row in rows if row["method"] == "natural"]
+  assert {row["trial_flops"] for row in natural} == {0}
 
 
 def test_an_untargeted_recipe_is_trained_once_for_all_targets(finished):

@@ -137,3 +137,15 @@ def test_tokens_are_told_by_target_and_source(finished):
       assert sum(one[field] for one in shares) == pytest.approx(1, abs=2e-3)
   # Equal numbers of documents of every source.
   assert all(0.1 < one["natural"] < 0.6 for one in tokens["source"])
+
+
+def test_the_kept_share_is_told_with_the_compute_that_found_it(finished):
+  workdir, _ = finished
+  found = _read(workdir, "recipe.json")["concentration"]
+  handed = _read(workdir, "summary.json")["handed_over"]
+  assert found["share"] == handed["effective_sample_size"]
+  # Trials and budget have models of one size, so compute is as the tokens; the
+  # budget is one epoch.
+  table = pq.read_table(workdir / "documents.parquet")
+  ratio = sum(table["tokens"].to_pylist()) / (12 * 4 * 16)
+  assert found["budget_compute"] / found["compute"] == pytest.approx(ratio)

@@ -164,3 +164,18 @@ def test_a_recipes_tokens_are_told_by_target_and_by_source():
   assert "code 3.1% (50.0%), news 96.9% (50.0%)" in near
   assert "c 40.0% (20.0%), a 30.0% (20.0%), unknown 10.0%" in sources
   assert "b " not in sources
+
+
+def test_a_kept_share_is_told_with_what_it_would_be_at_the_budget():
+  found = dict(
+    share=0.2,
+    compute=1e12,
+    budget_compute=1.6e13,
+    share_at_budget=0.4,
+    slope=0.25,
+  )
+  told = tables.concentration_line(found)
+  assert "keeps 20% of the corpus" in told
+  assert "power of 0.25 it is 40% at the 1.6e13 FLOPs" in told
+  told = tables.concentration_line({**found, "share": 1.0})
+  assert told == "The recipe keeps 100% of the corpus in effect."
