@@ -97,7 +97,7 @@ def _story(job: Job) -> Show:
     judged["instead_of"] = _learned(
       comparison, guarded.own, trial_cost
     ).to_json()
-  tokens = _tokens(comparison, guarded.handed)
+  token_shares = _token_shares(comparison, guarded.handed)
   concentrated = _concentration(
     comparison, judged["handed_over"]["effective_sample_size"]
   )
@@ -109,7 +109,7 @@ def _story(job: Job) -> Show:
       **learned.to_json(),
       "guard": judged,
       "concentration": concentrated,
-      "tokens": tokens,
+      "token_shares": token_shares,
       "comparison": beside,
     },
     learned=data.folder,
@@ -119,7 +119,7 @@ def _story(job: Job) -> Show:
     "handed_over": judged["handed_over"],
     "why": guarded.why,
     "concentration": concentrated,
-    "tokens": tokens,
+    "token_shares": token_shares,
   }
   store.write_atomically(workdir / SUMMARY_FILE, store.to_json(summary))
   files.append(workdir / SUMMARY_FILE)
@@ -210,7 +210,7 @@ def _concentration(
   }
 
 
-def _tokens(comparison: compare.Comparison, one: Tried) -> dict[str, Any]:
+def _token_shares(comparison: compare.Comparison, one: Tried) -> dict[str, Any]:
   """Where the recipe's tokens go: near which target, from which source."""
   data, versions = comparison.data, comparison.training.versions
   log_w_N = versions.log_w_N(

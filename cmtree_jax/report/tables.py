@@ -83,7 +83,7 @@ def show_recipe(
     console.print(documents(description.favored, one.effective_sample_size))
   console.print(advice(one), markup=False)
   console.print(concentration_line(summary["concentration"]), markup=False)
-  for line in token_lines(summary["tokens"]):
+  for line in token_lines(summary["token_shares"]):
     console.print(line, markup=False)
   for name, value in summary["nmi_source"].items():
     console.print(f"NMI with the hidden sources, {name}: {value:.3f}")

@@ -31,9 +31,10 @@ final.calls_per_save=3
 compare.methods=natural,crisp,uniform_clusters
 compare.targets=arithmetic,programs,arithmetic+programs
 compare.seeds=2 compare.fractions=0.3333333333333333,1.0
-compare.natural_multiples=2.0 compare.noise_repeats=1
+compare.natural_multiples=2.0 compare.noise_repeats=1 trial.exponents=0.2,
 """.split()
 _FRACTIONS = (1 / 3, 1.0)
+_SHARE = round(4**-0.2, 3)  # of one epoch, at most four looks
 _NATURAL = """compare.methods=natural compare.targets=arithmetic
 compare.fractions=1.0 compare.natural_multiples= compare.noise_repeats=0
 """.split()  # no more than two full trainings
@@ -100,7 +101,7 @@ def test_every_method_is_trained_at_its_own_best_concentration(finished):
   for target_set in _SETS:
     names = target_set.split("+")
     bpb = {}
-    for share in (0.0, 0.5):
+    for share in (0.0, _SHARE):
       trials = [
         cells.Trial(
           cells.Search("crisp", target_set, seed % 2),
@@ -114,8 +115,8 @@ def test_every_method_is_trained_at_its_own_best_concentration(finished):
       key = share or facts[0]["effective_sample_size"]
       bpb[key] = [np.mean([one["bpb"][n] for n in names]) for one in facts]
     best = concentration.best(bpb)
-    kept = best if best == 0.5 else 0.0
-    end = ".ess0.5" if kept else ""
+    kept = best if best == _SHARE else 0.0
+    end = f".ess{kept:g}" if kept else ""
     assert {f"crisp.{target_set}.{s}.x1{end}" for s in (0, 1)} <= trained
     of_set = [
       row
@@ -126,7 +127,7 @@ def test_every_method_is_trained_at_its_own_best_concentration(finished):
     assert {row["search_seed"] for row in of_set} == {0, 1}
     assert all(row["trial_flops"] > 0 for row in of_set)
     if kept:
-      share = pytest.approx(0.5, rel=1e-3)
+      share = pytest.approx(_SHARE, rel=1e-3)
       assert all(row["effective_sample_size"] == share for row in of_set)
   natural = [row for row in rows if row["method"] == "natural"]
   assert {row["trial_flops"] for row in natural} == {0}

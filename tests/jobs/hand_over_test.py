@@ -126,7 +126,7 @@ def test_the_table_has_the_method_natural_and_the_best_free_rival(finished):
 
 def test_tokens_are_told_by_target_and_source(finished):
   workdir, _ = finished
-  tokens = _read(workdir, "recipe.json")["tokens"]
+  tokens = _read(workdir, "recipe.json")["token_shares"]
   assert [one["name"] for one in tokens["nearest_target"]] == [
     "arithmetic",
     "programs",
