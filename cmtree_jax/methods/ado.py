@@ -91,8 +91,9 @@ def make(
     num_steps: L-BFGS steps of a fit.
     least_e: where the hinge of e is: an irreducible loss of 1.65 nats per token.
       With very small tokens it must be lower.
-    credit: "root" is the paper's :math:`h_k^{1/2}`, "root_of_variance" the code's
-      :math:`(h_k (1 - h_k))^{1/2}`.
+    credit: "root" is :math:`h_k^{1/2}`, of the paper and of the authors' code at
+      bc3d8d0, "root_of_variance" :math:`(h_k (1 - h_k))^{1/2}`, of another state of
+      it, 731863d.
     floor: least :math:`\rho_k`, before the others give way to it.
     output: the recipe is the "mean" of pi since the first fit, or the "last" pi.
   Returns:
