@@ -81,6 +81,11 @@ class Proxy(nn.Module):
 
   config: ProxyConfig
 
+  @property
+  def num_head(self) -> int:
+    """Parameters of the output layer, which is the embedding."""
+    return self.config.vocab_size * self.config.width
+
   @nn.compact
   def __call__(
     self, tokens_BT: shapes.IntBT, segment_BT: shapes.IntBT

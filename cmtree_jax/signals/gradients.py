@@ -217,10 +217,10 @@ def _compute_head_gram(seen: Observation) -> dict[str, np.ndarray]:
 
 def _head_gram_cost(seen: Observation, flops_per_token: float) -> Cost:
   """A forward pass; each token's outer product, and the gradients' products."""
-  view, config = seen.view, seen.engine.proxy.config
+  view = seen.view
   cost = view.cost(view.fresh_rows, FORWARD, flops_per_token)
   # Two FLOPs for each parameter of the output layer.
-  one = 2.0 * config.vocab_size * config.width
+  one = 2.0 * seen.engine.proxy.num_head
   return Cost(
     cost.tokens, cost.flops + (cost.tokens + view.num_domains**2) * one
   )
