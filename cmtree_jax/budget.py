@@ -148,6 +148,7 @@ def capped(
   array([2.        , 0.66666667, 0.66666667])
   """
   w_N = np.where(mass_N > 0, np.asarray(weight_N, np.float64), 0.0)
+  w_N /= max(w_N.max(), np.finfo(float).tiny)  # sums must not underflow
   q_N = mass_N / mass_N.sum()
   positive_N = w_N > 0
   full = max_weight * q_N[positive_N].sum()
@@ -155,7 +156,8 @@ def capped(
     left = max(0.0, 1 - full)
     others_N = (mass_N > 0) & ~positive_N
     share = left / q_N[others_N].sum() if others_N.any() else 0.0
-    return np.where(positive_N, max_weight, share * others_N)
+    # Rounding alone can put the share above the cap.
+    return np.where(positive_N, max_weight, min(share, max_weight) * others_N)
   order_N = np.argsort(-w_N, kind="stable")
   q_O, w_O = q_N[order_N], w_N[order_N]
   # With the k heaviest at the cap, the others share what is left.
