@@ -71,7 +71,7 @@ class Subpools(NamedTuple):
     share = min(1.0, tokens / (self.budget.epochs * pairs_N.sum()))
     least = min(self.budget.min_documents, len(point_N))
     # The smallest that holds enough documents, where the share does not.
-    inside_N = point_N < share
+    inside_N = (point_N < share) | (share == 1)
     if inside_N.sum() < least:
       inside_N = point_N <= np.partition(point_N, least - 1)[least - 1]
     held_N = np.where(inside_N, pairs_N, 0)
@@ -84,10 +84,13 @@ class Subpools(NamedTuple):
   def _points(self, number: tuple[int | str, ...]) -> np.ndarray:
     """The share of the corpus, of a nested sequence, that first holds a document.
 
-    In every stratum documents are in the order of a hash, and the first begins at
-    a place by chance, so that a stratum of one document is in as often as others.
+    The documents of a stratum lie in a circle in the order of a hash, and one goes
+    round it from a place by chance. So a document is in a share s of all sub-pools
+    of that share, however long it is and however few its stratum has.
     """
-    salt = blake2b(repr(number).encode(), digest_size=8).digest()
+    # Whole numbers of any type are the same ones.
+    named = [x if isinstance(x, str) else int(x) for x in number]
+    salt = blake2b(repr(named).encode(), digest_size=8).digest()
     hash_N = sampler.mixed(
       self.key_N ^ np.uint64(int.from_bytes(salt, "little"))
     )
@@ -96,9 +99,12 @@ class Subpools(NamedTuple):
     first_O = np.searchsorted(stratum_O, stratum_O)
     before_O = np.cumsum(pairs_O) - pairs_O
     total_O = np.bincount(stratum_O, pairs_O)[stratum_O]
-    chance_O = sampler.unit_keys(hash_N[order_O])[first_O]
-    begin_O = before_O - before_O[first_O] + chance_O * pairs_O
-    begin_O[np.arange(len(order_O)) - first_O < self.least] = -1
+    chance_O = sampler.unit_keys(hash_N[order_O])[first_O].astype(np.float64)
+    begin_O = (before_O - before_O[first_O]) / total_O - chance_O
+    begin_O += begin_O < 0
+    place_O = np.empty(len(order_O), np.int64)
+    place_O[np.lexsort((begin_O, stratum_O))] = np.arange(len(order_O))
+    begin_O[place_O - first_O < self.least] = -1
     point_N = np.empty(len(order_O))
-    point_N[order_O] = begin_O / np.maximum(total_O, 1)
+    point_N[order_O] = begin_O
     return point_N
