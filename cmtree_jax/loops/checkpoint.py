@@ -2,6 +2,7 @@
 
 import functools
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,11 @@ import orbax.checkpoint as ocp
 
 class Interrupted(Exception):
   """The job was asked to stop (SIGTERM or Ctrl-C) and has saved its state."""
+
+
+# Orbax numbers the saves of a process, not those of a manager: two at a time take each
+# other's temporary folders for ready.
+_SAVING = threading.Lock()
 
 
 class Checkpointer:
@@ -39,8 +45,9 @@ class Checkpointer:
   def save(self, step: int, state: Any) -> None:
     """Saves and waits until it is on disk."""
     state = jax.tree.map(np.asarray, state)
-    self._manager.save(step, args=ocp.args.StandardSave(state))
-    self._manager.wait_until_finished()
+    with _SAVING:
+      self._manager.save(step, args=ocp.args.StandardSave(state))
+      self._manager.wait_until_finished()
 
   def restore(self, like: Any) -> Any | None:
     """The last state saved, with the structure of `like`; None if there is none."""

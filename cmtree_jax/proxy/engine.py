@@ -9,6 +9,7 @@ batch of heavy documents does not act as a larger learning rate.
 
 import functools
 import math
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -143,13 +144,17 @@ def members(
     function.__name__
   )  # as profiles and compilation logs call it
   compiled = jax.jit(of_all, donate_argnums=donate, out_shardings=out)
+  # Threads that train side by side would each compile it. The call returns before
+  # the work is done, so that the work itself goes on at the same time.
+  lock = threading.Lock()
 
   def call(*args):
-    placed = (
+    placed = [
       arg if spec is None else sharding.put(arg, mesh, spec)
       for arg, spec in zip(args, in_specs, strict=True)
-    )
-    return compiled(*placed)
+    ]
+    with lock:
+      return compiled(*placed)
 
   return call
 

@@ -1,6 +1,7 @@
 """Progress of a long job with an estimate of the time left."""
 
 import sys
+import threading
 import time
 from types import TracebackType
 
@@ -23,6 +24,7 @@ class Reporter:
   def __init__(self) -> None:
     self._total, self._done, self._text = 0.0, 0.0, ""
     self._begin = self._printed = time.monotonic()
+    self._lock = threading.Lock()  # trainings side by side advance it together
     self._console = Console(stderr=True)
     self._bar = Progress(
       TextColumn("{task.description}"),
@@ -60,6 +62,10 @@ class Reporter:
 
   def advance(self, work: float, text: str) -> None:
     """Counts work done; `text` says what is being done, "" leaves it."""
+    with self._lock:
+      self._advance(work, text)
+
+  def _advance(self, work: float, text: str) -> None:
     if not self._done:  # reading the corpus tells nothing of training's speed
       self._begin = self._printed = time.monotonic()
     self._done += work
