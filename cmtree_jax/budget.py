@@ -95,10 +95,10 @@ class Budget(NamedTuple):
       f"{self.epochs:.3g} epochs of a pool of {self.pool_tokens:,}; no document "
       f"more than {self.max_epochs:g} times (weights up to {self.max_weight:.4g})."
     )
-    if self.epochs > self.max_epochs:
+    if self.max_weight == 1:
       line += (
-        " The natural mixture alone repeats documents more often than that: no "
-        "recipe may differ from it."
+        " The natural mixture alone repeats documents so often or more: no recipe "
+        "may differ from it."
       )
     return line
 

@@ -3,7 +3,10 @@
 Their clock counts observations: a run has a number of them, and so has every phase.
 In their papers most of these methods steer the training that they are for. Here all
 hand over one static recipe, the mean of the mixtures on the way, so that all are
-compared by one kind of final training.
+compared by one kind of final training. And their papers repeat a domain as often as
+its share asks for; here a mixture is brought below the cap R q_k as soon as it is
+recommended, and so the proxy trains on what a recipe may ask for, except where it
+is trained on one domain to measure what that does.
 """
 
 from typing import NamedTuple
@@ -54,12 +57,25 @@ class Course(NamedTuple):
   def then(
     self, mixture_K: shapes.FloatK, counts: shapes.Array | bool = True
   ) -> "Course":
-    """One observation later, with the mixture that is recommended now."""
+    """One observation later, with the mixture that is recommended now, capped."""
+    mixture_K = self.capped(mixture_K)
     return self._replace(
       time=self.time + 1,
       mixture_K=mixture_K,
       total_K=jnp.where(counts, self.total_K + mixture_K, self.total_K),
     )
+
+  def capped(self, mixture_K: shapes.FloatK) -> shapes.FloatK:
+    """The mixture below the cap: the excess goes to the others in proportion.
+
+    Of multiplicative updates this is the projection that belongs to them.
+    """
+    q_K = self.domain_mass_K
+    weights = domain_weights(mixture_K, q_K, max_weight=self.max_weight)
+    below_K = q_K * jnp.exp(weights.log_w_K)
+    # What obeys the cap stays as it is, to the last bit; up to its rounding.
+    is_above = jnp.any(mixture_K > self.max_weight * q_K * (1 + 1e-5))
+    return jnp.where(is_above, below_K / jnp.sum(below_K), mixture_K)
 
   def recipe(self, output: str) -> DomainWeights:
     """Weights of the mean of the mixtures that count, or of the last mixture."""
@@ -91,7 +107,9 @@ def start(facts: Facts, every: int = 1, *, uniform: bool = False) -> Course:
     mixture_K=q_K,
     total_K=jnp.zeros_like(q_K),
   )
-  return course._replace(mixture_K=course.uniform_K) if uniform else course
+  if not uniform:
+    return course
+  return course._replace(mixture_K=course.capped(course.uniform_K))
 
 
 def multiply(
