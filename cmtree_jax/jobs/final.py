@@ -1,6 +1,5 @@
 """Final trainings and trials of a comparison, and the frozen sets that score them."""
 
-import functools
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -11,7 +10,7 @@ from cmtree_jax.data.draw import sampler
 from cmtree_jax.data.draw.subpool import Subpools
 from cmtree_jax.evaluate import answers, perplexity, sets
 from cmtree_jax.evaluate.concentration import effective_sample_size
-from cmtree_jax.jobs import build, cells, search
+from cmtree_jax.jobs import build, cells, search, side_by_side
 from cmtree_jax.jobs import workdir as workdirs
 from cmtree_jax.jobs.cells import Final, Folder, Place, Trial
 from cmtree_jax.jobs.job import Job
@@ -42,7 +41,7 @@ class Training(NamedTuple):
     """Samples, frozen evaluation and compiled functions of a corpus."""
     config = job.config
 
-    @functools.cache
+    @side_by_side.once
     def eval_set_of(target, split, max_tokens):
       (made,) = sets.scored(
         {f"{target}, {split}": data.targets[target][split]},
@@ -51,7 +50,7 @@ class Training(NamedTuple):
       )
       return made
 
-    @functools.cache
+    @side_by_side.once
     def model_of(preset):
       return build.proxy_of(preset, config, data.vocab_size)
 
@@ -73,7 +72,7 @@ class Training(NamedTuple):
     plan: cells.Plan,
     folder: Folder,
   ) -> None:
-    """Does trainings, one after the other, and saves what they were scored.
+    """Does trainings, some side by side on a CPU, and saves what they were scored.
 
     Args:
       todo: trials and final trainings; those that are done already stay so.
@@ -83,11 +82,34 @@ class Training(NamedTuple):
       Fault: a loss is not finite.
       Interrupted: after saving.
     """
-    for cell in todo:
+    left = [
+      cell
+      for cell in dict.fromkeys(todo)
+      if not is_done(cell, plan.places_of(cell.search), folder)
+    ]
+    if not left:
+      return
+
+    def one(cell: Trial | Final) -> None:
       places = plan.places_of(cell.search)
-      if not is_done(cell, places, folder):
-        scores = self._trial if isinstance(cell, Trial) else self._final
-        folder.save_scored(cell, scores(cell, places, folder))
+      scores = self._trial if isinstance(cell, Trial) else self._final
+      folder.save_scored(cell, scores(cell, places, folder))
+
+    size = max(self.model_of(self._preset(x)).num_parameters for x in left)
+    devices = build.final_mesh(self.job.config).size
+    side_by_side.run(
+      left,
+      one,
+      at_once=side_by_side.at_once(size, devices=devices),
+      stop=self.job.stop,
+    )
+
+  def _preset(self, cell: Trial | Final) -> str:
+    """The size of a cell's model."""
+    plans = build.plans(self.job.config)
+    if isinstance(cell, Trial):
+      return plans.trial.preset
+    return cell.preset or plans.final.preset
 
   def _final(
     self, cell: Final, places: tuple[Place, ...], folder: Folder
@@ -95,7 +117,7 @@ class Training(NamedTuple):
     config = self.job.config
     plan = build.plans(config).final
     plan = plan._replace(
-      steps=steps_of(config, cell.fraction), preset=cell.preset or plan.preset
+      steps=steps_of(config, cell.fraction), preset=self._preset(cell)
     )
     wanted = [
       (*one, config.evaluate.max_tokens)
@@ -219,7 +241,7 @@ def _engines(
   """One engine per size and steps: the learning rate decays over its own."""
   mesh = build.final_mesh(config)
 
-  @functools.cache
+  @side_by_side.once
   def engine_of(preset, steps):
     optimizer = build.optimizer_of(config, total_steps=steps)
     made = engine.make(model_of(preset), optimizer, mesh=mesh)
