@@ -92,13 +92,13 @@ _CHUNK = 1000  # documents; bounds the memory that Python's strings take
 def _matrices(texts: Sequence[str], plan: Plan) -> Iterator[Any]:
   from sklearn.feature_extraction.text import HashingVectorizer
 
-  vectorizer = HashingVectorizer(
+  vectorizer: Any = HashingVectorizer(
     token_pattern=r"\w+|[^\w\s]+",
     ngram_range=(1, plan.words),
     n_features=plan.buckets,
-    norm=None,
     alternate_sign=False,  # counts, not differences of them
     dtype=np.float32,
   )
+  vectorizer.set_params(norm=None)  # its types do not know None
   for start in range(0, len(texts), _CHUNK):
     yield vectorizer.transform(texts[start : start + _CHUNK])

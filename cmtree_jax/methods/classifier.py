@@ -131,26 +131,26 @@ def fit(
   documents: int,
 ) -> Fit:
   """The best fits for one target; of equal ones the most regular."""
-  middle = int(
-    np.partition(pool.key_N, (len(pool.key_N) - 1) // 2)[
-      (len(pool.key_N) - 1) // 2
-    ]
-  )
+  half = (len(pool.key_N) - 1) // 2
+  middle = int(np.partition(pool.key_N, half)[half])
   halves = [
     rows(pool, _first(pool.key_N, half_N, documents // 2))
     for half_N in (pool.key_N <= middle, pool.key_N > middle)
   ]
   every_M = np.ones(len(train.key_N), bool)
   positive = rows(train, _first(train.key_N, every_M, documents))
-  shown = rows(held_out, slice(0, len(held_out.key_N)))
+  shown, strengths = [], STRENGTHS[1:2]  # without held-out ones none chooses
+  if len(held_out.key_N):
+    shown = [rows(held_out, slice(0, len(held_out.key_N)))]
+    strengths = STRENGTHS
   found = []
-  for strength in STRENGTHS:
-    models, loss = [], 0.0
+  for strength in strengths:
+    models, losses = [], []
     for own, other in zip(halves, reversed(halves), strict=True):
       models.append(_model(positive, other, strength))
-      loss += np.logaddexp(0, -_f(models[-1], shown)).mean() / 4
-      loss += np.logaddexp(0, _f(models[-1], own)).mean() / 4
-    found.append(Fit(tuple(models), middle, strength, loss))
+      losses += [np.logaddexp(0, -_f(models[-1], x)).mean() for x in shown]
+      losses.append(np.logaddexp(0, _f(models[-1], own)).mean())
+    found.append(Fit(tuple(models), middle, strength, np.mean(losses)))
   return min(found, key=lambda one: one.loss)
 
 

@@ -88,6 +88,13 @@ def best(
     pool: the documents.
     share: s, of the pool's tokens.
     max_weight: R.
+
+  >>> pool = Documents(np.arange(4, dtype=np.uint64), np.full(4, 9), np.zeros((4, 1)))
+  >>> found = best([np.array([3.0, 0.0, 2.0, 1.0])], pool, share=0.3, max_weight=4)
+  >>> np.exp(found.log_w_N).round(4)
+  array([2., 0., 2., 0.], dtype=float32)
+  >>> found.history  # of the two documents
+  ({'target': 0, 'tokens': 18.0},)
   """
   q_N = pool.tokens_N / pool.tokens_N.sum()
   before_TN = [
@@ -127,6 +134,12 @@ def proportional(
     pool: the documents.
     num_targets: T.
     max_weight: R.
+
+  >>> pool = Documents(np.arange(4, dtype=np.uint64), np.full(4, 9), np.zeros((4, 1)))
+  >>> score_N = np.log([6.0, 1.0, 1.0, 0.5])
+  >>> found = proportional([score_N], pool, num_targets=1, max_weight=2)
+  >>> np.exp(found.log_w_N).round(4)
+  array([2. , 0.8, 0.8, 0.4], dtype=float32)
   """
   q_N = pool.tokens_N / pool.tokens_N.sum()
   total_N, tokens_T = np.zeros(len(q_N)), []

@@ -43,7 +43,7 @@ FACTS = world.facts(max_weight=100.0)._replace(
 def found(facts=FACTS, **options):
   method = classifier.make(**options)
   state = method.init(jax.random.key(0), facts)
-  w_N = np.exp(np.asarray(method.finalize(state).log_w_N, np.float64))
+  w_N = np.exp(np.asarray(state.log_w_N, np.float64))
   return w_N, method.history(state)
 
 
@@ -89,6 +89,8 @@ def fit(documents=8192, pool=POOL):
 def test_a_document_is_scored_by_the_fit_that_has_not_seen_it(monkeypatch):
   monkeypatch.setattr(classifier, "STRENGTHS", (10.0,))
   made, score_N = fit()
+  counted = POOL.grams
+  assert counted is not None
   rows = classifier._ROWS["grams"](POOL, np.arange(len(KIND_N)))
   low_N = POOL.key_N <= made.middle
   assert abs(low_N.sum() - (~low_N).sum()) <= 1
@@ -96,9 +98,9 @@ def test_a_document_is_scored_by_the_fit_that_has_not_seen_it(monkeypatch):
     f_N = made.models[number].decision_function(rows)
     np.testing.assert_array_equal(score_N[half_N], f_N[half_N])
     # With other words in this half, only the other half's fit is another.
-    entry = np.repeat(half_N, np.diff(POOL.grams.start_N1))
-    bucket = np.where(entry, 7, POOL.grams.bucket).astype(np.int32)
-    strange = POOL._replace(grams=POOL.grams._replace(bucket=bucket))
+    entry = np.repeat(half_N, np.diff(counted.start_N1))
+    bucket = np.where(entry, 7, counted.bucket).astype(np.int32)
+    strange = POOL._replace(grams=counted._replace(bucket=bucket))
     again, _ = fit(pool=strange)
     same = [
       np.array_equal(one.coef_, two.coef_)
@@ -145,6 +147,21 @@ def test_held_out_documents_choose_the_strength():
   made, _ = fit()
   assert made.strength == min(classifier.STRENGTHS)
   assert made.loss == pytest.approx(held_out_loss(made), rel=1e-6)
+
+
+def test_without_held_out_documents_the_middle_strength_is_taken():
+  none = FACTS.validation[0]._replace(
+    key_N=np.zeros(0, np.uint64), grams=world.documents_of([], 0).grams
+  )
+  made = classifier.fit(
+    POOL,
+    FACTS.train[0],
+    none,
+    rows=classifier._ROWS["grams"],
+    documents=8192,
+  )
+  assert made.strength == sorted(classifier.STRENGTHS)[1]
+  assert np.isfinite(made.loss)
 
 
 def held_out_loss(made) -> float:

@@ -1,6 +1,7 @@
 """DSIR: the authors' importance weights, and what is done with them."""
 
 import pathlib
+from typing import Any
 
 import jax
 import numpy as np
@@ -28,13 +29,13 @@ def given(name: str) -> Documents:
 
 
 def scores(pool, target, **options):
-  settings = {
+  settings: dict[str, Any] = {
     "buckets": BUCKETS,
     "smoothing": 1e-8,
     "shortest": 1,
     "normalized": False,
-    **options,
   }
+  settings.update(options)
   (score_N,) = dsir.scores(pool, (target,), **settings)
   return score_N
 
@@ -89,6 +90,9 @@ def test_draws_are_in_proportion_to_the_weights():
   share_N = np.bincount(won, minlength=3) / len(won)
   # Four deviations of a share of 600 draws.
   np.testing.assert_allclose(share_N, np.exp(log_w_N), atol=0.085)
+  noise_N = dsir.gumbel(np.arange(20_000, dtype=np.uint64), jax.random.key(0))
+  assert noise_N.mean() == pytest.approx(np.euler_gamma, abs=0.04)
+  assert noise_N.std() == pytest.approx(np.pi / np.sqrt(6), abs=0.04)
 
 
 def test_noise_is_of_the_document_not_of_its_place():
@@ -103,7 +107,7 @@ def test_noise_is_of_the_document_not_of_its_place():
 def weights(**options):
   method = dsir.make(shortest=1, **options)
   state = method.init(jax.random.key(0), world.facts(4.0))
-  return np.exp(method.finalize(state).log_w_N), method.history(state)
+  return np.exp(state.log_w_N), method.history(state)
 
 
 def test_kinds_differ_as_they_say():

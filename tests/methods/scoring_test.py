@@ -76,7 +76,7 @@ def test_equal_scores_are_told_apart_by_the_ids():
   kept = kept_of(best(np.zeros((1, N)), 0.1))
   assert kept == first(-POOL.key_N.astype(float), 0.1)
   order = RNG.permutation(N)
-  moved = Documents(*(x[order] for x in POOL[:3]))
+  moved = Documents(POOL.key_N[order], POOL.tokens_N[order], POOL.embedding_NE)
   other = best(np.zeros((1, N)), 0.1, pool=moved)
   assert {int(order[i]) for i in np.flatnonzero(other.log_w_N > -9)} == kept
 

@@ -146,8 +146,8 @@ def _join(place: Path, name: str, parts: Sequence[Path]) -> None:
 
 
 def _load(folder: Path, name: str, buckets: int) -> Grams:
-  arrays = (np.load(_file(folder, name, x), mmap_mode="r") for x in _FIELDS)
-  return Grams(*arrays, buckets)
+  arrays = {x: np.load(_file(folder, name, x), mmap_mode="r") for x in _FIELDS}
+  return Grams(**arrays, buckets=buckets)
 
 
 def _file(folder: Path, name: str, field: str) -> Path:
