@@ -3,6 +3,9 @@
 Where an embedding says what a text is about, this says what it is written with. Runs
 are told apart by a hash, so there is no vocabulary to learn, and a document's counts
 do not depend on others.
+
+Words end where letters and digits do: a language that is written without blanks has
+hardly any, and is better told by an embedding.
 """
 
 from collections.abc import Iterator, Sequence
