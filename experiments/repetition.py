@@ -10,14 +10,17 @@ w e times, the heaviest ones once at 1/16 of an epoch and 256 times at 16. Short
 trainings at 1/16 of an epoch, where no document is seen twice, say what fresh tokens
 are worth.
 
-The losses are fitted by those of fewer fresh tokens,
+A training is worth the fresh tokens that give the same loss, by straight lines in the
+logarithm of the tokens between those shorter trainings. R* is the one that says best how
+many they are,
 
-.. math:: L = E + B\, D'^{-\beta}, \qquad D' = \sum_i t_i\, U(n_i), \qquad
+.. math:: D' = \sum_i t_i\, U(n_i), \qquad
           U(n) = \min(n, 1) + R^* (1 - e^{-\max(n - 1, 0) / R^*})
 
 with t the tokens of a document and n the looks at it. Where all have the same n above one
-this is eq. 5 of Muennighoff et al. (2305.16264). The tree's steps discount the first look
-too, :math:`U(n) = R^* (1 - e^{-n / R^*})`, and R* is fitted for that as well.
+this is eq. 5 of Muennighoff et al. (2305.16264); their power law of D' does not fit
+trainings that are as short as these. The tree's steps discount the first look too,
+:math:`U(n) = R^* (1 - e^{-n / R^*})`, and R* is fitted for that too, in units of U(1).
 """
 
 import sys
@@ -43,10 +46,9 @@ FRESH = (0.2, 0.4, 0.7, FULL)  # shares of the tokens, all fresh
 SPLITS = ("validation", "test")
 # Trainings that are fitted, by the most looks at a document: those that the default
 # cap allows, and all.
-LIMITS = {"up to 4": 4.0, "any number": np.inf}
+LIMITS = {"up to 4 looks": 4.0, "all": np.inf}
 
 R_STARS = np.geomspace(0.05, 500, 185)  # 5 % apart
-BETAS = np.geomspace(0.05, 3, 60)
 RESAMPLES = 400
 
 
@@ -161,7 +163,13 @@ def show(
       folder / f"fits.{target}.md",
       f"R* with its 95 % interval over seeds (deviation of the fit, BPB), {target}",
       [
-        *("split", "looks", "what they are worth", *RECIPES, "one for both"),
+        *(
+          "split",
+          "trainings",
+          "what looks are worth",
+          *RECIPES,
+          "one for both",
+        ),
         f"{NATURAL} / {CONCENTRATED}",
       ],
       ([*key, *fit.text()] for key, fit in fits.items()),
@@ -190,7 +198,6 @@ def _points(
             epochs,
             fraction,
             seed,
-            epochs * (1 if recipe == NATURAL else MAX_WEIGHT),
             *_looks(part, recipe, target, subpools, (fraction, seed)),
             {split: bpb[split][seed] for split in SPLITS},
           )
@@ -212,17 +219,19 @@ def _looks(
   target: str,
   subpools: Any,
   training: tuple[float, int],
-) -> tuple[np.ndarray, np.ndarray]:
-  """What a final training sees: looks, and tokens seen so often."""
+) -> tuple[float, np.ndarray, np.ndarray]:
+  """What a final training sees: most looks, looks by group, tokens of the groups."""
   from cmtree_jax.jobs import plan
 
   fraction, seed = training
   search = plan.of_comparison(part.config).search(recipe, target, seed)
   seen = subpools.of(_tokens(part.config, fraction), "final", seed)
-  weight_N = seen.weights(np.exp(part.cells.log_w_N(search)))
-  looks_N = np.round(weight_N * seen.epochs, 6)
+  w_N = np.exp(part.cells.log_w_N(search).astype(np.float64))
+  looks_N = np.round(seen.weights(w_N) * seen.epochs, 6)
   looks_G, group_N = np.unique(looks_N, return_inverse=True)
-  return looks_G, np.bincount(group_N, np.where(looks_N, subpools.pairs_N, 0))
+  tokens_G = np.bincount(group_N, np.where(looks_N, subpools.pairs_N, 0))
+  most = float(w_N.max() * part.config.budget.epochs)
+  return most, looks_G, tokens_G
 
 
 def beyond_first(n: np.ndarray, r_star: float) -> np.ndarray:
@@ -231,8 +240,8 @@ def beyond_first(n: np.ndarray, r_star: float) -> np.ndarray:
 
 
 def from_first(n: np.ndarray, r_star: float) -> np.ndarray:
-  """Of the proximal objective."""
-  return -r_star * np.expm1(-n / r_star)
+  """Of the proximal objective, in units of the first look."""
+  return np.expm1(-n / r_star) / np.expm1(-1 / r_star)
 
 
 Worth = Callable[[np.ndarray, float], np.ndarray]
@@ -257,26 +266,36 @@ def effective(point: Point, r_star: float, worth: Worth) -> float:
 class Sample(NamedTuple):
   """The trainings of one recipe, as they are fitted."""
 
-  effective_RP: np.ndarray  # under every R*, in units of all tokens
+  predicted_RP: np.ndarray  # bits per byte under every R*
   bpb_P: np.ndarray
   seed_P: np.ndarray
 
   @classmethod
   def of(cls, points: Sequence[Point], split: str, worth: Worth) -> "Sample":
-    """Of points, by the losses of a split."""
-    most = max(point.total for point in points)
+    """Of points, by the losses of a split; fresh trainings of a seed are its curve."""
+    fresh: dict[int, dict[float, float]] = {}
+    for one in points:
+      if one.epochs == min(EPOCHS):
+        tokens = effective(one, R_STARS[-1], worth)
+        fresh.setdefault(one.seed, {})[tokens] = one.bpb[split]
     return cls(
-      np.array(
-        [[effective(p, r, worth) / most for p in points] for r in R_STARS]
+      np.stack(
+        [
+          _on_curve(
+            [effective(one, r, worth) for r in R_STARS], fresh[one.seed]
+          )
+          for one in points
+        ],
+        axis=1,
       ),
-      np.array([point.bpb[split] for point in points]),
-      np.array([point.seed for point in points]),
+      np.array([one.bpb[split] for one in points]),
+      np.array([one.seed for one in points]),
     )
 
   def at(self, places: np.ndarray) -> "Sample":
     """Some of the trainings."""
     return Sample(
-      self.effective_RP[:, places], self.bpb_P[places], self.seed_P[places]
+      self.predicted_RP[:, places], self.bpb_P[places], self.seed_P[places]
     )
 
   def resampled(self, seeds: np.ndarray) -> "Sample":
@@ -284,17 +303,19 @@ class Sample(NamedTuple):
     places = [np.flatnonzero(self.seed_P == seed) for seed in seeds]
     return self.at(np.concatenate(places))
 
-  def curves(self) -> tuple[np.ndarray, np.ndarray]:
-    """The best curve for every R*: (its sum of squares, its exponent)."""
-    x_RBP = self.effective_RP[:, None, :] ** -BETAS[:, None]
-    x_RBP -= x_RBP.mean(axis=-1, keepdims=True)
-    y_P = self.bpb_P - self.bpb_P.mean()
-    xx_RB, xy_RB = (x_RBP**2).sum(axis=-1), x_RBP @ y_P
-    # B is zero or more: more tokens are never worse.
-    gain_RB = np.maximum(xy_RB, 0) ** 2 / np.maximum(xx_RB, 1e-30)
-    best_R = gain_RB.argmax(axis=1)
-    left_R = y_P @ y_P - gain_RB.max(axis=1)
-    return np.maximum(left_R, 0), BETAS[best_R]  # below zero by rounding
+  def errors(self) -> np.ndarray:
+    """The sum of squares under every R*."""
+    return ((self.predicted_RP - self.bpb_P) ** 2).sum(axis=1)
+
+
+def _on_curve(
+  tokens: Sequence[float], bpb_of: Mapping[float, float]
+) -> np.ndarray:
+  """Losses of so many fresh tokens; the first line goes on below the fewest."""
+  x, y = np.log(sorted(bpb_of)), np.array([bpb_of[n] for n in sorted(bpb_of)])
+  at = np.log(tokens)
+  below = y[0] + (at - x[0]) * (y[1] - y[0]) / (x[1] - x[0])
+  return np.where(at < x[0], below, np.interp(at, x, y))
 
 
 class Fit(NamedTuple):
@@ -332,17 +353,17 @@ def _interval(values: np.ndarray) -> str:
 def _fits(
   points: Mapping[str, Sequence[Point]], split: str, most: float, worth: Worth
 ) -> Fit:
-  """R* of trainings with at most so many looks."""
+  """R* of trainings that repeat, with at most so many looks."""
   whole = {
     recipe: Sample.of(some, split, worth) for recipe, some in points.items()
   }
   chosen = {
-    recipe: whole[recipe].at(np.flatnonzero([p.most <= most for p in some]))
+    recipe: whole[recipe].at(np.flatnonzero([1 < p.most <= most for p in some]))
     for recipe, some in points.items()
   }
-  best, deviation, beta = _best(chosen)
+  best, deviation = _best(chosen)
   rng = np.random.default_rng(0)
-  seeds = np.unique(chosen[NATURAL].seed_P)
+  seeds = np.unique(whole[NATURAL].seed_P)
   drawn = [
     _best({r: one.resampled(some) for r, one in chosen.items()})[0]
     for some in rng.choice(seeds, (RESAMPLES, len(seeds)))
@@ -351,19 +372,15 @@ def _fits(
     {name: R_STARS[at] for name, at in best.items()},
     deviation,
     {name: R_STARS[[one[name] for one in drawn]] for name in best},
-    {
-      recipe: _predicted(whole[recipe], chosen[recipe], best[recipe], b)
-      for recipe, b in beta.items()
-    },
+    {r: one.predicted_RP[best[r]] for r, one in whole.items()},
   )
 
 
 def _best(
   samples: Mapping[str, Sample],
-) -> tuple[dict[str, int], dict[str, float], dict[str, float]]:
-  """Of each recipe and of all at once: place of R*, deviation, exponent."""
-  curves = {recipe: sample.curves() for recipe, sample in samples.items()}
-  errors = {recipe: error_R for recipe, (error_R, _) in curves.items()}
+) -> tuple[dict[str, int], dict[str, float]]:
+  """Of each recipe, and under "" of all at once: place of R*, deviation."""
+  errors = {recipe: sample.errors() for recipe, sample in samples.items()}
   errors[""] = np.sum([*errors.values()], axis=0)
   count = {recipe: len(sample.bpb_P) for recipe, sample in samples.items()}
   count[""] = sum(count.values())
@@ -372,16 +389,7 @@ def _best(
     name: float(np.sqrt(error_R[best[name]] / count[name]))
     for name, error_R in errors.items()
   }
-  beta = {r: beta_R[best[r]] for r, (_, beta_R) in curves.items()}
-  return best, deviation, beta
-
-
-def _predicted(
-  whole: Sample, chosen: Sample, at: int, beta: float
-) -> np.ndarray:
-  """Bits per byte of all trainings by the curve that fits the chosen ones."""
-  slope, offset = np.polyfit(chosen.effective_RP[at] ** -beta, chosen.bpb_P, 1)
-  return offset + slope * whole.effective_RP[at] ** -beta
+  return best, deviation
 
 
 def _losses(points: Mapping[str, Sequence[Point]]) -> Iterator[list[str]]:
@@ -436,7 +444,7 @@ def _draw(
     for (limit, fit), color in zip(fits.items(), claims.COLORS, strict=False):
       predicted_P = fit.predicted[recipe][full]
       mean = [predicted_P[epochs_P == one].mean() for one in EPOCHS]
-      label = f"R* = {_number(fit.best[recipe])}, of {limit} looks"
+      label = f"R* = {_number(fit.best[recipe])}, {limit}"
       ax.plot(EPOCHS, mean, color=color, linewidth=1.4, label=label)
     ax.set_xscale("log", base=2)
     ax.set_xticks(EPOCHS, [str(Fraction(one)) for one in EPOCHS])
