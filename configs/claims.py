@@ -77,9 +77,10 @@ def get_config(argument: str = "cpu"):
   config.hypergradient.estimator = "difference"
   config.compare.methods = ()
   config.compare.fractions = (0.4, 1.0)
+  # Three searches, and three final trainings on each.
+  config.compare.seeds = 9
+  config.compare.search_seeds = 3
   config.compare.noise_repeats = 3
-  # Joint and frozen recipes are compared at these as well.
-  config.compare.effective_sample_sizes = (0.3, 0.1)
   config.final.steps_per_call = 30  # divides also a fifth of the steps
   _SCALES[scale](config)
   leaves = (4, 16) if scale == "toy" else tuple(LEAVES)
@@ -96,6 +97,8 @@ def _toy(config):
     config.compare.targets = config.data.targets
   config.compare.effective_sample_sizes = (0.3,)
   config.compare.seeds = 2
+  config.compare.search_seeds = 0  # as many
+  config.trial.update(dict(steps=18, steps_per_call=18, exponents=(0.5,)))
   config.compare.noise_repeats = 1
   config.partition.num_clusters = 8
   config.final.steps = 60
@@ -131,7 +134,8 @@ def _cpu(config):
 
 
 def _gpu(config):
-  config.compare.seeds = 5
+  config.compare.seeds = 15
+  config.compare.search_seeds = 5
   config.proxy.dtype = "bfloat16"
   config.batch.rows = 64
   config.batch.row_tokens = 128
@@ -180,8 +184,6 @@ def variants(final: str, leaves_of: tuple[int, ...], *, rounds: int):
     )
     found[f"random_{leaves}"] = (*frozen, "cmtree.start.kind=random")
   found["sources"] = ("tilts", "partition.kind=sources")
-  for clusters in (16, 64, 256):
-    found[f"crisp_{clusters}"] = ("crisp", f"partition.num_clusters={clusters}")
   # With all dimensions of the embedding every angle would cut alike.
   angle = "cmtree.start.angle_dim=16"
   for name, branching in (

@@ -16,14 +16,11 @@ import pyarrow.parquet as pq
 from cmtree_jax.evaluate import statistics as intervals
 from cmtree_jax.evaluate.results import FULL, NATURAL
 from cmtree_jax.evaluate.statistics import Interval
-from cmtree_jax.jobs import cells
+from cmtree_jax.jobs import cells, guard
 from cmtree_jax.methods import METHODS
 
 # Methods and variants whose search trains nothing: what a search has to beat.
-FREE = (
-  *("crisp_16", "crisp_64", "crisp_256"),
-  *("dsir", "classifier", "classifier_soft"),
-)
+FREE = guard.Plan().rivals
 
 # The lines of a figure; also the colour-blind can tell these apart.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#767676", "#e69f00")

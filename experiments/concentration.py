@@ -55,12 +55,7 @@ def run(config: Any, workdir: Path, *, overwrite: bool = False) -> int:
 
 def show(small: Results, large: Results, folder: Path) -> Iterator[Path]:
   """A table for every set of targets."""
-  from cmtree_jax.jobs import build
-
-  data = small.data()
-  compute = [_compute(one.config, data) for one in (small, large)]
-  budget = build.budget(small.config, data)
-  wanted = 6.0 * budget.parameters * budget.tokens
+  compute, wanted = _sizes(small.data(), small.config, large.config)
   for target in small.targets:
     rows = []
     for method in small.trained(small.config.compare.methods):
@@ -93,14 +88,18 @@ def show(small: Results, large: Results, folder: Path) -> Iterator[Path]:
     )
 
 
-def _compute(config: Any, data: Any) -> float:
-  """FLOPs of a trial, 6 P B, without the embedding."""
+def _sizes(data: Any, *configs: Any) -> tuple[list[float], float]:
+  """FLOPs, 6 P B without the embedding: of a trial, and of the budget's training."""
   from cmtree_jax.jobs import build
 
-  trial, batch = config.trial, config.batch
-  model = build.proxy_of(trial.preset, config, data.vocab_size)
-  tokens = trial.steps * batch.rows * batch.row_tokens
-  return 6.0 * model.num_non_embedding * tokens
+  budget = build.budget(configs[0], data)
+  found = []
+  for config in configs:
+    trial, batch = config.trial, config.batch
+    model = build.proxy_of(trial.preset, config, data.vocab_size)
+    tokens = trial.steps * batch.rows * batch.row_tokens
+    found.append(6.0 * model.num_non_embedding * tokens)
+  return found, 6.0 * budget.parameters * budget.tokens
 
 
 if __name__ == "__main__":

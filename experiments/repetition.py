@@ -386,7 +386,7 @@ def _best(
   count[""] = sum(count.values())
   best = {name: int(error_R.argmin()) for name, error_R in errors.items()}
   deviation = {
-    name: float(np.sqrt(error_R[best[name]] / count[name]))
+    name: float(np.sqrt(error_R[best[name]] / max(1, count[name])))
     for name, error_R in errors.items()
   }
   return best, deviation

@@ -16,8 +16,11 @@ from cmtree_jax.types import UserError
 from configs.claims import LEAVES, get_config
 from experiments import (
   against_everything,
+  budget,
   claims,
+  concentration,
   gradient_over_similarity,
+  guarded,
   joint_against_frozen,
   repetition,
   search_cost,
@@ -210,6 +213,84 @@ def test_costs_are_drawn_in_the_order_of_their_shares(made_up, tmp_path):
   assert "CRISP, 256 clusters" in path.read_text()
   share = search_cost._share(made_up, "budget_2", "one")
   assert share == pytest.approx(1e-2 * (1 + _NAMES.index("budget_2")))
+
+
+def test_budgets_stand_side_by_side(made_up, tmp_path):
+  names = ("joint_16", "crisp_64")
+  made_up.config.compare.methods = names
+  worse = [{**row, "bpb": row["bpb"] + 1} for row in made_up.rows]
+  parts = {0.25: made_up, 4: made_up._replace(rows=worse)}
+  table, _, figure = budget.show(parts, tmp_path)
+  (line,) = re.findall(r"\| joint_16 \| (.*) \|", table.read_text())
+  assert re.fullmatch(
+    r"2\.\d+ \(-0\.1\d+ ±0\.0\d+; 0\.50\) \| 3.\d+ \(-0\.1.*; 0\.50\)", line
+  )
+  assert "crisp_64" in figure.read_text()
+
+
+def test_an_interval_is_over_searches(made_up):
+  """Final trainings of one search are one value."""
+  same = {"method": "natural", "target_set": "one", "split": "test"}
+  rows = [
+    {**same, "fraction": 1.0, "seed": seed, "bpb": 3.0 + seed % 3}
+    for seed in range(9)
+  ]
+  config = made_up.config.copy_and_resolve_references().unlock()
+  config.compare.seeds, config.compare.search_seeds = 9, 3
+  found = made_up._replace(rows=rows, config=config)
+  assert found.by_search("natural", "one") == [3, 4, 5]
+
+
+def test_the_guard_is_judged_by_what_it_handed_over(tmp_path):
+  def job(handed, tree):
+    names = dict(
+      zip(
+        (guarded.ASKED, guarded.RIVAL, guarded.HANDED),
+        ("cmtree", "crisp_64", handed),
+        strict=True,
+      )
+    )
+    bpb = {"natural": 3.0, "cmtree": tree, "crisp_64": 2.8}
+    bpb = {name: {"a": one - 0.1, "mean": one} for name, one in bpb.items()}
+    return guarded.Job(names, handed != "cmtree", bpb)
+
+  jobs = {"a+b": [job("crisp_64", 2.9), job("cmtree", 2.7)]}
+  recipes, guard = guarded.show(jobs, tmp_path)
+  text = recipes.read_text()
+  assert "| cmtree | 2.700 | 2.800 | -0.200 ±" in text
+  assert f"| {guarded.HANDED} | 2.650 | 2.750 | -0.250 ±" in text
+  assert "| a+b | 1 of 2 | crisp_64, cmtree | -0.050 ±" in guard.read_text()
+
+
+@pytest.mark.slow
+def test_main_jobs_tell_what_they_handed_over(corpus, tmp_path):
+  arguments = corpora.arguments(
+    *("configs/claims.py:toy", corpus, tmp_path, _TARGETS, *_TINY),
+    *("method=crisp_16", "baselines=natural", "guard.rivals=crisp_64"),
+    *("compare.targets=arithmetic", "compare.search_seeds=1"),
+  )
+  assert guarded.main(arguments) == 0
+  text = (tmp_path / "guarded/guard.md").read_text()
+  found = re.search(r"\| arithmetic \| (\d) of 1 \| (\w+) \|", text)
+  assert found and found[2] in ("crisp_16", "crisp_64", "natural")
+  assert (found[1] == "0") == (found[2] == "crisp_16")
+  recipes = (tmp_path / "guarded/recipes.arithmetic.md").read_text()
+  (handed,) = re.findall(rf"\| {guarded.HANDED} \| (\S+) \|", recipes)
+  assert re.search(rf"\| {found[2]} \| {handed} \|", recipes)
+
+
+def test_concentrations_are_extrapolated_to_the_budget(
+  made_up, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(claims.Results, "data", lambda self: None)
+  monkeypatch.setattr(concentration, "_sizes", lambda *_: ([1e9, 16e9], 256e9))
+  made_up.config.compare.methods = ("joint_16",)
+  half = [{**row, "effective_sample_size": 0.25} for row in made_up.rows]
+  small = made_up._replace(rows=half)
+  one, _ = concentration.show(small, made_up, tmp_path)
+  assert (
+    "| joint_16 | 0.250 | 0.500 | 1.000 | +0.25 | +0.000 " in one.read_text()
+  )
 
 
 def test_a_difference_is_paired_and_a_set_is_the_mean_of_its_targets(made_up):
