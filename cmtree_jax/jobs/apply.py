@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -86,27 +87,32 @@ def hand_over(
   files = [documents]
   if config.export.formats:
     names = describe.leaf_names(weights, nodes)
-    folder = workdir / "export"
-    files += export.write(
-      folder,
-      config.export.formats,
-      assign.corpus(assigned, data, names, job.workers),
-      export.Options(
-        budget=build.export_budget(config, data),
-        seed=config.seed,
-        tokenizer=config.export.tokenizer
-        or str(workdir / prepare.TOKENIZER_FILE),
-        root=config.export.root,
-      ),
-      facts={
-        "config_digest": configs.digest(config),
-        "corpus_digest": data.digest,
-        "recipe_digest": assign.digest(assigned),
-        "learned_for": learned_for.to_json(),
-      },
-    )
-    job.reporter.say(export.told(folder))
+    corpus = assign.corpus(assigned, data, names, job.workers)
+    facts = {
+      "config_digest": configs.digest(config),
+      "corpus_digest": data.digest,
+      "recipe_digest": assign.digest(assigned),
+      "learned_for": learned_for.to_json(),
+    }
+    files += _export(corpus, job, build.export_budget(config, data), facts)
   store.remove(workdir / "assigned")
+  return files
+
+
+def _export(
+  corpus: export.Corpus, job: Job, budget: Budget, facts: dict[str, Any]
+) -> list[Path]:
+  """Writes the formats of the config, and tells what their budget did."""
+  chosen, workdir = job.config.export, job.workdir
+  folder = workdir / "export"
+  options = export.Options(
+    budget=budget,
+    seed=job.config.seed,
+    tokenizer=chosen.tokenizer or str(workdir / prepare.TOKENIZER_FILE),
+    root=chosen.root,
+  )
+  files = export.write(folder, chosen.formats, corpus, options, facts)
+  job.reporter.say(export.told(folder))
   return files
 
 
