@@ -17,7 +17,7 @@ from cmtree_jax.methods.base import (
   Trials,
   domain_weights,
 )
-from cmtree_jax.methods.laws import laws, optimum
+from cmtree_jax.methods.laws import designs, laws, optimum
 
 
 class State(NamedTuple):
@@ -55,7 +55,9 @@ def make(
   it knows keep their shares of each other, :math:`\tilde p_j \propto q_j w_j` with
   its weights w, and count as one; runs, law and optimum see this part and the new
   domains. The part gets at most the share at which the first of its domains reaches
-  its cap, :math:`\min_j R q_j / \tilde p_j`.
+  its cap, :math:`\min_j R q_j / \tilde p_j`. Where the recipe was made for a
+  training that may repeat more, :math:`\tilde p` is first brought to where the part
+  may have its natural share; what a domain loses, the others of the part gain.
 
   Args:
     runs: default 3 (m + 1) for m domains, those kept counted as one.
@@ -93,7 +95,7 @@ def make(
     q_K = searching.natural(facts)
     share_K = np.full(len(q_K), np.nan)
     if reuse:
-      share_K = q_K * np.exp(np.asarray(facts.earlier_log_w_K, np.float64))
+      share_K = _kept(q_K, facts.earlier_log_w_K, facts.max_weight)
     inner_VK = optimum.collapse(share_K)
     q_V = _collapsed(q_K, inner_VK)
     count = runs or 3 * (int((q_V > 0).sum()) + 1)
@@ -142,6 +144,18 @@ def make(
     ask=lambda state: state.trials.pending(),
     extends=reuse,
   )
+
+
+def _kept(q_K, earlier_log_w_K, max_weight):
+  """Shares of the domains that a recipe knows, capped; NaN for the others."""
+  w_K = np.exp(np.asarray(earlier_log_w_K, np.float64))
+  known_K = np.isfinite(w_K) & (q_K > 0)
+  share_K = np.where(np.isfinite(w_K), 0.0, np.nan)
+  if known_K.any():
+    q_D = q_K[known_K] / q_K[known_K].sum()
+    share_D = q_D * w_K[known_K] / (q_D @ w_K[known_K])
+    share_K[known_K] = designs.capped(share_D[None], max_weight * q_D)[0]
+  return share_K
 
 
 def _collapsed(mixture_K, inner_VK):

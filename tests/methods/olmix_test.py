@@ -133,6 +133,22 @@ def test_a_recipe_is_extended_with_few_runs(seed):
   )
 
 
+def test_a_recipe_for_more_repeats_is_brought_below_this_cap():
+  # Weights up to 40 at one in twenty; four are allowed now.
+  mass_K = np.array([0.02, 0.3, 0.28, 0.2, 0.2])
+  facts = world.facts_of(mass_K, max_weight=4.0)
+  facts = facts._replace(earlier_log_w_K=np.log([40.0, 0.25, 0.2, 0.1, np.nan]))
+  state = olmix.make(reuse="before").init(jax.random.key(0), facts)
+  part_K = state.inner_VK[0] * mass_K[:4].sum()  # at its natural share
+  assert (part_K <= 4 * mass_K * (1 + 1e-9)).all()
+  np.testing.assert_allclose(part_K[0], 4 * 0.02)
+  # The others gain in proportion to what they had.
+  had_K = mass_K[1:4] * [0.25, 0.2, 0.1]
+  np.testing.assert_allclose(
+    part_K[1:4] / part_K[1:4].sum(), had_K / had_K.sum()
+  )
+
+
 def test_a_recipe_without_new_domains_is_kept_without_a_run():
   case = Extended(0)
   log_w_K = np.linspace(-1, 1, 13)

@@ -14,7 +14,8 @@ def design(
 
   The largest share is rounded down to the grid, once; its halves are not, and end
   above the grid's step. So a cap of .5857 gives .5625, .28125, .140625, .0703125
-  and zero.
+  and zero. A domain whose cap is below the grid's step has that cap and zero, where
+  the authors' has zero alone: a law can tell nothing of a domain that is never seen.
 
   Each mixture visits the domains in an order of its own. For each domain it draws
   one of the domain's shares, zero among them, such that the domains still to come
@@ -42,6 +43,7 @@ def design(
   halvings = int(np.ceil(np.log2(1 / grid))) + 1
   share_KS = most_K[:, None] * 2.0 ** -np.arange(halvings)
   share_KS = np.where(share_KS > grid * (1 - 1e-9), share_KS, 0.0)
+  share_KS[:, 0] = np.where(most_K > 0, most_K, cap_K)
   share_KS = np.hstack([share_KS, np.zeros((len(cap_K), 1))])
   found_RK = np.zeros((0, len(cap_K)))
   for _ in range(100):

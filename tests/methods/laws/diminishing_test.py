@@ -41,6 +41,16 @@ def test_small_domains_are_seen_and_empty_ones_are_not():
   assert (mixture_RK <= cap_K + 1e-9).all()
 
 
+def test_a_domain_below_the_grid_is_seen_at_its_cap():
+  # Four times its share of one in a thousand, as at one epoch.
+  cap_K = 4 * np.array([0.6, 0.3, 0.099, 0.001])
+  mixture_RK = design(np.random.default_rng(0), cap_K, num_mixtures=40)
+  assert (mixture_RK <= np.minimum(cap_K, 1) + 1e-9).all()
+  seen_R = mixture_RK[:, 3] > 0
+  assert 0.2 < seen_R.mean() < 0.8
+  np.testing.assert_allclose(mixture_RK[seen_R, 3].max(), 0.004, rtol=1e-9)
+
+
 def test_where_few_mixtures_exist_they_repeat():
   # Caps leave the natural mixture alone.
   mixture_RK = design(
