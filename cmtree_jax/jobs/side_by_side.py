@@ -20,6 +20,7 @@ from cmtree_jax.loops.checkpoint import Interrupted, StopFlag
 # Parameters of a model that is too small to use the cores of a CPU by itself.
 SMALL = 2_000_000
 _MOST = 8  # trainings at once; bounds memory
+_LOOK_UP = 0.2  # seconds until a signal is noticed
 
 
 def at_once(parameters: int, *, devices: int) -> int:
@@ -86,6 +87,10 @@ def run(
 
   with futures.ThreadPoolExecutor(at_once) as pool:
     done = [pool.submit(one, item) for item in items]
+    # A thread that only waits may sleep through a signal that another one was given:
+    # Python runs the handler when this thread next does something.
+    while futures.wait(done, timeout=_LOOK_UP).not_done:
+      pass
   errors = [error for one in done if (error := one.exception())]
   # Those that stopped for another's failure say nothing of it.
   errors.sort(key=lambda error: isinstance(error, Interrupted))
