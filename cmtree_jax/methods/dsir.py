@@ -29,7 +29,7 @@ PLANTED = Planted(
 def make(
   *,
   kind: str = "hard",
-  share: float = 0.02,
+  share: float = 0.1,
   normalized: bool = True,
   buckets: int = 10_000,
   smoothing: float = 1e-8,
