@@ -250,8 +250,6 @@ def _engines(
       return made
     # What does not depend on the optimizer's steps is compiled once.
     full = engine_of(preset, longest)
-    return made._replace(
-      init=full.init, weighted_nats=full.weighted_nats, losses=full.losses
-    )
+    return made._replace(init=full.init, losses=full.losses)
 
   return engine_of

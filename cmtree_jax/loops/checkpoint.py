@@ -51,6 +51,8 @@ class Checkpointer:
 
   def restore(self, like: Any) -> Any | None:
     """The last state saved, with the structure of `like`; None if there is none."""
+    if not self._folder.exists():
+      return None
     step = self._manager.latest_step()
     if step is None:
       return None

@@ -12,13 +12,15 @@ import jax
 import numpy as np
 
 from cmtree_jax import checks, shapes
-from cmtree_jax.data.draw.batch import stack_rows
+from cmtree_jax.data.draw.batch import Batch, stack_rows
 from cmtree_jax.evaluate import answers, perplexity
 from cmtree_jax.loops import fleet as fleets
 from cmtree_jax.loops.fleet import Fleet, Session, World
 from cmtree_jax.proxy.engine import Engine
 
 EvalSet = perplexity.EvalSet | answers.AnswerSet
+
+_CHUNKS = 4  # of evaluation sets, scored by one call
 
 
 class Plan(NamedTuple):
@@ -75,7 +77,7 @@ class TrialPlan(NamedTuple):
 
   @property
   def training(self) -> Plan:
-    """As the loop takes it; a trial is saved at its end."""
+    """As the loop takes it; a trial is saved only where the job stops."""
     calls = max(1, self.steps // max(1, self.steps_per_call))
     return Plan(self.preset, self.steps, self.seeds, self.steps_per_call, calls)
 
@@ -129,14 +131,15 @@ def run(
       fleet, loss_PS = fleets.train(state.fleet, world, batches)
       step = state.step + plan.steps_per_call
       loss = float(loss_PS[0, -1])
-      # Saved now and then, and always before the training stops.
+      # Saved now and then, and always before the job stops; not at the end, where
+      # scoring takes less time than a save.
       calls = int(step) // plan.steps_per_call
-      stops = step == plan.steps or session.stop.raised
-      saves = stops or calls % plan.calls_per_save == 0
-      if saves or not math.isfinite(loss):
+      due = step < plan.steps and calls % plan.calls_per_save == 0
+      saves = due or session.stop.raised or not math.isfinite(loss)
+      if saves:
         fleet = fleet._replace(pool=(pipeline.state(iterator),))
       state = State(fleet, step)
-      if saves or not math.isfinite(loss):
+      if saves:
         session.checkpointer.save(int(step), state)
       fleets.require_finite(
         loss,
@@ -144,9 +147,9 @@ def run(
         "Lower config.optimizer.learning_rate and start anew with --overwrite.",
       )
       session.advance(plan.steps_per_call * world.rows, "")
-      session.stop.check()
-  engine, params = world.model.engine, state.fleet.phi.params
-  return [_score(engine, params, one) for one in eval_sets]
+      if saves:
+        session.stop.check()
+  return _scores(world.model.engine, state.fleet.phi.params, eval_sets)
 
 
 def _key(seed: int) -> shapes.Key:
@@ -154,10 +157,38 @@ def _key(seed: int) -> shapes.Key:
   return jax.random.fold_in(jax.random.key(7), seed)
 
 
-def _score(engine: Engine, params: Any, one: EvalSet) -> answers.Score:
+def _scores(
+  engine: Engine, params: Any, eval_sets: Sequence[EvalSet]
+) -> list[answers.Score]:
+  """The model's score on every set; one program, whatever their sizes are."""
+  if not eval_sets:
+    return []
+  batches = jax.tree.map(
+    lambda *x: np.concatenate(x), *(one.batches for one in eval_sets)
+  )
+  loss_CBT = _losses(engine, params, batches)
+  ends = np.cumsum([len(one.batches.tokens_BT) for one in eval_sets])
+  parts = np.split(loss_CBT, ends[:-1])
+  return [_score(*one) for one in zip(parts, eval_sets, strict=True)]
+
+
+def _losses(engine: Engine, params: Any, batches: Batch) -> np.ndarray:
+  """The loss of every token [C, B, T], by `_CHUNKS` at a time."""
+  chunks = len(batches.tokens_BT)
+  more = -chunks % _CHUNKS
+  padded = jax.tree.map(
+    lambda x: np.concatenate([x, np.zeros((more, *x.shape[1:]), x.dtype)]),
+    batches,
+  )
+  found = []
+  for i in range(0, chunks + more, _CHUNKS):
+    part = jax.tree.map(lambda x, i=i: x[i : i + _CHUNKS], padded)
+    found.append(np.asarray(engine.losses(params, part))[0])
+  return np.concatenate(found)[:chunks]
+
+
+def _score(loss_CBT: np.ndarray, one: EvalSet) -> answers.Score:
   if isinstance(one, answers.AnswerSet):
-    loss_PCBT = engine.losses(params, one.batches)
-    return answers.score(np.asarray(loss_PCBT)[0], one)
-  nats_P = engine.weighted_nats(params, (one.batches, one.weight_CBT))
-  bpb = perplexity.bits_per_byte(float(nats_P[0]), one.num_bytes)
-  return answers.Score(bpb, math.nan)
+    return answers.score(loss_CBT, one)
+  nats = float(np.sum(loss_CBT * one.weight_CBT, dtype=np.float64))
+  return answers.Score(perplexity.bits_per_byte(nats, one.num_bytes), math.nan)

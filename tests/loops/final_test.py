@@ -1,0 +1,68 @@
+"""The final training: what is saved of it, and how its model is scored."""
+
+import contextlib
+
+import jax
+import numpy as np
+import pytest
+
+from cmtree_jax.evaluate import perplexity
+from cmtree_jax.loops import final, fleet
+from cmtree_jax.loops.checkpoint import Checkpointer, Interrupted, StopFlag
+from tests import toy
+
+WORLD = toy.corpus().world
+PLAN = final.Plan(steps=toy.STEPS, steps_per_call=2, calls_per_save=2)
+WEIGHT_N = np.ones(len(WORLD.domain_N))
+
+
+def eval_set(max_tokens):
+  goal = toy.corpus().goal
+  key_N = np.arange(len(goal.tokens.start_N1) - 1, dtype=np.uint64)
+  return perplexity.eval_set(
+    goal.tokens, key_N, max_tokens=max_tokens, rows=2, row_tokens=toy.T
+  )
+
+
+SETS = [eval_set(60), eval_set(30)]
+
+
+def trained(folder, stop_after=None):
+  stop, calls = StopFlag(), []
+
+  def advance(work, text):
+    del work, text
+    calls.append(1)
+    stop.raised = stop.raised or len(calls) == stop_after
+
+  with contextlib.closing(Checkpointer(folder)) as checkpointer:
+    session = fleet.Session(0, checkpointer, stop, advance)
+    return final.run("x", WEIGHT_N, SETS, WORLD, PLAN, session)
+
+
+def test_sets_are_scored_together_as_each_alone():
+  assert len({len(one.batches.tokens_BT) for one in SETS}) == 2
+  engine = WORLD.model.engine
+  params = fleet.start(WORLD, jax.random.key(0)[None]).phi.params
+  for found, one in zip(final._scores(engine, params, SETS), SETS, strict=True):
+    nats_P = engine.weighted_nats(params, (one.batches, one.weight_CBT))
+    expected = perplexity.bits_per_byte(float(nats_P[0]), one.num_bytes)
+    assert found.bpb == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_training_that_ends_at_once_leaves_no_checkpoint(tmp_path):
+  plan = PLAN._replace(calls_per_save=3)
+  with contextlib.closing(Checkpointer(tmp_path / "x")) as checkpointer:
+    session = fleet.Session(0, checkpointer, StopFlag(), lambda *_: None)
+    final.run("x", WEIGHT_N, SETS, WORLD, plan, session)
+  assert not (tmp_path / "x").exists()
+
+
+def test_a_training_that_is_stopped_goes_on_bit_for_bit(tmp_path):
+  alone = trained(tmp_path / "alone")
+  with pytest.raises(Interrupted):
+    trained(tmp_path / "stopped", stop_after=1)
+  assert any((tmp_path / "stopped").iterdir())
+  assert [one.bpb for one in trained(tmp_path / "stopped")] == [
+    one.bpb for one in alone
+  ]
