@@ -75,9 +75,7 @@ def run(
     _require_elsewhere(config, workdir)
   with workdirs.hold(workdir):
     workdirs.claim_workdir(workdir, config, overwrite=overwrite)
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-      compiled = str(build.cache_dir(config) / "xla")
-      jax.config.update("jax_compilation_cache_dir", compiled)
+    _keep_compiled(build.cache_dir(config) / "xla")
     with Reporter() as reporter, stop_on_signal() as stop:
       try:
         show = story(Job(config, workdir, reporter, stop))
@@ -86,6 +84,19 @@ def run(
         return INTERRUPTED
   show()
   return 0
+
+
+def _keep_compiled(folder: Path) -> None:
+  """Keeps compiled programs there; what the environment says of it goes first."""
+  for name, value in {
+    "jax_compilation_cache_dir": str(folder),
+    # By default programs of less than a second are compiled anew in every job,
+    # and a job has hundreds.
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
+    "jax_persistent_cache_min_entry_size_bytes": 0,
+  }.items():
+    if name.upper() not in os.environ:
+      jax.config.update(name, value)
 
 
 def _require_elsewhere(config: Any, workdir: Path) -> None:

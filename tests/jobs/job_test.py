@@ -1,0 +1,37 @@
+"""What every job does around its story."""
+
+import jax
+import pytest
+
+from cmtree_jax.jobs import job
+
+_NAMES = (
+  "jax_compilation_cache_dir",
+  "jax_persistent_cache_min_compile_time_secs",
+  "jax_persistent_cache_min_entry_size_bytes",
+)
+
+
+@pytest.fixture
+def settings():
+  """Those of the compilation cache, put back at the end."""
+  before = {name: getattr(jax.config, name) for name in _NAMES}
+  yield before
+  for name, value in before.items():
+    jax.config.update(name, value)
+
+
+def test_programs_of_any_size_are_kept(tmp_path, monkeypatch, settings):
+  for name in settings:
+    monkeypatch.delenv(name.upper(), raising=False)
+    jax.config.update(name, "" if name == _NAMES[0] else 7)
+  job._keep_compiled(tmp_path)
+  found = [getattr(jax.config, name) for name in _NAMES]
+  assert found == [str(tmp_path), 0, 0]
+
+
+def test_the_environment_chooses_what_is_kept(tmp_path, monkeypatch, settings):
+  for name in settings:
+    monkeypatch.setenv(name.upper(), "set")
+  job._keep_compiled(tmp_path)
+  assert {name: getattr(jax.config, name) for name in _NAMES} == settings
