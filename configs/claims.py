@@ -81,7 +81,9 @@ def get_config(argument: str = "cpu"):
   config.compare.seeds = 9
   config.compare.search_seeds = 3
   config.compare.noise_repeats = 3
-  config.final.steps_per_call = 30  # divides also a fifth of the steps
+  config.final.steps_per_call = (
+    30  # divides also a fifth and a quarter of the steps
+  )
   _SCALES[scale](config)
   leaves = (4, 16) if scale == "toy" else tuple(LEAVES)
   config.variants.update(
@@ -102,7 +104,7 @@ def _toy(config):
   config.compare.noise_repeats = 1
   config.partition.num_clusters = 8
   config.final.steps = 60
-  config.final.steps_per_call = 6
+  config.final.steps_per_call = 3
   config.budget.min_documents = 100  # about what 60 steps see in one epoch
   config.optimizer.warmup_steps = 10
   config.cmtree.step.solver_steps = 20
@@ -142,6 +144,7 @@ def _gpu(config):
   config.evaluate.rows = 64
   config.evaluate.max_tokens = 200_000
   config.final.steps = 300  # a quarter of an epoch of the default corpus
+  config.final.steps_per_call = 15
   config.optimizer.learning_rate = 3e-3
   config.optimizer.eps_root = 1e-6  # for a bfloat16 trajectory
   config["values"].update(

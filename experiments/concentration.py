@@ -2,10 +2,10 @@
 
   python -m experiments.concentration --config claims:toy --workdir runs/concentration
 
-Each method's kept share is chosen by trials of the size of the config, and again by
-trials of a model with four times the FLOPs on four times the tokens. A power law through
-both says what the training of the budget asks for. What the final trainings make of the
-two choices says whether the larger trials are worth it.
+Each method's kept share is chosen by trials that are as long as a final training on a
+model of its size, and by trials of a quarter of the tokens on a model with a quarter of
+the FLOPs. A power law through both says what the training of the budget asks for. What
+the final trainings make of the two choices says what the larger trials are worth.
 """
 
 import sys
@@ -19,7 +19,7 @@ from experiments import claims
 from experiments.claims import Results
 
 METHODS = ("joint_16", *claims.FREE)
-FACTOR = 4  # in tokens; the preset of the final model is as much larger
+FACTOR = 4  # in tokens; the proxy is as much smaller than the final model
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,20 +37,30 @@ def run(config: Any, workdir: Path, *, overwrite: bool = False) -> int:
   from cmtree_jax.report import tables
 
   parts = []
-  for name in ("small", "large"):
-    own = claims.plain(config)
-    own.trial.preset = config.proxy.preset
-    if name == "large":
-      own.trial.preset = config.final.preset
-      own.trial.steps *= FACTOR
+  for name, own in _configs(config).items():
     status, found = claims.compared(
-      own.lock(), workdir / name, "concentration", METHODS, overwrite=overwrite
+      own, workdir / name, "concentration", METHODS, overwrite=overwrite
     )
     if status:
       return status
     parts.append(found)
   tables.show_files(list(show(*parts, workdir)))
   return 0
+
+
+def _configs(config: Any) -> dict[str, Any]:
+  """Comparisons with both sizes of trials."""
+  found = {}
+  for name, preset, factor in (
+    ("small", config.proxy.preset, FACTOR),
+    ("large", config.final.preset, 1),
+  ):
+    own = found[name] = claims.plain(config)
+    own.trial.preset = preset
+    own.trial.steps = config.final.steps // factor
+    own.trial.steps_per_call = config.final.steps_per_call
+    own.lock()
+  return found
 
 
 def show(small: Results, large: Results, folder: Path) -> Iterator[Path]:

@@ -388,3 +388,7 @@ def test_every_variant_is_accepted_at_every_scale(scale):
   config = get_config(scale)
   config.compare.methods = tuple(config.variants)
   plan.check_comparison(config.lock())
+  for epochs in repetition.EPOCHS:
+    plan.check_comparison(repetition._config_at(config, epochs))
+  for own in concentration._configs(config).values():
+    plan.check_comparison(own)
