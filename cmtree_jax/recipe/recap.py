@@ -52,10 +52,18 @@ def recap(
 
 def text(moved: float, at_cap: int, max_weight: float) -> str:
   """What a person is told of a cap."""
-  return (
+  found = (
     f"{at_cap:,} documents are at the cap of weight {max_weight:.4g}; "
     f"{moved:.2%} of the training tokens went from such documents to the others."
   )
+  if moved > _ANOTHER and max_weight > 1:
+    found += " That is another recipe: learn one with this config.budget."
+  return found
+
+
+# A quarter of the tokens. What they go to was not chosen for this budget: where a
+# recipe selects documents, all others are alike to it.
+_ANOTHER = 0.25
 
 
 _ROUNDING = 1e-6  # of weights that were computed in float32

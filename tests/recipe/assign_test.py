@@ -76,6 +76,7 @@ def test_weights_of_documents_stay_with_their_documents(prepared, tmp_path):
   moved = mass_N @ np.maximum(before_N - found_N, 0)
   assert capped.moved == pytest.approx(moved)
   assert f"{moved:.2%} of the training tokens" in capped.text()
+  assert moved < 0.25 and "another recipe" not in capped.text()
   for name in ("leaf", "path", "confidence"):
     assert table[name].null_count == 50
   # Exporters see one part that holds all.
