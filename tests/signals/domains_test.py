@@ -72,7 +72,7 @@ def test_tokens_are_counted_without_padding():
   expected_K = [(one >= 0).sum() for one in batch.document_BT]
   np.testing.assert_array_equal(found, [expected_K] * 2)
   assert 0 < min(expected_K[:3]) < max(expected_K) < batch.tokens_BT[0].size
-  assert SIGNALS["tokens_K"].cost(VIEW, 100.0) == Cost()
+  assert SIGNALS["tokens_K"].cost(seen, 100.0) == Cost()
 
 
 def test_a_target_s_loss_is_in_bits_per_byte():

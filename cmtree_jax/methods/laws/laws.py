@@ -42,6 +42,8 @@ class LogLinear(NamedTuple):
 
   def spread(self, mixture_K: np.ndarray) -> np.ndarray:
     """How far laws that fit as well differ at a mixture: largest less least, [T]."""
+    assert self.log_c_TS is not None and self.slope_TSK is not None
+    assert self.is_good_TS is not None
     found_TS = np.exp(self.log_c_TS) + np.exp(self.slope_TSK @ mixture_K)
     return _range(found_TS, self.is_good_TS)
 

@@ -99,6 +99,7 @@ def test_equal_numbers_are_equal_and_others_independent():
   one = pools.of(tokens, "search", 3, 0)
   again = pools.of(tokens, "search", np.int64(3), np.int32(0))
   np.testing.assert_array_equal(one.inside_N, again.inside_N)
+  others: list[tuple[str | int, ...]]
   others = [("search", 3, 1), ("search", 4, 0), ("final", 3, 0), ("search", 30)]
   shares = [
     (one.inside_N & pools.of(tokens, *number).inside_N).mean()
