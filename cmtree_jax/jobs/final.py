@@ -92,8 +92,11 @@ class Training(NamedTuple):
 
     def one(cell: Trial | Final) -> None:
       places = plan.places_of(cell.search)
-      scores = self._trial if isinstance(cell, Trial) else self._final
-      folder.save_scored(cell, scores(cell, places, folder))
+      if isinstance(cell, Trial):
+        scores = self._trial(cell, places, folder)
+      else:
+        scores = self._final(cell, places, folder)
+      folder.save_scored(cell, scores)
 
     size = max(self.model_of(self._preset(x)).num_parameters for x in left)
     devices = build.final_mesh(self.job.config).size

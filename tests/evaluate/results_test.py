@@ -91,6 +91,7 @@ def test_trials_are_a_part_of_what_a_recipe_costs():
   (one, _) = standings(natural + crisp, seeds=SEEDS)
   assert (one.search_share, one.trial_flops) == (1.0, FLOPS / 2)
   # Natural trained on for both is at twice the budget, where it has 1.4 too.
+  assert one.at_equal_flops
   assert one.at_equal_flops.mean == pytest.approx(np.mean(OWN[:SEEDS]))
   beside = {row["recipe"]: row for row in comparison(natural + crisp)}
   assert beside["crisp"]["search_flops_share"] == 1.0

@@ -38,7 +38,7 @@ def test_a_search_keeps_what_it_had_on_its_way(tmp_path):
       folder.log_w_N(cell, name), log_w_N.astype(np.float32)
     )
   loaded = folder.found(cell)
-  assert loaded == found
+  assert loaded and loaded == found
   assert list(loaded.partitions) == ["start", ""]  # as the search went
 
 

@@ -111,7 +111,7 @@ def test_every_method_is_trained_at_its_own_best_concentration(finished):
         for seed in range(3)
       ]
       assert {trial.name for trial in trials} <= tried
-      facts = [folder.scored(trial, names) for trial in trials]
+      facts = [folder.scored(trial, names) or {} for trial in trials]
       key = share or facts[0]["effective_sample_size"]
       bpb[key] = [np.mean([one["bpb"][n] for n in names]) for one in facts]
     best = concentration.best(bpb)

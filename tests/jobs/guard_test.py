@@ -73,16 +73,19 @@ def make(tmp_path) -> Callable[..., trials.Trials]:
     )
     folder = cells.Folder(tmp_path).make()
     for search in plan.searches():
-      partitions: dict = {"": None if search.method == "dsir" else LEAVES}
+      partitions: dict[str, Any] = {
+        "": None if search.method == "dsir" else LEAVES
+      }
       if search.method == "cmtree":
-        partitions = CANDIDATES
+        partitions = dict(CANDIDATES)
       facts = cells.Found(Cost(), [], [search.method], partitions)
       path = tmp_path / "search" / f"{search.name}.json"
       if not path.exists():
         folder.save_found(search, facts, {}, np.full(1, np.nan))
     settings = TrialPlan(exponents=exponents)
     scores = {name.replace("__", " "): x for name, x in bpb.items()}
-    return trials.Trials(plan, settings, _Training(scores, []), folder)
+    training: Any = _Training(scores, [])
+    return trials.Trials(plan, settings, training, folder)
 
   return made
 

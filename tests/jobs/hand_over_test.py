@@ -98,6 +98,7 @@ def test_all_that_is_written_is_of_what_was_handed_over(finished):
   exported = pq.read_table(workdir / "export/parquet/weights.parquet")
   assert exported["weight"].to_pylist() == table["weight"]
   loaded = recipe.load(workdir)
+  assert loaded.partition is not None
   np.testing.assert_allclose(loaded.partition.log_w_L, log_w_L, atol=1e-6)
 
 
