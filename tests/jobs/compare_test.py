@@ -6,6 +6,7 @@ import math
 import pathlib
 import signal
 import subprocess
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,11 +15,12 @@ import pytest
 
 from cmtree_jax import compare as command
 from cmtree_jax import main
+from cmtree_jax.config import load
 from cmtree_jax.evaluate import concentration
 from cmtree_jax.evaluate.results import standings
-from cmtree_jax.jobs import cells
+from cmtree_jax.jobs import cells, compare
 from cmtree_jax.jobs import workdir as workdirs
-from cmtree_jax.jobs.job import INTERRUPTED
+from cmtree_jax.jobs.job import INTERRUPTED, Job
 from cmtree_jax.loops import final
 from tests import corpora
 
@@ -269,6 +271,22 @@ def test_a_searched_recipe_is_for_its_own_targets(finished):
   assert found["programs"][sums].mean() < found["programs"][code].mean()
   both = found["arithmetic+programs"]
   assert both[latin].mean() < min(both[sums].mean(), both[code].mean())
+
+
+def test_every_search_seed_has_a_partition_of_its_own(monkeypatch):
+  made = []
+
+  def partitions(names, job, data):
+    made.append((names, job.config.seed, job.config.partition.num_clusters))
+    return {}
+
+  monkeypatch.setattr(compare.search, "partitions", partitions)
+  config = load("configs/compare.py", ["seed=5"])
+  job: Any = Job(config, pathlib.Path(), *(None,) * 2)  # type: ignore
+  of_job = compare.Partitions(job, None, {})  # type: ignore
+  for name, seed in (("crisp", 0), ("crisp", 1), ("crisp", 0), ("crisp_64", 1)):
+    of_job.under(name, seed)
+  assert made == [(["crisp"], 5, 16), (["crisp"], 6, 16), (["crisp"], 6, 64)]
 
 
 @pytest.mark.slow
