@@ -85,6 +85,34 @@ def test_rows_are_projections_on_all_but_the_first_singular_vector():
   np.testing.assert_allclose(rows @ rows.T, place @ place.T, atol=1e-3)
 
 
+def test_counts_are_those_of_scikit_learn():
+  from sklearn.feature_extraction.text import CountVectorizer
+
+  texts = [*TEXTS, "", "ab", "A  b\n\n\tC \u00a0 d\te", "\u0130stanbul"]
+  texts += [
+    "\u039f\u0394\u039f\u03a3",
+    "日本語の文日本語",
+    "\ud83d",
+    "\ude00 aa",
+  ]
+  theirs = CountVectorizer(analyzer="char", ngram_range=(3, 3))
+  expected = theirs.fit_transform(texts).toarray()
+  code_F = tfidf._commonest(texts, 10**6)
+  found = tfidf._in_chunks(tfidf._Grams(code_F).counts, texts).toarray()
+  np.testing.assert_array_equal(found, expected)
+  most = np.sort(expected.sum(axis=0))[::-1][:50]
+  known = tfidf._Grams(tfidf._commonest(texts, 50)).counts(texts).toarray()
+  np.testing.assert_array_equal(np.sort(known.sum(axis=0))[::-1], most)
+
+
+def test_each_gram_is_found_where_hashes_meet():
+  rng = np.random.default_rng(0)
+  code_F = np.unique(rng.integers(0, 2**63 - 1, 50_000))
+  grams = tfidf._Grams(code_F[::2])
+  wanted = np.where(np.arange(len(code_F)) % 2, -1, np.arange(len(code_F)) // 2)
+  np.testing.assert_array_equal(grams._columns(code_F), wanted)
+
+
 def test_arrays_without_pickle_give_equal_results(embedder):
   file = io.BytesIO()
   np.savez(file, **embedder.to_arrays())
