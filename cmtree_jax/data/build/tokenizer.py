@@ -10,6 +10,7 @@ import collections
 import hashlib
 import io
 import itertools
+import multiprocessing
 import os
 import pathlib
 import re
@@ -114,7 +115,7 @@ class SentencePieceTokenizer(Tokenizer):
     # A literal space symbol would come back as a space: write its bytes.
     parts = [text.split(_SPACE_SYMBOL) for text in texts]
     flat = [part for text in parts for part in text]
-    encoded = iter(self._processor.encode(flat, num_threads=os.cpu_count()))
+    encoded = iter(self._processor.encode(flat, num_threads=_num_threads()))
     arrays = []
     for text in parts:
       ids = next(encoded)
@@ -229,6 +230,11 @@ _MAX_TRAINING_BYTES = 50_000_000  # 8k pieces take seven CPU seconds
 _NUM_FIXED = 256 + 3  # bytes, padding, end of document, unknown
 _MIN_VOCAB = 300
 _CHUNK = 4096  # documents; bounds the memory that Python's integers take
+
+
+def _num_threads() -> int:
+  """All cores, or one in a worker process, of which each core has its own."""
+  return 1 if multiprocessing.parent_process() else os.cpu_count() or 1
 
 
 def _training_lines(texts: Sequence[str], vocab_size: int) -> list[str]:

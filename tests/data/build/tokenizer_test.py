@@ -77,6 +77,27 @@ def test_a_batch_is_encoded_text_by_text(each, monkeypatch):
     np.testing.assert_array_equal(ids, each.encode_batch([text])[0])
 
 
+@pytest.mark.parametrize(("in_worker", "wanted"), [(True, 1), (False, 7)])
+def test_worker_processes_have_one_thread_each(
+  trained, monkeypatch, in_worker, wanted
+):
+  threads = []
+
+  class Processor:
+    def encode(self, texts, num_threads):
+      threads.append(num_threads)
+      return [[] for _ in texts]
+
+  monkeypatch.setattr(trained, "_processor", Processor())
+  monkeypatch.setattr(tokenizer.os, "cpu_count", lambda: 7)
+  parent = object() if in_worker else None
+  monkeypatch.setattr(
+    tokenizer.multiprocessing, "parent_process", lambda: parent
+  )
+  trained.encode_batch(["a"])
+  assert threads == [wanted]
+
+
 def test_bytes_make_an_equal_tokenizer(each):
   again = type(each).from_bytes(each.to_bytes())
   assert again.digest == each.digest
