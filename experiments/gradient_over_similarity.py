@@ -91,7 +91,7 @@ def show(found: Results) -> Iterator[Path]:
   }
   yield claims.write_table(
     found.folder / "gradient.md",
-    "Test bits per byte less those of the start",
+    "Test bits per byte - those of the start",
     ["search", *found.targets],
     (
       [

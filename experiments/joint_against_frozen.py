@@ -51,8 +51,8 @@ def show(found: Results) -> Iterator[Path]:
     stem = f"ess{share:g}" if share else "own"
     yield claims.write_table(
       found.folder / f"{stem}.md",
-      f"The joint tree less others, test bits per byte, {own}",
-      ["less", "leaves", *found.targets],
+      f"The joint tree - others, test bits per byte, {own}",
+      ["joint tree -", "leaves", *found.targets],
       _differences(found, at),
     )
     yield _draw(found, at, own, found.folder / f"{stem}.svg")
@@ -97,7 +97,9 @@ def _draw(found: Results, at: str, title: str, path: Path) -> Path:
     ax.minorticks_off()
     ax.set_title(target, fontsize=10)
   axes[0].set_ylabel("test BPB - natural's")
-  figure.supxlabel(f"leaves ({title}; 95 % intervals over seeds)", fontsize=10)
+  figure.supxlabel(
+    f"leaves ({title}; 95 % intervals over searches)", fontsize=10
+  )
   claims.legend(figure, axes)
   return claims.save(figure, path)
 

@@ -32,7 +32,7 @@ def show(found: Results) -> Iterator[Path]:
   yield claims.write_differences(found, "transfer.md", "recipe", METHODS)
   yield claims.write_table(
     found.folder / "sizes.md",
-    f"Found at s ({AT_S}) less found at 4 s",
+    f"Found at s ({AT_S}) - found at 4 s",
     ["target", "difference"],
     (
       [
