@@ -7,5 +7,9 @@ from configs import default
 
 
 def get_config():
-  """The defaults as they are."""
-  return default.get_config()
+  """The defaults, with proxies and a hypergradient that a CPU has time for."""
+  config = default.get_config()
+  config.proxy.preset = "0.1m"
+  # Nearly the direction of the exact one, at half its cost.
+  config.hypergradient.estimator = "difference"
+  return config
