@@ -21,6 +21,7 @@ def get_config():
   config.guard.rivals = ("crisp_16",)
   config.optimizer.warmup_steps = 10
   config["values"].rounds = 2
+  config["values"].population = 4
   config["values"].max_age = 60
   config["values"].min_age = 20
   config["values"].outer_rows = 64

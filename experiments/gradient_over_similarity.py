@@ -134,13 +134,13 @@ def _rounds(found: Results) -> dict[int, str]:
 def _limits(found: Results, label: str, name: str, target: str) -> list[str]:
   """From the values' promise to the final model: each step loses something else.
 
-  Held-out values show what the noise of the signal takes, the lookahead what a
-  whole cooldown on the new weights gives, and validation and test what is left on
-  other texts after a training from the start.
+  Of the steps that were kept, values held out by proxy show what the noise of the
+  signal takes, the lookahead what a whole cooldown on the new weights gives, and
+  validation and test what is left on other texts after a training from the start.
   """
   history = found.found(name, target).history
   promised = [
-    f"{-sum(row[field] for row in history):+.3f}"
+    f"{-sum(row[field] * row['kept'] for row in history):+.3f}"
     for field in ("predicted_gain", "heldout_gain", "gain")
   ]
   final = [

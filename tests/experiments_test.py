@@ -163,7 +163,12 @@ def made_up(tmp_path_factory) -> claims.Results:
   ]
   folder = tmp_path_factory.mktemp("made_up")
   made = cells.Folder(folder).make()
-  gains = {"predicted_gain": 0.5, "heldout_gain": 0.25, "gain": 0.125}
+  gains = {
+    "predicted_gain": 0.5,
+    "heldout_gain": 0.25,
+    "gain": 0.125,
+    "kept": 1,
+  }
   rounds_of = {"rounds_1": 1, "rounds_3": 3}
   for name in ("joint_16", "rounds_1", "rounds_3", *_UNROLLS):
     for target in ("one", "two"):

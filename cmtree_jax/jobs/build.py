@@ -207,8 +207,11 @@ def _check_mesh(config: Any, made: Plans) -> None:
   divided = [
     ("config.batch.rows", config.batch.rows, devices),
     ("config.evaluate.rows", config.evaluate.rows, devices),
-    ("config.values.population", made.values.population, population),
   ]
+  if population > 1:  # each half of the proxies is spread over it, too
+    divided.append(
+      ("config.values.population", made.values.population, 2 * population)
+    )
   for preset in _presets(config, made):
     heads = proxy_model.PRESETS[preset]["heads"]
     divided.append((f"The heads of {preset}", heads, axes[sharding.MODEL]))
@@ -338,7 +341,12 @@ def search_work(name: str, config: Any) -> float:
   return {
     "none": lambda: 0.0,
     "look": lambda: look.work(method, made.look, rows),
-    "values": lambda: values.work(made.values, rows, unroll_cost(config)),
+    "values": lambda: values.work(
+      made.values,
+      rows,
+      unroll_cost(config),
+      targets=max(1, len(config.data.targets)),
+    ),
     "steer": lambda: steer.work(method, made.steer, rows),
     "runs": lambda: 0.0,
   }[method.loop]()

@@ -261,6 +261,8 @@ def _world(learner: Learner, model: fleet.Model, seed: int) -> fleet.World:
     domain_N=placed.domain_N,
     targets=targets,
     target_weight_N=weight_N,
+    target_names=driving_names(data),
+    target_of_N=_numbered(driving(data, "train")),
     embedding_NE=data.pool.embedding_NE,
     mass_N=data.pool.tokens.mass_N,
     target_scale_N=scale_N,
@@ -292,14 +294,20 @@ def subpools(data: Prepared, config: Any) -> Subpools:
 
 
 def _validation(learner: Learner):
-  """Rows that every change is measured on: (batches, bits per byte per nat)."""
-  config = learner.job.config
-  held, weight_N, scale_N = _targets(learner.data, "validation", config)
+  """Rows that every change is measured on: (batches, each target's weights)."""
+  config, data = learner.job.config, learner.data
+  held, weight_N, scale_N = _targets(data, "validation", config)
   begin = held.start(held.init(), weight_N)
   _, rows = held.draw(begin, learner.plans.values.validation_rows)
   batches = stack_rows(rows, config.batch.rows)
-  scale = scale_N[batches.document_BT] / batches.document_BT.size
-  return batches, scale.astype(np.float32)
+  of_N = _numbered(driving(data, "validation"))
+  of_CBT = of_N[batches.document_BT]
+  weights = [
+    np.where(of_CBT == target, scale_N[batches.document_BT], 0)
+    / max(np.sum(of_CBT == target), 1)
+    for target in range(of_N.max() + 1)
+  ]
+  return batches, np.stack(weights).astype(np.float32)
 
 
 def _view(learner: Learner, seed: int) -> View:
@@ -307,7 +315,7 @@ def _view(learner: Learner, seed: int) -> View:
   config, data = learner.job.config, learner.data
   train, plan = driving(data, "train"), learner.plans.observe
   targets, _, scale_N = _targets(data, "train", config)
-  part_N = np.repeat(np.arange(len(train)), [len(one) for one in train])
+  part_N = _numbered(train)
   first_T = np.searchsorted(part_N, np.arange(len(train)))
   # What is observed of domains is what the proxies train on.
   tokens = learner.facts.steps * config.batch.rows * config.batch.row_tokens
@@ -339,22 +347,27 @@ def facts_of(
   pool, chosen = data.pool, sample_rows(config, len(data.pool))
   mass_N = pool.tokens.mass_N[chosen]
   train = driving(data, "train")
-  target_NE, target_mass_N = _document_features(train)
-  held_out_NE, held_out_mass_N = _document_features(driving(data, "validation"))
+  targets = _document_features(train)
+  held_out = _document_features(driving(data, "validation"))
   plans, budget = build.plans(config), build.budget(config, data)
   tokens_per_step = config.batch.rows * config.batch.row_tokens
   facts = Facts(
     max_weight=budget.max_weight,
+    epochs=budget.epochs,
+    r_star=budget.r_star,
     horizon=plans.final.steps / plans.values.unroll,
     sample_NE=pool.embedding_NE[chosen],
     sample_mass_N=(mass_N / mass_N.sum()).astype(np.float32),
-    target_NE=target_NE,
-    target_mass_N=target_mass_N,
-    held_out_NE=held_out_NE,
-    held_out_mass_N=held_out_mass_N,
+    target_NE=targets[0],
+    target_mass_N=targets[1],
+    target_of_N=targets[2],
+    held_out_NE=held_out[0],
+    held_out_mass_N=held_out[1],
+    held_out_of_N=held_out[2],
     domain_mass_K=placed.mass_K,
     target_domain_TK=np.stack([placed.shares(one) for one in train]),
     num_documents=len(pool),
+    num_proxies=plans.values.population,
     final_steps=max(1, round(budget.tokens / tokens_per_step)),
     final_size=budget.parameters,
   )
@@ -420,10 +433,16 @@ def _with_sizes(
 
 
 def _document_features(targets: list[DocumentSet]):
-  """(features, masses) of all documents; every target weighs the same."""
+  """(features, masses, target) of all documents; every target weighs the same."""
   mass_N = np.concatenate([one.tokens.mass_N for one in targets])
   features_NE = np.concatenate([one.embedding_NE for one in targets])
-  return features_NE, (mass_N / len(targets)).astype(np.float32)
+  mass_N = (mass_N / len(targets)).astype(np.float32)
+  return features_NE, mass_N, _numbered(targets)
+
+
+def _numbered(targets: list[DocumentSet]) -> np.ndarray:
+  """The number of every document's target."""
+  return np.repeat(np.arange(len(targets)), [len(one) for one in targets])
 
 
 def driving(data: Prepared, split: str) -> list[DocumentSet]:
@@ -431,6 +450,13 @@ def driving(data: Prepared, split: str) -> list[DocumentSet]:
   return [
     splits[split] for splits in data.targets.values() if len(splits["train"])
   ]
+
+
+def driving_names(data: Prepared) -> tuple[str, ...]:
+  """Names of the targets that drive the search."""
+  return tuple(
+    name for name, splits in data.targets.items() if len(splits["train"])
+  )
 
 
 def sample_rows(config: Any, num_documents: int) -> np.ndarray:

@@ -51,8 +51,10 @@ class World(NamedTuple):
   embedding_NE: shapes.Array = ()  # features of the pool's documents
   mass_N: shapes.Array = ()  # their shares of the pool's tokens
   # Loop `values`.
-  target_scale_N: shapes.Array = ()  # bits per byte per nat, by target document
-  # [C, B, T] and weights in bits per byte.
+  target_names: tuple[str, ...] = ()
+  target_of_N: shapes.Array = ()  # int, the target of each document of `targets`
+  target_scale_N: shapes.Array = ()  # bits per byte per nat, of these
+  # [C, B, T], and weights of every target in bits per byte, with an axis before.
   validation: tuple[Batch, np.ndarray] | None = None
   # Loops `steer` and `runs`.
   view: View | None = None
@@ -110,14 +112,14 @@ class Fleet(NamedTuple):
   def stream(self) -> SamplerState:
     """The pool's one stream, as a checkpoint holds it."""
     (stream,) = self.pool
-    return _state(stream)
+    return settled(stream)
 
   def settled(self) -> "Fleet":
     """With streams as the arrays that a checkpoint holds."""
     targets = self.targets
     return self._replace(
-      pool=tuple(map(_state, self.pool)),
-      targets=None if targets is None else _state(targets),
+      pool=tuple(map(settled, self.pool)),
+      targets=None if targets is None else settled(targets),
     )
 
   def charge(self, world: World, rows: int, passes: int) -> "Fleet":
@@ -190,8 +192,7 @@ def take(
   stream: int = 0,
 ) -> tuple[Fleet, Batch]:
   """The next rows of the pool, drawn by the weights of documents."""
-  cursor = _under(world.pool, fleet.pool[stream], weight_N)
-  cursor, batch = world.pool.draw(cursor, rows)
+  cursor, batch = draw(world.pool, fleet.pool[stream], weight_N, rows)
   pool = (*fleet.pool[:stream], cursor, *fleet.pool[stream + 1 :])
   return fleet._replace(pool=pool), batch
 
@@ -200,9 +201,25 @@ def take_targets(fleet: Fleet, world: World, rows: int) -> tuple[Fleet, Batch]:
   """The next rows of the targets' training documents."""
   assert world.targets is not None
   assert fleet.targets is not None
-  cursor = _under(world.targets, fleet.targets, world.target_weight_N)
-  cursor, batch = world.targets.draw(cursor, rows)
+  cursor, batch = draw(
+    world.targets, fleet.targets, world.target_weight_N, rows
+  )
   return fleet._replace(targets=cursor), batch
+
+
+def draw(
+  sampler: Sampler,
+  stream: SamplerState | Cursor,
+  weight_N: np.ndarray,
+  rows: int,
+) -> tuple[Cursor, Batch]:
+  """The next rows of a stream, by the weights of documents."""
+  return sampler.draw(_under(sampler, stream, weight_N), rows)
+
+
+def settled(stream: SamplerState | Cursor) -> SamplerState:
+  """The stream as the arrays that a checkpoint holds."""
+  return stream.state() if isinstance(stream, Cursor) else stream
 
 
 def by_member(drawn: Sequence[Batch | None], rows: int) -> Batch:
@@ -297,7 +314,3 @@ def _under(
       return stream
     stream = stream.state()
   return sampler.start(stream, weight_N)
-
-
-def _state(stream: SamplerState | Cursor) -> SamplerState:
-  return stream.state() if isinstance(stream, Cursor) else stream

@@ -1,9 +1,9 @@
 """The loop `values`: proxies in training say what documents are worth.
 
 A round trains the proxies on under the current weights, asks each what documents are
-worth (a hypergradient through an unroll of its training), and gives the values to the
-method. A lookahead then trains on from there under the old and the new weights, and
-measures what the change is worth.
+worth to every target (`unrolls`), and gives the values to the method, which takes a
+step or none. If it takes one, proxies train on from there under the old and the new
+weights, and measure what the change is worth (`lookahead`).
 """
 
 import functools
@@ -14,70 +14,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cmtree_jax import checks, shapes
+from cmtree_jax import shapes
 from cmtree_jax.bilevel import population
-from cmtree_jax.bilevel.cost import UnrollCost
 from cmtree_jax.data.draw import packing
-from cmtree_jax.data.draw.batch import Batch
 from cmtree_jax.data.draw.subpool import Subpool
 from cmtree_jax.loops import fleet as fleets
+from cmtree_jax.loops import lookahead, target_weights, unrolls
 from cmtree_jax.loops.fleet import Advance, Fleet, Outcome, Session, World
-from cmtree_jax.methods.base import Facts, Method, Signals
-from cmtree_jax.proxy.ledger import FORWARD, GRADIENT, PROBE, Cost
+from cmtree_jax.loops.lookahead import Gain
+from cmtree_jax.loops.unrolls import Valued
+from cmtree_jax.loops.values_plan import Plan, lookahead_work, unroll_work, work
+from cmtree_jax.methods.base import Facts, Method, Signals, Weights
+from cmtree_jax.proxy.ledger import Cost
+from cmtree_jax.tree import replay
+
+__all__ = ["Plan", "State", "run", "work"]
 
 CHUNK = 65_536  # documents that are weighed at a time; bounds memory
 
-# What the loop adds to the info of the method, in bits per byte.
-LOOP_FIELDS = ("outer_loss", "validation_loss", "gain")
-
-
-class Plan(NamedTuple):
-  """How much of everything a search does; the block `values`."""
-
-  rounds: int = 5
-  population: int = 2  # proxies of staggered ages
-  max_age: int = 300  # training steps at which a proxy is reset
-  min_age: int = 80  # training steps before a proxy is first asked
-  unroll: int = 16  # steps that are differentiated through, as a cooldown
-  outer_rows: int = 512  # rows of the targets for each unroll
-  probe_rows: int = 1024  # rows of documents valued by each unroll
-  validation_rows: int = 256  # rows that every change is measured on
-  steps_between_rounds: int = 20  # training steps of every proxy
-  # Cooldown steps by which a change is measured, on either side; 0: every change
-  # is kept, unmeasured.
-  lookahead: int = 20
-  natural_share: float = 0.25  # share of natural draws among those valued
-  sample_documents: int = 32_768  # documents that stand for the corpus
-
-  def check(self, rows: int) -> None:
-    """Refuses what contradicts itself, or does not fill batches of `rows`.
-
-    Raises:
-      ValueError: for the first such field.
-    """
-    checks.at_least(
-      1,
-      population=self.population,
-      max_age=self.max_age,
-      unroll=self.unroll,
-      steps_between_rounds=self.steps_between_rounds,
-      sample_documents=self.sample_documents,
-    )
-    checks.at_least(
-      0, rounds=self.rounds, min_age=self.min_age, lookahead=self.lookahead
-    )
-    checks.share(natural_share=self.natural_share)
-    if self.max_age < self.min_age:
-      raise ValueError(
-        f"max_age = {self.max_age} must be at least min_age = {self.min_age}."
-      )
-    for name in ("outer_rows", "probe_rows", "validation_rows"):
-      value = getattr(self, name)
-      if value < rows or value % rows:
-        raise ValueError(
-          f"{name} = {value} must be a multiple of config.batch.rows = {rows}; "
-          f"try {max(value // rows, 1) * rows}."
-        )
+# What the loop adds to the info of the method: losses in bits per byte, and whether
+# weights were changed that were not taken back. Every target follows, by its name,
+# with its loss and with what that counts for.
+LOOP_FIELDS = ("outer_loss", "gain", "gain_error", "kept")
 
 
 class State(NamedTuple):
@@ -85,9 +43,15 @@ class State(NamedTuple):
 
   method: Any
   fleet: Fleet
+  outer: unrolls.Streams  # of every target's documents
   round: np.ndarray
-  history: np.ndarray  # [rounds, fields of the method's info and LOOP_FIELDS]
+  history: np.ndarray  # [rounds, columns]
   evidence: "Evidence"
+  # The weights after the start and after every round, [1 + rounds, ...]; zeros
+  # where a round left them as they were.
+  candidates: Weights
+  target_weight_T: np.ndarray
+  first_loss_T: np.ndarray  # of the targets, in the first round
 
 
 class Evidence(NamedTuple):
@@ -103,15 +67,6 @@ class Evidence(NamedTuple):
       return self.sum_N / self.count_N
 
 
-class Valued(NamedTuple):
-  """Pieces of documents that one proxy valued."""
-
-  document: np.ndarray
-  value: np.ndarray  # fall of the outer loss per unit of density
-  tokens: np.ndarray
-  log_proposal: np.ndarray  # log of the density that they were drawn with
-
-
 def run(
   method: Method,
   facts: Facts,
@@ -120,6 +75,10 @@ def run(
   session: Session,
 ) -> Outcome:
   """Rounds of: value documents with the proxies, step the method, train on.
+
+  A step is taken back if it was measured to do harm beyond the noise. The weights
+  that it had at the start and after every step that was kept are handed over beside
+  the last ones.
 
   Args:
     method: a method whose loop is `values`.
@@ -130,6 +89,7 @@ def run(
   Raises:
     Fault: a loss is not finite.
     Interrupted: after saving, if the job is asked to stop.
+    UserError: `plan.target_weights` does not fit the targets.
   """
   search = _search(method, world, plan, session.seed)
   state, fields = _start(search, facts)
@@ -145,35 +105,16 @@ def run(
       "config.optimizer.eps_root, and start anew with --overwrite.",
     )
     session.stop.check()
+  history = tuple(
+    dict(zip(fields, row.tolist(), strict=True)) for row in state.history
+  )
   return Outcome(
     weights=method.finalize(state.method),
     cost=Cost(*state.fleet.cost),
-    history=tuple(
-      dict(zip(fields, row.tolist(), strict=True)) for row in state.history
-    ),
+    history=history,
     value_N=state.evidence.mean_N,
+    candidates=_candidates(state, history),
   )
-
-
-def work(plan: Plan, rows: int, cost: UnrollCost) -> float:
-  """Work of a whole search in plain training rows, of `rows` a step."""
-  raising = plan.population * plan.min_age  # and the sum of `first_ages`
-  raising += (plan.population - 1) * (plan.max_age - plan.min_age) / 2
-  proxy = unroll_work(plan, rows, cost) + plan.steps_between_rounds * rows
-  one_round = plan.population * proxy + lookahead_work(plan, rows)
-  return rows * raising + plan.rounds * one_round
-
-
-def unroll_work(plan: Plan, rows: int, cost: UnrollCost) -> float:
-  """Work of valuing with one proxy, in plain training rows."""
-  inner = plan.unroll * rows * cost.inner_passes
-  outer = plan.outer_rows * cost.outer_gradients * GRADIENT
-  return (inner + outer + plan.probe_rows * PROBE) / GRADIENT
-
-
-def lookahead_work(plan: Plan, rows: int) -> float:
-  """Work of measuring one change, in plain training rows."""
-  return 2.0 * plan.population * plan.lookahead * rows
 
 
 class _Search(NamedTuple):
@@ -206,9 +147,21 @@ def _search(method: Method, world: World, plan: Plan, seed: int) -> _Search:
 def _start(search: _Search, facts: Facts) -> tuple[State, tuple[str, ...]]:
   """(state before the first round, names of the history's columns)."""
   world, plan = search.world, search.plan
+  assert world.targets is not None
+  weight_T = target_weights.first(plan.target_weights, world.target_names)
   method = search.method.init(jax.random.fold_in(search.key, 0), facts)
-  _, info = jax.eval_shape(search.step, method, _signals(search, [], 0))
-  fields = (*info._fields, *LOOP_FIELDS)
+  shown = _signals(search, [], 0, weight_T)
+  _, info = jax.eval_shape(search.step, method, shown)
+  of_targets = [
+    f"{what}.{name}"
+    for what in ("loss", "weight")
+    for name in world.target_names
+  ]
+  fields = (*info._fields, *LOOP_FIELDS, *of_targets)
+  candidates = jax.tree.map(
+    lambda x: np.zeros((1 + plan.rounds, *np.shape(x)), np.asarray(x).dtype),
+    search.method.finalize(method),
+  )
   size = len(world.mass_N)
   return State(
     method=method,
@@ -217,39 +170,112 @@ def _start(search: _Search, facts: Facts) -> tuple[State, tuple[str, ...]]:
       _proxy_keys(search, np.arange(plan.population)),
       streams=plan.population,
     ),
+    outer=tuple(world.targets.init() for _ in world.target_names),
     round=np.array(0),
     history=np.zeros((plan.rounds, len(fields))),
     evidence=Evidence(np.zeros(size), np.zeros(size)),
+    candidates=_with_candidate(search, candidates, method, 0),
+    target_weight_T=weight_T,
+    first_loss_T=np.zeros(len(weight_T)),
   ), fields
 
 
 def _play_round(search: _Search, state: State, advance: Advance) -> State:
   """Values from every proxy, one step of the method, and its measured gain."""
-  world, plan = search.world, search.plan
-  number = int(state.round) + 1
+  world, plan, number = search.world, search.plan, int(state.round) + 1
   log_w_N = _log_w_N(search, state.method)
   fleet, seen = _raise_proxies(search, state, log_w_N, advance)
-  fleet, found, outer_P = _value(search, fleet, seen, log_w_N)
-  work = plan.population * unroll_work(
-    plan, world.rows, world.model.unroll_cost
+  fleet, outer, answers = unrolls.ask(
+    world, plan, fleet, seen, np.exp(log_w_N), state.outer
   )
-  advance(work, f"round {number}: values")
-  method, info = jax.block_until_ready(
-    search.step(state.method, _signals(search, found, number - 1))
-  )
-  advance(0, f"round {number}: the method's step")
-  sides = log_w_N, _log_w_N(search, method)
-  fleet, gain, loss = _look_ahead(search, fleet, seen, sides)
+  advance(_asking_work(search), f"round {number}: values")
+  loss_T = answers.loss_PT.mean(axis=0)
+  first_loss_T = state.first_loss_T if number > 1 else loss_T
+  weight_T = state.target_weight_T
+  if plan.target_weights == target_weights.ROBUST:
+    weight_T = target_weights.robust(weight_T, loss_T, first_loss_T)
+  shown = _signals(search, answers.found, number - 1, weight_T)
+  method, info = jax.block_until_ready(search.step(state.method, shown))
+  new_log_w_N = _log_w_N(search, method)
+  stepped = not np.array_equal(new_log_w_N, log_w_N)
+  advance(0, f"round {number}: {_told(info, stepped)}")
+  gain = Gain()
+  if stepped and plan.lookahead:
+    members = np.arange(plan.population)
+    fleet, gain = lookahead.measure(
+      world,
+      plan,
+      fleet,
+      seen,
+      (np.exp(log_w_N), np.exp(new_log_w_N)),
+      judges=members[replay.judges(members, number - 1)],
+      target_weight_T=weight_T,
+    )
   advance(lookahead_work(plan, world.rows), f"round {number}: measured")
+  candidates = state.candidates
+  if gain.is_harm:
+    method = search.method.undo(method)
+  elif stepped:
+    candidates = _with_candidate(search, candidates, method, number)
   history = state.history.copy()
-  history[number - 1] = [*map(float, info), np.mean(outer_P), loss, gain]
+  kept = stepped and not gain.is_harm
+  mine = (loss_T @ weight_T, *gain, kept, *loss_T, *weight_T)
+  history[number - 1] = [*map(float, info), *map(float, mine)]
   return State(
-    # A method may take a step back that did not help.
-    method=search.method.judge(method, jnp.float32(gain)),
+    method=method,
     fleet=fleet.settled(),
+    outer=tuple(map(fleets.settled, outer)),
     round=state.round + 1,
     history=history,
-    evidence=_with_values(state.evidence, found, log_w_N),
+    evidence=_with_values(state.evidence, answers.found, log_w_N, weight_T),
+    candidates=candidates,
+    target_weight_T=weight_T,
+    first_loss_T=first_loss_T,
+  )
+
+
+def _told(info: Any, stepped: bool) -> str:
+  """What a person is told of the method's step."""
+  if stepped:
+    return "a step"
+  told = info._asdict()
+  if "heldout_gain" not in told:
+    return "no step"
+  gain, error = float(told["heldout_gain"]), float(told["heldout_error"])
+  return f"no step: held-out gain {gain:+.4f} +- {error:.4f}"
+
+
+def _asking_work(search: _Search) -> float:
+  world, plan = search.world, search.plan
+  return plan.population * unroll_work(
+    plan,
+    world.rows,
+    world.model.unroll_cost,
+    targets=len(world.target_names),
+  )
+
+
+def _with_candidate(search: _Search, candidates, method: Any, number: int):
+  """With a method's weights as those after a round."""
+
+  def put(all_of, one):
+    changed = all_of.copy()
+    changed[number] = one
+    return changed
+
+  return jax.tree.map(put, candidates, search.method.finalize(method))
+
+
+def _candidates(state: State, history) -> tuple[tuple[str, Weights], ...]:
+  """(name, weights) of the start and of every round whose step was kept."""
+  names = {0: "start"} | {
+    number: f"round {number}"
+    for number, row in enumerate(history, 1)
+    if row["kept"]
+  }
+  return tuple(
+    (name, jax.tree.map(lambda x, n=number: x[n], state.candidates))
+    for number, name in names.items()
   )
 
 
@@ -284,7 +310,7 @@ def _raise_proxies(
     key_of = functools.partial(_proxy_keys, search)
     fleet = fleets.reset(fleet, world, old_P, key_of)
   seen = [
-    world.subpool(plan.max_age, "search", search.seed, int(number))
+    world.subpool(plan.life, "search", search.seed, int(number))
     for number in fleet.number
   ]
   weight_PN = [one.weights(np.exp(log_w_N)) for one in seen]
@@ -312,164 +338,68 @@ def _raise_proxies(
   return fleet, seen
 
 
-def _value(
-  search: _Search, fleet: Fleet, seen: list[Subpool], log_w_N: np.ndarray
-) -> tuple[Fleet, list[Valued], np.ndarray]:
-  """One unroll of every proxy: (fleet, what each valued, outer losses [P]).
-
-  Documents are drawn ahead of a proxy's stream, which stays where it is.
-  """
-  world, plan = search.world, search.plan
-  share = plan.natural_share
-  inner, probes, outer, ratio, density = [], [], [], [], []
-  for member, subpool in enumerate(seen):
-    weight_N = subpool.weights(np.exp(log_w_N))
-    proposal_N = (1 - share) * weight_N + share * subpool.inside_N
-    ahead, batch = fleets.take(
-      fleet, world, proposal_N, plan.unroll * world.rows, stream=member
-    )
-    inner.append(batch)
-    ratio.append((weight_N / np.maximum(proposal_N, _TINY))[batch.document_BT])
-    density.append(proposal_N)
-    _, batch = fleets.take(
-      ahead, world, proposal_N, plan.probe_rows, stream=member
-    )
-    probes.append(batch)
-    fleet, batch = fleets.take_targets(fleet, world, plan.outer_rows)
-    outer.append(batch)
-  inner, probes, outer = (
-    fleets.by_member(x, world.rows) for x in (inner, probes, outer)
-  )
-  scale = world.target_scale_N[outer.document_BT]
-  outer_weight = scale / outer.document_BT[0].size
-  engine = world.model.engine
-  unroll = engine.unroll(
-    fleet.phi,
-    inner,
-    np.reshape(ratio, inner.document_BT.shape).astype(np.float32),
-    (outer, outer_weight.astype(np.float32)),
-  )
-  value = engine.probe(fleet.phi.params, unroll.adjoint, probes)
-  found = [
-    _valued(member, (inner, unroll.value), (probes, value), density[member])
-    for member in range(plan.population)
-  ]
-  return _charge_values(search, fleet), found, np.asarray(unroll.outer_loss)
-
-
-_TINY = 1e-12  # of a density, of documents that are not drawn
-
-
-def _valued(member: int, inner, probes, proposal_N: np.ndarray) -> Valued:
-  """Pieces of one proxy's unroll and probes, (batches, values) each."""
-  parts = [
-    _by_piece(Batch(*(x[member] for x in batches)), np.asarray(value)[member])
-    for batches, value in (inner, probes)
-  ]
-  document, value, tokens = (
-    np.concatenate(x) for x in zip(*parts, strict=True)
-  )
-  return Valued(document, value, tokens, np.log(proposal_N[document]))
-
-
-def _charge_values(search: _Search, fleet: Fleet) -> Fleet:
-  world, plan = search.world, search.plan
-  cost = world.model.unroll_cost
-  for rows, passes in (
-    (plan.unroll * world.rows, cost.inner_passes),
-    (plan.outer_rows * cost.outer_gradients, GRADIENT),
-    (plan.probe_rows, PROBE),
-  ):
-    fleet = fleet.charge(world, plan.population * rows, passes)
-  return fleet
-
-
-def _look_ahead(
-  search: _Search,
-  fleet: Fleet,
-  seen: list[Subpool],
-  log_w_2N: tuple[np.ndarray, np.ndarray],
-) -> tuple[Fleet, float, float]:
-  """Measures a change of weights: (fleet, fall of the loss, loss after it).
-
-  Every proxy is cooled down on the old and on the new weights, with the same draws
-  where the weights are equal; it goes on from where it was. Without a lookahead
-  the loss is that of the proxies as they are, and nothing is said of the change.
-  """
-  world, plan = search.world, search.plan
-  if not plan.lookahead:
-    fleet = _charge_validation(search, fleet, times=1)
-    return fleet, 0.0, _validation_loss(search, fleet.phi.params)
-  losses = []
-  for log_w_N in log_w_2N:
-    drawn = [
-      fleets.take(
-        fleet,
-        world,
-        subpool.weights(np.exp(log_w_N)),
-        plan.lookahead * world.rows,
-        stream=member,
-      )[1]
-      for member, subpool in enumerate(seen)
-    ]
-    batches = fleets.by_member(drawn, world.rows)
-    params = world.model.engine.cooled(fleet.phi, batches, fleets.ones(batches))
-    losses.append(_validation_loss(search, params))
-  rows = 2 * plan.population * plan.lookahead * world.rows
-  fleet = fleet.charge(world, rows, GRADIENT)
-  fleet = _charge_validation(search, fleet, times=2)
-  return fleet, losses[0] - losses[1], losses[1]
-
-
-def _validation_loss(search: _Search, params: shapes.Tree) -> float:
-  """Mean loss of the proxies on the validation rows, in bits per byte."""
-  world = search.world
-  loss_P = world.model.engine.weighted_nats(params, world.validation)
-  return float(np.mean(np.asarray(loss_P, np.float64)))
-
-
-def _charge_validation(search: _Search, fleet: Fleet, *, times: int) -> Fleet:
-  assert search.world.validation is not None
-  rows = search.world.validation[1][..., 0].size
-  return fleet.charge(
-    search.world, times * search.plan.population * rows, FORWARD
-  )
-
-
 def _with_values(
-  evidence: Evidence, found: list[Valued], log_w_N: np.ndarray
+  evidence: Evidence,
+  found: list[Valued],
+  log_w_N: np.ndarray,
+  target_weight_T: np.ndarray,
 ) -> Evidence:
   """With a round's values, minus their mean under the current weights."""
   sum_N, count_N = evidence.sum_N.copy(), evidence.count_N.copy()
   for one in found:
     trained = one.tokens * np.exp(log_w_N[one.document] - one.log_proposal)
-    baseline = trained @ one.value / trained.sum()
-    np.add.at(sum_N, one.document, one.value - baseline)
+    value_N = one.value_NT @ target_weight_T
+    baseline = trained @ value_N / trained.sum()
+    np.add.at(sum_N, one.document, value_N - baseline)
     np.add.at(count_N, one.document, 1.0)
   return Evidence(sum_N, count_N)
 
 
-def _signals(search: _Search, found: list[Valued], number: int) -> Signals:
-  """The round's documents, filled up to a fixed number with mass zero."""
+def _signals(
+  search: _Search,
+  found: list[Valued],
+  number: int,
+  target_weight_T: np.ndarray,
+) -> Signals:
+  """The round's documents, filled up to a fixed number with mass zero.
+
+  Proxies take turns, so that a method which keeps the first so many of them keeps
+  as many of each.
+  """
   world, plan = search.world, search.plan
-  rows = plan.population * (plan.unroll * world.rows + plan.probe_rows)
+  rows = plan.unroll * world.rows + plan.probe_rows
   size = 2 * rows  # more pieces than that are left out: they are a sample
-  columns = [np.concatenate(x)[:size] for x in zip(*found, strict=True)]
-  if not columns:
-    columns = [np.zeros(0, np.int64)] + [np.zeros(0)] * 3
-  document, value, mass, log_proposal = (
-    np.pad(column, (0, size - len(column))) for column in columns
+  none = Valued(
+    np.zeros(0, np.int64),
+    np.zeros((0, len(world.target_names))),
+    *(np.zeros(0),) * 2,
+  )
+  padded = [
+    Valued(*(_filled(x, size) for x in one))
+    for one in found or [none] * plan.population
+  ]
+  document, value_BT, mass, log_proposal = (
+    np.stack(x, axis=1).reshape(-1, *x[0].shape[1:])
+    for x in zip(*padded, strict=True)
   )
   sample_NE, sample_mass_N = _sample(search, number)
   return Signals(
     mass_B=jnp.asarray(mass, jnp.float32),
     domain_B=jnp.asarray(world.domain_N[document]),
     embedding_BE=jnp.asarray(world.embedding_NE[document]),
-    value_B=jnp.asarray(value, jnp.float32),
+    value_BT=jnp.asarray(value_BT, jnp.float32),
+    proxy_B=jnp.tile(jnp.arange(plan.population), size),
     log_proposal_B=jnp.asarray(log_proposal, jnp.float32),
+    target_weight_T=jnp.asarray(target_weight_T, jnp.float32),
     sample_NE=sample_NE,
     sample_mass_N=sample_mass_N,
   ).only(search.method.signals)
+
+
+def _filled(x: np.ndarray, size: int) -> np.ndarray:
+  """The first `size` rows, with zeros where there are none."""
+  x = x[:size]
+  return np.pad(x, [(0, size - len(x))] + [(0, 0)] * (x.ndim - 1))
 
 
 def _sample(search: _Search, number: int) -> tuple[jax.Array, jax.Array]:
@@ -491,14 +421,3 @@ def _proxy_keys(search: _Search, number_P: np.ndarray) -> shapes.Key:
   return jax.vmap(lambda number: jax.random.fold_in(key, number))(
     jnp.asarray(number_P)
   )
-
-
-def _by_piece(batches: Batch, value_SBT: np.ndarray):
-  """(document, mean value, tokens) of every piece of a draw."""
-  piece = batches.segment_BT.ravel()
-  tokens = np.bincount(piece)
-  total = np.bincount(piece, value_SBT.ravel().astype(np.float64))
-  document = np.zeros(len(tokens), np.int64)
-  document[piece] = batches.document_BT.ravel()
-  seen = tokens > 0
-  return document[seen], (total / np.maximum(tokens, 1))[seen], tokens[seen]

@@ -34,7 +34,9 @@ class Signals(NamedTuple):
   index_B: Any = None  # number in the pool; past its end for other documents
   loss_B: Any = None  # mean nats per token under a proxy that does not change
   embedding_BE: Any = None  # document features
-  value_B: Any = None  # fall of the outer loss per unit of weight
+  value_BT: Any = None  # fall of every target's loss per unit of weight
+  proxy_B: Any = None  # int, which proxy says so
+  target_weight_T: Any = None  # what each target's loss counts for; sums to one
   log_proposal_B: Any = None  # log density that the documents were drawn with
   sample_NE: Any = None  # features of a corpus sample
   sample_mass_N: Any = None  # the sample's masses; sum to one
@@ -83,18 +85,23 @@ class Facts(NamedTuple):
   """What is known of corpus and target before the first step."""
 
   max_weight: float  # R: no document may be repeated more often than allowed
+  epochs: float  # e: how often the training sees a document of weight one
+  r_star: float  # R*: looks at a document after which its worth is used up
   horizon: float  # final training steps per step that a value was measured over
   sample_NE: shapes.Array  # features of a corpus sample
   sample_mass_N: shapes.Array  # sums to one
   target_NE: shapes.Array  # features of the targets' training documents
   target_mass_N: shapes.Array  # every target weighs the same; sums to one
+  target_of_N: shapes.Array  # int, the target of each
   held_out_NE: shapes.Array  # features of the targets' validation documents
   held_out_mass_N: shapes.Array  # every target weighs the same; sums to one
+  held_out_of_N: shapes.Array  # int, the target of each
   # q: the domains' shares of the corpus's tokens; sums to one.
   domain_mass_K: shapes.Array
   # The domains' shares of each target's tokens; rows sum to one.
   target_domain_TK: shapes.Array
   num_documents: int = 0  # documents of the pool
+  num_proxies: int = 0  # that value documents (loop `values`)
   # For the loops `steer` and `runs`.
   steps: int = 0  # training steps of the steered proxy, or of one run
   # Of the training that the recipe is for: its tokens in steps of the proxies'
@@ -141,11 +148,6 @@ def _nothing_to_tell(state: Any) -> dict[str, Any]:
   return {}
 
 
-def _no_judgement(state: Any, gain: shapes.Scalar) -> Any:
-  del gain
-  return state
-
-
 # What each loop does for a method; its file in loops/ and its block of the config
 # have the same name.
 LOOPS = {
@@ -153,8 +155,8 @@ LOOPS = {
   " what every document is written with.",
   "look": "The method looks once at every document of the pool and the targets, some"
   " of them with the documents' losses under a proxy that is held.",
-  "values": "Proxies in training tell the values of documents, round after round;"
-  " every step of the method is measured and may be taken back.",
+  "values": "Proxies in training tell the values of documents for every target, round"
+  " after round; every step of the method is measured and may be taken back.",
   "steer": "One proxy trains at a constant learning rate on a mixture of domains;"
   " the method observes it every few steps, changes the mixture, and may mark the"
   " proxy and go back to the mark.",
@@ -172,9 +174,9 @@ class Method(NamedTuple):
   finalize: Callable[[Any], Weights]  # legal after any step
   signals: frozenset[str]  # fields of Signals that it reads
   loop: Literal["none", "look", "values", "steer", "runs"]  # see LOOPS
-  # (state, measured fall of the validation loss by the last step) -> state; the
-  # loop `values` calls it after every step, so a method may take a step back.
-  judge: Callable[[Any, shapes.Scalar], Any] = _no_judgement
+  # The state with the last step taken back; the loop `values` asks for it where the
+  # step was measured to do harm.
+  undo: Callable[[Any], Any] = lambda state: state
   # Loop `steer`: state -> Ask. Loop `runs`: state -> Trials still to run, see
   # `Trials.pending`; none are left when the search is over.
   ask: Callable[[Any], Any] = lambda state: None

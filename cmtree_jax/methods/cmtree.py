@@ -11,10 +11,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from cmtree_jax import checks, shapes
 from cmtree_jax.embed import kmeans
+from cmtree_jax.methods import valuing
 from cmtree_jax.methods.base import Facts, Method, Planted, Signals, Small
 from cmtree_jax.tree import (
   density_ratio,
@@ -27,7 +29,7 @@ from cmtree_jax.tree import (
 from cmtree_jax.tree.evidence import Leaves
 from cmtree_jax.tree.learner import Step
 from cmtree_jax.tree.mixture import Sample
-from cmtree_jax.tree.replay import Replay, Round
+from cmtree_jax.tree.replay import Replay
 from cmtree_jax.tree.starts import Form, Start
 from cmtree_jax.types import UserError
 
@@ -73,16 +75,20 @@ def make(
 
   Round r solves, from the current :math:`\theta_r` and by Adam,
 
-  .. math:: \theta_{r+1} = \arg\max_\theta \; H\,\mathbb{E}_i[v_i w_i(\theta)]
-            - \beta\, \mathrm{KL}(w(\theta) \Vert w(\theta_r))
+  .. math:: \theta_{r+1} = \arg\max_\theta \;
+            H\,\mathbb{E}_i\left[v_i \frac{u(w_i(\theta)) - u(w_{i0})}{u'(w_{i0})}
+            \right] - \beta\, \mathrm{KL}(w(\theta) \Vert w(\theta_r))
             - \lambda\, \mathrm{KL}(w(\theta) \Vert 1) - \mu\, \mathrm{overlap}
 
   with the expectation over the natural distribution, estimated from documents
   drawn with a known proposal. Values are in units of the outer loss, so steps
-  vanish where marginal values meet. :math:`\beta` is set in the first round so
-  that the step moves `step.trust` nats, and raised where a later one would move
-  more; it doubles whenever a measured step did not help, and that step is taken
-  back.
+  vanish where marginal values meet; :math:`u(w) = 1 - e^{-w e / R^*}` are the
+  diminishing returns of repeats at e epochs, and :math:`w_{i0}` the weight under
+  which a value was measured. One half of the proxies says where to go and the
+  other whether to go there: a step is taken if the gain that they see, in the mean,
+  is above its standard error over them. :math:`\beta` is set by the first step so
+  that it moves `step.trust` nats, and raised where a later one would move more; it
+  doubles whenever a step was measured to do harm, and that step is taken back.
 
   Args:
     branching: children per node, from the root down. One number is a flat
@@ -120,17 +126,13 @@ def make(
   form = Form(tuple(branching), oblivious, shared)
   optimizer = _optimizer(step, joint=mode == "joint", tied=shared)
   plan = learner.Plan(_LEAVES, optimizer, step, replay)
-  signals = {
-    *("mass_B", "embedding_BE", "value_B", "log_proposal_B"),
-    *("sample_NE", "sample_mass_N"),
-  }
   return Method(
     init=functools.partial(_init, form=form, start=start, plan=plan),
     step=functools.partial(_step, plan=plan),
     finalize=lambda state: TreeWeights(state.theta, state.log_w_L),
-    signals=frozenset(signals),
+    signals=valuing.SIGNALS | {"embedding_BE", "sample_NE", "sample_mass_N"},
     loop="values",
-    judge=learner.judge,
+    undo=learner.undo,
     weighs="tree",
   )
 
@@ -140,53 +142,44 @@ def _init(
 ) -> learner.State:
   """From k-means or chance, then by the density ratio if it is asked for."""
   key_start, key_noise = jax.random.split(key)
-  texts = density_ratio.Texts(
-    corpus=Sample(facts.sample_NE, facts.sample_mass_N),
-    target=Sample(facts.target_NE, facts.target_mass_N),
-    held_out=Sample(facts.held_out_NE, facts.held_out_mass_N),
-  )
+  corpus = Sample(facts.sample_NE, facts.sample_mass_N)
+  targets = _each(facts.target_NE, facts.target_mass_N, facts.target_of_N)
   theta = starts.make(
-    key_start,
-    texts.corpus,
-    texts.target,
-    form=form,
-    start=start,
-    kmeans=_kmeans,
+    key_start, corpus, targets, form=form, start=start, kmeans=_kmeans
   )
+  max_weight = facts.max_weight
   if start.kind == "ratio":
+    held_out = _each(
+      facts.held_out_NE, facts.held_out_mass_N, facts.held_out_of_N
+    )
+    max_weight = min(start.max_weight, max_weight)
     theta = density_ratio.fit(
       jax.random.fold_in(key_start, 1),
       theta,
-      texts,
+      density_ratio.Texts(corpus, targets, held_out),
       optimizer=plan.optimizer,
-      max_weight=min(start.max_weight, facts.max_weight),
+      max_weight=max_weight,
       num_steps=start.steps,
       batch=plan.step.solver_sample,
     )
-  return learner.start(
-    key_noise,
-    theta,
-    jax.tree.map(jnp.asarray, texts.corpus),
-    plan,
-    max_weight=facts.max_weight,
-    horizon=facts.horizon,
+  theta = starts.merged(theta, corpus, max_weight=max_weight)
+  corpus = jax.tree.map(jnp.asarray, corpus)
+  return valuing.start(key_noise, theta, corpus, plan, facts)
+
+
+def _each(features_NE, mass_N, of_N) -> tuple[Sample, ...]:
+  """The documents of every target."""
+  return tuple(
+    Sample(features_NE[of_N == target], mass_N[of_N == target])
+    for target in range(int(np.max(of_N)) + 1)
   )
 
 
 def _step(
   state: learner.State, signals: Signals, *, plan: learner.Plan
 ) -> tuple[learner.State, learner.Info]:
-  return learner.step(
-    state,
-    Round(
-      features=signals.embedding_BE,
-      value_B=signals.value_B,
-      mass_B=signals.mass_B,
-      log_proposal_B=signals.log_proposal_B,
-    ),
-    Sample(signals.sample_NE, signals.sample_mass_N),
-    plan,
-  )
+  corpus = Sample(signals.sample_NE, signals.sample_mass_N)
+  return valuing.step(state, signals, signals.embedding_BE, corpus, plan)
 
 
 def _kmeans(points, point_mass, count, *, seed):

@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from cmtree_jax import shapes
+from cmtree_jax.methods import valuing
 from cmtree_jax.methods.base import (
   DomainWeights,
   Facts,
@@ -21,11 +21,11 @@ from cmtree_jax.methods.base import (
   Signals,
   Small,
 )
-from cmtree_jax.tree import learner
+from cmtree_jax.tree import learner, mixture
 from cmtree_jax.tree.evidence import Leaves
 from cmtree_jax.tree.learner import Step
 from cmtree_jax.tree.mixture import Sample
-from cmtree_jax.tree.replay import Replay, Round
+from cmtree_jax.tree.replay import Replay
 
 
 class State(NamedTuple):
@@ -51,13 +51,14 @@ def make(
 
   Round r solves, from the current tilts :math:`m_r` and by Adam,
 
-  .. math:: m_{r+1} = \arg\max_m \; H\,\mathbb{E}_i[v_i w_{k(i)}(m)]
-            - \beta\, \mathrm{KL}(w(m) \Vert w(m_r))
+  .. math:: m_{r+1} = \arg\max_m \;
+            H\,\mathbb{E}_i\left[v_i \frac{u(w_{k(i)}(m)) - u(w_{i0})}{u'(w_{i0})}
+            \right] - \beta\, \mathrm{KL}(w(m) \Vert w(m_r))
             - \lambda\, \mathrm{KL}(w(m) \Vert 1), \quad
             w_k(m) = \min(R, c\, e^{m_k})
 
   with k(i) the domain of document i; all else is as in `cmtree`. The tilts start
-  from similarity to the targets, as CRISP's.
+  from similarity to the targets, as CRISP's, but each target is capped by itself.
 
   Args:
     trust: nats that the first step moves.
@@ -82,48 +83,38 @@ def make(
     solver_steps=solver_steps,
   )
   plan = learner.Plan(_LEAVES, optax.adam(tilt_rate), step, replay)
-  signals = {"mass_B", "domain_B", "value_B", "log_proposal_B"}
   return Method(
     init=functools.partial(_init, plan=plan),
     step=functools.partial(_step, plan=plan),
     finalize=lambda state: DomainWeights(state.learner.log_w_L),
-    signals=frozenset(signals),
+    signals=valuing.SIGNALS | {"domain_B"},
     loop="values",
-    judge=lambda state, gain: state._replace(
-      learner=learner.judge(state.learner, gain)
-    ),
+    undo=lambda state: state._replace(learner=learner.undo(state.learner)),
   )
 
 
 def _init(key: shapes.Key, facts: Facts, *, plan: learner.Plan) -> State:
   q_K = jnp.asarray(facts.domain_mass_K, jnp.float32)
-  target_K = np.mean(facts.target_domain_TK, axis=0, dtype=np.float64)
-  target_K = jnp.asarray(target_K, jnp.float32)
-  # A thousandth of the natural mixture keeps domains that the target does not have.
-  target_K = (1 - 1e-3) * target_K + 1e-3 * q_K
-  tilt_K = jnp.log((target_K + 1e-9) / (q_K + 1e-9))
-  started = learner.start(
-    key,
-    tilt_K,
-    _corpus(q_K),
-    plan,
-    max_weight=facts.max_weight,
-    horizon=facts.horizon,
-  )
-  return State(started, q_K)
+  target_TK = jnp.asarray(facts.target_domain_TK, jnp.float32)
+  # A thousandth of the natural mixture keeps domains that a target does not have.
+  target_TK = (1 - 1e-3) * target_TK + 1e-3 * q_K
+  log_q_K = jnp.log(q_K + 1e-9)
+  log_w_TK = jax.vmap(
+    functools.partial(
+      mixture.leaf_log_w, log_q_L=log_q_K, max_weight=facts.max_weight
+    )
+  )(jnp.log(target_TK + 1e-9) - log_q_K)
+  # As a tree's: each target is capped by itself, and the weights' mean is taken.
+  tilt_K = jax.nn.logsumexp(log_w_TK, axis=0) - jnp.log(len(target_TK))
+  return State(valuing.start(key, tilt_K, _corpus(q_K), plan, facts), q_K)
 
 
 def _step(
   state: State, signals: Signals, *, plan: learner.Plan
 ) -> tuple[State, learner.Info]:
-  new = Round(
-    features=jnp.asarray(signals.domain_B, jnp.int32),
-    value_B=signals.value_B,
-    mass_B=signals.mass_B,
-    log_proposal_B=signals.log_proposal_B,
-  )
+  domain_B = jnp.asarray(signals.domain_B, jnp.int32)
   corpus = _corpus(state.domain_mass_K)
-  stepped, info = learner.step(state.learner, new, corpus, plan)
+  stepped, info = valuing.step(state.learner, signals, domain_B, corpus, plan)
   return State(stepped, state.domain_mass_K), info
 
 

@@ -1,7 +1,7 @@
-r"""Partition and tilts learned together as the density ratio of target and corpus.
+r"""Partition and tilts learned together as density ratios of targets and corpus.
 
 What CRISP does on clusters that are given, a tree does on leaves that it may move: it
-makes the target's documents likely under the corpus weighed by it.
+makes every target's documents likely under the corpus weighed for that target.
 """
 
 import functools
@@ -21,8 +21,8 @@ class Texts(NamedTuple):
   """What is known before the first round, all of it by features."""
 
   corpus: Sample
-  target: Sample
-  held_out: Sample  # more of the target's documents, which no step sees
+  targets: tuple[Sample, ...]  # documents of each
+  held_out: tuple[Sample, ...]  # more of each, which no step sees
 
 
 def fit(
@@ -35,32 +35,40 @@ def fit(
   num_steps: int,
   batch: int,
 ) -> model.Theta:
-  r"""The tree whose weights are the likeliest density ratio below `max_weight`.
+  r"""The partition with the likeliest density ratios of all targets below a bound.
 
-  .. math:: \max_\theta \; \mathbb{E}_{x \sim \mathrm{target}}[\log w_\theta(x)]
-            \quad \text{with} \quad \mathbb{E}_{x \sim q}[w_\theta(x)] = 1, \;
-            w_\theta \le R
+  .. math:: \max_\theta \; \frac{1}{T} \sum_t
+            \mathbb{E}_{x \sim t}[\log w_t(x)]
+            \quad \text{with} \quad \mathbb{E}_{x \sim q}[w_t(x)] = 1, \;
+            w_t \le R
+
+  All targets share the partition, and each has tilts of its own. With tilts for
+  all of them together, the mass that the bound takes from a small target goes to
+  the others: a leaf around some texts of it sits at the bound and satisfies the
+  likelihood, and the target is left with a few per cent of the tokens. Each with
+  its own, what the bound takes stays with the target: it goes to what is next
+  like it.
 
   Both conditions hold for every tree (`mixture.leaf_log_w`). The bound R decides
   how far the tree goes: without one it carves out the few documents next to the
-  target's; with it the best that it can do is to put all of the target into
+  targets'; with it the best that it can do is to put all of a target into
   leaves that hold 1/R of the corpus, and the effective sample size stays above
   1/R. Every step draws fresh documents, or it would carve out a sample. The
-  target's own documents are few, and soon carved out too: the tree that is found
+  targets' own documents are few, and soon carved out too: the tree that is found
   is the one, of those after every tenth step and of the start, that makes
   documents which are held out likeliest, as KLIEP chooses its kernels. There no
   document counts for less than a weight of a fiftieth, or the unlikeliest decides.
 
   Args:
     key: of the draws.
-    theta: where to start from.
-    texts: of corpus and target.
+    theta: where to start from, with tilts for every target (`starts.make`).
+    texts: of corpus and targets.
     optimizer: decides what moves; it may leave the partition as it is.
     max_weight: R, of any document.
     num_steps: of the optimizer, at most.
-    batch: documents of the corpus per step, and at most of the target.
+    batch: documents of the corpus per step, and at most of all targets.
   Returns:
-    The tree; its leaves' tilts are their log-weights, none above log R.
+    The tree, with tilts for every target.
   References:
     Sugiyama et al., `KLIEP <https://doi.org/10.1007/s10463-008-0197-x>`_, 2008,
     for the objective, there over kernels and without a bound.
@@ -101,12 +109,7 @@ def _ascend(key, theta, texts, max_weight, *, optimizer, num_steps, batch):
   every = math.gcd(num_steps, _EVERY)
   numbers = jnp.arange(num_steps).reshape(-1, every)
   (_, theta, _), _ = jax.lax.scan(some_steps, carry, numbers)
-  # The tilts become the weights, whatever the bound is later on.
-  log_w_L = _weigh(theta, texts.corpus, max_weight)
-  more_L = log_w_L - mixture.leaf_tilt(theta)
-  last = theta[-1]
-  tilt_MC = last.tilt_MC + more_L.reshape(last.tilt_MC.shape)
-  return (*theta[:-1], last._replace(tilt_MC=tilt_MC))
+  return theta
 
 
 _EVERY = 10  # steps between two looks at what is held out
@@ -115,31 +118,40 @@ _FLOOR = 0.02  # of a weight there
 
 def _cost(theta, texts, max_weight, batch, key):
   """Minus the mean log-weight of target documents, all of them drawn anew."""
-  key_corpus, key_target = jax.random.split(key)
+  key_corpus, key_targets = jax.random.split(key)
   corpus_BE = _draw(key_corpus, texts.corpus, batch)
   drawn = Sample(corpus_BE, jnp.full(len(corpus_BE), 1.0))
-  log_w_L = _weigh(theta, drawn, max_weight)
-  return -jnp.mean(
-    _log_w(theta, log_w_L, _draw(key_target, texts.target, batch))
-  )
+  log_w_TL = _weigh(theta, drawn, max_weight)
+  each = max(1, batch // len(texts.targets))
+  found = [
+    jnp.mean(
+      _log_w(
+        theta, log_w_L, _draw(jax.random.fold_in(key_targets, t), target, each)
+      )
+    )
+    for t, (target, log_w_L) in enumerate(
+      zip(texts.targets, log_w_TL, strict=True)
+    )
+  ]
+  return -sum(found) / len(found)
 
 
 def _score(theta, texts, max_weight):
   """The mean log-weight, with a floor under it, of what is held out."""
-  features, mass = texts.held_out
-  log_w_L = _weigh(theta, texts.corpus, max_weight)
-  w = jnp.exp(_log_w(theta, log_w_L, features))
-  return mass @ jnp.log((1 - _FLOOR) * w + _FLOOR) / jnp.sum(mass)
+  log_w_TL = _weigh(theta, texts.corpus, max_weight)
+  found = []
+  for (features, mass_N), log_w_L in zip(texts.held_out, log_w_TL, strict=True):
+    w_N = jnp.exp(_log_w(theta, log_w_L, features))
+    floored_N = jnp.log((1 - _FLOOR) * w_N + _FLOOR)
+    found.append(mass_N @ floored_N / jnp.sum(mass_N))
+  return sum(found) / len(found)
 
 
 def _weigh(theta, sample, max_weight):
+  """log_w_TL."""
   log_p_NL = model.log_p_leaf(theta, sample.features)
-  return mixture.weigh(
-    mixture.leaf_tilt(theta),
-    log_p_NL,
-    sample.mass_N / jnp.sum(sample.mass_N),
-    max_weight=max_weight,
-  )
+  log_q_L = mixture.leaf_mass(log_p_NL, sample.mass_N / jnp.sum(sample.mass_N))
+  return mixture.each_log_w(theta, log_q_L, max_weight=max_weight)
 
 
 def _log_w(theta, log_w_L, features):
@@ -148,10 +160,5 @@ def _log_w(theta, log_w_L, features):
 
 def _draw(key, documents, batch):
   """Features of at most `batch` documents drawn by mass, with replacement."""
-  features, mass = documents
-  size = min(batch, len(mass))
-  edges = jnp.cumsum(mass) / jnp.sum(mass)
-  # One draw in each of equal shares has less noise than independent ones.
-  at = (jnp.arange(size) + jax.random.uniform(key, (size,))) / size
-  document = jnp.searchsorted(edges, at)
-  return features[jnp.minimum(document, len(mass) - 1)]
+  features, mass_N = documents
+  return features[mixture.draw(key, mass_N, min(batch, len(mass_N)))]

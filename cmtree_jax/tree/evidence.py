@@ -24,6 +24,16 @@ class Leaves(NamedTuple):
   overlap: Callable[..., shapes.Scalar]
 
 
+class Training(NamedTuple):
+  """The training that the recipe is for, as a step sees it."""
+
+  max_weight: shapes.Scalar  # R
+  horizon: shapes.Scalar  # final training steps per step of a value's unroll
+  # e / R*: looks at a document of weight one, in units of those after which its
+  # worth is all but used up. 0: no document is seen twice.
+  saturation: shapes.Scalar
+
+
 class Evidence(NamedTuple):
   """A sample of the corpus and the replayed documents, weighed before the step."""
 
@@ -31,30 +41,31 @@ class Evidence(NamedTuple):
   before_N: shapes.Array  # log-weights of the sample's documents
   replay: Buffer
   before_R: shapes.Array  # log-weights of the replayed documents
+  target_weight_T: shapes.Array  # what each target's loss counts for
+  proxies_P: shapes.Array  # their numbers
   temperature: shapes.Scalar  # of noisy leaves
-  max_weight: shapes.Scalar
-  horizon: shapes.Scalar  # final training steps per step of a value's unroll
+  training: Training
 
 
 class Measure(NamedTuple):
   """What a theta would do."""
 
-  gain: shapes.Scalar  # predicted fall of the outer loss at the end of training
+  # Predicted fall of the outer loss at the end of training, as each proxy has it;
+  # 0 where none of its documents counts.
+  gain_P: shapes.Array
   kl_step: shapes.Scalar  # nats from the weights before the step
   kl_natural: shapes.Scalar  # nats from the natural mixture
   effective_sample_size: shapes.Scalar
 
 
 def with_fewer(evidence: Evidence, size: int, key: shapes.Key) -> Evidence:
-  """With at most `size` of the corpus sample, drawn alike, with their masses."""
+  """With at most `size` of the corpus sample, drawn by their masses."""
   corpus = evidence.corpus
-  number = corpus.mass_N.shape[0]
-  if number <= size:
+  if corpus.mass_N.shape[0] <= size:
     return evidence
-  chosen = jax.random.choice(key, number, (size,), replace=False)
-  mass_N = corpus.mass_N[chosen]
+  chosen = mixture.draw(key, corpus.mass_N, size)
   return evidence._replace(
-    corpus=Sample(corpus.features[chosen], mass_N / jnp.sum(mass_N)),
+    corpus=Sample(corpus.features[chosen], jnp.full(size, 1.0 / size)),
     before_N=evidence.before_N[chosen],
   )
 
@@ -68,7 +79,7 @@ def measure(
   key: shapes.Key | None = None,
   hard: bool = False,
 ) -> Measure:
-  """Gain and divergences of a theta's weights.
+  """Gains and divergences of a theta's weights.
 
   The step's divergence is the mean of two estimates, from the corpus sample and
   from all valued documents. The second keeps a tree from carving out single
@@ -77,35 +88,94 @@ def measure(
   Args:
     theta: the candidate.
     evidence: of the round.
-    weight_R: what each replayed document counts for in the gain.
+    weight_R: what each replayed document counts for in its proxy's gain.
     leaves: of theta.
     key: draws noise in where documents fall; None: none.
-    hard: straight-through leaves of the corpus sample.
+    hard: straight-through leaves.
   """
   corpus, buffer = evidence.corpus, evidence.replay
   keys = (None, None) if key is None else tuple(jax.random.split(key))
-  temperature = evidence.temperature
-  log_p_NL = leaves.log_p(theta, corpus.features, temperature, keys[0])
+  log_p_NL, log_p_RL = (
+    leaves.log_p(theta, features, evidence.temperature, noise)
+    for features, noise in zip(
+      (corpus.features, buffer.features), keys, strict=True
+    )
+  )
   if hard:
-    log_p_NL = jnp.log(model.straight_through(log_p_NL) + 1e-9)
+    log_p_NL, log_p_RL = (
+      jnp.log(model.straight_through(x) + 1e-9) for x in (log_p_NL, log_p_RL)
+    )
+  training = evidence.training
   log_w_L = mixture.weigh(
     leaves.tilt(theta),
     log_p_NL,
     corpus.mass_N,
-    max_weight=evidence.max_weight,
+    max_weight=training.max_weight,
   )
   log_w_N = mixture.document_log_w(log_p_NL, log_w_L)
-  log_p_RL = leaves.log_p(theta, buffer.features, temperature, keys[1])
   log_w_R = mixture.document_log_w(log_p_RL, log_w_L)
-  weight_R = weight_R / jnp.sum(weight_R)
   all_R = buffer.weight_R / jnp.sum(buffer.weight_R)
-  natural_N = jnp.zeros_like(log_w_N)
   kl_corpus = mixture.kl_divergence(log_w_N, evidence.before_N, corpus.mass_N)
   kl_replay = mixture.kl_divergence(log_w_R, evidence.before_R, all_R)
-  gain = jnp.sum(weight_R * buffer.value_R * jnp.exp(log_w_R))
+  natural_N = jnp.zeros_like(log_w_N)
+  own_RP = weight_R[:, None] * (buffer.proxy_R[:, None] == evidence.proxies_P)
+  value_R = buffer.value_RT @ evidence.target_weight_T
+  more_R = worth(
+    jnp.exp(log_w_R) - buffer.measured_R, saturation=training.saturation
+  )
+  total_P = jnp.maximum(jnp.sum(own_RP, axis=0), 1e-30)
   return Measure(
-    gain=evidence.horizon * gain,
+    gain_P=training.horizon * ((value_R * more_R) @ own_RP) / total_P,
     kl_step=(kl_corpus + kl_replay) / 2,
     kl_natural=mixture.kl_divergence(log_w_N, natural_N, corpus.mass_N),
     effective_sample_size=mixture.effective_sample_size(log_w_N, corpus.mass_N),
   )
+
+
+def worth(more: shapes.Array, *, saturation: shapes.Array) -> shapes.Array:
+  r"""What more weight is worth, in weight of which a document's value was measured.
+
+  .. math:: \frac{u(w) - u(w_0)}{u'(w_0)} = \frac{1 - e^{-a (w - w_0)}}{a}, \quad
+            u(w) = \frac{1 - e^{-a w}}{a}, \quad a = \frac{e}{R^*}
+
+  with e the epochs of the training that the recipe is for: n = w e looks at a
+  document are worth :math:`R^* (1 - e^{-n / R^*})` looks at fresh ones. Values are
+  measured where documents are repeated as often as they will be, so the derivative
+  at their own weight is one.
+
+  Args:
+    more: w less the weight that the document had when it was valued.
+    saturation: a; 0: the worth is linear.
+  References:
+    Muennighoff et al., `Scaling Data-Constrained Language Models
+    <https://arxiv.org/abs/2305.16264>`_, 2023, eq. 5.
+
+  >>> worth(jnp.array([-1.0, 0.0, 3.0]), saturation=0.1).round(3).tolist()
+  [-1.052, 0.0, 2.592]
+  """
+  # Where less weight is asked for than any document has, the exponential is bound.
+  exponent = jnp.minimum(-saturation * more, _LARGEST)
+  safe = jnp.maximum(saturation, 1e-9)
+  return jnp.where(saturation < 1e-9, more, -jnp.expm1(exponent) / safe)
+
+
+_LARGEST = (
+  10.0  # of the exponent: a document less seen is at most so much worse
+)
+
+
+def over_proxies(
+  gain_P: shapes.Array, weight_R: shapes.Array, evidence: Evidence
+) -> tuple[shapes.Scalar, shapes.Scalar]:
+  """(mean, standard error) of gains over the proxies with documents that count.
+
+  The error of fewer than two is infinite.
+  """
+  own_RP = evidence.replay.proxy_R[:, None] == evidence.proxies_P
+  there_P = (weight_R @ own_RP > 0).astype(jnp.float32)
+  number = jnp.sum(there_P)
+  mean = there_P @ gain_P / jnp.maximum(number, 1.0)
+  square = there_P @ (gain_P - mean) ** 2
+  several = number > 1
+  error = jnp.sqrt(square / jnp.where(several, number * (number - 1), 1.0))
+  return mean, jnp.where(several, error, jnp.inf)

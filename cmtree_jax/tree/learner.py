@@ -6,7 +6,6 @@ parts move together, and domains that are given, of which the tilts alone do.
 """
 
 import dataclasses
-import functools
 from typing import NamedTuple
 
 import jax
@@ -34,7 +33,7 @@ class Step:
       is read out at one, the mean of hard samples.
     annealing_rounds: rounds between the two (geometric).
     gumbel: noise while the solver works.
-    hard: straight-through leaves of the corpus sample while it works.
+    hard: straight-through leaves while it works.
   Raises:
     ValueError: a number out of its range.
   """
@@ -97,18 +96,24 @@ class State(NamedTuple):
   previous: shapes.Tree  # theta before the last step, to go back to
   previous_log_w_L: shapes.FloatL
   replay: replay.Buffer
-  step_size: shapes.Scalar  # eta; 0 before the first round
+  step_size: shapes.Scalar  # eta; 0 before the first step
   round: shapes.Scalar
   key: shapes.Array  # key data
-  max_weight: shapes.Scalar
-  horizon: shapes.Scalar  # final training steps per step of a value's unroll
+  proxies_P: shapes.Array  # numbers of the proxies
+  training: evidence.Training
 
 
 class Info(NamedTuple):
-  """What a person reads after a round; gains in units of the outer loss."""
+  """What a person reads after a round; gains in units of the outer loss.
 
-  predicted_gain: shapes.Scalar  # of the step, on the replayed documents
-  heldout_gain: shapes.Scalar  # on a fifth of them that the step did not see
+  Gains and the first divergence are those of the step that was found, taken or
+  not; the other numbers are of what stands after the round.
+  """
+
+  predicted_gain: shapes.Scalar  # for the proxies that the step was fitted to
+  heldout_gain: shapes.Scalar  # for the others, which judge; their mean
+  heldout_error: shapes.Scalar  # its standard error over them
+  stepped: shapes.Scalar  # 1: the step was taken, 0: the weights stay
   kl_step: shapes.Scalar  # nats from the weights before the step
   kl_natural: shapes.Scalar  # nats from the natural mixture
   effective_sample_size: shapes.Scalar
@@ -121,36 +126,59 @@ def start(
   theta: shapes.Tree,
   corpus: Sample,
   plan: Plan,
+  training: evidence.Training,
   *,
-  max_weight: float | shapes.Scalar,
-  horizon: float | shapes.Scalar,
+  targets: int,
+  proxies: int,
 ) -> State:
-  """The state before the first round, without values."""
-  max_weight = jnp.float32(max_weight)
-  log_w_L, _ = _weigh(theta, corpus, plan, max_weight)
+  """The state before the first round, without values.
+
+  Args:
+    key: of the noise.
+    theta: what is learned.
+    corpus: a sample of it.
+    plan: of the method.
+    training: that the recipe is for.
+    targets: how many there are.
+    proxies: that value documents; at least four, or no step is ever taken.
+  """
+  training = jax.tree.map(jnp.float32, training)
+  log_w_L, _ = _weigh(theta, corpus, plan, training.max_weight)
   return State(
     theta=theta,
     log_w_L=log_w_L,
     previous=theta,
     previous_log_w_L=log_w_L,
-    replay=replay.empty(plan.replay.size, corpus.features),
+    replay=replay.empty(plan.replay.size, corpus.features, targets=targets),
     step_size=jnp.float32(0.0),
     round=jnp.int32(0),
     key=jax.random.key_data(key),
-    max_weight=max_weight,
-    horizon=jnp.float32(horizon),
+    proxies_P=jnp.arange(proxies),
+    training=training,
   )
 
 
 def step(
-  state: State, new: replay.Round, corpus: Sample, plan: Plan
+  state: State,
+  new: replay.Round,
+  corpus: Sample,
+  target_weight_T: shapes.Array,
+  plan: Plan,
 ) -> tuple[State, Info]:
-  """The state after a round: its values are remembered, and a step is taken.
+  r"""The state after a round: its values are remembered, a step may be taken.
+
+  A step is fitted to the values of one half of the proxies (`replay.split`). The
+  others judge: of the iterates within the trust region that one is chosen which is
+  best by the mean of their gains less its standard error, and it is taken if its
+  mean gain is above its standard error. With three of them that happens by chance
+  in a fifth of the rounds, and each such step is as good as it is bad. Where no
+  step is taken, weights and step size stay as they are.
 
   Args:
     state: after the round before.
     new: documents, and values measured under the state's weights.
     corpus: a sample of the natural distribution.
+    target_weight_T: what each target's loss counts for; sums to one.
     plan: of the method.
   """
   key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.round)
@@ -159,65 +187,74 @@ def step(
     new = replay.shuffled(new, key_shuffle)
   log_p_BL = plan.leaves.log_p(state.theta, new.features)
   log_w_B = mixture.document_log_w(log_p_BL, state.log_w_L)
-  buffer = replay.remember(state.replay, new, log_w_B, plan.replay)
-  log_w_L, seen = _evidence(state, buffer, corpus, plan)
-  theta, step_size = _solve(state, seen, plan, key_sample, key_noise)
-  info = _info(state.theta, theta, step_size, seen, plan)
+  buffer = replay.remember(
+    state.replay, new, log_w_B, plan.replay, proxies=len(state.proxies_P)
+  )
+  seen = _evidence(state, buffer, corpus, target_weight_T, plan)
+  theta = _solve(state, seen, plan, key_sample, key_noise)
+  info = _info(state, theta, seen, plan)
+
+  def choose(new, old):
+    taken = info.stepped > 0
+    return jax.tree.map(lambda a, b: jnp.where(taken, a, b), new, old)
+
+  log_w_L, _ = _weigh(theta, corpus, plan, state.training.max_weight)
   return State(
-    theta=theta,
-    log_w_L=_weigh(theta, corpus, plan, state.max_weight)[0],
+    theta=choose(theta, state.theta),
+    log_w_L=choose(log_w_L, state.log_w_L),
     previous=state.theta,
-    previous_log_w_L=log_w_L,
+    previous_log_w_L=state.log_w_L,
     replay=buffer,
-    step_size=step_size,
+    step_size=info.step_size,
     round=state.round + 1,
     key=state.key,
-    max_weight=state.max_weight,
-    horizon=state.horizon,
+    proxies_P=state.proxies_P,
+    training=state.training,
   ), info
 
 
-def judge(state: State, gain: shapes.Scalar) -> State:
-  """A step that did not help is taken back, and the next one is half as long."""
-  keep = gain >= 0
-  choose = functools.partial(jax.tree.map, functools.partial(jnp.where, keep))
+def undo(state: State) -> State:
+  """The last step is taken back, and the next one is half as long."""
   return state._replace(
-    theta=choose(state.theta, state.previous),
-    log_w_L=choose(state.log_w_L, state.previous_log_w_L),
-    step_size=jnp.where(keep, state.step_size, state.step_size / 2),
+    theta=state.previous,
+    log_w_L=state.previous_log_w_L,
+    step_size=state.step_size / 2,
   )
 
 
-def _evidence(state, buffer, corpus, plan):
-  """(log_w_L, evidence): theta's leaves are weighed anew, on the round's sample."""
-  temperature = _temperature(plan.step, state.round)
-  log_w_L, log_p_NL = _weigh(state.theta, corpus, plan, state.max_weight)
-  before_N = mixture.document_log_w(log_p_NL, log_w_L)
+def _evidence(state, buffer, corpus, target_weight_T, plan):
+  """Theta's leaves are weighed anew, on the round's sample."""
+  log_w_L, log_p_NL = _weigh(
+    state.theta, corpus, plan, state.training.max_weight
+  )
   log_p_RL = plan.leaves.log_p(state.theta, buffer.features)
-  return log_w_L, evidence.Evidence(
+  return evidence.Evidence(
     corpus=corpus,
-    before_N=before_N,
+    before_N=mixture.document_log_w(log_p_NL, log_w_L),
     replay=buffer,
     before_R=mixture.document_log_w(log_p_RL, log_w_L),
-    temperature=temperature,
-    max_weight=state.max_weight,
-    horizon=state.horizon,
+    target_weight_T=target_weight_T,
+    proxies_P=state.proxies_P,
+    temperature=_temperature(plan.step, state.round),
+    training=state.training,
   )
 
 
 def _solve(state, seen, plan, key_sample, key_noise):
-  """(theta, step size); every fifth document chooses among the iterates."""
+  """Theta of the best step; the proxies that judge choose among the iterates."""
   options = plan.step
-  fit_R, held_R = replay.split(seen.replay.weight_R)
+  fit_R, judge_R = replay.split(seen.replay, state.round)
   some = evidence.with_fewer(seen, options.solver_sample, key_sample)
 
-  def cost(theta, seen, weight_R, key=None):
-    """What a step minimizes; and the KL divergence that it moves."""
-    found = evidence.measure(
+  def measure(theta, seen, weight_R, key=None):
+    return evidence.measure(
       theta, seen, weight_R, plan.leaves, key=key, hard=options.hard
     )
+
+  def cost(theta, gain, found):
+    """What a step minimizes; and the KL divergence that it moves."""
     return (
-      -found.gain
+      -gain
       + options.kl_penalty * found.kl_natural
       + options.overlap_penalty * plan.leaves.overlap(theta)
     ), found.kl_step
@@ -227,11 +264,20 @@ def _solve(state, seen, plan, key_sample, key_noise):
     key_fresh = jax.random.fold_in(key, 0)
     fresh = evidence.with_fewer(seen, options.solver_sample, key_fresh)
     key_leaves = jax.random.fold_in(key, 1) if options.gumbel else None
-    return cost(theta, fresh, fit_R, key_leaves)
+    found = measure(theta, fresh, fit_R, key_leaves)
+    mean, _ = evidence.over_proxies(found.gain_P, fit_R, seen)
+    return cost(theta, mean, found)
+
+  before_P = measure(state.theta, some, judge_R).gain_P
+
+  def score(theta):
+    found = measure(theta, some, judge_R)
+    mean, error = evidence.over_proxies(found.gain_P - before_P, judge_R, seen)
+    return cost(theta, mean - error, found)
 
   return proximal.solve(
     noisy_cost,
-    lambda theta: cost(theta, some, held_R),
+    score,
     state.theta,
     key_noise,
     optimizer=plan.optimizer,
@@ -241,25 +287,46 @@ def _solve(state, seen, plan, key_sample, key_noise):
   )
 
 
-def _info(before, theta, step_size, seen, plan) -> Info:
-  """Of the step from `before` to theta."""
+def _info(state, theta, seen, plan) -> Info:
+  """Of the step from the state's theta to another, and whether it is taken."""
 
   def measure(theta, weight_R):
     return evidence.measure(
       theta, seen, weight_R, plan.leaves, hard=plan.step.hard
     )
 
-  all_R = seen.replay.weight_R
-  _, held_R = replay.split(all_R)
-  found, held = measure(theta, all_R), measure(theta, held_R)
+  fit_R, judge_R = replay.split(seen.replay, state.round)
+  found, before = measure(theta, fit_R), measure(state.theta, fit_R)
+  predicted, _ = evidence.over_proxies(
+    found.gain_P - before.gain_P, fit_R, seen
+  )
+  more_P = measure(theta, judge_R).gain_P - measure(state.theta, judge_R).gain_P
+  gain, error = evidence.over_proxies(more_P, judge_R, seen)
+  taken = gain > error
+
+  step_size = jnp.where(
+    state.step_size > 0,
+    state.step_size,
+    proximal.step_size(predicted, found.kl_step, trust=plan.step.trust),
+  )
+
+  def stands(new, old):
+    return jnp.where(taken, new, old)
+
   return Info(
-    predicted_gain=found.gain - measure(before, all_R).gain,
-    heldout_gain=held.gain - measure(before, held_R).gain,
+    predicted_gain=predicted,
+    heldout_gain=gain,
+    heldout_error=error,
+    stepped=taken.astype(jnp.float32),
     kl_step=found.kl_step,
-    kl_natural=found.kl_natural,
-    effective_sample_size=found.effective_sample_size,
-    overlap=plan.leaves.overlap(theta),
-    step_size=step_size,
+    kl_natural=stands(found.kl_natural, before.kl_natural),
+    effective_sample_size=stands(
+      found.effective_sample_size, before.effective_sample_size
+    ),
+    overlap=stands(
+      plan.leaves.overlap(theta), plan.leaves.overlap(state.theta)
+    ),
+    step_size=stands(step_size, state.step_size),
   )
 
 

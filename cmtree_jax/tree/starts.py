@@ -1,4 +1,4 @@
-"""Where a tree starts: grown from the root down, tilted by similarity to the target.
+"""Where a tree starts: grown from the root down, tilted by similarity to the targets.
 
 The start is CRISP on the tree's own leaves, so what is learned after it is what the
 joint learning is worth. How a level's angle and a node's prototypes are found is an
@@ -7,7 +7,7 @@ argument: principal directions and k-means, or those of `random_start`.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -32,15 +32,17 @@ class Start:
   Args:
     kind: "kmeans": every level's leading principal directions, and k-means in
       them, with tilts from similarity; "ratio": from there, all that the tree's
-      mode lets move is fitted to the density ratio of target and corpus, as long
-      as validation texts grow likelier; "random": random projections, and random
-      documents of the corpus as prototypes, with tilts from similarity.
+      mode lets move is fitted to the density ratios of targets and corpus, as
+      long as validation texts grow likelier; "random": random projections, and
+      random documents of the corpus as prototypes, with tilts from similarity.
     angle_dim: P of every level. Levels differ in angle only below the embedding's
       dimension, which an oblivious tree needs.
-    kappa: sharpness of every level.
+    kappa: sharpness of every level, at most 1e4: beyond that a cut has no
+      gradient in float32.
     target_share: of the documents that k-means sees.
-    max_weight: of a document by the density ratio; the effective sample size at
-      the start is then at least its inverse.
+    max_weight: of a document by the density ratio of one target, if the budget
+      does not ask for less; the effective sample size at the start is then at
+      least its inverse.
     steps: Adam steps of the density ratio, at most.
   Raises:
     ValueError: an unknown kind, or a number out of its range.
@@ -59,11 +61,16 @@ class Start:
     checks.at_least(0, steps=self.steps)
     checks.finite(kappa=self.kappa, max_weight=self.max_weight)
     checks.above_zero(kappa=self.kappa)
+    if self.kappa > _SHARPEST:
+      raise ValueError(f"kappa = {self.kappa} must be at most {_SHARPEST:g}.")
     checks.share(target_share=self.target_share)
     if self.max_weight < 1:
       raise ValueError(
         f"max_weight {self.max_weight} must be at least 1, the mean of all weights."
       )
+
+
+_SHARPEST = 1e4  # of kappa
 
 
 class Form(NamedTuple):
@@ -77,25 +84,27 @@ class Form(NamedTuple):
 def make(
   key: shapes.Key,
   corpus: Sample,
-  target: Sample,
+  targets: Sequence[Sample],
   *,
   form: Form,
   start: Start,
   kmeans: Callable[..., np.ndarray],
 ) -> model.Theta:
-  """A tree tilted by similarity to the target, from k-means or by chance.
+  """A tree with tilts of similarity to every target, from k-means or by chance.
 
-  k-means sees corpus and target together. Random prototypes are documents of the
-  corpus: the target then shows in the tilts alone. The density ratio goes on from
-  k-means, see `density_ratio.fit`.
+  k-means sees corpus and targets together. Random prototypes are documents of the
+  corpus: the targets then show in the tilts alone. The density ratio goes on from
+  k-means, see `density_ratio.fit`; `merged` makes one tree of it.
 
   Args:
     key: of chance.
     corpus: a sample of it.
-    target: its documents.
+    targets: the documents of each.
     form: of the tree.
     start: what it is made of.
     kmeans: a `Cluster` that takes a `seed`, too.
+  Returns:
+    A tree whose levels have tilts [T, M, C].
   """
   seed = int(jax.random.randint(key, (), 0, 2**31 - 1))
   angle_dim = min(start.angle_dim, corpus.features.shape[1])
@@ -107,11 +116,34 @@ def make(
     )
     cluster = functools.partial(random_start.random_documents, rng=rng)
   else:
-    seen = _together(corpus, target, start.target_share)
+    seen = _together(corpus, targets, start.target_share)
     angle = functools.partial(principal_angle, angle_dim=angle_dim)
     cluster = functools.partial(kmeans, seed=seed)
   theta = grow(seen, form, kappa=start.kappa, angle=angle, cluster=cluster)
-  return with_similarity_tilts(theta, corpus, target)
+  return mixture.stacked(
+    [with_similarity_tilts(theta, corpus, target) for target in targets]
+  )
+
+
+def merged(
+  theta: model.Theta, corpus: Sample, *, max_weight: float
+) -> model.Theta:
+  r"""One tree of one with tilts for every target: their weights' mean.
+
+  .. math:: w_L = \frac{1}{T} \sum_t \min(R, c_t e^{m_{tL}})
+
+  The weights of every target have mean one, so that each has its share of the
+  tokens whatever the cap takes from its leaves.
+
+  Args:
+    theta: its levels have tilts [T, M, C].
+    corpus: a sample of it.
+    max_weight: R, of the weights of one target.
+  """
+  corpus_L = _mass(theta, corpus)
+  log_w_TL = mixture.each_log_w(theta, jnp.log(corpus_L), max_weight=max_weight)
+  mixture_L = corpus_L * jnp.mean(jnp.exp(log_w_TL), axis=0)
+  return _with_tilts(mixture.unstacked(theta)[0], mixture_L, corpus_L)
 
 
 def grow(
@@ -212,9 +244,6 @@ def with_similarity_tilts(
 ) -> model.Theta:
   r"""Tilts at the log density ratio P(leaf|target) / P(leaf|corpus).
 
-  Every node's tilt is that of its mass; a leaf's sum along the path is then its
-  own log ratio.
-
   Args:
     theta: the partition; its tilts are replaced.
     corpus: a sample of it.
@@ -224,13 +253,18 @@ def with_similarity_tilts(
   corpus_L = _mass(theta, corpus)
   target_L = _mass(theta, target)
   target_L = (1 - smoothing) * target_L + smoothing * corpus_L
+  return _with_tilts(theta, target_L, corpus_L)
+
+
+def _with_tilts(theta, mixture_L, corpus_L):
+  """Every node's tilt is that of its mass; a leaf's sum is then its own log ratio."""
   levels, parent = [], jnp.zeros(1)
   leaves = corpus_L.shape[0]
   nodes = 1
   for level in theta:
     nodes *= level.tilt_MC.shape[1]
     ratio = jnp.log(
-      jnp.sum(target_L.reshape(nodes, leaves // nodes), axis=1)
+      jnp.sum(mixture_L.reshape(nodes, leaves // nodes), axis=1)
       / jnp.sum(corpus_L.reshape(nodes, leaves // nodes), axis=1)
     )
     tilt_MC = ratio.reshape(level.tilt_MC.shape) - parent[:, None]
@@ -240,21 +274,24 @@ def with_similarity_tilts(
 
 
 def _mass(theta, documents):
+  """P(leaf) of documents, whose masses have any scale."""
   log_p_NL = model.log_p_leaf(
     theta, jnp.asarray(documents.features, jnp.float32)
   )
   mass_N = jnp.asarray(documents.mass_N)
-  return jnp.exp(mixture.leaf_mass(log_p_NL, mass_N)) + 1e-9
+  mass_L = jnp.exp(mixture.leaf_mass(log_p_NL, mass_N / jnp.sum(mass_N)))
+  return mass_L + 1e-9
 
 
-def _together(corpus: Sample, target: Sample, target_share: float) -> Sample:
-  """Corpus and target, with a share of the mass for each."""
+def _together(
+  corpus: Sample, targets: Sequence[Sample], target_share: float
+) -> Sample:
+  """Corpus and targets, with a share of the mass for them, all targets alike."""
+  shares = [
+    np.asarray(one.mass_N) * (target_share / len(targets) / one.mass_N.sum())
+    for one in targets
+  ]
   return Sample(
-    np.concatenate([corpus.features, target.features]),
-    np.concatenate(
-      [
-        (1 - target_share) * np.asarray(corpus.mass_N),
-        target_share * np.asarray(target.mass_N),
-      ]
-    ),
+    np.concatenate([corpus.features, *(one.features for one in targets)]),
+    np.concatenate([(1 - target_share) * np.asarray(corpus.mass_N), *shares]),
   )

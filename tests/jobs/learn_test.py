@@ -20,7 +20,8 @@ from tests import corpora
 
 _TARGETS = {"arithmetic": "sums"}
 _TINY = """
-values.rounds=3 values.max_age=24 values.min_age=4 values.steps_between_rounds=4
+values.rounds=3 values.population=4 values.max_age=24 values.min_age=4
+values.steps_between_rounds=4
 values.lookahead=4 values.outer_rows=8 values.probe_rows=8
 values.validation_rows=8 final.calls_per_save=1 final.seeds=2
 cmtree.branching=2,2 cmtree.start.angle_dim=4 cmtree.step.solver_steps=5
@@ -454,7 +455,7 @@ def test_a_killed_job_ends_with_the_same_bytes(finished, corpus, tmp_path):
     ("partition.sample_documents=-1", ["sample_documents = -1", "least 1"]),
     ("data.source=", ["config.data.source must name"]),
     ("data.max_overlap=2", ["data.max_overlap = 2.0", "from 0 to 1"]),
-    ("values.population=0", ["values.population = 0", "at least 1"]),
+    ("values.population=3", ["values.population = 3", "at least 4"]),
     ("values.steps_between_rounds=0", ["steps_between_rounds = 0"]),
     ("values.natural_share=2.0", ["natural_share = 2.0", "from 0 to 1"]),
     (

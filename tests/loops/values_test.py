@@ -11,12 +11,13 @@ import pytest
 from cmtree_jax import sharding
 from cmtree_jax.bilevel import HYPERGRADS, population
 from cmtree_jax.bilevel.cost import UnrollCost
-from cmtree_jax.loops import fleet, values
+from cmtree_jax.loops import fleet, values, values_plan
 from cmtree_jax.loops.checkpoint import Interrupted, StopFlag
 from cmtree_jax.methods.base import DomainWeights, Method, Signals
 from cmtree_jax.proxy import engine as engines
 from cmtree_jax.proxy import optim
 from cmtree_jax.proxy.model import ProxyConfig
+from cmtree_jax.types import UserError
 from experiments import hlo
 from tests import toy
 from tests.loops import planted
@@ -25,7 +26,7 @@ from tests.toy import ROWS, T
 
 PLAN = values.Plan(
   rounds=4,
-  population=2,
+  population=planted.PROXIES,
   max_age=8,
   min_age=4,
   unroll=2,
@@ -36,11 +37,12 @@ PLAN = values.Plan(
   lookahead=3,
   natural_share=0.5,
 )
-# Of the two proxies, when they are asked for values: the first ages are those that
-# are spread from `min_age` on; then `steps_between_rounds` more, and one that has
-# reached `max_age` is reset and raised to `min_age`.
-AGES = [[4, 6], [6, 8], [8, 4], [4, 6]]
-RAISED = (4 + 6) + (2 + 2) + (2 + 4) + (4 + 2)  # steps, in the four rounds
+# Of the four proxies, when they are asked for values: the first ages are those that
+# are spread from `min_age` on, in steps of two; then `steps_between_rounds` more, and
+# one that has reached `max_age` is reset and raised to `min_age`.
+AGES = [[4, 6, 6, 8], [6, 8, 8, 4], [8, 4, 4, 6], [4, 6, 6, 8]]
+RAISED = 24 + (2 + 2 + 2 + 4) + (2 + 4 + 4 + 2) + (4 + 2 + 2 + 2)  # steps
+TARGETS = len(planted.NAMES)
 
 
 class Info(NamedTuple):
@@ -50,19 +52,23 @@ class Info(NamedTuple):
   documents: jax.Array
 
 
-def watching() -> Method:
-  """Looks at domains and features, and doubles the weight of domain 0."""
+def watching(*, moves: bool = False) -> Method:
+  """Looks at domains and features, and doubles the weight of domain 0.
+
+  Args:
+    moves: it changes its mind in every round.
+  """
   log_w_K = jnp.log(jnp.array([2.0, 0.5, 0.5, 1.0]))
 
   def step(state, signals):
     near_B = jnp.argmax(signals.embedding_BE, axis=1) == signals.domain_B
     there_B = signals.mass_B > 0
-    return state, Info(jnp.sum(there_B & ~near_B), jnp.sum(there_B))
+    return state + 1, Info(jnp.sum(there_B & ~near_B), jnp.sum(there_B))
 
   return Method(
     init=lambda key, facts: jnp.zeros(()),
     step=step,
-    finalize=lambda state: DomainWeights(log_w_K),
+    finalize=lambda state: DomainWeights(log_w_K * (1 + 0.5 * moves * state)),
     signals=frozenset({"mass_B", "domain_B", "embedding_BE"}),
     loop="values",
   )
@@ -86,20 +92,21 @@ def run(
   corpus, last = corpus or planted.corpus(), []
   batch = jax.tree.map(lambda x: x[:1], corpus.view.eval_sets[0].batches)
   model = fleet.Model(engine or toy.engine(), toy.FLOPS, unroll_cost)
-  finalize = method.finalize
+  finalize, names = method.finalize, corpus.world.target_names
 
   def remember(state):
     last[:] = [state]
     return finalize(state)
 
+  of_TCBT = np.stack(
+    [batch.document_BT % len(names) == target for target in range(len(names))]
+  ).astype(np.float32)
+  weight_TCBT = of_TCBT / of_TCBT.sum(axis=(1, 2, 3), keepdims=True)
   with toy.session(folder, stop) as session:
     result = values.run(
       method._replace(finalize=remember),
-      corpus.facts,
-      corpus.world._replace(
-        model=model,
-        validation=(batch, np.ones(batch.tokens_BT.shape, np.float32)),
-      ),
+      corpus.facts._replace(num_proxies=plan.population),
+      corpus.world._replace(model=model, validation=(batch, weight_TCBT)),
       plan,
       session._replace(advance=advance),
     )
@@ -116,56 +123,85 @@ def weights_of(weights) -> np.ndarray:
   return np.exp(np.asarray(weights.log_w(signals), np.float64))
 
 
-def mean_value(weight_N) -> float:
+VALUE_N = planted.values().mean(axis=1)  # to both targets alike
+
+
+def mean_value(weight_N, value_N=VALUE_N) -> float:
   """The planted value of what such weights train on."""
   mass_N = planted.corpus().facts.sample_mass_N * weight_N
-  return mass_N @ planted.values() / mass_N.sum()
+  return mass_N @ value_N / mass_N.sum()
 
 
-@pytest.mark.parametrize("lookahead", [2, 0])
-def test_documents_come_with_their_domains(tmp_path, lookahead):
-  plan = PLAN._replace(
-    rounds=2, population=1, min_age=2, outer_rows=ROWS, lookahead=lookahead
+def test_documents_come_with_their_domains(tmp_path):
+  plan = PLAN._replace(rounds=2, min_age=2, outer_rows=ROWS, lookahead=2)
+  result, _ = run(
+    watching(moves=True), tmp_path, corpus=toy.corpus(), plan=plan
   )
-  result, _ = run(watching(), tmp_path, corpus=toy.corpus(), plan=plan)
   for row in result.history:
     assert row["mismatch"] == 0 < row["documents"]
-  # Weights that read domains alone were enough to draw by.
-  gains = np.array([row["gain"] for row in result.history])
-  assert (gains == 0).all()  # equal weights draw equal rows
-  assert all(row["validation_loss"] > 0 for row in result.history)
+    # Weights that read domains alone were enough to draw by.
+    assert row["gain"] != 0 < row["gain_error"] < 1
+    assert row["loss.goal"] == row["outer_loss"] > 0
 
 
 def test_proxies_are_asked_at_the_ages_of_the_plan(tmp_path):
   proxies = planted.Proxies()
   run(watching(), tmp_path, proxies.engine)
   asked = proxies.asked("unroll")
+  # For every target by itself, but at the same moment and through the same steps.
+  assert len(asked) == TARGETS * PLAN.rounds
+  for one, other in zip(asked[::2], asked[1::2], strict=True):
+    np.testing.assert_array_equal(one.ages, other.ages)
+  asked = asked[::TARGETS]
   assert [call.ages.tolist() for call in asked] == AGES
   resets = [call.which.tolist() for call in proxies.asked("reset")]
-  assert resets == [[False, True], [True, False]]
+  new, old = True, False
+  assert resets == [
+    [old, old, old, new],
+    [old, new, new, old],
+    [new, old, old, old],
+  ]
   # Those that are reset are new ones; nobody is born twice.
-  births = [call.births for call in asked]
-  born = {births[0][0], births[0][1], births[2][1], births[3][0]}
-  assert len(born) == 4
-  expected = [births[0], births[0], births[2], births[3]]
-  np.testing.assert_array_equal(births, expected)
-  assert births[2][0] == births[0][0] and births[3][1] == births[2][1]
+  births = np.array([call.births for call in asked])
+  changes = births[1:] != births[:-1]
+  np.testing.assert_array_equal(changes, resets)
+  assert len(set(births.ravel())) == 4 + 4
 
 
-def test_measured_values_are_the_planted_ones(tmp_path):
+@pytest.mark.parametrize(
+  ("text", "weight_T"), [("equal", (0.5, 0.5)), ("near=3, far=1", (0.75, 0.25))]
+)
+def test_measured_values_are_the_planted_ones(tmp_path, text, weight_T):
   """Less their mean under the weights, whatever each proxy adds to all of its own."""
   # Several epochs of everything: no sampling error.
   rows = 64 * ROWS
-  plan = PLAN._replace(unroll=64, outer_rows=rows, probe_rows=rows)
+  plan = PLAN._replace(
+    unroll=64, outer_rows=rows, probe_rows=rows, target_weights=text
+  )
   result, _ = run(watching(), tmp_path, planted.Proxies().engine, plan=plan)
-  mean = mean_value(weights_of(result.weights))
+  value_N = planted.values() @ weight_T
+  mean = mean_value(weights_of(result.weights), value_N)
   assert result.value_N is not None
-  np.testing.assert_allclose(result.value_N, planted.values() - mean, atol=0.01)
+  np.testing.assert_allclose(result.value_N, value_N - mean, atol=0.01)
   # An unroll trains on the weights, though documents are drawn by a proposal.
-  harder = planted.HARDER * (planted.TARGETS - 1) / 2
-  expected = planted.START + harder - mean
   for row in result.history:
-    assert abs(row["outer_loss"] - expected) < 0.01
+    losses = []
+    for target, name in enumerate(planted.NAMES):
+      value_N = planted.values()[:, target]
+      harder = planted.HARDER * np.arange(target, planted.TARGETS, 2).mean()
+      mean = mean_value(weights_of(result.weights), value_N)
+      losses.append(planted.START + harder - mean)
+      assert row[f"loss.{name}"] == pytest.approx(losses[-1], abs=0.01)
+      assert row[f"weight.{name}"] == pytest.approx(weight_T[target])
+    assert row["outer_loss"] == pytest.approx(
+      weight_T @ np.array(losses), abs=0.01
+    )
+
+
+def test_a_target_without_a_weight_is_told(tmp_path):
+  plan = PLAN._replace(target_weights="near=1,other=2")
+  with pytest.raises(UserError, match="no weight for 'far'.* near, far"):
+    run(watching(), tmp_path, planted.Proxies().engine, plan=plan)
 
 
 @pytest.fixture(scope="module")
@@ -173,14 +209,17 @@ def learned(tmp_path_factory):
   return run(TREE, tmp_path_factory.mktemp("learned"), planted.Proxies().engine)
 
 
+def start_of(method):
+  return method.init(
+    jax.random.fold_in(jax.random.key(0), 0), planted.corpus().facts
+  )
+
+
 def test_weights_move_to_where_the_value_is(learned):
   result, _ = learned
   weight_N = weights_of(result.weights)
-  start = TREE.init(
-    jax.random.fold_in(jax.random.key(0), 0), planted.corpus().facts
-  )
-  start_N = weights_of(TREE.finalize(start))
-  spread = planted.values().std()
+  start_N = weights_of(TREE.finalize(start_of(TREE)))
+  spread = VALUE_N.std()
   assert mean_value(weight_N) > mean_value(start_N) + spread / 2
   by_group = weight_N.reshape(planted.GROUPS, -1).mean(axis=1)
   assert by_group.argmax() == 0
@@ -189,24 +228,67 @@ def test_weights_move_to_where_the_value_is(learned):
   assert min(gains) >= 0 and sum(gains) > spread / 2
 
 
+def test_what_it_was_on_its_way_is_handed_over(learned, misled):
+  result, _ = learned
+  names, weights = zip(*result.candidates, strict=True)
+  kept = [n for n, row in enumerate(result.history, 1) if row["kept"]]
+  assert names == ("start", *(f"round {n}" for n in kept))
+  assert len(kept) > 1
+  start = TREE.finalize(start_of(TREE))
+  jax.tree.map(np.testing.assert_array_equal, weights[0], start)
+  jax.tree.map(np.testing.assert_array_equal, weights[-1], result.weights)
+  # Each is worth more than the one before.
+  worth = [mean_value(weights_of(one)) for one in weights]
+  assert worth == sorted(worth)
+  assert [name for name, _ in misled[0].candidates] == ["start"]
+
+
+def test_more_counts_the_target_that_falls_behind(tmp_path):
+  plan = PLAN._replace(target_weights="dro")
+  result, _ = run(TREE, tmp_path, planted.Proxies().engine, plan=plan)
+  first, *_, last = result.history
+  assert first["weight.near"] == first["weight.far"] == pytest.approx(0.5)
+  fallen = [last[f"loss.{x}"] / first[f"loss.{x}"] for x in planted.NAMES]
+  assert fallen[0] < fallen[1]
+  assert last["weight.near"] < 0.45
+  assert last["weight.near"] + last["weight.far"] == pytest.approx(1.0)
+
+
 @pytest.fixture(scope="module")
 def misled(tmp_path_factory):
   """The same, but all that values say lowers the loss raises it."""
   proxies = planted.Proxies(lies=True)
-  return run(TREE, tmp_path_factory.mktemp("misled"), proxies.engine)
+  # Steps that are halved more often change no draw of so few rows.
+  plan = PLAN._replace(rounds=2)
+  return run(TREE, tmp_path_factory.mktemp("misled"), proxies.engine, plan=plan)
 
 
-def test_a_step_that_does_not_help_is_taken_back(misled):
+def test_a_step_that_does_harm_is_taken_back(misled):
   result, state = misled
-  tried = [row for row in result.history if row["kl_step"] > 0]
-  assert tried and all(row["gain"] < 0 for row in tried)
-  start = TREE.init(
-    jax.random.fold_in(jax.random.key(0), 0), planted.corpus().facts
-  )
-  jax.tree.map(np.testing.assert_array_equal, state.theta, start.theta)
+  for row in result.history:
+    assert row["stepped"] and not row["kept"]  # it tried
+    assert row["gain"] + row["gain_error"] < 0
+  jax.tree.map(np.testing.assert_array_equal, state.theta, start_of(TREE).theta)
   # And every one is smaller than the one before.
-  sizes = [row["step_size"] for row in tried]
+  sizes = [row["step_size"] for row in result.history]
   assert all(b <= a / 2 for a, b in itertools.pairwise(sizes))
+
+
+def test_where_proxies_disagree_nothing_is_done_and_nothing_charged(tmp_path):
+  proxies, told = planted.Proxies(quarrel=True), []
+  result, state = run(
+    TREE, tmp_path, proxies.engine, advance=lambda work, text: told.append(text)
+  )
+  for row in result.history:
+    assert row["heldout_gain"] < 0 == row["stepped"] == row["kept"]
+    assert row["gain"] == row["gain_error"] == 0 == row["step_size"]
+  jax.tree.map(np.testing.assert_array_equal, state.theta, start_of(TREE).theta)
+  assert not proxies.asked("cooled") and not proxies.asked("losses")
+  expected = flops(PLAN._replace(lookahead=0), "unrolled")
+  assert result.cost.flops == pytest.approx(sum(expected.values()), rel=1e-12)
+  last = result.history[-1]
+  line = f"{last['heldout_gain']:+.4f} +- {last['heldout_error']:.4f}"
+  assert f"round 4: no step: held-out gain {line}" in told
 
 
 def test_the_replay_holds_the_planted_values(misled):
@@ -216,14 +298,15 @@ def test_the_replay_holds_the_planted_values(misled):
   feature_RE = np.asarray(state.replay.features)[kept]
   differ_RN = np.abs(feature_RE[:, None] - planted.features()).sum(axis=2)
   assert differ_RN.min(axis=1).max() == 0
-  value_N = planted.values() - mean_value(weights_of(TREE.finalize(state)))
-  value_R = np.asarray(state.replay.value_R)[kept]
-  expected_R = value_N[differ_RN.argmin(axis=1)]
-  # What each proxy adds to all of its values stays: the tree does not see proxies.
-  added = planted.DRIFT / np.sqrt(2)
-  assert np.std(value_R - expected_R) < 1.5 * added
-  assert abs(np.mean(value_R - expected_R)) < added
-  assert np.corrcoef(value_R, expected_R)[0, 1] > 0.85
+  value_RT = np.asarray(state.replay.value_RT)[kept]
+  weight_N = weights_of(TREE.finalize(state))
+  for target in range(TARGETS):
+    value_N = planted.values()[:, target]
+    value_N = value_N - mean_value(weight_N, value_N)
+    expected_R = value_N[differ_RN.argmin(axis=1)]
+    # What each proxy adds to all of its values is gone; means are of samples.
+    assert np.std(value_RT[:, target] - expected_R) < planted.DRIFT / 2
+    assert np.corrcoef(value_RT[:, target], expected_R)[0, 1] > 0.95
 
 
 def test_a_search_that_was_stopped_ends_as_if_it_had_not_been(
@@ -277,18 +360,21 @@ OUTER = {  # gradients of the outer loss
 
 def flops(plan, estimator) -> dict[str, float]:
   """Of a search, by the function of the engine that takes them."""
-  looks = 2 if plan.lookahead else 1  # at the validation rows, by each proxy
   validation = planted.corpus().view.eval_sets[0].batches.tokens_BT[0]
-  asked = plan.rounds * plan.population
+  asked = plan.rounds * plan.population * TARGETS
   inner = plan.unroll * ROWS * UNROLL[estimator]
-  outer = plan.outer_rows * OUTER[estimator] * TRAINING
+  outer_rows = 2 * ROWS  # one and a half full batches for each target
+  outer = outer_rows * OUTER[estimator] * TRAINING
+  # One half of the proxies measures a change, on either side.
+  cooled = plan.rounds * 2 * plan.population / 2
+  looks = cooled if plan.lookahead else 0
   return {
     "train": RAISED * ROWS * T * TRAINING,
     "unroll": asked * (inner + outer) * T,
     # A forward pass and its tangent, two products for each of its own.
     "probe": asked * plan.probe_rows * T * 3 * FORWARD,
-    "cooled": asked * 2 * plan.lookahead * ROWS * T * TRAINING,
-    "weighted_nats": asked * looks * validation.size * FORWARD,
+    "cooled": cooled * plan.lookahead * ROWS * T * TRAINING,
+    "losses": looks * validation.size * FORWARD,
   }
 
 
@@ -300,7 +386,9 @@ def test_the_ledger_follows_the_published_formulas(
   options = {"window": 1} if estimator == "truncated" else {}
   told = HYPERGRADS[estimator].cost(num_steps=PLAN.unroll, **options)
   plan, engine = PLAN._replace(lookahead=lookahead), planted.Proxies().engine
-  result, _ = run(watching(), tmp_path, engine, plan=plan, unroll_cost=told)
+  result, _ = run(
+    watching(moves=True), tmp_path, engine, plan=plan, unroll_cost=told
+  )
   expected = sum(flops(plan, estimator).values())
   assert result.cost.flops == pytest.approx(expected, rel=1e-12)
 
@@ -309,7 +397,8 @@ def test_the_ledger_follows_the_published_formulas(
 def calls(tmp_path_factory):
   """Of the engine, by a search."""
   proxies = planted.Proxies()
-  run(watching(), tmp_path_factory.mktemp("calls"), proxies.engine)
+  folder = tmp_path_factory.mktemp("calls")
+  run(watching(moves=True), folder, proxies.engine)
   return proxies.calls
 
 
@@ -317,7 +406,7 @@ def calls(tmp_path_factory):
 @pytest.mark.parametrize(
   ("estimator", "others"),
   [
-    ("unrolled", ["train", "probe", "cooled", "weighted_nats"]),
+    ("unrolled", ["train", "probe", "cooled", "losses"]),
     ("one_step", []),
   ],
 )
@@ -338,9 +427,13 @@ def test_the_formulas_are_the_products_of_the_compiled_programs(
   attention = 4 * config.layers * config.width * T / config.flops_per_token(T)
   for name in ("unroll", *others):
     told = flops(PLAN, estimator)[name] / toy.FLOPS * config.flops_per_token(T)
-    first = phi if name in ("train", "unroll", "cooled") else phi.params
     # All calls have the same shapes; an adjoint has those of the parameters.
     _, *rest = calls_of = [call for call in calls if call.name == name]
+    members = len(calls_of[0].ages)
+    mine = jax.tree.map(
+      lambda x, n=members: jax.ShapeDtypeStruct((n, *x.shape[1:]), x.dtype), phi
+    )
+    first = mine if name in ("train", "unroll", "cooled") else mine.params
     shapes = calls_of[0].shapes
     assert all(call.shapes == shapes for call in rest)
     if name == "probe":
@@ -353,11 +446,35 @@ def test_the_formulas_are_the_products_of_the_compiled_programs(
 
 
 def test_the_estimate_of_raising_is_the_sum_of_first_ages():
-  for members, life in ((1, 10**6), (2, 300), (4, 308)):
+  for members, life in ((4, 10**6), (5, 300), (4, 308)):
     plan = PLAN._replace(
       population=members, max_age=life, min_age=100, rounds=0
     )
     ages = population.first_ages(members, max_age=life, min_age=100)
-    assert (
-      values.work(plan, toy.ROWS, UnrollCost(1, 1)) == toy.ROWS * ages.sum()
-    )
+    found = values.work(plan, toy.ROWS, UnrollCost(1, 1), targets=3)
+    assert found == toy.ROWS * ages.sum()
+
+
+@pytest.mark.parametrize("lookahead", [3, 0])
+def test_the_estimate_of_a_round_is_what_it_is_charged(lookahead):
+  plan = PLAN._replace(lookahead=lookahead)
+  cost = UnrollCost(11, 1)
+  told = plan.population * values_plan.unroll_work(
+    plan, ROWS, cost, targets=TARGETS
+  ) + values_plan.lookahead_work(plan, ROWS)
+  charged = flops(plan, "unrolled")
+  charged = sum(charged[name] for name in ("unroll", "probe", "cooled"))
+  assert told * plan.rounds * T * TRAINING == pytest.approx(charged)
+
+
+@pytest.mark.parametrize(
+  ("fields", "words"),
+  [
+    (dict(population=3), "population = 3 must be at least 4"),
+    (dict(target_weights="worst"), '"dro", or weights'),
+    (dict(target_weights="a=1,b=-1"), "of zero or more"),
+  ],
+)
+def test_plans_that_cannot_work_are_refused(fields, words):
+  with pytest.raises(ValueError, match=words):
+    PLAN._replace(**fields).check(ROWS)

@@ -39,7 +39,7 @@ def tree_round(mode="joint", value_scale=1.0, **options):
   method = make("cmtree", mode=mode, step=STEP, **options)
   before = method.init(jax.random.key(0), facts(4.0))
   signals = SIGNALS._replace(
-    value_B=np.float32(value_scale) * SIGNALS.value_B,
+    value_BT=np.float32(value_scale) * SIGNALS.value_BT,
     log_proposal_B=np.zeros_like(SIGNALS.log_proposal_B),
   )
   step = jax.jit(method.step)
@@ -59,18 +59,21 @@ def test_a_step_raises_the_expected_value_within_the_trust_region(mode):
   method, before, after, info = tree_round(mode)
   old_N, new_N = pool_log_w(method, before), pool_log_w(method, after)
   mass_N = SIGNALS.mass_B[:POOL].astype(np.float64)
-  value_N = SIGNALS.value_B[:POOL] - mass_N @ SIGNALS.value_B[:POOL]
+  value_N = SIGNALS.value_BT[:POOL].mean(axis=1)
+  value_N = value_N - (mass_N * np.exp(old_N)) @ value_N
   gain = 10.0 * (mass_N * value_N) @ (np.exp(new_N) - np.exp(old_N))
   kl = (mass_N * np.exp(new_N)) @ (new_N - old_N)
-  np.testing.assert_allclose(kl, info.kl_step, rtol=1e-3)
-  assert 0.01 < kl <= 1.2 * TRUST * (1 + 1e-4)
+  # Half of what is told is an estimate in which every proxy counts alike.
+  np.testing.assert_allclose(kl, info.kl_step, rtol=0.05)
+  assert 0.001 < kl <= 1.2 * TRUST * (1 + 1e-4)
   # No step of so many nats gains more than this, to second order (from Cauchy
   # and Schwarz); a tree of four leaves cannot follow all of the values.
   most = 10.0 * np.sqrt(2 * kl * (mass_N @ value_N**2))
-  assert 0.2 * most < gain
-  assert info.heldout_gain > 0
-  # No value is clipped, so the predicted gain is that of the centered values.
-  np.testing.assert_allclose(gain, info.predicted_gain, rtol=1e-3)
+  assert 0.12 * most < gain
+  assert info.heldout_gain > info.heldout_error > 0
+  # Both halves see other documents, with more noise; no value is clipped.
+  halves = (info.predicted_gain + info.heldout_gain) / 2
+  np.testing.assert_allclose(gain, halves, rtol=0.15)
 
 
 def test_a_steeper_target_does_not_move_further():
@@ -141,7 +144,8 @@ def test_a_tree_gains_nothing_from_shuffled_values():
     SIGNALS._replace(log_proposal_B=np.zeros_like(SIGNALS.log_proposal_B)),
   )
   start = method.init(jax.random.key(0), facts(4.0))
-  value_N = np.asarray(signals.mass_B * signals.value_B, np.float64)
+  value_B = np.mean(signals.value_BT, axis=1)
+  value_N = np.asarray(signals.mass_B * value_B, np.float64)
 
   def gain(method, state):
     new_N, old_N = pool_log_w(method, state), pool_log_w(method, start)
@@ -152,34 +156,116 @@ def test_a_tree_gains_nothing_from_shuffled_values():
     for number in range(12)
   ]
   told, _, after, _ = tree_round("frozen")
-  # A mean of twelve steps in directions of chance, each as far as the one told.
-  assert abs(np.mean(shuffled)) < 0.5 * gain(told, after)
-  assert min(shuffled) < 0 < max(shuffled)
+  # Chance alone makes the proxies that judge agree, now and then.
+  assert np.count_nonzero(shuffled) < 9
+  assert abs(np.mean(shuffled)) < 0.25 * gain(told, after)
 
 
-def test_a_step_that_did_not_help_is_taken_back_and_shrinks():
-  method, before, after, _ = tree_round("joint")
-  back = method.judge(after, jnp.float32(-1e-3))
+def test_a_step_is_taken_back_and_the_next_one_shrinks():
+  method, before, after, info = tree_round("joint")
+  assert info.stepped
+  back = method.undo(after)
   assert_equal(back.theta, before.theta, rtol=0)
-  np.testing.assert_allclose(
-    pool_log_w(method, back), pool_log_w(method, before), atol=1e-6
-  )
+  assert_equal(back.log_w_L, before.log_w_L, rtol=0)
   assert (
     np.abs(pool_log_w(method, after) - pool_log_w(method, back)).max() > 0.1
   )
   np.testing.assert_allclose(back.step_size, after.step_size / 2, rtol=1e-6)
   assert back.round == after.round  # time goes on, and so do the values
   assert_equal(back.replay, after.replay, rtol=0)
-  kept = method.judge(after, jnp.float32(1e-3))
-  assert_equal(kept, after, rtol=0)
+
+
+def said(sign_P):
+  """(before, after, info) where proxies say the values of the world, or others."""
+  method, before, _, _ = tree_round("frozen")
+  sign_B = np.asarray(sign_P)[SIGNALS.proxy_B].astype(np.float32)
+  signals = SIGNALS._replace(
+    value_BT=sign_B[:, None] * SIGNALS.value_BT,
+    log_proposal_B=np.zeros_like(SIGNALS.log_proposal_B),
+  )
+  after, info = frozen_step()(before, take(method, np.arange(POOL), signals))
+  return before, after, info
+
+
+@functools.cache
+def frozen_step():
+  return jax.jit(tree_round("frozen")[0].step)
+
+
+@pytest.mark.parametrize(
+  ("sign_P", "stepped"),
+  [
+    ((1, 1, 1, 1), True),
+    ((1, -1, 1, -1), False),  # those that judge say the opposite
+    ((1, -2, 1, 1), False),  # they differ by more than they gain
+    ((1, 2, 1, 3), True),  # they differ, but not in the sign
+    ((1, 1, -1, 1), True),  # of those that are fitted to, one may be wrong
+  ],
+)
+def test_a_step_is_taken_if_the_other_half_of_the_proxies_says_so(
+  sign_P, stepped
+):
+  sign_P = np.array(sign_P) * np.array([2, 1, 1, 1])
+  before, after, info = said(sign_P)
+  assert info.stepped == stepped
+  assert (info.heldout_gain > info.heldout_error) == stepped
+  assert info.predicted_gain > 0 and info.kl_step > 0  # one was found
+  moved = np.abs(after.theta[0].tilt_MC - before.theta[0].tilt_MC).max() > 0
+  assert moved == stepped
+  if not stepped:
+    for name in ("theta", "log_w_L", "step_size"):
+      assert_equal(getattr(after, name), getattr(before, name), rtol=0)
+  assert after.round == 1 and np.sum(after.replay.weight_R > 0) == POOL
+
+
+def test_the_halves_of_the_proxies_take_turns():
+  # In the second round the others are fitted to, and judged by the first.
+  method, before, _, _ = tree_round("frozen")
+  sign_B = np.array([1, -1, 1, -1])[SIGNALS.proxy_B].astype(np.float32)
+  signals = take(
+    method,
+    np.arange(POOL),
+    SIGNALS._replace(value_BT=sign_B[:, None] * SIGNALS.value_BT),
+  )
+  _, first = frozen_step()(before, signals)
+  _, second = frozen_step()(before._replace(round=jnp.int32(1)), signals)
+  assert first.heldout_gain < 0 and second.heldout_gain < 0
+  told = SIGNALS._replace(
+    value_BT=SIGNALS.value_BT * (SIGNALS.proxy_B % 2 == 1)[:, None]
+  )
+  # Where even proxies say nothing there is nothing to fit to in the first round.
+  for number, found in ((0, False), (1, True)):
+    start = before._replace(round=jnp.int32(number))
+    _, info = frozen_step()(start, take(method, np.arange(POOL), told))
+    assert (info.predicted_gain > 1e-6) == found
+
+
+def test_weights_of_targets_say_whose_values_count():
+  method, before, _, _ = tree_round("frozen")
+  # The targets want the opposite.
+  value_BT = SIGNALS.value_BT[:, :1] * np.array([1.0, -1.0], np.float32)
+  gains = []
+  for weight_T in ((1.0, 0.0), (0.0, 1.0)):
+    signals = SIGNALS._replace(
+      value_BT=value_BT,
+      target_weight_T=np.asarray(weight_T, np.float32),
+      log_proposal_B=np.zeros_like(SIGNALS.log_proposal_B),
+    )
+    after, info = frozen_step()(before, take(method, np.arange(POOL), signals))
+    assert info.stepped
+    moved_N = np.exp(pool_log_w(method, after)) - np.exp(
+      pool_log_w(method, before)
+    )
+    gains.append((SIGNALS.mass_B[:POOL] * value_BT[:POOL, 0]) @ moved_N)
+  assert gains[0] > 0 > gains[1]
 
 
 def test_without_values_nothing_moves():
   # All documents are worth the same: nothing is left after centering.
   method, before, after, info = tree_round("frozen", value_scale=0.0)
   moved = pool_log_w(method, after) - pool_log_w(method, before)
-  np.testing.assert_allclose(moved, 0, atol=1e-5)
-  assert info.predicted_gain == 0
+  np.testing.assert_array_equal(moved, 0)
+  assert info.predicted_gain == 0 == info.stepped == after.step_size
   for x in jax.tree.leaves((after, info)):
     if jnp.issubdtype(x.dtype, jnp.inexact):
       assert np.isfinite(x).all()

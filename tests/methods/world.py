@@ -10,8 +10,12 @@ from cmtree_jax.embed import grams
 from cmtree_jax.methods import METHODS
 from cmtree_jax.methods.base import Documents, Facts, Signals
 
-POOL, TARGET, B, K, E, T = 60, 20, 40, 4, 6, 2
+POOL, TARGET, B, K, E, T, PROXIES = 60, 20, 40, 4, 6, 2, 4
 MAX_WEIGHT = 1.5
+
+
+# Along which directions documents are worth more, to each target.
+VALUE_ET = np.array([[2, 1, 0, 0, 0, -1], [2, 0, 1, 0, 0, -1]]).T
 
 
 def make(name, **settings):
@@ -47,7 +51,9 @@ def all_signals():
     key_B=rng.random(POOL + TARGET).astype(np.float32),
     index_B=np.arange(POOL + TARGET, dtype=np.int32),
     loss_B=(3 + embedding_BE[:, 1]).astype(np.float32),
-    value_B=np.tanh(embedding_BE @ np.array([2, 1, 0, 0, 0, -1])) / 50 + 0.3,
+    value_BT=np.tanh(embedding_BE @ VALUE_ET) / 50 + 0.3,
+    proxy_B=np.arange(POOL + TARGET, dtype=np.int32) % PROXIES,
+    target_weight_T=np.full(T, 1 / T, np.float32),
     log_proposal_B=rng.normal(0, 0.2, POOL + TARGET).astype(np.float32),
   )
 
@@ -74,6 +80,11 @@ def some_documents(count, seed):
 
 
 SIGNALS = all_signals()
+BY_ROW = {
+  name
+  for name, x in SIGNALS._asdict().items()
+  if x is not None and len(x) == POOL + TARGET
+}
 SAMPLE = dict(
   sample_NE=SIGNALS.embedding_BE[:POOL], sample_mass_N=SIGNALS.mass_B[:POOL]
 )
@@ -84,14 +95,19 @@ def facts_of(mass_K, target_TK=None, *, max_weight=100.0, **more):
   mass_K = np.asarray(mass_K, np.float64)
   return Facts(
     max_weight=max_weight,
+    epochs=1.0,
+    r_star=15.0,
     horizon=10.0,
     target_NE=SIGNALS.embedding_BE[POOL:],
     target_mass_N=SIGNALS.target_mass_B[POOL:],
+    target_of_N=np.arange(TARGET) % T,
     held_out_NE=SIGNALS.embedding_BE[POOL:],
     held_out_mass_N=SIGNALS.target_mass_B[POOL:],
+    held_out_of_N=np.arange(TARGET) % T,
     domain_mass_K=mass_K,
     target_domain_TK=np.atleast_2d(mass_K if target_TK is None else target_TK),
     num_documents=POOL,
+    num_proxies=PROXIES,
     **SAMPLE,
     **more,
   )
@@ -133,7 +149,7 @@ def recipe(method, state, facts):
 def take(method, index, signals=SIGNALS):
   """The declared signals of some documents, and the sample; all else None."""
   columns = {
-    name: None if x is None else jnp.asarray(x[index])
+    name: None if x is None else jnp.asarray(x[index] if name in BY_ROW else x)
     for name, x in signals._asdict().items()
   }
   columns.update({name: jnp.asarray(x) for name, x in SAMPLE.items()})

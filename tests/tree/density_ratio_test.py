@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from cmtree_jax.tree import density_ratio, mixture, model
+from cmtree_jax.tree import density_ratio, mixture, model, starts
 from cmtree_jax.tree.density_ratio import Texts
 from cmtree_jax.tree.mixture import Sample
 
@@ -31,14 +31,14 @@ def documents(shares, seed, number=400):
   return features.astype(np.float32), mass_N / mass_N.sum(), kind_N
 
 
-def tree(directions):
-  """One level of two leaves, sharp."""
+def tree(directions, targets=1):
+  """One level of some leaves, sharp, with tilts for every target."""
   return (
     model.Level(
       jnp.eye(4),
       jnp.asarray(directions, jnp.float32)[None],
       jnp.log(jnp.float32(200.0)),
-      jnp.zeros((1, 2)),
+      jnp.zeros((targets, 1, len(directions))),
     ),
   )
 
@@ -48,13 +48,23 @@ KNOWN = tree([[1, 0, 0, 0], [0, 1, 1, 0]])
 CORPUS = documents((0.5, 0.3, 0.2), 0)
 TARGET = documents((0.1, 0.7, 0.2), 1)
 
-TEXTS = Texts(Sample(*CORPUS[:2]), Sample(*TARGET[:2]), Sample(*TARGET[:2]))
+TEXTS = Texts(
+  Sample(*CORPUS[:2]), (Sample(*TARGET[:2]),), (Sample(*TARGET[:2]),)
+)
 
 
-def fit(start, texts=TEXTS, *, seed=0, **options):
-  return density_ratio.fit(
-    jax.random.key(seed), start, texts, num_steps=150, batch=256, **options
+def fit(start, texts=TEXTS, *, max_weight, seed=0, **options):
+  """The tree that is found, with its weights for tilts."""
+  found = density_ratio.fit(
+    jax.random.key(seed),
+    start,
+    texts,
+    max_weight=max_weight,
+    num_steps=150,
+    batch=256,
+    **options,
   )
+  return starts.merged(found, texts.corpus, max_weight=max_weight)
 
 
 def leaf_w(theta):
@@ -93,7 +103,7 @@ def test_a_partition_that_moves_finds_a_likelier_ratio():
   likelihood = {
     name: float(TARGET[1] @ log_w(theta, TARGET))
     for name, theta in {
-      "start": start,
+      "start": starts.merged(start, TEXTS.corpus, max_weight=NO_LIMIT),
       "tilts": fit(start, optimizer=STILL, max_weight=NO_LIMIT),
       "all": fit(start, optimizer=ADAM, max_weight=NO_LIMIT),
     }.items()
@@ -137,12 +147,57 @@ def test_the_likeliest_tree_of_what_is_held_out_is_kept(moves, seed):
     start = (KNOWN[0]._replace(log_kappa=jnp.log(jnp.float32(10.0))),)
     optimizer = optax.adam(0.01)
   arguments = dict(seed=seed, optimizer=optimizer, max_weight=NO_LIMIT)
-  sure = fit(start, Texts(TEXTS.corpus, few, few), **arguments)
+  sure = fit(start, Texts(TEXTS.corpus, (few,), (few,)), **arguments)
   # It would have gone on: towards all of the weight on the half of the corpus that
   # has the kind's leaf, a gain of log 2, or on less of it.
   assert float(jnp.mean(log_w(sure, few))) > 0.5
-  stopped = fit(start, Texts(TEXTS.corpus, few, others), **arguments)
+  stopped = fit(start, Texts(TEXTS.corpus, (few,), (others,)), **arguments)
   for before, after in zip(start[0][:3], stopped[0][:3], strict=True):
     np.testing.assert_array_equal(before, after)
   # The read-out of the start, whose tilts are zero.
   np.testing.assert_allclose(leaf_w(stopped), 1.0, atol=1e-6)
+
+
+def test_a_target_in_a_tiny_leaf_keeps_its_share_of_the_tokens():
+  """What the cap takes from it goes to what is next like it, not to others."""
+  # Most texts of the first target are of a kind that one in two hundred documents
+  # has, some of a kind like it; the two others want the last kind.
+  corpus = Sample(*documents((0.005, 0.2, 0.795), 2, number=4000)[:2])
+  wanted = (0.9, 0.1, 0.0), (0.0, 0.0, 1.0), (0.0, 0.1, 0.9)
+  targets = tuple(
+    Sample(*documents(shares, seed)[:2]) for seed, shares in enumerate(wanted)
+  )
+  kinds = np.eye(4)[:3]
+  _, _, kind_N = documents((0.005, 0.2, 0.795), 2, number=4000)
+
+  partition = (tree(kinds)[0]._replace(tilt_MC=jnp.zeros((1, 3))),)
+
+  def share(groups):
+    """Of the first two kinds, with tilts for every group of targets."""
+    together = [
+      Sample(
+        np.concatenate([targets[i].features for i in group]),
+        np.concatenate([targets[i].mass_N for i in group]),
+      )
+      for group in groups
+    ]
+    each = [
+      starts.with_similarity_tilts(partition, corpus, one) for one in together
+    ]
+    start = mixture.stacked(each)
+    texts = Texts(corpus, tuple(together), tuple(together))
+    theta = fit(start, texts, optimizer=ADAM, max_weight=20.0)
+    log_p_NL = model.log_p_leaf(theta, corpus.features)
+    log_w_L = mixture.weigh(
+      mixture.leaf_tilt(theta),
+      log_p_NL,
+      jnp.asarray(corpus.mass_N),
+      max_weight=20.0,
+    )
+    w_N = np.exp(mixture.document_log_w(log_p_NL, log_w_L))
+    assert w_N.max() < 20.001
+    return (corpus.mass_N * w_N)[kind_N < 2].sum()
+
+  # A third is the first target's, and a thirtieth the last one's.
+  assert share([(0,), (1,), (2,)]) > 0.3
+  assert share([(0, 1, 2)]) < 0.25

@@ -193,3 +193,29 @@ def test_an_oblivious_level_cuts_what_those_above_left():
   for sign in range(2):
     cut_N = (leaf_N // 2, leaf_N % 2)[sign]
     assert len(set(zip(cut_N, sign_N2[:, sign], strict=True))) == 2
+
+
+def test_the_weights_of_several_targets_are_the_mean_of_those_of_each(corpus):
+  features, mass_N, blob_N = corpus
+  theta = start(features, mass_N, kappa=1e4)
+  sample = Sample(features, mass_N)
+  targets = [Sample(features[blob_N == k], mass_N[blob_N == k]) for k in (0, 3)]
+  each = [starts.with_similarity_tilts(theta, sample, one) for one in targets]
+  together = mixture.stacked(each)
+  log_p_NL = model.log_p_leaf(theta, features)
+
+  def weights(theta, limit):
+    tilt_L = mixture.leaf_tilt(theta)
+    log_w_L = mixture.weigh(tilt_L, log_p_NL, mass_N, max_weight=limit)
+    return np.exp(mixture.document_log_w(log_p_NL, log_w_L))
+
+  limit = 2.0  # reached by both
+  found_N = weights(starts.merged(together, sample, max_weight=limit), 1e9)
+  expected_N = np.mean([weights(one, limit) for one in each], axis=0)
+  np.testing.assert_allclose(found_N, expected_N, rtol=1e-4)
+  np.testing.assert_allclose(mass_N @ found_N, 1.0, rtol=1e-5)
+
+
+def test_a_cut_too_sharp_for_float32_is_refused():
+  with pytest.raises(ValueError, match="kappa = 1e\\+30 must be at most 10000"):
+    starts.Start(kappa=1e30)

@@ -1,0 +1,86 @@
+"""A change of weights is measured: proxies are cooled down on the old and the new."""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from cmtree_jax.data.draw.subpool import Subpool
+from cmtree_jax.loops import fleet as fleets
+from cmtree_jax.loops.fleet import Fleet, World
+from cmtree_jax.loops.values_plan import Plan
+from cmtree_jax.proxy.ledger import FORWARD, GRADIENT
+
+
+class Gain(NamedTuple):
+  """Fall of the validation loss by a change, in bits per byte."""
+
+  mean: float = 0.0
+  error: float = 0.0  # standard error over the proxies that measured it
+
+  @property
+  def is_harm(self) -> bool:
+    """Whether the change is worse beyond the noise."""
+    return self.mean + self.error < 0
+
+
+def measure(
+  world: World,
+  plan: Plan,
+  fleet: Fleet,
+  seen: list[Subpool],
+  weight_2N: tuple[np.ndarray, np.ndarray],
+  *,
+  judges: np.ndarray,
+  target_weight_T: np.ndarray,
+) -> tuple[Fleet, Gain]:
+  """(fleet with the cost, what a change of weights is worth).
+
+  Some proxies are cooled down on the old and on the new weights, with the same draws
+  where the weights are equal, and go on from where they were. They are those that
+  the change was not fitted to: of the others each would confirm its own noise.
+
+  Args:
+    world: proxies and what they draw from.
+    plan: how much of everything.
+    fleet: the proxies; they stay as they are.
+    seen: what each sees of the pool.
+    weight_2N: of the recipe before and after.
+    judges: numbers of the proxies that measure, two or more.
+    target_weight_T: what each target's loss counts for.
+  """
+  phi = jax.tree.map(lambda x: x[judges], fleet.phi)
+  losses = []
+  for weight_N in weight_2N:
+    drawn = [
+      fleets.take(
+        fleet,
+        world,
+        seen[member].weights(weight_N),
+        plan.lookahead * world.rows,
+        stream=int(member),
+      )[1]
+      for member in judges
+    ]
+    batches = fleets.by_member(drawn, world.rows)
+    params = world.model.engine.cooled(phi, batches, fleets.ones(batches))
+    losses.append(_validation_loss(world, params) @ target_weight_T)
+  gain_P = losses[0] - losses[1]
+  error = gain_P.std(ddof=1) / np.sqrt(len(gain_P))
+  fleet = fleet.charge(
+    world, 2 * len(judges) * plan.lookahead * world.rows, GRADIENT
+  )
+  assert world.validation is not None
+  rows = world.validation[0].document_BT[..., 0].size
+  fleet = fleet.charge(world, 2 * len(judges) * rows, FORWARD)
+  return fleet, Gain(float(gain_P.mean()), float(error))
+
+
+def _validation_loss(world: World, params) -> np.ndarray:
+  """Losses [P, T] of proxies on every target's validation rows, bits per byte."""
+  assert world.validation is not None
+  batches, weight_TCBT = world.validation
+  nats_PCBT = np.asarray(world.model.engine.losses(params, batches))
+  return np.einsum(
+    "pcbs,tcbs->pt", nats_PCBT.astype(np.float64), weight_TCBT.astype(float)
+  )
