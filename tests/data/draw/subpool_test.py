@@ -1,5 +1,7 @@
 """Sub-pools: nested, fair to every document, and repeating as the budget does."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -97,7 +99,8 @@ def test_equal_numbers_are_equal_and_others_independent():
   pools = make()
   tokens = tokens_of(pools, 0.2)
   one = pools.of(tokens, "search", 3, 0)
-  again = pools.of(tokens, "search", np.int64(3), np.int32(0))
+  numbers: Any = (np.int64(3), np.int32(0))
+  again = pools.of(tokens, "search", *numbers)
   np.testing.assert_array_equal(one.inside_N, again.inside_N)
   others: list[tuple[str | int, ...]]
   others = [("search", 3, 1), ("search", 4, 0), ("final", 3, 0), ("search", 30)]
