@@ -260,13 +260,19 @@ def search_cell(cell: cells.Search, one: Comparison) -> None:
 
 
 def write(
-  one: Comparison, found_rows: list[dict[str, Any]]
+  one: Comparison, found_rows: list[dict[str, Any]], above: str = ""
 ) -> tuple[list[Standing], list[Path]]:
-  """Writes results, table and figure; returns the standings and the files."""
+  """Writes results, table and figure; returns the standings and the files.
+
+  Args:
+    one: all of its cells are finished.
+    found_rows: of results.parquet.
+    above: Markdown that stands above the tables.
+  """
   workdir = one.job.workdir
   rows.write(workdir / RESULTS_FILE, found_rows)
   found = standings(found_rows, seeds=one.plan.seeds)
-  store.write_atomically(workdir / TABLE_FILE, tables.markdown(found))
+  store.write_atomically(workdir / TABLE_FILE, above + tables.markdown(found))
   files = [workdir / RESULTS_FILE, workdir / TABLE_FILE]
   try:
     figures.draw(found, workdir / FIGURE_FILE)

@@ -16,6 +16,7 @@ from cmtree_jax.evaluate.verdict import Verdict
 from cmtree_jax.jobs import trials as trying
 from cmtree_jax.jobs.cells import Found, Version
 from cmtree_jax.jobs.trials import Choice, Trials, Tried
+from cmtree_jax.proxy.ledger import Cost
 
 
 class Plan(NamedTuple):
@@ -38,7 +39,7 @@ class Guarded(NamedTuple):
   rival: Tried | None  # the best free one beside natural
   choice: Choice  # versions that the methods of the table are trained at
   verdict: Verdict | None  # None: nobody judged
-  tried: tuple[Tried, ...]
+  cost: Cost  # of all trials
   told: tuple[str, ...]  # sentences for a person
 
   @property
@@ -130,7 +131,7 @@ def judge(
     rival=min(free, key=lambda one: found.rows[one.name].bpb, default=None),
     choice=trying.choice(trials, best, also=candidates),
     verdict=found,
-    tried=tuple(every),
+    cost=trials.cost(every),
     told=_barred(barred),
   )
 
@@ -146,7 +147,10 @@ def _unjudged(trials: Trials, own: Tried) -> Guarded:
       "it is worth."
     )
   own = own._replace(version=version)
-  return Guarded(own, own, None, choice, None, (), (why,))
+  cost = Cost(
+    *(sum(x) for x in zip(Cost(), *choice.cost.values(), strict=True))
+  )
+  return Guarded(own, own, None, choice, None, cost, (why,))
 
 
 def _tried(trials: Trials, method: str) -> Tried:

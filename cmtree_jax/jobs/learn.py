@@ -38,6 +38,7 @@ from cmtree_jax.recipe import domains, export
 from cmtree_jax.recipe import partition as partitions
 from cmtree_jax.recipe import recipe as recipes
 from cmtree_jax.report import describe, tables
+from cmtree_jax.report import guard as guard_report
 
 COMPARISON_FILE = "comparison.json"
 SUMMARY_FILE = "summary.json"
@@ -63,9 +64,59 @@ def _story(job: Job) -> Show:
   begin = time.monotonic()
   config, workdir = job.config, job.workdir
   data = jobs.prepared(job)
+  comparison, guarded = _judged(job, data)
+  rows = compare.train(comparison, guarded.choice)
+  above = guard_report.markdown(guarded.verdict, guarded.told)
+  standings, files = compare.write(comparison, rows, above + "\n")
+  beside = results.comparison(rows)
+  store.write_atomically(workdir / COMPARISON_FILE, store.to_json(beside))
+  learned = _learned(comparison, guarded.handed)
+  files.append(workdir / COMPARISON_FILE)
+  files += apply.hand_over(
+    learned.weights,
+    learned.description.nodes,
+    job,
+    data,
+    learned.value_N,
+    learned_for=build.budget(config, data),
+  )
+  told = _told(comparison, guarded)
+  recipe = {
+    **_facts(config, data),
+    "method": guarded.handed.method,
+    **learned.to_json(guarded.cost),
+    **told,
+    "comparison": beside,
+  }
+  files += recipes.save(workdir, recipe, learned=data.folder)
+  summary = {
+    **_summary(comparison, learned, begin),
+    "handed_over": told["guard"]["handed_over"],
+    "why": guarded.why,
+    "concentration": told["concentration"],
+    "token_shares": told["token_shares"],
+  }
+  store.write_atomically(workdir / SUMMARY_FILE, store.to_json(summary))
+  files.append(workdir / SUMMARY_FILE)
+  chosen = next(one for one in standings if one.method == guarded.handed.method)
+
+  def show():
+    tables.show(standings)
+    guard_report.show(guarded.verdict, guarded.told)
+    tables.show_recipe(learned.description, chosen, summary)
+    tables.show_files(files)
+
+  return show
+
+
+def _judged(
+  job: Job, data: prepare.Prepared
+) -> tuple[compare.Comparison, guard.Guarded]:
+  """Searches and trials: (what the table compares, what is handed over)."""
+  config = job.config
   table = plans.of_recipe(config, data)
   plan = plans.of_recipe(config, data, plans.rivals(config))
-  folder = cells.Folder(workdir / "cells")
+  folder = cells.Folder(job.workdir / "cells")
   comparison = compare.Comparison.make(job, data, plan, folder)
   compare.find(comparison)
   formats = set(config.export.formats)
@@ -76,62 +127,24 @@ def _story(job: Job) -> Show:
     leaves_only=not formats <= set(export.OF_DOCUMENTS),
   )
   more = [guarded.rival.method] if guarded.rival else []
-  comparison = comparison._replace(plan=plans.of_recipe(config, data, more))
-  rows = compare.train(comparison, guarded.choice)
-  standings, files = compare.write(comparison, rows)
-  beside = results.comparison(rows)
-  store.write_atomically(workdir / COMPARISON_FILE, store.to_json(beside))
-  trial_cost = comparison.trials.cost(guarded.tried)
-  learned = _learned(comparison, guarded.handed, trial_cost)
-  files.append(workdir / COMPARISON_FILE)
-  files += apply.hand_over(
-    learned.weights,
-    learned.description.nodes,
-    job,
-    data,
-    learned.value_N,
-    learned_for=build.budget(config, data),
-  )
+  plan = plans.of_recipe(config, data, more)
+  return comparison._replace(plan=plan), guarded
+
+
+def _told(
+  comparison: compare.Comparison, guarded: guard.Guarded
+) -> dict[str, Any]:
+  """What recipe.json says of the guard, and of what was handed over."""
   judged = guarded.to_json(comparison.trials)
   if guarded.handed != guarded.own:
-    judged["instead_of"] = _learned(
-      comparison, guarded.own, trial_cost
-    ).to_json()
-  token_shares = _token_shares(comparison, guarded.handed)
-  concentrated = _concentration(
-    comparison, judged["handed_over"]["effective_sample_size"]
-  )
-  files += recipes.save(
-    workdir,
-    {
-      **_facts(config, data),
-      "method": guarded.handed.method,
-      **learned.to_json(),
-      "guard": judged,
-      "concentration": concentrated,
-      "token_shares": token_shares,
-      "comparison": beside,
-    },
-    learned=data.folder,
-  )
-  summary = {
-    **_summary(comparison, learned, begin),
-    "handed_over": judged["handed_over"],
-    "why": guarded.why,
-    "concentration": concentrated,
-    "token_shares": token_shares,
+    own = _learned(comparison, guarded.own)
+    judged["instead_of"] = own.to_json(guarded.cost)
+  share = judged["handed_over"]["effective_sample_size"]
+  return {
+    "guard": judged,
+    "concentration": _concentration(comparison, share),
+    "token_shares": _token_shares(comparison, guarded.handed),
   }
-  store.write_atomically(workdir / SUMMARY_FILE, store.to_json(summary))
-  files.append(workdir / SUMMARY_FILE)
-  chosen = next(one for one in standings if one.method == guarded.handed.method)
-
-  def show():
-    tables.show(standings)
-    tables.show_guard(guarded.verdict, guarded.told)
-    tables.show_recipe(learned.description, chosen, summary)
-    tables.show_files(files)
-
-  return show
 
 
 class Learned(NamedTuple):
@@ -141,10 +154,9 @@ class Learned(NamedTuple):
   weights: partitions.Partition | DocumentWeights
   description: describe.Description
   value_N: np.ndarray  # measured values of the pool's documents
-  trial_cost: Cost  # of all trials of the job
 
-  def to_json(self) -> dict[str, Any]:
-    """Its part of recipe.json."""
+  def to_json(self, trials: Cost) -> dict[str, Any]:
+    """Its part of recipe.json; `trials` is the cost of all trials of the job."""
     return {
       "partition": (
         recipes.OF_DOCUMENTS
@@ -155,16 +167,14 @@ class Learned(NamedTuple):
       "ledger": {
         "search_tokens": self.found.cost.tokens,
         "search_flops": self.found.cost.flops,
-        "trial_tokens": self.trial_cost.tokens,
-        "trial_flops": self.trial_cost.flops,
+        "trial_tokens": trials.tokens,
+        "trial_flops": trials.flops,
       },
       "history": self.found.history,
     }
 
 
-def _learned(
-  comparison: compare.Comparison, one: Tried, trial_cost: Cost
-) -> Learned:
+def _learned(comparison: compare.Comparison, one: Tried) -> Learned:
   data, folder = comparison.data, comparison.folder
   cell = comparison.trials.cells(one)[0].search
   found = folder.found(cell)
@@ -184,7 +194,7 @@ def _learned(
     texts["text"],
     texts["id"],
   )
-  return Learned(found, weights, description, folder.value_N(cell), trial_cost)
+  return Learned(found, weights, description, folder.value_N(cell))
 
 
 def _concentration(

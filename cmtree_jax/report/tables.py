@@ -17,7 +17,6 @@ from rich.tree import Tree
 
 from cmtree_jax.evaluate.results import MEAN, NATURAL, Standing
 from cmtree_jax.evaluate.statistics import Interval
-from cmtree_jax.evaluate.verdict import Verdict
 from cmtree_jax.report.describe import Description, Favored, Node
 
 # Headings, and numbers right below them: both tables of a target fit 80 characters.
@@ -59,8 +58,8 @@ def show(standings: Sequence[Standing]) -> None:
   """Prints the tables of all targets."""
   console = Console(highlight=False)
   for block in blocks(standings):
-    console.print(_table(title(block), _columns(block), map(_quality, block)))
-    console.print(_table(None, _cost_columns(block), map(_cost, block)))
+    console.print(table(title(block), _columns(block), map(_quality, block)))
+    console.print(table(None, _cost_columns(block), map(_cost, block)))
     console.print(verdict(block), markup=False)
     console.print()
   console.print(legend(standings), markup=False)
@@ -89,41 +88,6 @@ def show_recipe(
     console.print(f"NMI with the hidden sources, {name}: {value:.3f}")
   peak = summary["peak_rss_bytes"] / 2**30
   console.print(f"{summary['wall_seconds']:.0f} s, {peak:.2f} GiB at the peak")
-
-
-def show_guard(verdict: Verdict | None, told: Sequence[str]) -> None:
-  """Prints what was tried on the validation split, and what is handed over.
-
-  Args:
-    verdict: of the guard; None: nobody judged.
-    told: what a person must know besides.
-  """
-  console = Console(highlight=False)
-  if verdict is not None:
-    rows = [
-      [
-        row.name,
-        f"{row.bpb:.4f}",
-        "" if row.name == NATURAL else f"{row.difference:+.4f}",
-        ""
-        if row.name == NATURAL
-        else f"{row.worst_difference:+.4f} {row.worst_target}",
-        "handed over" if row.name == verdict.winner else "",
-      ]
-      for row in verdict.rows.values()
-    ]
-    console.print(
-      _table(
-        "The guard: short trainings, validation bits per byte (lower is better)",
-        ("BPB", "− natural", "worst target", ""),
-        rows,
-      )
-    )
-    console.print(
-      f"Handed over is {verdict.winner}: {verdict.why}", markup=False
-    )
-  for line in told:
-    console.print(line, markup=False)
 
 
 def concentration_line(found: Mapping[str, float]) -> str:
@@ -263,6 +227,28 @@ def difference(interval: Interval) -> str:
   return f"{interval.mean:+.4f} ±{interval.high - interval.mean:.4f}"
 
 
+def table(
+  heading: str | None,
+  columns: Sequence[str],
+  rows: Iterable[Sequence[str]],
+) -> Table:
+  """Rows under headings; the first column is of methods, the others of numbers."""
+  made = Table(
+    title=heading, title_justify="left", box=box.SIMPLE, pad_edge=False
+  )
+  made.add_column("method", no_wrap=True)
+  rows = list(rows)
+  for name, cells in zip(
+    columns, list(zip(*rows, strict=True))[1:], strict=True
+  ):
+    # Where there is no room for all, names are cut, not numbers.
+    width = max(map(len, (*name.split("\n"), *cells)))
+    made.add_column(name, justify="right", no_wrap=True, min_width=width)
+  for row in rows:
+    made.add_row(*row)
+  return made
+
+
 def tree(nodes: Sequence[Node]) -> Tree:
   """The nodes with mass, mixture, weight, top terms and a typical document.
 
@@ -308,27 +294,6 @@ def documents(favored: Favored, effective_sample_size: float) -> Tree:
       f"[dim]{escape(one.text)}[/dim]"
     )
   return drawn
-
-
-def _table(
-  heading: str | None,
-  columns: Sequence[str],
-  rows: Iterable[Sequence[str]],
-) -> Table:
-  made = Table(
-    title=heading, title_justify="left", box=box.SIMPLE, pad_edge=False
-  )
-  made.add_column("method", no_wrap=True)
-  rows = list(rows)
-  for name, cells in zip(
-    columns, list(zip(*rows, strict=True))[1:], strict=True
-  ):
-    # Where there is no room for all, names are cut, not numbers.
-    width = max(map(len, (*name.split("\n"), *cells)))
-    made.add_column(name, justify="right", no_wrap=True, min_width=width)
-  for row in rows:
-    made.add_row(*row)
-  return made
 
 
 def _columns(block: Sequence[Standing]) -> tuple[str, ...]:

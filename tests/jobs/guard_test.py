@@ -105,6 +105,7 @@ def test_the_method_is_handed_over_at_its_best(make):
     **{"cmtree__round_1@0.5": -0.35, "crisp_16": -0.1, "crisp_64@0.8": -0.05},
   )
   found = _judge(made)
+  assert found.verdict
   set_ = "a+b"
   assert found.handed == found.own
   assert found.handed == Tried("cmtree", set_, Version("round_1", 0.5))
@@ -116,13 +117,12 @@ def test_the_method_is_handed_over_at_its_best(make):
     ("crisp_64", set_): Version("", 0.8),
   }
   assert found.rival == Tried("crisp_16", set_)
-  names = [one.name for one in found.tried]
-  assert len(names) == len(set(names))
+  names = list(found.verdict.rows)
   assert {"natural", "cmtree start", "cmtree", "dsir"} <= set(names)
   assert "dsir@0.5" not in names and "cmtree@0.5" not in names
   # Three seeds of three candidates and two more concentrations.
   assert found.choice.cost["cmtree", set_] == Cost(150, 1500)
-  assert made.cost(found.tried) == Cost(30 * len(names), 300 * len(names))
+  assert found.cost == Cost(30 * len(names), 300 * len(names))
   # What is done is not done again.
   before = len(made.training.done)
   assert before == 3 * len(names)
@@ -179,6 +179,7 @@ def test_a_guard_that_is_off_only_chooses_concentrations(make):
   assert "The guard is off" in found.why and found.verdict is None
   assert found.to_json(made)["rows"] == []
   assert {cell.version.candidate for cell in made.training.done} == {""}
+  assert found.cost == Cost(180, 1800)  # two methods, three concentrations
 
 
 def test_whoever_asks_for_natural_gets_it(make):

@@ -112,6 +112,8 @@ def test_the_test_split_is_read_after_the_verdict_alone(finished):
 def test_the_table_has_the_method_natural_and_the_best_free_rival(finished):
   workdir, _ = finished
   rows = pq.read_table(workdir / "results.parquet").to_pylist()
+  table = (workdir / "table.md").read_text()
+  assert table.startswith("## The guard") and "Handed over is" in table
   assert {row["method"] for row in rows} == {
     *("worst_mixture", "natural", "crisp_16")
   }

@@ -9,7 +9,6 @@ from rich.console import Console
 
 from cmtree_jax.evaluate.results import Standing
 from cmtree_jax.evaluate.statistics import Interval, Reach
-from cmtree_jax.evaluate.verdict import Row, Verdict
 from cmtree_jax.report import tables
 from cmtree_jax.report.describe import Node
 
@@ -128,24 +127,6 @@ def test_a_share_that_trials_chose_and_their_cost_are_shown():
     for word in words:
       assert word in row
     assert ("own" in row) == (one.kept_share == 0)
-
-
-def test_the_guard_tells_what_it_tried_and_why(capsys):
-  rows = {
-    name: Row(name, 2.0 + difference, difference, "code", worst, {})
-    for name, difference, worst in (
-      ("crisp_16", -0.2, -0.05),
-      ("cmtree", -0.1, 0.03),
-      ("natural", 0.0, 0.0),
-    )
-  }
-  found = Verdict("crisp_16", "cmtree is worse than crisp_16.", 0.01, rows)
-  tables.show_guard(found, ("Not judged: dsir.",))
-  told = capsys.readouterr().out
-  assert re.search(r"cmtree +1\.9000 +-0\.1000 +\+0\.0300 code", told)
-  assert re.search(r"crisp_16 +1\.8000 .* handed over", told)
-  assert "Handed over is crisp_16: cmtree is worse than crisp_16." in told
-  assert "Not judged: dsir." in told
 
 
 def test_a_recipes_tokens_are_told_by_target_and_by_source():
