@@ -170,8 +170,14 @@ class Comparison(NamedTuple):
   @property
   def trials(self) -> trials.Trials:
     """Those that its plan may need."""
-    settings = build.plans(self.job.config).trial
-    return trials.Trials(self.plan, settings, self.training, self.folder)
+    settings = build.plans(self.job.config)
+    return trials.Trials(
+      self.plan,
+      settings.trial,
+      self.training,
+      self.folder,
+      settings.values.target_weights,
+    )
 
 
 def find(one: Comparison) -> None:

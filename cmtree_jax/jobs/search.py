@@ -115,7 +115,12 @@ def weigh(
     outcome.cost,
     list(outcome.history),
     tuple(
-      (candidate, weights, log_w_of(weights, data.pool, placed))
+      # Files are named by them.
+      (
+        candidate.replace(" ", "_"),
+        weights,
+        log_w_of(weights, data.pool, placed),
+      )
       for candidate, weights in outcome.candidates
     ),
   )

@@ -16,6 +16,7 @@ from cmtree_jax.evaluate.results import NATURAL
 from cmtree_jax.jobs import cells
 from cmtree_jax.jobs.cells import Kept, Trial, Version
 from cmtree_jax.jobs.final import Training, trial_targets
+from cmtree_jax.loops import target_weights
 from cmtree_jax.loops.final import TrialPlan
 from cmtree_jax.proxy.ledger import Cost
 
@@ -42,6 +43,7 @@ class Trials(NamedTuple):
   settings: TrialPlan
   training: Training
   folder: cells.Folder
+  target_weights: str  # of `loops.target_weights`; by need is alike here
 
   def run(self, wanted: Iterable[Tried]) -> None:
     """Does those that are not done yet."""
@@ -74,7 +76,7 @@ class Trials(NamedTuple):
 
   def weight_T(self, targets: Sequence[str]) -> np.ndarray:
     """What targets count for in a mean; sums to one."""
-    return np.full(len(targets), 1 / len(targets))
+    return target_weights.first(self.target_weights, targets)
 
   def concentrations(self, one: Tried) -> list[Tried]:
     """A version at all its concentrations, its own first."""

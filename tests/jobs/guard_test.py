@@ -49,8 +49,9 @@ class _Training(NamedTuple):
     name = Tried(cell.search.method, "a+b", cell.version).name
     own = OWN[(cell.seed + len(name)) % 3]
     mean = 3 + SEEDS[cell.seed] + own + self.bpb.get(name, 0.0)
+    apart = 1 + self.bpb.get(f"{name} apart", 0.0)  # of two targets
     return {
-      "bpb": {"a": mean - 1, "b": mean + 1},
+      "bpb": {"a": mean - apart, "b": mean + apart},
       "tokens": 10,
       "flops": 100,
     }
@@ -60,7 +61,12 @@ class _Training(NamedTuple):
 def make(tmp_path) -> Callable[..., trials.Trials]:
   """Trials of searches that are done, with scores by name."""
 
-  def made(methods=(*TABLE, *RIVALS), exponents=(0.5, 0.25), **bpb):
+  def made(
+    methods=(*TABLE, *RIVALS),
+    exponents=(0.5, 0.25),
+    target_weights="equal",
+    **bpb,
+  ):
     plan = cells.Plan(
       methods=methods,
       target_sets={"a+b": tuple(map(cells.Place.of, "ab"))},
@@ -85,7 +91,7 @@ def make(tmp_path) -> Callable[..., trials.Trials]:
     settings = TrialPlan(exponents=exponents)
     scores = {name.replace("__", " "): x for name, x in bpb.items()}
     training: Any = _Training(scores, [])
-    return trials.Trials(plan, settings, training, folder)
+    return trials.Trials(plan, settings, training, folder, target_weights)
 
   return made
 
@@ -201,3 +207,16 @@ def test_ties_go_to_the_broader_recipe(make):
   choice = trials.choose(made)
   assert choice.kept["crisp_64", "a+b"] == Version("", 0.5)
   assert (NATURAL, "any") not in choice.kept
+
+
+def test_targets_count_in_the_mean_as_they_do_in_the_search(make):
+  better_on_a = {"cmtree": -0.1, "cmtree__apart": 0.2}  # -.3 on a, +.1 on b
+  alone = guard.Plan(rivals=())
+  assert _judge(make(**better_on_a), plan=alone).handed.method == "cmtree"
+  weighted = make(target_weights="a=1,b=5", **better_on_a)
+  found = _judge(weighted, plan=alone)
+  assert found.handed.method == NATURAL
+  assert found.verdict
+  assert found.verdict.rows["cmtree"].difference == pytest.approx(
+    (-0.3 + 5 * 0.1) / 6, abs=0.005
+  )
