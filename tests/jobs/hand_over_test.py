@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from cmtree_jax import main
-from cmtree_jax.jobs import cells, final, guard
+from cmtree_jax.jobs import cells, final, guard, search
+from cmtree_jax.methods.base import DocumentWeights
 from cmtree_jax.recipe import recipe
 from tests import corpora
 
@@ -140,6 +141,43 @@ def test_tokens_are_told_by_target_and_source(finished):
       assert sum(one[field] for one in shares) == pytest.approx(1, abs=2e-3)
   # Equal numbers of documents of every source.
   assert all(0.1 < one["natural"] < 0.6 for one in tokens["source"])
+
+
+def test_what_a_search_had_on_its_way_is_tried(tmp_path, monkeypatch):
+  corpora.write_job_corpus(tmp_path, _TARGETS)
+  log_w_N = np.linspace(-1, 1, 120)
+  log_w_N -= np.log(np.exp(log_w_N).mean())
+  last, first = DocumentWeights(log_w_N), DocumentWeights(-log_w_N)
+  run = search.look.run
+
+  def looked(method, *more):
+    found = run(method, *more)
+    candidates = (("start", first), ("round 1", last))
+    return found._replace(weights=last, candidates=candidates)
+
+  monkeypatch.setattr(search.look, "run", looked)
+  settings = (
+    *("method=perplexity", "baselines=", "final.seeds=1", "guard.rivals="),
+    *("data.targets=", "trial.exponents="),
+  )
+  workdir = tmp_path / "run"
+  arguments = corpora.arguments(
+    "configs/smoke.py", tmp_path, workdir, _TARGETS, *corpora.TINY, *settings
+  )
+  assert main.main(arguments) == 0
+  names = {path.stem for path in (workdir / "cells" / "trial").glob("*.json")}
+  searched = "perplexity.any.0"
+  # The round that ended as the last one is not tried twice.
+  assert names == {
+    f"{name}.t{seed}"
+    for name in (searched, f"{searched}.start", "natural.any.0")
+    for seed in range(3)
+  }
+  folder = cells.Folder(workdir / "cells")
+  cell = cells.Search("perplexity", cells.ANY, 0)
+  np.testing.assert_allclose(
+    folder.log_w_N(cell, "start"), -folder.log_w_N(cell)
+  )
 
 
 def test_the_kept_share_is_told_with_the_compute_that_found_it(finished):
