@@ -18,6 +18,12 @@ class Gain(NamedTuple):
   mean: float = 0.0
   error: float = 0.0  # standard error over the proxies that measured it
 
+  @classmethod
+  def of(cls, fall_P: np.ndarray) -> "Gain":
+    """Of what two or more proxies measured."""
+    error = fall_P.std(ddof=1) / np.sqrt(len(fall_P))
+    return cls(float(fall_P.mean()), float(error))
+
   @property
   def is_harm(self) -> bool:
     """Whether the change is worse beyond the noise."""
@@ -30,11 +36,9 @@ def measure(
   fleet: Fleet,
   seen: list[Subpool],
   weight_2N: tuple[np.ndarray, np.ndarray],
-  *,
   judges: np.ndarray,
-  target_weight_T: np.ndarray,
-) -> tuple[Fleet, Gain]:
-  """(fleet with the cost, what a change of weights is worth).
+) -> tuple[Fleet, np.ndarray]:
+  """(fleet with the cost, falls of the targets' losses [P, T] by a change of weights).
 
   Some proxies are cooled down on the old and on the new weights, with the same draws
   where the weights are equal, and go on from where they were. They are those that
@@ -46,8 +50,7 @@ def measure(
     fleet: the proxies; they stay as they are.
     seen: what each sees of the pool.
     weight_2N: of the recipe before and after.
-    judges: numbers of the proxies that measure, two or more.
-    target_weight_T: what each target's loss counts for.
+    judges: numbers of the proxies that measure.
   """
   phi = jax.tree.map(lambda x: x[judges], fleet.phi)
   losses = []
@@ -64,16 +67,14 @@ def measure(
     ]
     batches = fleets.by_member(drawn, world.rows)
     params = world.model.engine.cooled(phi, batches, fleets.ones(batches))
-    losses.append(_validation_loss(world, params) @ target_weight_T)
-  gain_P = losses[0] - losses[1]
-  error = gain_P.std(ddof=1) / np.sqrt(len(gain_P))
+    losses.append(_validation_loss(world, params))
   fleet = fleet.charge(
     world, 2 * len(judges) * plan.lookahead * world.rows, GRADIENT
   )
   assert world.validation is not None
   rows = world.validation[0].document_BT[..., 0].size
   fleet = fleet.charge(world, 2 * len(judges) * rows, FORWARD)
-  return fleet, Gain(float(gain_P.mean()), float(error))
+  return fleet, losses[0] - losses[1]
 
 
 def _validation_loss(world: World, params) -> np.ndarray:

@@ -202,15 +202,10 @@ def _play_round(search: _Search, state: State, advance: Advance) -> State:
   gain = Gain()
   if stepped and plan.lookahead:
     members = np.arange(plan.population)
-    fleet, gain = lookahead.measure(
-      world,
-      plan,
-      fleet,
-      seen,
-      (np.exp(log_w_N), np.exp(new_log_w_N)),
-      judges=members[replay.judges(members, number - 1)],
-      target_weight_T=weight_T,
-    )
+    sides = np.exp(log_w_N), np.exp(new_log_w_N)
+    judges = members[replay.judges(members, number - 1)]
+    fleet, fall_PT = lookahead.measure(world, plan, fleet, seen, sides, judges)
+    gain = Gain.of(fall_PT @ weight_T)
   advance(lookahead_work(plan, world.rows), f"round {number}: measured")
   candidates = state.candidates
   if gain.is_harm:

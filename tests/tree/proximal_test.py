@@ -55,8 +55,9 @@ def test_a_step_of_unknown_size_goes_as_far_as_it_is_trusted(scale):
 
 
 def test_a_step_without_a_gain_has_no_size():
-  assert proximal.step_size(*np.float32([-0.1, 0.2]), trust=TRUST) == 0
-  assert proximal.step_size(*np.zeros(2), trust=TRUST) == 0
+  for gain in (-0.1, 0.0):
+    found = proximal.step_size(np.float32(gain), np.float32(0.2), trust=TRUST)
+    assert found == 0
 
 
 def test_a_known_step_size_is_obeyed_where_it_is_within_the_trust_region():
