@@ -135,3 +135,41 @@ def test_documents_like_a_target_are_found(corpus, tmp_path, name):
   assert found.cost == (0, 0)
   assert [row["target"] for row in found.history] == [0, 1]
   assert all(row["tokens"] > 0 for row in found.history)
+
+
+def test_values_are_told_which_target_a_document_is_of(corpus, tmp_path):
+  with job(corpus, tmp_path, "values.validation_rows=16") as (one, data):
+    method = build.make_method("cmtree", one.config)
+    placed = search.partitions(["cmtree"], one, data)["given"]
+    facts = search.facts_of(method, one.config, data, placed)
+    plans = build.plans(one.config)
+    learner = search.Learner(method, one, data, placed, plans, facts)
+    batches, weight_TCBT = search._validation(learner)
+  names = search.driving_names(data)
+  for split, of_N, features_NE, mass_N in (
+    (
+      "train",
+      facts.target_of_N,
+      facts.target_NE,
+      facts.target_mass_N,
+    ),
+    (
+      "validation",
+      facts.held_out_of_N,
+      facts.held_out_NE,
+      facts.held_out_mass_N,
+    ),
+  ):
+    for target, name in enumerate(names):
+      own = data.targets[name][split]
+      np.testing.assert_array_equal(
+        features_NE[of_N == target], own.embedding_NE
+      )
+      assert mass_N[of_N == target].sum() == pytest.approx(1 / 2)
+  # A loss of one nat a token is the target's own bits per byte; every target has
+  # rows, and no token counts for two.
+  for name, weight_CBT in zip(names, weight_TCBT, strict=True):
+    tokens = data.targets[name]["validation"].tokens
+    bits = tokens.pairs_N.sum() / tokens.bytes_N.sum() / np.log(2)
+    assert weight_CBT.sum() == pytest.approx(bits, rel=1e-5)
+  assert ((weight_TCBT > 0).sum(axis=0) == (batches.document_BT >= 0)).all()

@@ -197,7 +197,7 @@ def frozen_step():
   [
     ((1, 1, 1, 1), True),
     ((1, -1, 1, -1), False),  # those that judge say the opposite
-    ((1, -2, 1, 1), False),  # they differ by more than they gain
+    ((1, -1, 1, 2), False),  # their mean gains less than they differ
     ((1, 2, 1, 3), True),  # they differ, but not in the sign
     ((1, 1, -1, 1), True),  # of those that are fitted to, one may be wrong
   ],
