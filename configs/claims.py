@@ -149,7 +149,6 @@ def _gpu(config):
   config.optimizer.eps_root = 1e-6  # for a bfloat16 trajectory
   config["values"].update(
     dict(
-      population=4,
       max_age=600,
       min_age=150,
       steps_between_rounds=50,
