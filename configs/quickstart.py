@@ -12,4 +12,6 @@ def get_config():
   config.proxy.preset = "0.1m"
   # Nearly the direction of the exact one, at half its cost.
   config.hypergradient.estimator = "difference"
+  # What repeats are worth to models of this size (experiments/repetition.py).
+  config.budget.r_star = 5.3
   return config
