@@ -80,7 +80,9 @@ def make(
   of the same form. The mixing law is fitted to what comes out. A law of steps wants
   four points of a curve, and is left out without them. The final steps are the
   tokens of `config.budget` in steps of the proxies' batch, the final size is the
-  budget's; sizes are counted without the embedding, as published.
+  budget's; sizes are counted without the embedding, as published. At its end a run
+  has repeated documents as often as that training will; before, it has less, which
+  the law of steps does not know.
 
   What it can do and what not. On the authors' losses, the nested laws predict
   levels at 1B parameters and 100k steps that are .12 to .15 nats too low, and for
