@@ -39,6 +39,7 @@ def make() -> Method:
     before_K = jnp.cumsum(most_K) - most_K
     share_K = jnp.clip(1.0 - before_K, 0.0, most_K)
     p_K = jnp.zeros_like(q_K).at[order_K].set(share_K)
-    return DomainWeights(jnp.log(jnp.maximum(p_K / q_K, 1e-6)))
+    ratio_K = p_K / jnp.maximum(q_K, 1e-9)  # a domain may be empty
+    return DomainWeights(jnp.log(jnp.maximum(ratio_K, 1e-6)))
 
   return from_facts(weigh, targeted=True)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from cmtree_jax.loops import look
+from cmtree_jax.methods import METHODS
 from cmtree_jax.methods.base import Signals
 from tests import toy
 from tests.methods.world import (
@@ -15,7 +16,9 @@ from tests.methods.world import (
   B,
   K,
   facts,
+  facts_of,
   make,
+  recipe,
   take,
 )
 
@@ -105,6 +108,25 @@ def test_the_worst_mixture_is_the_least_similar_that_the_cap_allows():
     if (p_K <= MAX_WEIGHT * q_K).all():
       assert p_K @ ratio_K >= similarity - 1e-5
   assert found_K[best] < q_K[best]
+
+
+@pytest.mark.parametrize("max_weight", [1.0, 1.05, 4.0, 300.0])
+@pytest.mark.parametrize(
+  "name", ["temperature", "uniform_clusters", "crisp", "worst_mixture"]
+)
+def test_any_budget_s_cap_is_obeyed_by_weights_of_mean_one(name, max_weight):
+  rng = np.random.default_rng(0)
+  for _ in range(5):
+    q_K, target_K = rng.dirichlet(np.full(9, 0.3), 2)
+    q_K[4] = target_K[4] = 0.0  # an empty domain
+    found = facts_of(
+      q_K / q_K.sum(), [target_K / target_K.sum()], max_weight=max_weight
+    )
+    method = METHODS[name].make()
+    state = method.init(jax.random.key(0), found)
+    p_K = recipe(method, state, found)  # all of them finite
+    np.testing.assert_allclose(p_K.sum(), 1, rtol=1e-3)
+    assert (p_K <= max_weight * found.domain_mass_K * (1 + 1e-4)).all()
 
 
 @pytest.fixture
