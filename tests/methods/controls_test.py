@@ -9,6 +9,7 @@ from cmtree_jax.methods import METHODS
 from cmtree_jax.methods.base import Signals
 from tests import toy
 from tests.methods.world import (
+  BY_ROW,
   MAX_WEIGHT,
   POOL,
   SIGNALS,
@@ -158,7 +159,7 @@ def _part(chosen) -> look.Part:
     toy.corpus().world.pool.tokens,
     ALL[chosen],
     lambda rows: Signals(
-      *(None if x is None else x[chosen[rows]] for x in SIGNALS)
+      **{name: getattr(SIGNALS, name)[chosen[rows]] for name in BY_ROW}
     ),
   )
 
