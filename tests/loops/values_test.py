@@ -335,6 +335,11 @@ def test_a_search_that_was_stopped_ends_as_if_it_had_not_been(
   assert result.history == learned[0].history
   assert result.cost == learned[0].cost
   np.testing.assert_array_equal(result.value_N, learned[0].value_N)
+  (names, weights), (expected_names, expected) = (
+    zip(*one.candidates, strict=True) for one in (result, learned[0])
+  )
+  assert names == expected_names
+  jax.tree.map(np.testing.assert_array_equal, weights, expected)
 
 
 # FLOPs of the matrix products, of N parameters per token: 2 N forward and 4 N
