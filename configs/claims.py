@@ -132,6 +132,7 @@ def _cpu(config):
   # sub-pool has at least.
   config.final.steps = 600
   config.budget.min_documents = 300
+  config.budget.r_star = 5.3  # as in quickstart.py
   config["values"].rounds = 2
 
 

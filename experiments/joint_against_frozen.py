@@ -5,8 +5,8 @@
 Compares, with 4 to 64 leaves, the joint tree; trees that keep a k-means of pool and
 target together, with tilts from similarity or fitted to the density ratio as the joint
 tree is; trees that keep a k-means of the pool alone; trees cut by random projections; and
-the labelled sources. All are weighed by the same learner, each at its own concentration
-and at equal effective sample sizes.
+the labelled sources. All are weighed by the same learner, each at the concentration that
+trials find best for it and, if the config names some, at equal effective sample sizes.
 """
 
 import sys
@@ -47,7 +47,7 @@ def show(found: Results) -> Iterator[Path]:
   """A figure and a table for each concentration."""
   for share in (0.0, *found.config.compare.effective_sample_sizes):
     at = f"@{share:g}" if share else ""
-    own = f"effective sample size {share:g}" if share else "own concentration"
+    own = f"effective sample size {share:g}" if share else "each at its best"
     stem = f"ess{share:g}" if share else "own"
     yield claims.write_table(
       found.folder / f"{stem}.md",
