@@ -24,7 +24,7 @@ from cmtree_jax.jobs import (
   cells,
   compare,
   guard,
-  search,
+  known,
   variants,
 )
 from cmtree_jax.jobs import job as jobs
@@ -179,7 +179,7 @@ def _learned(comparison: compare.Comparison, one: Tried) -> Learned:
   cell = comparison.trials.cells(one)[0].search
   found = folder.found(cell)
   assert found is not None
-  rows = search.sample_rows(_own(comparison.job.config), len(data.pool))
+  rows = known.sample_rows(_own(comparison.job.config), len(data.pool))
   weights = shown = comparison.training.versions.recipe(cell, one.version)
   if isinstance(weights, DocumentWeights):
     shown = DocumentWeights(np.asarray(weights.log_w_N)[rows])
@@ -298,7 +298,7 @@ def _nmi(comparison: compare.Comparison, learned: Learned) -> dict[str, float]:
   source_N, names = data.documents.labels("source")
   if len(names) < 2:
     return {}
-  kept = search.sample_rows(_own(config), len(data.pool))
+  kept = known.sample_rows(_own(config), len(data.pool))
   given = comparison.partitions.under(config.method, 0)["given"]
   of_N = {"partition": given.domain_N[kept]}
   if not isinstance(learned.weights, DocumentWeights):

@@ -7,7 +7,7 @@ import pytest
 
 from cmtree_jax import config as configs
 from cmtree_jax.data.build import prepare
-from cmtree_jax.jobs import build, search
+from cmtree_jax.jobs import build, known, search
 from cmtree_jax.jobs.job import Job
 from cmtree_jax.loops.checkpoint import StopFlag
 from cmtree_jax.recipe import domains
@@ -37,7 +37,7 @@ def facts(tmp_path_factory):
   def of(name, *overrides):
     config = configs.load("configs/smoke.py", list(overrides))
     method = build.make_method(name, config)
-    return search.facts_of(method, config, data, placed), config, data
+    return known.facts_of(method, config, data, placed), config, data
 
   return of
 
@@ -141,11 +141,11 @@ def test_values_are_told_which_target_a_document_is_of(corpus, tmp_path):
   with job(corpus, tmp_path, "values.validation_rows=16") as (one, data):
     method = build.make_method("cmtree", one.config)
     placed = search.partitions(["cmtree"], one, data)["given"]
-    facts = search.facts_of(method, one.config, data, placed)
+    facts = known.facts_of(method, one.config, data, placed)
     plans = build.plans(one.config)
     learner = search.Learner(method, one, data, placed, plans, facts)
     batches, weight_TCBT = search._validation(learner)
-  names = search.driving_names(data)
+  names = known.driving_names(data)
   for split, of_N, features_NE, mass_N in (
     (
       "train",

@@ -1,0 +1,145 @@
+"""What a method may know of corpus, targets and budget before its search."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cmtree_jax.data.build import grams
+from cmtree_jax.data.build.prepare import DocumentSet, Prepared
+from cmtree_jax.embed.grams import Grams
+from cmtree_jax.embed.grams import Plan as GramsPlan
+from cmtree_jax.evaluate import sets
+from cmtree_jax.jobs import build
+from cmtree_jax.jobs.job import Job
+from cmtree_jax.methods.base import Documents, Facts, Method
+from cmtree_jax.recipe import domains
+from cmtree_jax.recipe.domains import Domains
+from cmtree_jax.signals.documents import documents_of
+
+
+def facts_of(
+  method: Method, config: Any, data: Prepared, placed: Domains
+) -> Facts:
+  """What a method may know beforehand."""
+  pool, chosen = data.pool, sample_rows(config, len(data.pool))
+  mass_N = pool.tokens.mass_N[chosen]
+  train = driving(data, "train")
+  targets = _document_features(train)
+  held_out = _document_features(driving(data, "validation"))
+  plans, budget = build.plans(config), build.budget(config, data)
+  tokens_per_step = config.batch.rows * config.batch.row_tokens
+  facts = Facts(
+    max_weight=budget.max_weight,
+    epochs=budget.epochs,
+    r_star=budget.r_star,
+    horizon=plans.final.steps / plans.values.unroll,
+    sample_NE=pool.embedding_NE[chosen],
+    sample_mass_N=(mass_N / mass_N.sum()).astype(np.float32),
+    target_NE=targets[0],
+    target_mass_N=targets[1],
+    target_of_N=targets[2],
+    held_out_NE=held_out[0],
+    held_out_mass_N=held_out[1],
+    held_out_of_N=held_out[2],
+    domain_mass_K=placed.mass_K,
+    target_domain_TK=np.stack([placed.shares(one) for one in train]),
+    num_documents=len(pool),
+    num_proxies=plans.values.population,
+    final_steps=max(1, round(budget.tokens / tokens_per_step)),
+    final_size=budget.parameters,
+  )
+  if method.extends:
+    earlier_log_w_K = domains.earlier_log_w(Path(method.extends), placed)
+    facts = facts._replace(earlier_log_w_K=earlier_log_w_K)
+  if method.loop == "steer":
+    return facts._replace(steps=plans.steer.steps)
+  if method.loop == "runs":
+    return _with_sizes(facts, config, data, plans)
+  return facts
+
+
+def with_features(
+  facts: Facts, method: Method, job: Job, data: Prepared
+) -> Facts:
+  """With every document, and what the method wants to know of each."""
+  counts: Mapping[str, Grams] = {}
+  if "grams" in method.features:
+    counts = grams.load(
+      data,
+      GramsPlan(**job.config.grams),
+      tokenizer=job.config.tokenizer.kind,
+      cache_dir=build.cache_dir(job.config),
+      workers=job.workers,
+    )
+
+  def documents(name: str, one: DocumentSet) -> Documents:
+    return Documents(
+      one.key_N, one.tokens.pairs_N, one.embedding_NE, counts.get(name)
+    )
+
+  train, validation = (
+    tuple(
+      documents(f"{name}.{split}", splits[split])
+      for name, splits in data.targets.items()
+      if len(splits["train"])
+    )
+    for split in ("train", "validation")
+  )
+  return facts._replace(
+    pool=documents(grams.POOL, data.pool), train=train, validation=validation
+  )
+
+
+def _with_sizes(
+  facts: Facts, config: Any, data: Prepared, plans: build.Plans
+) -> Facts:
+  """With what a method of the loop `runs` may know."""
+  models = (
+    build.proxy_of(preset, config, data.vocab_size)
+    for preset in plans.runs.presets
+  )
+  plan = build.set_plan(config, max_tokens=plans.observe.max_tokens)
+  tokens_M, target_M = documents_of(sets.texts(driving(data, "train"), plan))
+  return facts._replace(
+    steps=plans.runs.steps,
+    sizes=tuple(model.num_non_embedding for model in models),
+    curve_steps=plans.runs.curve_steps,
+    document_tokens_M=tokens_M,
+    document_target_M=target_M,
+  )
+
+
+def _document_features(targets: list[DocumentSet]):
+  """(features, masses, target) of all documents; every target weighs the same."""
+  mass_N = np.concatenate([one.tokens.mass_N for one in targets])
+  features_NE = np.concatenate([one.embedding_NE for one in targets])
+  mass_N = (mass_N / len(targets)).astype(np.float32)
+  return features_NE, mass_N, numbered(targets)
+
+
+def numbered(targets: list[DocumentSet]) -> np.ndarray:
+  """The number of every document's target."""
+  return np.repeat(np.arange(len(targets)), [len(one) for one in targets])
+
+
+def driving(data: Prepared, split: str) -> list[DocumentSet]:
+  """A split of the targets that drive the search; others have test texts only."""
+  return [
+    splits[split] for splits in data.targets.values() if len(splits["train"])
+  ]
+
+
+def driving_names(data: Prepared) -> tuple[str, ...]:
+  """Names of the targets that drive the search."""
+  return tuple(
+    name for name, splits in data.targets.items() if len(splits["train"])
+  )
+
+
+def sample_rows(config: Any, num_documents: int) -> np.ndarray:
+  """Documents that stand for the corpus where not all can be held."""
+  rng = np.random.default_rng([config.seed, 0])
+  size = min(config.partition.sample_documents, num_documents)
+  return np.sort(rng.choice(num_documents, size, replace=False))
