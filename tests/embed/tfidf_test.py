@@ -96,7 +96,7 @@ def test_counts_are_those_of_scikit_learn():
     "\ude00 aa",
   ]
   theirs = CountVectorizer(analyzer="char", ngram_range=(3, 3))
-  expected = np.asarray(theirs.fit_transform(texts).todense())
+  expected = csr_array(theirs.fit_transform(texts)).toarray()
   code_F = tfidf._commonest(texts, 10**6)
   found = tfidf._in_chunks(tfidf._Grams(code_F).counts, texts).toarray()
   np.testing.assert_array_equal(found, expected)
