@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 
 from cmtree_jax.embed import tfidf
 from cmtree_jax.types import UserError
