@@ -95,6 +95,14 @@ def test_the_mixture_of_the_target_is_the_best(whole):
   assert [row["bpb"] for row in result.history] == loss_R[:, None].tolist()
 
 
+def test_what_a_method_tells_stands_beside_its_last_run(tmp_path):
+  method = asking(MIXTURES[:2])._replace(
+    tell=lambda state: {"runs": int(state.trials.count)}
+  )
+  first, last = run(method, tmp_path)[0].history
+  assert last["runs"] == 2 and "runs" not in first
+
+
 def test_all_that_is_shown_agrees(whole):
   _, state = whole
   facts = toy.corpus().facts
