@@ -1,9 +1,10 @@
 """The cluster-mixture tree: partition and mixture learned together from values.
 
-Each round brings values of probe documents: what the target loss falls by, to first
-order, per unit of a document's weight, measured by the exact hypergradient through
-training steps of proxies of several ages. They join a replay buffer, and the tree
-takes a proximal step on them: angles, prototypes and tilts move at once.
+Each round brings values of probe documents: what each target's loss falls by, to first
+order, per unit of a document's weight, measured by the hypergradient through training
+steps of proxies of several ages. They join a replay buffer, and the tree takes a
+proximal step on those of one half of the proxies, if the other half agrees: angles,
+prototypes and tilts move at once.
 """
 
 import functools
@@ -106,15 +107,18 @@ def make(
   Returns:
     A Method of the loop `values`.
   Cost:
-    Per round and proxy, one exact hypergradient through `values.unroll` steps,
-    `values.probe_rows` probed rows and `values.lookahead` steps twice.
+    Per round, proxy and target, one hypergradient through `values.unroll` steps and
+    `values.probe_rows` probed rows; per step that is taken, `values.lookahead` steps
+    twice of every second proxy.
   Raises:
     ValueError: an unknown mode or projection, or a level of fewer than two
       children.
   References:
     Values: Gu et al., `PDS <https://arxiv.org/abs/2410.07064>`_, 2024; start:
     Grangier et al., `CRISP <https://arxiv.org/abs/2410.03735>`_, 2024, and
-    Sugiyama et al., `KLIEP <https://doi.org/10.1007/s10463-008-0197-x>`_, 2008.
+    Sugiyama et al., `KLIEP <https://doi.org/10.1007/s10463-008-0197-x>`_, 2008;
+    repeats: Muennighoff et al., `Scaling Data-Constrained Language Models
+    <https://arxiv.org/abs/2305.16264>`_, 2023, eq. 5.
   """
   checks.one_of("mode", mode, ("joint", "frozen"))
   checks.one_of("projection", projection, ("per_level", "shared"))

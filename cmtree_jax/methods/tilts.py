@@ -69,9 +69,9 @@ def make(
   Returns:
     A Method of the loop `values` that weighs domains.
   Cost:
-    As `cmtree`'s: per round and proxy, one exact hypergradient through
-    `values.unroll` steps, `values.probe_rows` probed rows and
-    `values.lookahead` steps twice.
+    As `cmtree`'s: per round, proxy and target, one hypergradient through
+    `values.unroll` steps and `values.probe_rows` probed rows; per step that is
+    taken, `values.lookahead` steps twice of every second proxy.
   References:
     Values: Gu et al., `PDS <https://arxiv.org/abs/2410.07064>`_, 2024; start:
     Grangier et al., `CRISP <https://arxiv.org/abs/2410.03735>`_, 2024.
