@@ -98,9 +98,9 @@ def concentration_line(found: Mapping[str, float]) -> str:
   return (
     f"{line}, as trials of {_power(found['compute'])} FLOPs would have it. What is "
     "best to keep grows with compute: by the published power of "
-    f"{found['slope']:g} it is {found['share_at_budget']:.0%} at the "
-    f"{_power(found['budget_compute'])} FLOPs of the budget; two runs with a larger "
-    "config.trial tell the power on this corpus."
+    f"{found['slope']:g} it would be {found['share_at_budget']:.0%} at the "
+    f"{_power(found['budget_compute'])} FLOPs of the budget, which is far to "
+    "extrapolate: a run with a larger config.trial tells the power on this corpus."
   )
 
 

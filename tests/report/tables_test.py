@@ -157,6 +157,6 @@ def test_a_kept_share_is_told_with_what_it_would_be_at_the_budget():
   )
   told = tables.concentration_line(found)
   assert "keeps 20% of the corpus" in told
-  assert "power of 0.25 it is 40% at the 1.6e13 FLOPs" in told
+  assert "power of 0.25 it would be 40% at the 1.6e13 FLOPs" in told
   told = tables.concentration_line({**found, "share": 1.0})
   assert told == "The recipe keeps 100% of the corpus in effect."
