@@ -198,7 +198,8 @@ def _play_round(search: _Search, state: State, advance: Advance) -> State:
   method, info = jax.block_until_ready(search.step(state.method, shown))
   new_log_w_N = _log_w_N(search, method)
   stepped = not np.array_equal(new_log_w_N, log_w_N)
-  advance(0, f"round {number}: {_told(info, stepped)}")
+  told = _told(info, stepped)
+  advance(0, f"round {number}: {told}")
   gain = Gain()
   if stepped and plan.lookahead:
     members = np.arange(plan.population)
@@ -206,7 +207,8 @@ def _play_round(search: _Search, state: State, advance: Advance) -> State:
     judges = members[replay.judges(members, number - 1)]
     fleet, fall_PT = lookahead.measure(world, plan, fleet, seen, sides, judges)
     gain = Gain.of(fall_PT @ weight_T)
-  advance(lookahead_work(plan, world.rows), f"round {number}: measured")
+  told = "measured" if stepped else told
+  advance(lookahead_work(plan, world.rows), f"round {number}: {told}")
   candidates = state.candidates
   if gain.is_harm:
     method = search.method.undo(method)
