@@ -11,7 +11,7 @@ from cmtree_jax.proxy.ledger import GRADIENT, PROBE
 class Plan(NamedTuple):
   """How much of everything a search does; the block `values`."""
 
-  rounds: int = 3
+  rounds: int = 5
   # Proxies of staggered ages: in every round one half says where to go and the
   # other whether to go there, which takes two of each.
   population: int = 6

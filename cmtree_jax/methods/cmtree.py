@@ -56,7 +56,7 @@ PLANTED = Planted(
   dict(
     branching=(2, 2),
     start=Start(angle_dim=3, kappa=4.0),
-    step=Step(solver_steps=30, gumbel=False),
+    step=Step(trust=0.2, solver_steps=30, gumbel=False),
     replay=Replay(size=80),
   )
 )

@@ -36,7 +36,7 @@ class State(NamedTuple):
 
 
 SMALL = Small()
-PLANTED = Planted(dict(solver_steps=30, replay=Replay(size=80)))
+PLANTED = Planted(dict(trust=0.2, solver_steps=30, replay=Replay(size=80)))
 
 
 def make(
