@@ -1,5 +1,6 @@
 """The language model: size, causality, segments, positions, start and cost."""
 
+import functools
 import itertools
 import math
 from typing import Any
@@ -121,6 +122,33 @@ def test_a_segment_may_start_anywhere_in_its_row(logits, tokens_BT):
   )
   for other in others:
     np.testing.assert_allclose(other, first, atol=scale_of(first))
+
+
+def test_attention_is_that_of_jax_also_twice_differentiated():
+  rng = np.random.default_rng(0)
+  qkv = tuple(jnp.asarray(rng.normal(size=(2, 6, 2, 4)) * 3) for _ in range(3))
+  segment_BT = np.array([[0, 0, 0, 1, 1, 2], [0, 1, 1, 1, 1, -1]])
+  same_BTT = segment_BT[:, :, None] == segment_BT[:, None, :]
+  mask_BTT = jnp.asarray(np.tril(np.ones((6, 6), bool)) & same_BTT)
+  theirs = functools.partial(
+    jax.nn.dot_product_attention, mask=mask_BTT[:, None]
+  )
+
+  def ours(q, k, v):
+    return model._attend(q, k, v, mask_BTT)
+
+  def curved(attend):
+    """The derivative of the gradient of a loss along a direction."""
+    gradient = jax.grad(lambda x: jnp.sum(jnp.sin(attend(*x))))
+    return attend(*qkv), *jax.jvp(gradient, (qkv,), (qkv[::-1],))
+
+  curved = jax.jit(curved, static_argnums=0)
+  for found, expected in zip(
+    jax.tree.leaves(curved(ours)), jax.tree.leaves(curved(theirs)), strict=True
+  ):
+    # Float32 against the largest: where a token sees itself alone, all cancels.
+    atol = 1e-5 * np.abs(expected).max()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=atol)
 
 
 def test_the_order_of_tokens_matters(tokens_BT):
