@@ -114,6 +114,7 @@ def _profile(found: Results) -> Path:
     def advance(self, work: float, text: str) -> None:
       """Books the time since the last report."""
       stage = text.partition(": ")[2] or text
+      stage = stage.partition(":")[0]  # what follows differs by round
       now = time.monotonic()
       self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self.last
       self.last = now
