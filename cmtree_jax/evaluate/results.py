@@ -188,9 +188,12 @@ def _standing(
   curve, natural = test[method], test[NATURAL]
   bpb_S = _bpb(curve, FULL, seeds)
   rows = [curve[FULL][seed] for seed in range(seeds)]
-  to_natural = statistics.paired_difference(bpb_S, _bpb(natural, FULL, seeds))
-  to_best = statistics.paired_difference(
-    bpb_S, _bpb(test[best or method], FULL, seeds)
+  search_S = [row["search_seed"] for row in rows]
+  to_natural, to_best = (
+    statistics.paired_difference(
+      bpb_S, _bpb(other, FULL, seeds), search_S=search_S
+    )
+    for other in (natural, test[best or method])
   )
 
   def mean(name):
@@ -247,7 +250,11 @@ def _at_equal_flops(rows: Sequence[Row], natural: _Curve) -> Interval | None:
     )
   if any(math.isnan(other) for other in other_S):
     return None
-  return statistics.paired_difference([row["bpb"] for row in rows], other_S)
+  return statistics.paired_difference(
+    [row["bpb"] for row in rows],
+    other_S,
+    search_S=[row["search_seed"] for row in rows],
+  )
 
 
 def _with(curve: _Curve, seed: int) -> list[dict[int, Row]]:

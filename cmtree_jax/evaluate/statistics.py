@@ -37,7 +37,11 @@ class Reach(NamedTuple):
 
 
 def paired_difference(
-  a_S: Values, b_S: Values, *, confidence: float = 0.95
+  a_S: Values,
+  b_S: Values,
+  *,
+  confidence: float = 0.95,
+  search_S: Sequence[int] | None = None,
 ) -> Interval:
   r"""The mean of a - b over seeds, with Student's t interval.
 
@@ -47,6 +51,9 @@ def paired_difference(
     a_S: one value per seed.
     b_S: of the same seeds, in the same order.
     confidence: c, the share of such intervals that hold the true difference.
+    search_S: the search that each stands on. What the trainings of one search
+      share does not average away with more of them, so where there are several
+      searches each counts as one value. None: every seed is a value.
   Returns:
     The interval; its ends are NaN for a single seed, which says nothing about
     noise.
@@ -62,8 +69,12 @@ def paired_difference(
       f" seed, got shapes {a_S.shape} and {b_S.shape}."
     )
   difference_S = a_S - b_S
+  if search_S is not None and len(set(search_S)) > 1:
+    _, group_S = np.unique(search_S, return_inverse=True)
+    difference_S = np.bincount(group_S, difference_S) / np.bincount(group_S)
   mean = float(difference_S.mean())
-  spread = _t_times_deviation(difference_S, confidence) / math.sqrt(len(a_S))
+  count = len(difference_S)
+  spread = _t_times_deviation(difference_S, confidence) / math.sqrt(count)
   return Interval(mean, mean - spread, mean + spread)
 
 

@@ -38,9 +38,13 @@ _LEGEND = (
   "trials on the validation split chose, once for all seeds, or the recipe's own. "
   "Search, trial: before the final training; their share is of its FLOPs."
 )
+_ONE_SEARCH = (
+  " All {seeds} final trainings stand on one search, so the intervals hold nothing "
+  "of what another search would have found."
+)
 _FEW_SEARCHES = (
-  " Searches: {searches} for {seeds} seeds, so the intervals hold the noise of "
-  "final trainings, and not all of the searches'."
+  " Intervals are over {searches} searches, each the mean of its final trainings, "
+  "{seeds} in all."
 )
 _OWN_SEARCH = (
   " Every seed is a pair of a search and a final training of its own, so the "
@@ -154,12 +158,9 @@ def legend(standings: Iterable[Standing]) -> str:
   text = _LEGEND
   if standings and standings[0].seeds > 1:
     searches, seeds = standings[0].searches, standings[0].seeds
-    pairs = searches == seeds
-    text += (
-      _OWN_SEARCH
-      if pairs
-      else _FEW_SEARCHES.format(searches=searches, seeds=seeds)
-    )
+    told = _ONE_SEARCH if searches == 1 else _FEW_SEARCHES
+    told = _OWN_SEARCH if searches == seeds else told
+    text += told.format(searches=searches, seeds=seeds)
   return text + _LEGEND_OF_CURVES * curves
 
 

@@ -106,6 +106,19 @@ def test_seeds_that_share_a_search_are_counted():
   }
 
 
+def test_final_trainings_of_one_search_count_as_one_value():
+  several = [0, 0, 1]
+  crisp = [
+    {**row, "search_seed": several[row["seed"]]} for row in _rows("crisp", 1.4)
+  ]
+  found = standings(_rows("natural", 1.5) + crisp, seeds=SEEDS)
+  one = next(one for one in found if one.method == "crisp")
+  difference_S = [-0.1 + OWN[s] for s in range(SEEDS)]
+  by_search = [np.mean(difference_S[:2]), difference_S[2]]
+  expected = statistics.paired_difference(by_search, [0.0, 0.0])
+  np.testing.assert_allclose(one.to_natural, expected)
+
+
 def test_one_seed_gives_no_verdict():
   rows = _rows("natural", 1.5) + _rows("crisp", 1.4)
   alone = [row for row in rows if row["seed"] == 0]

@@ -112,8 +112,17 @@ def test_readings_off_curves_are_shown_where_there_are_curves():
 
 
 def test_the_legend_says_what_noise_the_intervals_hold():
-  for searches, words in ((2, "noise of both"), (1, "Searches: 1 for 2 seeds")):
-    assert words in tables.legend([_standing("better", searches=searches)])
+  for searches, seeds, words in (
+    (2, 2, "noise of both"),
+    (1, 2, "All 2 final trainings stand on one search"),
+    (
+      2,
+      6,
+      "Intervals are over 2 searches, each the mean of its final trainings",
+    ),
+  ):
+    one = _standing("better", searches=searches)._replace(seeds=seeds)
+    assert words in tables.legend([one])
 
 
 def test_a_share_that_trials_chose_and_their_cost_are_shown():
