@@ -339,9 +339,9 @@ class Fit(NamedTuple):
     return [*own, f"{mean:.2g} {_interval(ratio)}"]
 
 
-def _number(r_star: float) -> str:
+def _number(r_star: float, *, equals: str = "") -> str:
   """R*, or the end of what was tried."""
-  at_end = {R_STARS[0]: "≤", R_STARS[-1]: "≥"}.get(r_star, "")
+  at_end = {R_STARS[0]: "≤", R_STARS[-1]: "≥"}.get(r_star, equals)
   return f"{at_end}{r_star:.3g}"
 
 
@@ -444,7 +444,7 @@ def _draw(
     for (limit, fit), color in zip(fits.items(), claims.COLORS, strict=False):
       predicted_P = fit.predicted[recipe][full]
       mean = [predicted_P[epochs_P == one].mean() for one in EPOCHS]
-      label = f"R* = {_number(fit.best[recipe])}, {limit}"
+      label = f"R* {_number(fit.best[recipe], equals='= ')}, {limit}"
       ax.plot(EPOCHS, mean, color=color, linewidth=1.4, label=label)
     ax.set_xscale("log", base=2)
     ax.set_xticks(EPOCHS, [str(Fraction(one)) for one in EPOCHS])
