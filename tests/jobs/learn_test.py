@@ -469,7 +469,7 @@ def test_a_killed_job_ends_with_the_same_bytes(finished, corpus, tmp_path):
     ("cmtree.step.tilt_rate=inf", ["tilt_rate = inf", "finite"]),
     ("cmtree.step.temperature=0,1", ["(0.0, 1.0)", "two numbers"]),
     ("cmtree.replay.decay=2", ["decay = 2.0", "from 0 to 1"]),
-    ("cmtree.replay.size=1", ["size = 1", "at least 2"]),
+    ("cmtree.replay.size=1", ["size = 1", "at least 4"]),
     ("cmtree.start.kappa=inf", ["kappa = inf", "finite"]),
     ("cmtree.start.target_share=-1", ["target_share = -1.0", "from 0 to 1"]),
     ("mesh.data=0", ["config.mesh: data = 0", "at least 1"]),
