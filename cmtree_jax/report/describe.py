@@ -218,14 +218,20 @@ class _Counts(NamedTuple):
   words: np.ndarray
 
 
+_WORD = r"(?u)\b[^\W\d_]{3,}\b"  # at least three letters
+
+
 def _term_counts(texts, leaf_N, num_leaves) -> _Counts:
   from sklearn.feature_extraction.text import CountVectorizer
 
-  vectorizer = CountVectorizer(
-    token_pattern=r"(?u)\b[^\W\d_]{3,}\b", max_features=8000, binary=True
-  )
   # The first 600 characters name a document well enough, at a third of the time.
-  found_NW: Any = vectorizer.fit_transform([text[:600] for text in texts])
+  beginnings = [text[:600] for text in texts]
+  if not any(re.search(_WORD, text) for text in beginnings):
+    return _Counts(np.zeros((num_leaves, 0)), np.empty(0, str))
+  vectorizer = CountVectorizer(
+    token_pattern=_WORD, max_features=8000, binary=True
+  )
+  found_NW: Any = vectorizer.fit_transform(beginnings)
   leaf_LW = np.zeros((num_leaves, found_NW.shape[1]))
   for leaf in np.unique(leaf_N):
     leaf_LW[leaf] = np.asarray(found_NW[leaf_N == leaf].sum(axis=0)).ravel()

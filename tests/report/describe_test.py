@@ -43,3 +43,12 @@ def test_without_leaves_there_is_one_part():
   made = found.to_json()
   assert made["nodes"] == [] and made["mixtures"] == {}
   assert made["favored"]["heaviest"][0]["id"] == "id4"
+
+
+def test_texts_without_words_have_no_terms():
+  weights = DocumentWeights(np.log(WEIGHT))
+  ids = [f"id{i}" for i in range(5)]
+  texts = ["a1", "b2", "12 34", "...", "é_"]
+  found = describe.describe(weights, FEATURES, MASS, texts, ids)
+  assert found.favored is not None
+  assert found.favored.terms == ()
