@@ -45,6 +45,8 @@ def get_config() -> ConfigDict:
   for clusters in (16, 64, 256):
     config.variants[f"crisp_{clusters}"] = (
       "crisp",
+      # Also where other methods weigh other domains: these are rivals of them all.
+      "partition.kind=kmeans",
       f"partition.num_clusters={clusters}",
     )
   # Whether the method's recipe is handed over only if it beats what costs nothing.

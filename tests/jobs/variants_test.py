@@ -39,3 +39,12 @@ def test_what_a_variant_may_not_be(chosen, words):
     variants.config_of("mine", _config(mine=chosen))
   for word in words:
     assert word in str(error.value)
+
+
+@pytest.mark.parametrize("clusters", [16, 64, 256])
+def test_rivals_are_clusters_whatever_domains_a_job_weighs(clusters):
+  config = _config("partition.kind=sources", "partition.num_clusters=3")
+  own = variants.config_of(f"crisp_{clusters}", config)
+  assert own.partition.kind == "kmeans"
+  assert own.partition.num_clusters == clusters
+  assert variants.config_of("crisp", config).partition.kind == "sources"
