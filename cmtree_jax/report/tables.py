@@ -208,13 +208,21 @@ def verdict(block: Sequence[Standing]) -> str:
 
 
 def advice(one: Standing) -> str:
-  """What a recipe is worth beside natural, and what to do if that is nothing."""
+  """What a recipe is worth beside natural on the test split.
+
+  What to train on was chosen on the validation split, so another choice is advised
+  only where the recipe is worse.
+  """
   if one.method == NATURAL:
     return "The recipe is the natural mixture."
   what_to_do = {
-    "better": "",
+    "worse": "; train on the natural mixture",
     "one seed": " (config.final.seeds: more of them give an interval)",
-  }.get(one.verdict, "; train on the natural mixture")
+    "no difference": (
+      " that these final trainings can tell (config.final.seeds: more of them "
+      "narrow the interval); the natural mixture may serve as well"
+    ),
+  }.get(one.verdict, "")
   return (
     f"{one.method} − natural, {place(one)}: {difference(one.to_natural)} bits per "
     f"byte, {one.verdict}{what_to_do}."
