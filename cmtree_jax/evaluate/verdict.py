@@ -97,7 +97,7 @@ def judge(
   rival = free[0] if free else None
   why = _fault(own, rival, floor, floor_of)
   if not why:
-    than = f" and not worse than {rival.name}" if rival else ""
+    than = _beside(own, rival) if rival else ""
     return Verdict(
       method,
       f"{method} is better than natural by {-own.difference:.4f} bits per byte, "
@@ -115,6 +115,13 @@ def judge(
     )
   also = f"; {rival.name}, the best free rival, neither" if rival else ""
   return Verdict(NATURAL, f"{why}{also}.", floor, rows)
+
+
+def _beside(own: Row, rival: Row) -> str:
+  """How a method that is handed over stands beside the best free rival."""
+  if own.bpb <= rival.bpb:
+    return f" and not worse than {rival.name}"
+  return f", and worse than {rival.name} by {own.bpb - rival.bpb:.4f}, within that floor"
 
 
 def _fault(

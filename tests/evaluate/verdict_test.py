@@ -47,7 +47,7 @@ def _judge(weight_T=EQUAL, rivals=("crisp_16", "crisp_64"), **change):
     (
       {"cmtree": (-0.1, -0.1), "crisp_16": (-0.101, -0.101)},
       "cmtree",
-      ["not worse than crisp_16"],
+      ["worse than crisp_16 by 0.0010, within that floor"],
     ),
     # A rival beyond the noise.
     (
