@@ -82,5 +82,9 @@ def _given(text: str) -> dict[str, float]:
         f'target_weights = {text!r} must be "{EQUAL}", "{ROBUST}", or weights of '
         f'zero or more as "news=2,code=1".'
       )
+    if name in found:
+      raise ValueError(
+        f"target_weights = {text!r} names {name!r} twice; give it one weight."
+      )
     found[name] = weight
   return found

@@ -17,6 +17,11 @@ def test_given_weights_are_of_the_targets_that_drive_the_search():
     target_weights.first("a=0,b=1", ("a",))
 
 
+def test_a_target_has_one_weight():
+  with pytest.raises(ValueError, match="names 'a' twice"):
+    target_weights.check("a=1,b=2,a=3")
+
+
 def test_a_target_that_falls_behind_counts_for_more():
   before_T = np.array([0.5, 0.25, 0.25])
   first_T = np.array([1.0, 4.0, 2.0])
