@@ -124,13 +124,25 @@ def load(folder: Path | str) -> Recipe:
     raise UserError(
       f"No {FILE} in {folder}. Give the workdir of a job that has ended."
     )
-  data = json.loads(file.read_text())
+  try:
+    data = json.loads(file.read_text())
+  except ValueError as error:
+    raise UserError(
+      f"{file} is no JSON: {error}. Run the job that made it again."
+    ) from error
   if data.get("format") != FORMAT or "budget" not in data:
     raise UserError(
       f"{file} (format {data.get('format')}, wanted {FORMAT}) does not say for "
       "which budget it was learned. Make it again with the same config in a new "
       "workdir: python -m cmtree_jax.main --config CONFIG --workdir NEW; "
       "config.budget says which training it is for."
+    )
+  missing = [name for name in Budget._fields if name not in data["budget"]]
+  if missing:
+    raise UserError(
+      f"{file}: wanted a budget with {', '.join(Budget._fields)}, came one without "
+      f"{', '.join(missing)}. Make the recipe again with the same config in a new "
+      "workdir."
     )
   embed = prepare.load_embedder(
     folder / prepare.EMBEDDER_FILE, cache_dir=Path(data["config"]["cache_dir"])
