@@ -122,6 +122,37 @@ def make(plan: Plan, *, prepared_tokens: int, parameters: int) -> Budget:
   )
 
 
+def unmatched(
+  budget: Budget, lengths: Mapping[str, int], *, documents: int, tokens: int
+) -> list[str]:
+  """Sentences on short trainings that do not repeat documents as the budget does.
+
+  Args:
+    budget: of the real training.
+    lengths: name of a short training -> its tokens.
+    documents: of the corpus that is prepared.
+    tokens: of that corpus.
+  """
+  told = []
+  for name, length in lengths.items():
+    share = length / (budget.epochs * tokens)
+    if share > 1:
+      told.append(
+        f"{name} has {length:,} tokens, {length / tokens:.3g} epochs of what is "
+        f"prepared, where the budget has {budget.epochs:.3g}: it repeats documents "
+        "more often. Lower its steps or prepare more."
+      )
+    elif share * documents < (least := min(budget.min_documents, documents)):
+      epochs = length / (tokens * least / documents)
+      told.append(
+        f"{name} has {length:,} tokens, for which about {share * documents:,.0f} "
+        f"documents would match the budget; it sees {least:,} "
+        f"(config.budget.min_documents) and repeats them less often, about "
+        f"{epochs:.3g} times. Raise its steps."
+      )
+  return told
+
+
 def from_json(data: Mapping[str, Any]) -> Budget:
   """Out of recipe.json."""
   return Budget(*(data[name] for name in Budget._fields))

@@ -175,3 +175,22 @@ def test_what_a_selection_leaves_goes_to_all_others_alike():
   weight_N = np.array([2.0, 1.0, 0.0, 0.0])
   found_N = budget.capped(weight_N, np.array([1, 1, 2, 4]), max_weight=2.0)
   np.testing.assert_allclose(found_N, [2, 2, 2 / 3, 2 / 3])
+
+
+@pytest.mark.parametrize(
+  ("length", "words"),
+  [
+    (2_000, ["2 epochs of what is prepared", "has 0.5", "more often"]),
+    (250, []),
+    (50, ["about 10 documents", "sees 40", "about 0.125 times"]),
+  ],
+)
+def test_a_training_that_cannot_repeat_as_the_budget_does_is_told(
+  length, words
+):
+  plan = budget.Plan(epochs=0.5, min_documents=40)
+  one = budget.make(plan, prepared_tokens=1_000, parameters=1)
+  told = budget.unmatched(one, {"A trial": length}, documents=100, tokens=1_000)
+  assert len(told) == bool(words)
+  for word in words:
+    assert word in told[0] and told[0].startswith("A trial")

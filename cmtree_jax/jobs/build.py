@@ -233,6 +233,20 @@ def budget(config: Any, data: prepare.Prepared) -> budgets.Budget:
   )
 
 
+def unmatched(config: Any, data: prepare.Prepared) -> list[str]:
+  """What a person must know of trainings that cannot repeat as the budget does."""
+  made, per_step = plans(config), config.batch.rows * config.batch.row_tokens
+  return budgets.unmatched(
+    budget(config, data),
+    {
+      f"A training of config.{name}": plan.steps * per_step
+      for name, plan in (("trial", made.trial), ("final", made.final))
+    },
+    documents=len(data.pool),
+    tokens=int(data.pool.tokens.pairs_N.sum()),
+  )
+
+
 def export_budget(config: Any, data: prepare.Prepared) -> budgets.Budget:
   """The training that an export is for, on a prepared corpus as the whole pool.
 
