@@ -175,7 +175,14 @@ def told(folder: Path) -> str:
     )
   cap = manifest["cap"]
   lines += recap.text(cap["moved"], cap["documents_at_cap"], cap["max_weight"])
-  if (looks := whole_looks(budget)) < budget.epochs:
+  looks = whole_looks(budget)
+  if looks == budget.epochs < budget.max_epochs:
+    lines += (
+      f" Resampled text is natural, as {looks} whole copies of every document are "
+      f"all its tokens: a whole number as config.budget.max_epochs above {looks} "
+      "leaves the recipe room."
+    )
+  if looks < budget.epochs:
     tokens = manifest["counts"]["resampled"]["tokens"]
     lines += (
       f" Resampled text holds {tokens:,} of these tokens, as {looks} whole copies "

@@ -219,6 +219,14 @@ def test_whole_copies_are_within_any_limit(
   assert ("as 2 whole copies" in told) == (epochs == 2.2)
 
 
+def test_resampled_text_that_whole_copies_make_natural_is_told(tmp_path):
+  for max_epochs, natural in ((2.5, True), (3.0, False)):
+    options = options_of(2.0, max_epochs=max_epochs)
+    folder = tmp_path / str(max_epochs)
+    export.write(folder, ["jsonl"], corpus_of(WEIGHT_N), options, {})
+    assert ("Resampled text is natural" in export.told(folder)) == natural
+
+
 def test_copies_do_not_depend_on_where_a_corpus_is_cut():
   def copies_of(seed, *cuts):
     corpus = corpus_of(WEIGHT_N, *cuts)
