@@ -16,9 +16,11 @@ from cmtree_jax import checks
 class Plan(NamedTuple):
   """What is known of the training that the recipe is for; the block `budget`."""
 
-  tokens: int = 0  # of that training; 0: `epochs` of the pool
+  # Of that training, as `config.tokenizer` counts; 0: `epochs` of the pool.
+  tokens: int = 0
   epochs: float = 1.0  # of the pool, read where `tokens` is 0
   # Tokens of the pool that it will draw from; 0: those prepared, over sample_share.
+  # With it, both may be those of any tokenizer: caps follow from their ratio.
   pool_tokens: int = 0
   sample_share: float = 1.0  # share of that pool that is prepared here
   parameters: int = (
@@ -125,7 +127,7 @@ def make(plan: Plan, *, prepared_tokens: int, parameters: int) -> Budget:
 def unmatched(
   budget: Budget, lengths: Mapping[str, int], *, documents: int, tokens: int
 ) -> list[str]:
-  """Sentences on short trainings that do not repeat documents as the budget does.
+  """Sentences on what does not repeat documents as the budget does.
 
   Args:
     budget: of the real training.
@@ -134,6 +136,12 @@ def unmatched(
     tokens: of that corpus.
   """
   told = []
+  if budget.pool_tokens < tokens:
+    told.append(
+      f"The pool of {budget.pool_tokens:,} tokens (config.budget.pool_tokens) is "
+      f"smaller than what is prepared of it, {tokens:,}: right only if another "
+      "tokenizer counted it."
+    )
   for name, length in lengths.items():
     share = length / (budget.epochs * tokens)
     if share > 1:

@@ -194,3 +194,10 @@ def test_a_training_that_cannot_repeat_as_the_budget_does_is_told(
   assert len(told) == bool(words)
   for word in words:
     assert word in told[0] and told[0].startswith("A trial")
+
+
+def test_a_pool_smaller_than_what_is_prepared_of_it_is_told():
+  plan = budget.Plan(pool_tokens=900, min_documents=1)
+  one = budget.make(plan, prepared_tokens=1_000, parameters=1)
+  (told,) = budget.unmatched(one, {}, documents=100, tokens=1_000)
+  assert "The pool of 900 tokens" in told and "1,000" in told
