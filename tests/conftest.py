@@ -1,5 +1,6 @@
 """Set-up of every test: compiled programs are kept, shapes and types checked."""
 
+import gc
 import os
 import pathlib
 
@@ -42,3 +43,20 @@ def x64():
   """Float64 inside the test that asks for it; float32 everywhere else."""
   with jax.enable_x64(True):
     yield
+
+
+_MOST_MAPS = 30_000  # less than half of Linux's usual limit
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_programs():
+  """Lets go of compiled programs before they fill the process's memory maps.
+
+  Each takes a dozen, all tests together more than the 65,530 that Linux allows by
+  default, and XLA crashes at the limit.
+  """
+  yield
+  maps = pathlib.Path("/proc/self/maps")
+  if maps.exists() and len(maps.read_bytes().splitlines()) > _MOST_MAPS:
+    jax.clear_caches()
+    gc.collect()

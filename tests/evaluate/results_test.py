@@ -114,7 +114,7 @@ def test_final_trainings_of_one_search_count_as_one_value():
   found = standings(_rows("natural", 1.5) + crisp, seeds=SEEDS)
   one = next(one for one in found if one.method == "crisp")
   difference_S = [-0.1 + OWN[s] for s in range(SEEDS)]
-  by_search = [np.mean(difference_S[:2]), difference_S[2]]
+  by_search = np.array([np.mean(difference_S[:2]), difference_S[2]])
   expected = statistics.paired_difference(by_search, [0.0, 0.0])
   np.testing.assert_allclose(one.to_natural, expected)
 
