@@ -33,7 +33,8 @@ def of_groups(
     mass_N: the documents' shares of the corpus's tokens.
 
   >>> log_w_N = np.log([2.0, 0.5, 0.5])
-  >>> for share in of_groups([0, 1, 1], ("a", "b"), log_w_N, np.full(3, 1 / 3)):
+  >>> group_N, mass_N = np.array([0, 1, 1]), np.full(3, 1 / 3)
+  >>> for share in of_groups(group_N, ("a", "b"), log_w_N, mass_N):
   ...   print(*share)
   a 0.333 0.667
   b 0.667 0.333

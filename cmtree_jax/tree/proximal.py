@@ -78,7 +78,7 @@ def step_size(
     kl: nats that it moved.
     trust: nats that a step may move.
 
-  >>> float(step_size(0.5, 0.2, trust=0.2))
+  >>> step_size(jnp.float32(0.5), jnp.float32(0.2), trust=0.2).round(3).item()
   0.8
   """
   some = gain > 0

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from cmtree_jax import budget
 from cmtree_jax.data.build import prepare
 from cmtree_jax.recipe import domains, recipe
 from cmtree_jax.recipe import partition as partitions
@@ -87,7 +88,7 @@ def test_a_partition_survives_its_file(data):
 def write_recipe(folder, partition, data):
   written = {
     "format": recipe.FORMAT,
-    "budget": {},
+    "budget": dict.fromkeys(budget.Budget._fields, 1),
     "partition": partition.to_json(),
     "config": {"cache_dir": str(folder)},
   }
