@@ -207,9 +207,10 @@ def compared(
 def write_table(
   path: Path, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]
 ) -> Path:
-  """Writes and prints a Markdown table."""
+  """Writes and prints a Markdown table; makes its folder."""
   from cmtree_jax.data import store
 
+  path.parent.mkdir(parents=True, exist_ok=True)
   lines = [columns, ["---"] + ["---:"] * (len(columns) - 1), *rows]
   table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
   text = f"## {title}\n\n{table}\n"

@@ -225,7 +225,7 @@ def test_budgets_stand_side_by_side(made_up, tmp_path):
   made_up.config.compare.methods = names
   worse = [{**row, "bpb": row["bpb"] + 1} for row in made_up.rows]
   parts = {0.25: made_up, 4: made_up._replace(rows=worse)}
-  table, _, figure = budget.show(parts, tmp_path)
+  table, _, figure = budget.show(parts, tmp_path / "budget")
   (line,) = re.findall(r"\| joint_16 \| (.*) \|", table.read_text())
   assert re.fullmatch(
     r"2\.\d+ \(-0\.1\d+ ±0\.0\d+; 0\.50\) \| 3.\d+ \(-0\.1.*; 0\.50\)", line
