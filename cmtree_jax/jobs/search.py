@@ -253,7 +253,7 @@ def _world(learner: Learner, model: fleet.Model, seed: int) -> fleet.World:
   config, data, placed = learner.job.config, learner.data, learner.domains
   targets, weight_N, scale_N = _targets(data, "train", config)
   loop = learner.method.loop
-  return fleet.World(
+  world = fleet.World(
     model=model,
     pool=pool_sampler(data, config, seed=seed),
     rows=config.batch.rows,
@@ -267,8 +267,10 @@ def _world(learner: Learner, model: fleet.Model, seed: int) -> fleet.World:
     mass_N=data.pool.tokens.mass_N,
     target_scale_N=scale_N,
     validation=_validation(learner) if loop == "values" else None,
-    view=_view(learner, seed) if loop in ("steer", "runs") else None,
   )
+  if loop in ("steer", "runs"):
+    world = world._replace(view=_view(learner, world, seed))
+  return world
 
 
 def _subpools(learner: Learner) -> Subpools:
@@ -310,29 +312,28 @@ def _validation(learner: Learner):
   return batches, np.stack(weights).astype(np.float32)
 
 
-def _view(learner: Learner, seed: int) -> View:
-  """What the loops `steer` and `runs` look at proxies with."""
+def _view(learner: Learner, world: fleet.World, seed: int) -> View:
+  """What the loops `steer` and `runs` look at the proxies of a world with."""
   config, data = learner.job.config, learner.data
   train, plan = known.driving(data, "train"), learner.plans.observe
-  targets, _, scale_N = _targets(data, "train", config)
-  part_N = known.numbered(train)
+  assert world.targets is not None
+  part_N = world.target_of_N
   first_T = np.searchsorted(part_N, np.arange(len(train)))
   # What is observed of domains is what the proxies train on.
-  tokens = learner.facts.steps * config.batch.rows * config.batch.row_tokens
-  seen = _subpools(learner).of(tokens, "search", seed)
+  seen = world.subpool(learner.facts.steps, "search", seed)
   domain_rows = strata.make(
-    pool_sampler(data, config, seed=seed),
+    world.pool,
     learner.domains.domain_N,
     num_parts=learner.facts.num_domains,
     inside_N=seen.inside_N,
   )
   return View(
     domains=domain_rows,
-    targets=strata.make(targets, part_N, num_parts=len(train)),
+    targets=strata.make(world.targets, part_N, num_parts=len(train)),
     eval_sets=sets.texts(
       train, build.set_plan(config, max_tokens=plan.max_tokens)
     ),
-    bits_T=scale_N[first_T],
+    bits_T=world.target_scale_N[first_T],
     rows=plan.rows,
     target_rows=plan.target_rows,
     frozen=domain_rows.rows(0, plan.frozen_rows),
