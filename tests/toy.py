@@ -156,6 +156,7 @@ def scored(texts, key_N) -> Documents:
     key_N,
     np.array([len(text) + 1 for text in texts]),
     np.zeros((len(texts), 1), np.float32),
+    np.zeros(len(texts), int),
     grams.count(written, grams.Plan(buckets=2**16)),
   )
 

@@ -60,8 +60,8 @@ def facts_of(
   return facts
 
 
-def with_features(
-  facts: Facts, method: Method, job: Job, data: Prepared
+def with_documents(
+  facts: Facts, method: Method, job: Job, data: Prepared, placed: Domains
 ) -> Facts:
   """With every document, and what the method wants to know of each."""
   counts: Mapping[str, Grams] = {}
@@ -74,9 +74,17 @@ def with_features(
       workers=job.workers,
     )
 
-  def documents(name: str, one: DocumentSet) -> Documents:
+  def documents(
+    name: str, one: DocumentSet, domain_N: np.ndarray | None = None
+  ) -> Documents:
+    if domain_N is None:
+      domain_N = placed.of(np.asarray(one.embedding_NE))
     return Documents(
-      one.key_N, one.tokens.pairs_N, one.embedding_NE, counts.get(name)
+      one.key_N,
+      one.tokens.pairs_N,
+      one.embedding_NE,
+      domain_N,
+      counts.get(name),
     )
 
   train, validation = (
@@ -88,7 +96,9 @@ def with_features(
     for split in ("train", "validation")
   )
   return facts._replace(
-    pool=documents(grams.POOL, data.pool), train=train, validation=validation
+    pool=documents(grams.POOL, data.pool, placed.domain_N),
+    train=train,
+    validation=validation,
   )
 
 

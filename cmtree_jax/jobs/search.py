@@ -24,6 +24,8 @@ from cmtree_jax.recipe import domains
 from cmtree_jax.recipe.domains import Domains
 from cmtree_jax.signals import View
 
+CHUNK = 65_536  # documents that are weighed at a time; bounds memory
+
 
 class Found(NamedTuple):
   """A method's result on the pool."""
@@ -93,8 +95,12 @@ def weigh(
     data,
     placed,
     build.plans(job.config),
-    known.with_features(
-      known.facts_of(method, job.config, data, placed), method, job, data
+    known.with_documents(
+      known.facts_of(method, job.config, data, placed),
+      method,
+      job,
+      data,
+      placed,
     ),
   )
   job.reporter.advance(0, f"search of {name}")
@@ -129,24 +135,21 @@ def _none(learner: Learner, session: fleet.Session) -> fleet.Outcome:
 
 
 def _look(learner: Learner, session: fleet.Session) -> fleet.Outcome:
-  """Every document of pool and targets is shown once."""
-  data, placed = learner.data, learner.domains
-  model = _NO_MODEL
-  if look.reads_proxy(learner.method):
-    steps = learner.plans.look.steps
-    model = _model(learner, _preset(learner), total_steps=steps)
-  train = known.driving(data, "train")
-  parts = [_part(data.pool, placed.domain_N)] + [
-    _part(one, placed.of(np.asarray(one.embedding_NE)), among=len(train))
-    for one in train
-  ]
+  """Models measure every document of pool and targets."""
+  plan, preset = learner.plans.look, _preset(learner)
+  presets = {"proxy": preset, "target": preset, "teacher": plan.teacher}
+  train = known.driving(learner.data, "train")
   return look.run(
     learner.method,
     learner.facts,
-    _world(learner, model, session.seed),
-    learner.plans.look,
+    _world(learner, _NO_MODEL, session.seed),
+    plan,
     session,
-    parts,
+    models={
+      name: functools.partial(_model, learner, one, total_steps=plan.steps)
+      for name, one in presets.items()
+    },
+    parts=tuple(one.tokens for one in (learner.data.pool, *train)),
   )
 
 
@@ -341,35 +344,13 @@ def _view(learner: Learner, world: fleet.World, seed: int) -> View:
   )
 
 
-def _part(
-  documents: DocumentSet, domain_N: np.ndarray, *, among: int = 0
-) -> look.Part:
-  """Documents as they are shown: the pool's, or those of a target among several."""
-
-  def shown(rows: np.ndarray) -> Signals:
-    found = signals_of(documents, domain_N, rows)
-    if not among:
-      return found
-    mass_B = documents.tokens.mass_N[rows] / among
-    return found._replace(
-      mass_B=np.zeros_like(found.mass_B),
-      target_mass_B=mass_B.astype(np.float32),
-      index_B=np.full(len(rows), look.NOT_IN_POOL, np.int32),
-    )
-
-  return look.Part(documents.tokens, domain_N, shown)
-
-
 def signals_of(
   documents: DocumentSet, domain_N: np.ndarray, rows: np.ndarray | slice
 ) -> Signals:
   """What is known of some documents of the pool without a model."""
-  mass_B = documents.tokens.mass_N[rows].astype(np.float32)
   return Signals(
-    mass_B=mass_B,
-    target_mass_B=np.zeros_like(mass_B),
+    mass_B=documents.tokens.mass_N[rows].astype(np.float32),
     domain_B=domain_N[rows],
-    key_B=sampler.unit_keys(documents.key_N[rows]),
     index_B=np.arange(len(domain_N), dtype=np.int32)[rows],
     embedding_BE=np.asarray(documents.embedding_NE[rows]),
   )
@@ -381,7 +362,7 @@ def log_w_of(
   """Log-weights of the pool's documents, float64."""
   found = (
     weights.log_w(signals_of(pool, placed.domain_N, rows))
-    for rows in packing.chunks(len(pool), look.CHUNK)
+    for rows in packing.chunks(len(pool), CHUNK)
   )
   return np.concatenate([np.asarray(one, np.float64) for one in found])
 

@@ -29,8 +29,31 @@ class Checkpointer:
   at any moment leaves the last complete one.
   """
 
-  def __init__(self, folder: Path):
+  def __init__(self, folder: Path, parent: "Checkpointer | None" = None):
     self._folder = folder.absolute()
+    self.parent = parent or self
+
+  def child(self, name: str) -> "Checkpointer":
+    """One for a part of the work, whose states may be of another shape."""
+    return Checkpointer(self._folder / name, self)
+
+  def array(self, name: str, shape: tuple[int, ...] | None = None) -> np.memmap:
+    """An array on disk, float32, for what is too large to be saved whole every time.
+
+    Args:
+      name: of the array; no step may be called so.
+      shape: of an array that is not there yet; it begins as NaN.
+    """
+    path = self._folder / f"{name}.npy"
+    if path.exists() or shape is None:
+      return np.lib.format.open_memmap(path, mode="r+")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unready = path.with_suffix(".tmp")
+    made = np.lib.format.open_memmap(unready, "w+", np.float32, shape)
+    made[:] = np.nan
+    made.flush()
+    unready.rename(path)
+    return made
 
   @functools.cached_property
   def _manager(self) -> ocp.CheckpointManager:

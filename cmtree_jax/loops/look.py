@@ -1,11 +1,13 @@
-"""The loop `look`: every document of pool and targets is shown to a method once.
+"""The loop `look`: models measure every document, and a method weighs them by that.
 
-Most methods that look need no model. For one that reads the documents' losses, the
-loop first trains a proxy on the natural mixture and then holds it as it is. A method
-that compares documents of a cluster with each other sees a whole cluster at a time.
+A model trains on the natural pool, or on what the method curates of it, and stops at
+its checkpoints. There every document of the pool and of the targets' training texts is
+measured: its loss, its hidden states, whatever the method declares. The numbers lie on
+disk, so that a look is as long as the corpus and no wider than a group of documents.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -14,24 +16,20 @@ import numpy as np
 from cmtree_jax import checks
 from cmtree_jax.data.draw import packing
 from cmtree_jax.loops import fleet as fleets
-from cmtree_jax.loops.fleet import Fleet, Outcome, Session, World
-from cmtree_jax.methods.base import Facts, Method, Signals
-from cmtree_jax.proxy.ledger import FORWARD, Cost
+from cmtree_jax.loops.checkpoint import Checkpointer
+from cmtree_jax.loops.fleet import Fleet, Model, Outcome, Session, World
+from cmtree_jax.methods.base import MEASURED, Documents, Facts, Look, Method
+from cmtree_jax.proxy.ledger import Cost
 from cmtree_jax.signals import documents
-
-CHUNK = 65_536  # documents that are prepared at a time; bounds memory
-
-# Of a document that is not in the pool: past the end of every array of documents,
-# where JAX's `.at[].set(mode="drop")` writes nothing.
-NOT_IN_POOL = np.iinfo(np.int32).max
 
 
 class Plan(NamedTuple):
   """How much of everything; the block `look`."""
 
-  documents: int = 32_768  # per step of a method
-  steps: int = 150  # training steps of the proxy, where losses are read
+  documents: int = 16_384  # measured between two saves
+  steps: int = 150  # training steps of a model
   steps_per_call: int = 25  # drawn and compiled together; divides `steps`
+  teacher: str = "0.4m"  # preset of the larger model
 
   def check(self) -> None:
     """Refuses what contradicts itself, with a ValueError."""
@@ -44,22 +42,33 @@ class Plan(NamedTuple):
         f"{self.steps_per_call}."
       )
 
+  def ends(self, look: Look) -> tuple[int, ...]:
+    """The steps at which a model is stopped.
 
-class Part(NamedTuple):
-  """Documents that are shown: those of the pool, or of one target."""
-
-  tokens: packing.TokenStore
-  domain_N: np.ndarray
-  signals: Callable[[np.ndarray], Signals]  # numbers of documents -> theirs
+    Raises:
+      ValueError: for more checkpoints than calls.
+    """
+    calls = self.steps // self.steps_per_call
+    if look.checkpoints > calls:
+      raise ValueError(
+        f"look.steps = {self.steps} in calls of steps_per_call = "
+        f"{self.steps_per_call} have {calls} ends, came {look.checkpoints} "
+        "checkpoints of the method: lower look.steps_per_call."
+      )
+    return tuple(
+      self.steps_per_call * round(calls * (i + 1) / look.checkpoints)
+      for i in range(look.checkpoints)
+    )
 
 
 class State(NamedTuple):
-  """The state between two steps; all of it is saved."""
+  """The state of one model between two saves; all of it is saved."""
 
-  method: Any
-  fleet: Fleet | None  # the one proxy; None if no method reads it
-  steps: np.ndarray  # that the proxy has trained
-  shown: np.ndarray  # groups of documents so far
+  fleet: Fleet  # the one model
+  training: np.ndarray  # number of its training
+  observed: np.ndarray  # observations that are complete
+  groups: np.ndarray  # of documents that the next one has measured
+  saves: np.ndarray
 
 
 def run(
@@ -68,136 +77,178 @@ def run(
   world: World,
   plan: Plan,
   session: Session,
-  parts: Sequence[Part],
+  *,
+  models: Mapping[str, Callable[[], Model]],
+  parts: tuple[packing.TokenStore, ...],
 ) -> Outcome:
-  """Shows all documents.
+  """Trains the models, measures all documents, and has the method weigh them.
 
   Args:
     method: a method whose loop is `look`.
-    facts: what is known beforehand.
-    world: the proxy and what it draws from; the model is read by methods that
-      read `loss_B`, others may have none.
+    facts: what is known beforehand, with `pool` and `train`.
+    world: what models draw from; its own model is not read.
     plan: how much of everything.
-    session: seed, checkpoints and progress.
-    parts: the pool first, then the targets.
+    session: seed, checkpoints, measurements and progress.
+    models: by the names of `base.MODELS`; each is compiled when it is first asked for.
+    parts: tokens of the pool's documents, then of every target's.
   Raises:
-    Fault: the proxy's loss is not finite.
+    Fault: a model's loss is not finite.
     Interrupted: after saving, if the job is asked to stop.
+    ValueError: the method asks for what the plan or the targets do not give.
   """
-  scan = jax.jit(lambda state, xs: jax.lax.scan(method.step, state, xs)[0])
-  state = _start(method, facts, world, session.seed)
-  state = session.checkpointer.restore(state) or state
-  while reads_proxy(method) and state.steps < plan.steps:
-    state = _train(state, world, plan, session.seed)
-    session.advance(plan.steps_per_call * world.rows, "a proxy to look with")
-    _save(state, plan, session)
-  for number, (part, rows) in enumerate(_groups(method, parts)):
-    if number < state.shown:
-      continue
-    found, fleet = part.signals(rows), state.fleet
-    if fleet is not None:
-      found, fleet = _with_losses(found, fleet, world, part, rows)
-    size = _step_size(method, plan, len(rows))
-    inner = scan(state.method, _stack(found, method.signals, size))
-    state = State(inner, fleet, state.steps, state.shown + 1)
-    _save(state, plan, session)
-  cost = Cost() if state.fleet is None else Cost(*state.fleet.cost)
-  return Outcome(method.finalize(state.method), cost)
-
-
-def reads_proxy(method: Method) -> bool:
-  """Whether the loop trains a proxy for this method."""
-  return method.loop == "look" and "loss_B" in method.signals
+  ends = plan.ends(method.look)
+  if "target" in method.look.models and world.targets is None:
+    raise ValueError(
+      "A model that is trained on the target's texts wants a target, came none: "
+      "set config.data.targets."
+    )
+  cost = np.zeros(2)
+  for number, name in enumerate(method.look.models):
+    with contextlib.closing(session.checkpointer.child(name)) as saved:
+      one = _Model(
+        name,
+        number * len(ends) * method.look.seeds,
+        method,
+        facts,
+        world._replace(model=models[name]()),
+        plan,
+        session._replace(checkpointer=saved),
+        parts,
+      )
+      cost += one.observe()
+  arrays = session.checkpointer
+  found = method.init(
+    jax.random.key(session.seed), _filled(facts, method, arrays)
+  )
+  return Outcome(method.finalize(found), Cost(*cost), method.history(found))
 
 
 def work(method: Method, plan: Plan, rows: int) -> float:
   """Training rows of a whole look, of `rows` a step."""
-  return float(plan.steps * rows) if reads_proxy(method) else 0.0
+  if method.loop != "look":
+    return 0.0
+  return float(len(method.look.models) * method.look.seeds * plan.steps * rows)
 
 
-def _start(method: Method, facts: Facts, world: World, seed: int) -> State:
-  key = jax.random.key(seed)
-  fleet = None
-  if reads_proxy(method):
-    fleet = fleets.start(world, jax.random.fold_in(key, 1)[None])
-  inner = method.init(jax.random.fold_in(key, 0), facts)
-  return State(inner, fleet, np.array(0), np.array(0))
+class _Model(NamedTuple):
+  """One of the models of a look; the last fields are the arguments of `run`."""
+
+  name: str
+  first: int  # number of its first observation
+  method: Method
+  facts: Facts
+  world: World
+  plan: Plan
+  session: Session
+  parts: tuple[packing.TokenStore, ...]
+
+  def observe(self) -> np.ndarray:
+    """Does what is left of its observations; returns what all of them took."""
+    look, ends = self.method.look, self.plan.ends(self.method.look)
+    state = self._start(0)
+    state = self.session.checkpointer.restore(state) or state
+    while (done := int(state.observed)) < look.seeds * look.checkpoints:
+      at = done % look.checkpoints
+      training = done if look.afresh else done // look.checkpoints
+      if state.training != training:
+        fresh = self._start(done // look.checkpoints)
+        fleet = fresh.fleet._replace(cost=state.fleet.cost)
+        state = state._replace(fleet=fleet, training=np.array(training))
+      begin = ends[at - 1] if look.afresh and at else 0
+      state = self._trained(state, ends[at] - begin, at)
+      state = self._measured(state)
+    return state.fleet.cost
+
+  def _start(self, seed: int) -> State:
+    """The beginning of a training; all models of one seed draw alike."""
+    key = jax.random.fold_in(jax.random.key(self.session.seed), 1 + seed)
+    zero = np.array(0)
+    return State(fleets.start(self.world, key[None]), zero, zero, zero, zero)
+
+  def _trained(self, state: State, steps: int, at: int) -> State:
+    """A model of so many steps, for observation `at` of a training."""
+    fleet, world = state.fleet, self.world
+    call = self.plan.steps_per_call
+    if fleet.age[0] >= steps:  # before the job was stopped
+      return state
+    weight_N = self._weights(int(state.observed), at)
+    while fleet.age[0] < steps:
+      if self.name == "target" and 2 * fleet.age[0] >= self.plan.steps:
+        fleet, batch = fleets.take_targets(fleet, world, call * world.rows)
+      else:
+        fleet, batch = fleets.take(fleet, world, weight_N, call * world.rows)
+      batches = fleets.by_member([batch], world.rows)
+      fleet, loss_PS = fleets.train(fleet, world, batches)
+      fleets.require_finite(
+        loss_PS,
+        "The loss of a model that documents are looked at with",
+        "Lower config.optimizer.learning_rate.",
+      )
+      self.session.advance(call * world.rows, f"a {self.name} to look with")
+      state = self._saved(state._replace(fleet=fleet))
+    return state
+
+  def _weights(self, done: int, at: int) -> np.ndarray:
+    """What is drawn of the pool until the next observation, `at` of a training."""
+    subpool = self.world.subpool(self.plan.steps, "search", self.session.seed)
+    if not at or self.method.curate is None:
+      return subpool.inside_N.astype(float)
+    facts = _filled(self.facts, self.method, self._arrays)
+    log_w_N = self.method.curate(facts, self.first + done - 1)
+    return subpool.weights(np.exp(log_w_N - log_w_N.max()))
+
+  def _measured(self, state: State) -> State:
+    """With one more observation of all documents."""
+    seen = documents.Seen(
+      self.world.model.engine,
+      state.fleet.phi,
+      self.world.pool.row_tokens,
+      self.world.rows,
+    )
+    wanted = self.method.features & MEASURED
+    groups = [
+      (part, rows)
+      for part, tokens in enumerate(self.parts)
+      for rows in packing.chunks(len(tokens.bytes_N), self.plan.documents)
+    ]
+    for part, rows in groups[int(state.groups) :]:
+      document_B = np.arange(rows.start, rows.stop)
+      found = documents.measure(seen, self.parts[part], document_B, wanted)
+      for name, value_B in found.values.items():
+        shape = (self.method.look.observations, len(self.parts[part].bytes_N))
+        array = self._arrays.array(
+          f"{part}.{name}", (*shape, *value_B.shape[1:])
+        )
+        array[self.first + int(state.observed), rows] = value_B
+        array.flush()
+      fleet = state.fleet
+      for passes, number in found.rows.items():
+        fleet = fleet.charge(self.world, number, passes)
+      state = state._replace(fleet=fleet, groups=state.groups + 1)
+      state = self._saved(state)
+    return state._replace(observed=state.observed + 1, groups=np.array(0))
+
+  @property
+  def _arrays(self) -> Checkpointer:
+    return self.session.checkpointer.parent
+
+  def _saved(self, state: State) -> State:
+    state = state._replace(fleet=state.fleet.settled(), saves=state.saves + 1)
+    self.session.checkpointer.save(int(state.saves), state)
+    self.session.stop.check()
+    return state
 
 
-def _train(state: State, world: World, plan: Plan, seed: int) -> State:
-  """Some steps of the proxy on the natural mixture."""
-  assert state.fleet is not None
-  natural_N = world.subpool(plan.steps, "search", seed).inside_N.astype(float)
-  fleet, batch = fleets.take(
-    state.fleet, world, natural_N, plan.steps_per_call * world.rows
-  )
-  batches = fleets.by_member([batch], world.rows)
-  fleet, loss_PS = fleets.train(fleet, world, batches)
-  fleets.require_finite(
-    loss_PS,
-    "The loss of the proxy that documents are looked at with",
-    "Lower config.optimizer.learning_rate.",
-  )
-  return state._replace(fleet=fleet, steps=state.steps + plan.steps_per_call)
+def _filled(facts: Facts, method: Method, arrays: Checkpointer) -> Facts:
+  """With what has been measured of every document."""
+  wanted = method.features & MEASURED
 
+  def filled(part: int, of: Documents) -> Documents:
+    found: dict[str, Any] = {n: arrays.array(f"{part}.{n}") for n in wanted}
+    return of._replace(**found)
 
-def _save(state: State, plan: Plan, session: Session) -> None:
-  if state.fleet is not None:
-    state = state._replace(fleet=state.fleet.settled())
-  done = int(state.steps) // plan.steps_per_call + int(state.shown)
-  session.checkpointer.save(done, state)
-  session.stop.check()
-
-
-def _groups(
-  method: Method, parts: Sequence[Part]
-) -> Iterator[tuple[Part, np.ndarray]]:
-  """Numbers of documents that are shown together, part after part."""
-  for part in parts:
-    if method.whole_domains:
-      for domain in np.unique(part.domain_N):
-        yield part, np.flatnonzero(part.domain_N == domain)
-      continue
-    for rows in packing.chunks(len(part.domain_N), CHUNK):
-      yield part, np.arange(rows.start, rows.stop)
-
-
-def _step_size(method: Method, plan: Plan, size: int) -> int:
-  """Documents of one step of the method."""
-  if not method.whole_domains:
-    return min(plan.documents, size)
-  # A power of two, so that domains of like sizes share a compiled step.
-  return 1 << (size - 1).bit_length()
-
-
-def _with_losses(
-  found: Signals, fleet: Fleet, world: World, part: Part, rows: np.ndarray
-) -> tuple[Signals, Fleet]:
-  """With the documents' losses under the proxy, charged."""
-  scored = documents.mean_losses(
-    world.model.engine,
-    fleet.phi.params,
-    part.tokens,
-    rows,
-    row_tokens=world.pool.row_tokens,
-    batch_rows=world.rows,
-  )
-  fleet = fleet.charge(world, scored.rows, FORWARD)
-  return found._replace(loss_B=scored.loss_B), fleet
-
-
-def _stack(found: Signals, wanted: frozenset[str], size: int) -> Signals:
-  """The wanted fields as batches [steps, B, ...], filled up with mass zero."""
-  steps = -(-len(found.mass_B) // size)
-
-  def batches(name, value):
-    if value is None or name not in wanted:
-      return None
-    pad = [(0, steps * size - len(value))] + [(0, 0)] * (value.ndim - 1)
-    fill = NOT_IN_POOL if name == "index_B" else 0
-    padded = np.pad(value, pad, constant_values=fill)
-    return padded.reshape(steps, size, *value.shape[1:])
-
-  return Signals(
-    *(batches(n, v) for n, v in zip(Signals._fields, found, strict=True))
+  assert facts.pool is not None
+  return facts._replace(
+    pool=filled(0, facts.pool),
+    train=tuple(filled(t, one) for t, one in enumerate(facts.train, 1)),
   )

@@ -26,13 +26,10 @@ class Signals(NamedTuple):
   targets. Losses of domains are nats per token, those of targets bits per byte.
   """
 
-  # Documents (loops `look` and `values`).
-  mass_B: Any = None  # share of the corpus's tokens; 0 for a target's document
-  target_mass_B: Any = None  # share of the target's tokens; 0 in the pool
+  # Documents of the pool (loop `values`, and what weights are read with).
+  mass_B: Any = None  # share of the corpus's tokens
   domain_B: Any = None  # the document's domain
-  key_B: Any = None  # a number in [0, 1) that depends on the id alone
-  index_B: Any = None  # number in the pool; past its end for other documents
-  loss_B: Any = None  # mean nats per token under a proxy that does not change
+  index_B: Any = None  # number in the pool
   embedding_BE: Any = None  # document features
   value_BT: Any = None  # fall of every target's loss per unit of weight
   proxy_B: Any = None  # int, which proxy says so
@@ -73,12 +70,61 @@ class Weights(Protocol):
 
 
 class Documents(NamedTuple):
-  """Some documents one by one, on the host; their arrays may lie on disk."""
+  """N documents one by one, on the host; their arrays may lie on disk.
+
+  Fields from `grams` on are made for methods that name them in `Method.features`.
+  What a model makes of documents is measured by the loop `look`, with one row for
+  each observation of `Method.look`; means are over the tokens of a document.
+  """
 
   key_N: np.ndarray  # uint64, a hash of every id
   tokens_N: np.ndarray  # int, length of each
   embedding_NE: np.ndarray
-  grams: Grams | None = None  # runs of words; of a method that declares them
+  domain_N: np.ndarray | None = None  # int, the domain of each
+  grams: Grams | None = None  # counts of runs of words
+  loss_ON: np.ndarray | None = None  # mean nats
+  entropy_ON: np.ndarray | None = None  # mean entropy of the prediction, nats
+  confidence_ON: np.ndarray | None = None  # mean of the largest probability
+  error_ON: np.ndarray | None = (
+    None  # mean length of (prediction - one-hot label)
+  )
+  correct_ON: np.ndarray | None = (
+    None  # share of tokens that were the likeliest
+  )
+  hidden_ONH: np.ndarray | None = None  # mean of the last layer's states
+  late_hidden_ONH: np.ndarray | None = None  # weighted by the token's position
+
+  @property
+  def measured(self) -> dict[str, np.ndarray]:
+    """Those that have a row for each observation."""
+    fields = self._asdict().items()
+    return {n: x for n, x in fields if "_O" in n and x is not None}
+
+
+# Fields of `Documents` that the loop `look` measures.
+MEASURED = frozenset(name for name in Documents._fields if "_O" in name)
+MODELS = ("proxy", "teacher", "target")
+
+
+class Look(NamedTuple):
+  """Which models of the loop `look` measure documents, and when.
+
+  A "proxy" and a "teacher", which is larger, train on the pool; a "target" is a proxy
+  that spends the second half of its training on the targets' texts. The observations
+  are made model after model, seed after seed, checkpoint after checkpoint.
+  """
+
+  models: tuple[str, ...] = ("proxy",)  # of MODELS
+  seeds: int = 1  # trainings of each, from different starts
+  checkpoints: int = 1  # of each training, evenly spaced, the last its end
+  # Whether each checkpoint ends a training of its own, as long as the time between
+  # two checkpoints.
+  afresh: bool = False
+
+  @property
+  def observations(self) -> int:
+    """O, their number."""
+    return len(self.models) * self.seeds * self.checkpoints
 
 
 class Facts(NamedTuple):
@@ -153,8 +199,8 @@ def _nothing_to_tell(state: Any) -> dict[str, Any]:
 LOOPS = {
   "none": "Nothing runs: `init` knows the domains' shares of corpus and targets, and"
   " what every document is written with.",
-  "look": "The method looks once at every document of the pool and the targets, some"
-  " of them with the documents' losses under a proxy that is held.",
+  "look": "Models train and measure every document at their checkpoints: its loss,"
+  " its hidden states or its gradient. Then the method weighs the documents by that.",
   "values": "Proxies in training tell the values of documents for every target, round"
   " after round; every step of the method is measured and may be taken back.",
   "steer": "One proxy trains at a constant learning rate on a mixture of domains;"
@@ -190,7 +236,13 @@ class Method(NamedTuple):
   train_on_observed: bool = False
   # Fields of `Documents` that `init` reads and that must be made for it.
   features: frozenset[str] = frozenset()
-  # Loop `none`: state -> rows that tell a person what was found.
+  # Loop `look`: which models measure documents. `init` is called after them.
+  look: Look = Look()
+  # Loop `look`: (facts with what observations 0 to o have measured, o) -> log-weights
+  # of the documents that the training goes on with, up to a constant. None: all weigh
+  # the same throughout.
+  curate: Callable[[Facts, int], np.ndarray] | None = None
+  # Loops `none` and `look`: state -> rows that tell a person what was found.
   history: Callable[[Any], tuple[dict[str, Any], ...]] = lambda state: ()
   # The partition: the one that is given, or the labelled sources whatever is given.
   partition: Literal["given", "sources"] = "given"
@@ -199,8 +251,6 @@ class Method(NamedTuple):
   weighs: Literal["documents", "domains", "tree"] = "domains"
   # Whether the weights depend on the targets.
   targeted: bool = True
-  # Loop `look`: whether a step gets all documents of one domain, and only these.
-  whole_domains: bool = False
   # Workdir of an earlier recipe on labelled sources that `Facts.earlier_log_w_K`
   # is read from.
   extends: str = ""

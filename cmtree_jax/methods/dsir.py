@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from cmtree_jax import checks, shapes
-from cmtree_jax.data.draw import packing, sampler
+from cmtree_jax.data.draw import packing
 from cmtree_jax.embed.grams import Grams
 from cmtree_jax.methods import scoring
 from cmtree_jax.methods.base import (
@@ -94,7 +94,7 @@ def make(
       )
     if kind == "gumbel":
       score_TN = (
-        score_N + gumbel(pool.key_N, jax.random.fold_in(key, t))
+        score_N + scoring.gumbel(pool.key_N, jax.random.fold_in(key, t))
         for t, score_N in enumerate(score_TN)
       )
     return scoring.best(
@@ -140,14 +140,6 @@ def scores(
     if normalized:
       score_N /= np.maximum(number_N, 1)
     yield np.where(long_N, score_N, -np.inf)
-
-
-def gumbel(key_N: np.ndarray, key: shapes.Key) -> np.ndarray:
-  """Noise that depends on a document's id and the key, on no order."""
-  high, low = np.asarray(jax.random.key_data(key), np.uint64)
-  bits_N = sampler.mixed(key_N ^ (high << np.uint64(32) | low))
-  u_N = ((bits_N >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
-  return -np.log(-np.log(u_N))
 
 
 def _shares(grams: Grams, buckets: int) -> np.ndarray:

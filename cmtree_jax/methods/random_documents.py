@@ -1,29 +1,9 @@
 """Random documents: a subset chosen blindly, the control of selection."""
 
-from typing import NamedTuple
-
-import jax.numpy as jnp
-
 from cmtree_jax import shapes
-from cmtree_jax.methods import subsets
-from cmtree_jax.methods.base import (
-  DocumentWeights,
-  Facts,
-  Method,
-  Planted,
-  Signals,
-  Small,
-)
-
-
-class State(NamedTuple):
-  """Documents seen so far."""
-
-  kept_N: shapes.Array  # whether a document is trained on
-  kept: shapes.Scalar  # mass of these documents
-  all: shapes.Scalar  # mass of all documents
-  max_weight: shapes.Scalar  # R
-
+from cmtree_jax.data.draw import sampler
+from cmtree_jax.methods import scoring
+from cmtree_jax.methods.base import Facts, Method, Planted, Small
 
 SMALL = Small()
 PLANTED = Planted()
@@ -42,42 +22,20 @@ def make(*, share: float = 0.2) -> Method:
     share: s, the share of the documents that is kept. Where the repetition cap R is
       below 1 / m, the others get what is left.
   Returns:
-    A Method that reads masses and keys in one pass.
+    A Method that reads the documents' keys.
   Raises:
     ValueError: for a share that is not in (0, 1].
   """
   if not 0 < share <= 1:
     raise ValueError(f"share {share} must be above 0 and at most 1.")
 
-  def init(key: shapes.Key, facts: Facts) -> State:
+  def init(key: shapes.Key, facts: Facts) -> scoring.Weighed:
     del key
-    return State(
-      kept_N=jnp.zeros(facts.num_documents, bool),
-      kept=jnp.float32(0.0),
-      all=jnp.float32(0.0),
-      max_weight=jnp.float32(facts.max_weight),
+    pool = facts.pool
+    assert pool is not None
+    u_N = sampler.unit_keys(pool.key_N)
+    return scoring.chosen(
+      u_N < share, pool, max_weight=facts.max_weight, score_N=-u_N
     )
 
-  def step(state: State, signals: Signals):
-    kept_B = signals.key_B < share
-    return State(
-      subsets.note(state.kept_N, signals, kept_B),
-      state.kept + jnp.sum(jnp.where(kept_B, signals.mass_B, 0.0)),
-      state.all + jnp.sum(signals.mass_B),
-      state.max_weight,
-    ), None
-
-  def finalize(state: State) -> DocumentWeights:
-    return subsets.weigh(
-      state.kept_N, state.kept, state.all, max_weight=state.max_weight
-    )
-
-  return Method(
-    init,
-    step,
-    finalize,
-    frozenset({"mass_B", "key_B", "index_B"}),
-    "look",
-    weighs="documents",
-    targeted=False,
-  )
+  return scoring.method(init, targeted=False)

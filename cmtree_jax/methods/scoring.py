@@ -3,16 +3,21 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from cmtree_jax import budget, shapes
+from cmtree_jax.data.draw import sampler
 from cmtree_jax.methods.base import (
+  MEASURED,
   Documents,
   DocumentWeights,
   Facts,
+  Look,
   Method,
 )
 
+_ONCE = Look()  # one proxy, at its end
 CHUNK = 32_768  # documents that are scored at a time; bounds memory
 
 _LEAST = 1e-6  # weight of what is left out: a logarithm must be finite
@@ -22,7 +27,11 @@ class Weighed(NamedTuple):
   """The state of a method that scores documents."""
 
   log_w_N: shapes.FloatN  # float32; the corpus mean of the weights is one
-  # What a person reads of each target: "tokens" of the pool that its own weights hold.
+  score_N: (
+    shapes.FloatN
+  )  # ranks the documents: the highest is the first to be kept
+  # What a person reads, one number for each target, or one in all: "tokens" of the
+  # pool that its own weights hold.
   told_T: dict[str, np.ndarray]
 
   @property
@@ -32,39 +41,49 @@ class Weighed(NamedTuple):
 
   @property
   def history(self) -> tuple[dict[str, Any], ...]:
-    """One row for each target, in their order."""
+    """One row for each target, in their order; one row where there are none."""
     return tuple(
-      {
-        "target": t,
-        **{name: float(x_T[t]) for name, x_T in self.told_T.items()},
-      }
+      {name: x_T[t].item() for name, x_T in self.told_T.items()}
       for t in range(len(self.told_T["tokens"]))
     )
 
   def telling(self, **told_T: Sequence[Any]) -> "Weighed":
     """The same, with more to read of each target."""
-    more = {name: np.asarray(x, np.float64) for name, x in told_T.items()}
-    return Weighed(self.log_w_N, {**self.told_T, **more})
+    more = {name: np.asarray(x) for name, x in told_T.items()}
+    return self._replace(told_T={**self.told_T, **more})
 
 
 def method(
-  weigh: Callable[[shapes.Key, Facts], Weighed], *, features: frozenset[str]
+  weigh: Callable[[shapes.Key, Facts], Weighed],
+  *,
+  features: frozenset[str] = frozenset(),
+  look: Look = _ONCE,
+  curate: Callable[[Facts, int], np.ndarray] | None = None,
+  targeted: bool = True,
 ) -> Method:
-  """A method of the loop `none` that weighs documents by their scores.
+  """A method that weighs documents by their scores.
+
+  Its loop is `look` if a model has to measure one of the features, else `none`.
 
   Args:
     weigh: does its whole work.
     features: as in `Method`.
+    look: as in `Method`.
+    curate: as in `Method`.
+    targeted: as in `Method`.
   """
   return Method(
     init=weigh,
     step=lambda state, signals: (state, None),
     finalize=lambda state: state.weights,
     signals=frozenset({"index_B"}),
-    loop="none",
+    loop="look" if features & MEASURED else "none",
     features=features,
+    look=look,
+    curate=curate,
     history=lambda state: state.history,
     weighs="documents",
+    targeted=targeted,
   )
 
 
@@ -94,7 +113,7 @@ def best(
   >>> np.exp(found.log_w_N).round(4)
   array([2., 0., 2., 0.], dtype=float32)
   >>> found.history  # of the two documents
-  ({'target': 0, 'tokens': 18.0},)
+  ({'target': 0, 'tokens': 18},)
   """
   q_N = pool.tokens_N / pool.tokens_N.sum()
   before_TN = [
@@ -109,7 +128,61 @@ def best(
   last = max(float(u_N[order_N[enough]]), np.nextafter(share, 0))
   kept_N = u_N <= last
   tokens_T = [pool.tokens_N[before_N <= last].sum() for before_N in before_TN]
-  return _weighed(kept_N / q_N[kept_N].sum(), tokens_T)
+  found = _weighed(kept_N / q_N[kept_N].sum(), -u_N, tokens_T)
+  return found.telling(target=range(len(tokens_T)))
+
+
+def top(
+  score_N: np.ndarray, pool: Documents, *, share: float, max_weight: float
+) -> Weighed:
+  """`best` of one ranking that is no target's.
+
+  Args:
+    score_N: of all documents.
+    pool: the documents.
+    share: s, of the pool's tokens.
+    max_weight: R.
+  """
+  found = best([score_N], pool, share=share, max_weight=max_weight)
+  return found._replace(told_T={"tokens": found.told_T["tokens"]})
+
+
+def chosen(
+  kept_N: np.ndarray,
+  pool: Documents,
+  *,
+  max_weight: float,
+  score_N: np.ndarray | None = None,
+) -> Weighed:
+  r"""Equal weights for the documents that are kept, as far as they may be repeated.
+
+  .. math:: w_i = \min(1 / m, R) \text{ if kept}, \qquad m = \sum_\text{kept} q_i
+
+  Where the cap R is below 1 / m, the others get what is left of the tokens.
+
+  Args:
+    kept_N: which documents are kept; none or all: all weigh the same.
+    pool: the documents.
+    max_weight: R.
+    score_N: ranks them; None: those that are kept come first.
+
+  >>> pool = Documents(np.arange(4, dtype=np.uint64), np.full(4, 9), np.zeros((4, 1)))
+  >>> found = chosen(np.array([True, False, False, False]), pool, max_weight=2)
+  >>> np.exp(found.log_w_N).round(3)
+  array([2.   , 0.667, 0.667, 0.667], dtype=float32)
+  """
+  q_N = pool.tokens_N / pool.tokens_N.sum()
+  kept_N = np.asarray(kept_N, bool)
+  m = q_N[kept_N].sum()
+  w_N = np.ones(len(q_N))
+  if kept_N.any() and not kept_N.all():
+    # What rounding takes from the mass must not make the others' negative.
+    m = min(m, 1 - 1e-12)
+    kept = min(1 / m, max_weight)
+    w_N = np.where(kept_N, kept, max(1 - m * kept, 0.0) / (1 - m))
+  if score_N is None:
+    score_N = kept_N
+  return _weighed(w_N, score_N, [pool.tokens_N[kept_N].sum()])
 
 
 def proportional(
@@ -153,7 +226,24 @@ def proportional(
     # As many tokens as equal weights would hold that are as uneven.
     tokens_T.append(pool.tokens_N.sum() / (q_N @ v_N**2))
   w_N = budget.capped(total_N, q_N, max_weight=max_weight)
-  return _weighed(w_N, tokens_T)
+  found = _weighed(w_N, total_N, tokens_T)
+  return found.telling(target=range(num_targets))
+
+
+def gumbel(key_N: np.ndarray, key: shapes.Key) -> np.ndarray:
+  """Noise that depends on a document's id and the key, on no order.
+
+  Added to logarithms of weights it makes the first of a ranking a sample without
+  replacement (Vieira, 2014).
+
+  Args:
+    key_N: keys of the documents.
+    key: of the draw.
+  """
+  high, low = np.asarray(jax.random.key_data(key), np.uint64)
+  bits_N = sampler.mixed(key_N ^ (high << np.uint64(32) | low))
+  u_N = ((bits_N >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+  return -np.log(-np.log(u_N))
 
 
 def _order(score_N: np.ndarray, key_N: np.ndarray) -> np.ndarray:
@@ -168,6 +258,9 @@ def _before(order_N: np.ndarray, q_N: np.ndarray) -> np.ndarray:
   return before_N
 
 
-def _weighed(w_N: np.ndarray, tokens_T: Sequence[Any]) -> Weighed:
+def _weighed(
+  w_N: np.ndarray, score_N: np.ndarray, tokens_T: Sequence[Any]
+) -> Weighed:
   log_w_N = np.log(np.maximum(w_N, _LEAST)).astype(np.float32)
-  return Weighed(log_w_N, {}).telling(tokens=tokens_T)
+  found = Weighed(log_w_N, np.asarray(score_N, np.float64), {})
+  return found.telling(tokens=tokens_T)

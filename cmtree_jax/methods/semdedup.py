@@ -1,31 +1,17 @@
 """SemDeDup: one of every group of documents that nearly say the same."""
 
-from typing import NamedTuple
+import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cmtree_jax import checks, shapes
-from cmtree_jax.methods import subsets
-from cmtree_jax.methods.base import (
-  DocumentWeights,
-  Facts,
-  Method,
-  Planted,
-  Signals,
-  Small,
-)
+from cmtree_jax.methods import scoring
+from cmtree_jax.methods.base import Facts, Method, Planted, Small
 
 KEEP = ("hard", "easy")
 _BLOCK = 256  # documents that are compared with all others at a time
-
-
-class State(NamedTuple):
-  """What is known of the pool's documents so far."""
-
-  likeness_N: shapes.FloatN  # to one that comes earlier; NaN: not seen
-  mass_N: shapes.FloatN
-  max_weight: shapes.Scalar  # R
 
 
 SMALL = Small()
@@ -52,7 +38,7 @@ def make(*, epsilon: float = 0.05, keep: str = "hard") -> Method:
     epsilon: how far from equal (cosine one) two documents still count as the same.
     keep: "hard" keeps what is far from the center, "easy" what is near.
   Returns:
-    A Method that looks at one whole domain at a time.
+    A Method that reads the embedding of all documents.
   Raises:
     ValueError: for an epsilon that is not in (0, 1), or an unknown `keep`.
   References:
@@ -63,42 +49,40 @@ def make(*, epsilon: float = 0.05, keep: str = "hard") -> Method:
   if not 0 < epsilon < 1:
     raise ValueError(f"epsilon {epsilon} must be between 0 and 1.")
 
-  def init(key: shapes.Key, facts: Facts) -> State:
+  def init(key: shapes.Key, facts: Facts) -> scoring.Weighed:
     del key
-    return State(
-      subsets.unseen(facts),
-      jnp.zeros(facts.num_documents),
-      jnp.float32(facts.max_weight),
+    pool = facts.pool
+    assert pool is not None
+    assert pool.domain_N is not None
+    likeness_N = np.zeros(len(pool.key_N), np.float32)
+    for domain in np.unique(pool.domain_N):
+      rows = np.flatnonzero(pool.domain_N == domain)
+      likeness_N[rows] = _likeness(pool.embedding_NE[rows], keep)
+    return scoring.chosen(
+      likeness_N <= 1 - epsilon,
+      pool,
+      max_weight=facts.max_weight,
+      score_N=-likeness_N,
     )
 
-  def step(state: State, signals: Signals):
-    real_B = signals.mass_B > 0
-    unit_BE = _normalize(signals.embedding_BE)
-    center_E = _normalize(
-      jnp.sum(jnp.where(real_B[:, None], unit_BE, 0), axis=0)
-    )
-    distance_B = 1 - unit_BE @ center_E
-    likeness_B = likeness_to_earlier(unit_BE, rank(distance_B, keep), real_B)
-    return State(
-      subsets.note(state.likeness_N, signals, likeness_B),
-      subsets.note(state.mass_N, signals, signals.mass_B),
-      state.max_weight,
-    ), None
+  return scoring.method(init, targeted=False)
 
-  def finalize(state: State) -> DocumentWeights:
-    kept_N = state.likeness_N <= 1 - epsilon
-    return subsets.weigh_seen(kept_N, state.mass_N, max_weight=state.max_weight)
 
-  return Method(
-    init,
-    step,
-    finalize,
-    frozenset({"mass_B", "index_B", "embedding_BE"}),
-    "look",
-    weighs="documents",
-    targeted=False,
-    whole_domains=True,
-  )
+def _likeness(embedding_BE: np.ndarray, keep: str) -> np.ndarray:
+  """M of one domain, which is filled up so that sizes alike share a program."""
+  size = len(embedding_BE)
+  padding = (1 << (size - 1).bit_length()) - size
+  padded_BE = np.pad(embedding_BE, [(0, padding), (0, 0)])
+  return np.asarray(_compiled(padded_BE, size, keep))[:size]
+
+
+@functools.partial(jax.jit, static_argnames="keep")
+def _compiled(embedding_BE, size, keep):
+  real_B = jnp.arange(len(embedding_BE)) < size
+  unit_BE = _normalize(embedding_BE)
+  center_E = _normalize(jnp.sum(jnp.where(real_B[:, None], unit_BE, 0), axis=0))
+  distance_B = 1 - unit_BE @ center_E
+  return likeness_to_earlier(unit_BE, rank(distance_B, keep), real_B)
 
 
 def rank(distance_B: shapes.FloatB, keep: str) -> shapes.Array:

@@ -41,6 +41,16 @@ class Unroll(NamedTuple):
   adjoint: shapes.Tree
 
 
+class Statistics(NamedTuple):
+  """What the prediction of every token is like."""
+
+  loss_BT: shapes.Array  # nats
+  entropy_BT: shapes.Array  # nats
+  confidence_BT: shapes.Array  # the largest probability
+  error_BT: shapes.Array  # length of (probabilities - one-hot label)
+  correct_BT: shapes.Array  # 1 where the label was the likeliest
+
+
 class Engine(NamedTuple):
   """The work on all members at once; batches and weights are host arrays.
 
@@ -68,6 +78,10 @@ class Engine(NamedTuple):
   weighted_nats: Callable[..., shapes.Array]
   # (params, batches [C, B, T]) -> losses [P, C, B, T]
   losses: Callable[..., shapes.Array]
+  # the same -> Statistics, of [P, C, B, T]
+  statistics: Callable[..., Statistics]
+  # the same -> hidden states of the last layer, [P, C, B, T, D]
+  hidden: Callable[..., shapes.Array]
 
 
 def make(
@@ -111,6 +125,8 @@ def make(
     probe=of_all(one.probe, [None, None, STEPS]),
     weighted_nats=of_all(one.weighted_nats, [None, CHUNKS]),
     losses=of_all(one.losses, [None, CHUNKS]),
+    statistics=of_all(one.statistics, [None, CHUNKS]),
+    hidden=of_all(one.hidden, [None, CHUNKS]),
   )
 
 
@@ -256,6 +272,28 @@ class _Member(NamedTuple):
 
     return self._on_documents(one, 1, out=CHUNKS)(params, batches)
 
+  def statistics(self, params, batches):
+    outputs = proxy_loss.hidden_and_logits(self.proxy)
+
+    def one(params, batches):
+      def of_batch(batch):
+        return _statistics(outputs(params, batch)[1], batch.label_BT)
+
+      return jax.lax.map(of_batch, batches)
+
+    return self._on_documents(one, 1, out=CHUNKS)(params, batches)
+
+  def hidden(self, params, batches):
+    outputs = proxy_loss.hidden_and_logits(self.proxy)
+
+    def one(params, batches):
+      def of_batch(batch):
+        return outputs(params, batch)[0].astype(jnp.float32)
+
+      return jax.lax.map(of_batch, batches)
+
+    return self._on_documents(one, 1, out=CHUNKS)(params, batches)
+
   def _cooldown(self, phi, batches):
     """(phi before the first step, the optimizer), for a rate that falls to zero."""
     num_steps = batches.tokens_BT.shape[0]
@@ -271,6 +309,25 @@ class _Member(NamedTuple):
       in_specs=(*(WHOLE,) * num_whole, CHUNKS),
       out_specs=out,
     )
+
+
+def _statistics(logits_BTV, label_BT) -> Statistics:
+  log_p_BTV = jax.nn.log_softmax(logits_BTV)
+  p_BTV = jnp.exp(log_p_BTV)
+  log_label_BT = jnp.take_along_axis(log_p_BTV, label_BT[..., None], -1)[..., 0]
+  label_p_BT = jnp.exp(log_label_BT)
+  # |p - y|^2 = |p|^2 - 2 p_y + 1, written so that nothing cancels.
+  rest_BT = jnp.maximum(jnp.sum(p_BTV**2, axis=-1) - label_p_BT**2, 0.0)
+  return Statistics(
+    loss_BT=-log_label_BT,
+    # A probability that is zero in float32 adds nothing.
+    entropy_BT=-jnp.sum(jnp.where(p_BTV > 0, p_BTV * log_p_BTV, 0.0), axis=-1),
+    confidence_BT=jnp.max(p_BTV, axis=-1),
+    error_BT=jnp.sqrt(rest_BT + (1 - label_p_BT) ** 2),
+    correct_BT=(jnp.argmax(logits_BTV, axis=-1) == label_BT).astype(
+      jnp.float32
+    ),
+  )
 
 
 def _shardings(mesh: Mesh, phi: Inner) -> Inner:

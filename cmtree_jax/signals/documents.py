@@ -1,14 +1,16 @@
 """Signals of single documents: what proxies make of each."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from cmtree_jax import shapes
+from cmtree_jax.bilevel.problem import Inner
 from cmtree_jax.data.draw import packing
 from cmtree_jax.data.draw.batch import Batch
 from cmtree_jax.evaluate import perplexity
+from cmtree_jax.proxy import engine as engines
 from cmtree_jax.proxy.engine import Engine
 from cmtree_jax.proxy.ledger import FORWARD
 from cmtree_jax.signals.base import Observation, Signal, View
@@ -17,39 +19,123 @@ from cmtree_jax.signals.domains import eval_rows
 _CHUNKS = 8  # batches that are scored in one call of the engine
 
 
-class Scored(NamedTuple):
-  """Losses of documents, and the rows that they took."""
+class Seen(NamedTuple):
+  """A model at a checkpoint, that documents are measured with."""
 
-  loss_B: np.ndarray  # float32, mean nats per token
-  rows: int
+  engine: Engine
+  phi: Inner  # of one member, [1, ...]
+  row_tokens: int  # T
+  batch_rows: int  # per batch; calls of equal shape are made of them
 
 
-def mean_losses(
-  engine: Engine,
-  params: shapes.Tree,
+class Measured(NamedTuple):
+  """What was found of documents."""
+
+  values: dict[str, np.ndarray]  # by fields of `Documents`, [B, ...]
+  rows: dict[int, int]  # passes over a row, as the ledger counts them -> rows
+
+
+class Measure(NamedTuple):
+  """One computation; fields that share it are entered as the same object.
+
+  A new one is written in a file of this folder and entered in `MEASURES`.
+  """
+
+  # (model, tokens, numbers of documents) -> (fields [B, ...], rows)
+  compute: Callable[
+    [Seen, packing.TokenStore, np.ndarray], tuple[dict[str, np.ndarray], int]
+  ]
+  passes: int = FORWARD
+
+
+def measure(
+  seen: Seen,
   tokens: packing.TokenStore,
   document_B: np.ndarray,
-  *,
-  row_tokens: int,
-  batch_rows: int,
-) -> Scored:
-  """The mean loss of a document's tokens under the first proxy.
+  wanted: frozenset[str],
+) -> Measured:
+  """The wanted fields of some documents.
 
   As in training, attention stays within a piece of `row_tokens`: the beginning of
   every piece is predicted from nothing.
 
   Args:
-    engine: computes losses.
-    params: of the proxies, [P, ...].
+    seen: the model.
     tokens: the store.
     document_B: numbers of documents.
-    row_tokens: T.
-    batch_rows: rows per batch; calls of equal shape are made of them.
+    wanted: names in `MEASURES`.
   """
+  values: dict[str, np.ndarray] = {}
+  rows: dict[int, int] = {}
+  # What several fields share is computed and charged once.
+  for one in dict.fromkeys(MEASURES[name] for name in sorted(wanted)):
+    found, number = one.compute(seen, tokens, document_B)
+    values |= {name: x for name, x in found.items() if name in wanted}
+    rows[one.passes] = rows.get(one.passes, 0) + number
+  return Measured(values, rows)
+
+
+def _statistics(
+  seen: Seen, tokens: packing.TokenStore, document_B: np.ndarray
+) -> tuple[dict[str, np.ndarray], int]:
+  """Means over tokens of what the predictions are like."""
+  some, blocks, rows = _blocks(seen, tokens, document_B)
+  names = (*engines.Statistics._fields,)
+  total = np.zeros((len(document_B), len(names)))
+  for block in blocks:
+    found = seen.engine.statistics(seen.phi.params, block)
+    of_tokens = np.stack([np.asarray(x)[0] for x in found], axis=-1)
+    _add(total, block.document_BT, of_tokens)
+  mean = (total / some.pairs_N[:, None]).astype(np.float32)
+  return {
+    f"{name.removesuffix('_BT')}_ON": mean[:, i] for i, name in enumerate(names)
+  }, rows
+
+
+def _hidden(
+  seen: Seen, tokens: packing.TokenStore, document_B: np.ndarray
+) -> tuple[dict[str, np.ndarray], int]:
+  """Means of the hidden states, plain and weighted by position."""
+  some, blocks, rows = _blocks(seen, tokens, document_B)
+  width = seen.phi.params["embedding"].shape[-1]
+  plain, late = np.zeros((2, len(document_B), width))
+  counted_B = np.zeros(len(document_B), np.int64)
+  for block in blocks:
+    hidden = np.asarray(seen.engine.hidden(seen.phi.params, block))[0]
+    _add(plain, block.document_BT, hidden)
+    position = _positions(block.document_BT, counted_B)
+    _add(late, block.document_BT, hidden * position[..., None])
+  pairs_B1 = some.pairs_N[:, None]
+  return {
+    "hidden_ONH": (plain / pairs_B1).astype(np.float32),
+    # 1 + 2 + ... + n
+    "late_hidden_ONH": (late / (pairs_B1 * (pairs_B1 + 1) / 2)).astype(
+      np.float32
+    ),
+  }, rows
+
+
+_STATISTICS = Measure(_statistics)
+_HIDDEN = Measure(_hidden)
+MEASURES: dict[str, Measure] = {
+  "loss_ON": _STATISTICS,
+  "entropy_ON": _STATISTICS,
+  "confidence_ON": _STATISTICS,
+  "error_ON": _STATISTICS,
+  "correct_ON": _STATISTICS,
+  "hidden_ONH": _HIDDEN,
+  "late_hidden_ONH": _HIDDEN,
+}
+
+
+def _blocks(
+  seen: Seen, tokens: packing.TokenStore, document_B: np.ndarray
+) -> tuple[packing.TokenStore, Iterator[Batch], int]:
+  """(store of these documents, their rows [C, B, T] block by block, rows)."""
   some = _only(tokens, document_B)
-  pieces = packing.pieces(some, row_tokens)
+  pieces = packing.pieces(some, seen.row_tokens)
   rows = packing.pack_whole(some, pieces, np.arange(len(pieces.document)))
-  num_rows, block = len(rows.tokens_BT), _CHUNKS * batch_rows
+  num_rows, block = len(rows.tokens_BT), _CHUNKS * seen.batch_rows
   padding = [(0, -num_rows % block), (0, 0)]
   rows = Batch(
     *(
@@ -57,20 +143,41 @@ def mean_losses(
       for x, fill in zip(rows, (0, 0, -1, -1), strict=True)
     )
   )
-  total_B = np.zeros(len(document_B))
-  for start in range(0, num_rows, block):
-    part = Batch(
-      *(
-        x[start : start + block].reshape(_CHUNKS, batch_rows, row_tokens)
-        for x in rows
-      )
-    )
-    loss = np.asarray(engine.losses(params, part), np.float64)[0]
-    inside = part.document_BT >= 0
-    total_B += np.bincount(
-      part.document_BT[inside], loss[inside], minlength=len(total_B)
-    )
-  return Scored((total_B / some.pairs_N).astype(np.float32), num_rows)
+  shape = _CHUNKS, seen.batch_rows, seen.row_tokens
+  blocks = (
+    Batch(*(x[start : start + block].reshape(shape) for x in rows))
+    for start in range(0, num_rows, block)
+  )
+  return some, blocks, num_rows
+
+
+def _add(total: np.ndarray, document: np.ndarray, value: np.ndarray) -> None:
+  """Adds what is told of tokens [..., D] to their documents' sums [B, D]."""
+  document = document.ravel()
+  begin = np.flatnonzero(np.diff(document, prepend=-2))  # runs of one document
+  part = np.add.reduceat(
+    value.reshape(len(document), -1), begin, axis=0, dtype=np.float64
+  )
+  real = document[begin] >= 0  # the others are padding
+  np.add.at(total, document[begin][real], part[real])
+
+
+def _positions(document: np.ndarray, counted_B: np.ndarray) -> np.ndarray:
+  """Each token's place in its document, from 1; 0 for padding.
+
+  A document's tokens come in their order; `counted_B` knows how many came before,
+  and is moved on.
+  """
+  flat = document.ravel()
+  position = np.zeros(len(flat), np.int64)
+  begin = np.flatnonzero(np.diff(flat, prepend=-2))
+  for start, stop in zip(begin, [*begin[1:], len(flat)], strict=True):
+    if flat[start] < 0:
+      continue
+    before = counted_B[flat[start]]
+    position[start:stop] = before + 1 + np.arange(stop - start)
+    counted_B[flat[start]] += stop - start
+  return position.reshape(document.shape)
 
 
 def document_nats(

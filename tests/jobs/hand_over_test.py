@@ -150,8 +150,8 @@ def test_what_a_search_had_on_its_way_is_tried(tmp_path, monkeypatch):
   last, first = DocumentWeights(log_w_N), DocumentWeights(-log_w_N)
   run = search.look.run
 
-  def looked(method, *more):
-    found = run(method, *more)
+  def looked(*given, **more):
+    found = run(*given, **more)
     candidates = (("start", first), ("round 1", last))
     return found._replace(weights=last, candidates=candidates)
 

@@ -1,149 +1,134 @@
-"""Every document is shown once: in chunks, with losses, or a domain at a time."""
-
-from typing import NamedTuple
+"""Models measure every document at their checkpoints, and a method weighs them."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from cmtree_jax.data.draw import packing
 from cmtree_jax.loops import fleet, look
 from cmtree_jax.loops.checkpoint import Interrupted, StopFlag
-from cmtree_jax.methods.base import DomainWeights, Method, Signals
+from cmtree_jax.methods import scoring
+from cmtree_jax.methods.base import MEASURED, Look, Signals
+from cmtree_jax.proxy import loss as proxy_loss
 from cmtree_jax.proxy.ledger import FORWARD, GRADIENT
+from cmtree_jax.signals import documents
 from tests import toy
-from tests.toy import FLOPS, ROWS, K, T
+from tests.toy import FLOPS, ROWS, T
 
-PLAN = look.Plan(documents=12, steps=8, steps_per_call=4)
-
-
-class Seen(NamedTuple):
-  """What the method below was shown of the pool, by the document's number."""
-
-  times_N: jax.Array
-  loss_N: jax.Array
-  mixed: jax.Array  # steps with documents of several domains
-  target_mass: jax.Array
+PLAN = look.Plan(documents=12, steps=8, steps_per_call=2)
+WIDE = 16  # of the teacher
 
 
-def watching(*signals: str, whole_domains: bool = False) -> Method:
-  """Keeps what it sees."""
+def watching(seen, *features, curate=None, **asked):
+  """Keeps what it is shown in the list `seen`."""
 
-  def init(key, facts):
+  def weigh(key, facts):
     del key
-    zeros_N = jnp.zeros(facts.num_documents)
-    return Seen(zeros_N, zeros_N, jnp.int32(0), jnp.float32(0.0))
+    seen.append(facts)
+    kept_N = np.arange(len(facts.pool.key_N)) < 5
+    return scoring.chosen(kept_N, facts.pool, max_weight=100.0)
 
-  def step(state, signals):
-    real_B = signals.mass_B > 0
-    first = jnp.min(jnp.where(real_B, signals.domain_B, K))
-    last = jnp.max(jnp.where(real_B, signals.domain_B, -1))
-    loss_N = state.loss_N
-    if signals.loss_B is not None:
-      loss_N = loss_N.at[signals.index_B].set(signals.loss_B, mode="drop")
-    return Seen(
-      state.times_N.at[signals.index_B].add(1.0, mode="drop"),
-      loss_N,
-      state.mixed + jnp.int32(last > first),
-      state.target_mass + jnp.sum(signals.target_mass_B),
-    ), None
-
-  reads = {"mass_B", "target_mass_B", "domain_B", "index_B", *signals}
-  return Method(
-    init,
-    step,
-    finalize=lambda state: (state, DomainWeights(jnp.zeros(K)))[1],
-    signals=frozenset(reads),
-    loop="look",
-    whole_domains=whole_domains,
+  return scoring.method(
+    weigh, features=frozenset(features), look=Look(**asked), curate=curate
   )
 
 
-def parts(corpus: toy.Corpus) -> list[look.Part]:
-  """The pool, and the target's documents as a second part."""
-
-  def part(sampler, domain_N, share):
-    tokens: packing.TokenStore = sampler.tokens
-
-    def signals(rows):
-      mass_B = tokens.mass_N[rows].astype(np.float32)
-      zero_B = np.zeros_like(mass_B)
-      pool = share == 0
-      return Signals(
-        mass_B=mass_B if pool else zero_B,
-        target_mass_B=zero_B if pool else mass_B * share,
-        domain_B=domain_N[rows].astype(np.int32),
-        index_B=rows.astype(np.int32)
-        if pool
-        else np.full(len(rows), look.NOT_IN_POOL, np.int32),
-      )
-
-    return look.Part(tokens, domain_N, signals)
-
-  size = len(corpus.goal.tokens.bytes_N)
-  return [
-    part(corpus.world.pool, corpus.world.domain_N, 0),
-    part(corpus.goal, np.zeros(size, int), 1),
-  ]
-
-
-def run(method, folder, stop=None, advance=None):
-  """(outcome, the method's last state)."""
+def run(method, folder, stop=None, plan=PLAN):
+  """The outcome of a look at the toy corpus."""
   world, facts = toy.corpus()
-  last, finalize = [], method.finalize
   with toy.session(folder, stop) as session:
-    found = look.run(
-      method._replace(finalize=lambda s: last.append(s) or finalize(s)),
-      facts._replace(num_documents=len(world.domain_N)),
+    return look.run(
+      method,
+      facts,
       world,
-      PLAN,
-      session._replace(advance=advance or session.advance),
-      parts(toy.corpus()),
+      plan,
+      session,
+      models={
+        "proxy": lambda: world.model,
+        "target": lambda: world.model,
+        "teacher": lambda: fleet.Model(toy.engine(WIDE), 3 * FLOPS),
+      },
+      parts=(world.pool.tokens, toy.corpus().goal.tokens),
     )
-  return found, last[-1]
 
 
-def test_every_document_is_shown_once_and_costs_nothing(tmp_path):
-  found, seen = run(watching(), tmp_path)
-  assert (seen.times_N == 1).all()
-  assert seen.target_mass == pytest.approx(1.0)
-  assert found.cost == (0, 0)
+def looked(folder, *features, **asked):
+  """The facts that a method was shown, with memory of their own, and the outcome."""
+  seen = []
+  found = run(watching(seen, *features, **asked), folder)
+  return seen[-1], found
 
 
-def test_a_domain_is_shown_whole_and_alone(tmp_path):
-  _, seen = run(watching(whole_domains=True), tmp_path / "whole")
-  assert (seen.times_N == 1).all()
-  assert seen.mixed == 0
-  _, seen = run(watching(), tmp_path / "chunks")
-  assert seen.mixed > 0  # so the test could fail
-
-
-def test_losses_are_those_of_a_proxy_that_knows_the_pool(tmp_path):
-  found, seen = run(watching("loss_B"), tmp_path)
+def trained(steps, *, seed=0, weight_N=None, calls=2):
+  """A proxy as the loop trains it."""
   world = toy.corpus().world
-  loss_N = np.asarray(seen.loss_N)
+  if weight_N is None:
+    weight_N = np.ones(len(world.domain_N))
+  key = jax.random.fold_in(jax.random.key(0), 1 + seed)
+  one = fleet.start(world, key[None])
+  for _ in range(steps // calls):
+    one, batch = fleet.take(one, world, weight_N, calls * ROWS)
+    one, _ = fleet.train(one, world, fleet.by_member([batch], ROWS))
+  return one
+
+
+def outputs(one, tokens, document):
+  """(log-probabilities, labels, hidden states) of one document's tokens."""
+  engine = toy.corpus().world.model.engine
+  pieces = packing.pieces(tokens, T)
+  order = np.flatnonzero(pieces.document == document)
+  found = []
+  for piece in order:  # one by one: attention stays within a piece
+    rows = packing.pack_whole(tokens, pieces, np.array([piece]))
+    params = jax.tree.map(lambda x: x[0], one.phi.params)
+    hidden, logits = proxy_loss.hidden_and_logits(engine.proxy)(params, rows)
+    real = rows.document_BT >= 0
+    found.append(
+      (jax.nn.log_softmax(logits)[real], rows.label_BT[real], hidden[real])
+    )
+  return [np.concatenate(x) for x in zip(*found, strict=True)]
+
+
+def test_documents_are_measured_by_a_proxy_that_knows_the_pool(tmp_path):
+  facts, found = looked(tmp_path, *MEASURED & documents.MEASURES.keys())
+  world = toy.corpus().world
+  one = trained(PLAN.steps)
   # A fresh proxy would pay log V for every token.
-  assert (loss_N > 0).all()
-  assert loss_N.mean() < np.log(toy.V) - 0.05
-  # Each document's loss, one at a time, by the engine itself.
-  model = world.model
-  trained = fleet.start(world, jax.random.fold_in(jax.random.key(0), 1)[None])
-  for _ in range(2):
-    trained, batch = fleet.take(trained, world, np.ones(len(loss_N)), 4 * ROWS)
-    trained, _ = fleet.train(trained, world, fleet.by_member([batch], ROWS))
-  pieces = packing.pieces(world.pool.tokens, T)
-  for document in (0, 9, 20):
-    order = np.flatnonzero(pieces.document == document)
-    rows = packing.pack(world.pool.tokens, pieces, order, num_rows=ROWS)
-    one = jax.tree.map(lambda x: x[None], rows)
-    loss = np.asarray(model.engine.losses(trained.phi.params, one))[0, 0]
-    expected = loss[rows.document_BT >= 0].mean()
-    assert loss_N[document] == pytest.approx(expected, rel=1e-5)
-  # Trained on natural rows, then one pass over pool and target.
-  scored = sum(_rows(one.tokens) for one in (world.pool, toy.corpus().goal))
-  rows = PLAN.steps * ROWS * GRADIENT + scored * FORWARD
+  assert facts.pool.loss_ON.mean() < np.log(toy.V) - 0.05
+  for part, tokens in (
+    (facts.pool, world.pool.tokens),
+    (facts.train[0], toy.corpus().goal.tokens),
+  ):
+    for document in (0, 3, len(part.key_N) - 1):
+      log_p, label, hidden = outputs(one, tokens, document)
+      p, size = np.exp(log_p), len(label)
+      expected = dict(
+        loss_ON=-log_p[np.arange(size), label],
+        entropy_ON=-np.sum(p * log_p, axis=1),
+        confidence_ON=p.max(axis=1),
+        error_ON=np.linalg.norm(p - np.eye(toy.V)[label], axis=1),
+        correct_ON=p.argmax(axis=1) == label,
+        hidden_ONH=hidden,
+      )
+      for name, of_tokens in expected.items():
+        np.testing.assert_allclose(
+          getattr(part, name)[0, document],
+          of_tokens.mean(axis=0),
+          rtol=2e-5,
+          atol=1e-6,
+          err_msg=name,
+        )
+      late = np.average(hidden, axis=0, weights=1 + np.arange(size))
+      np.testing.assert_allclose(
+        part.late_hidden_ONH[0, document], late, rtol=1e-4, atol=1e-5
+      )
+  # Trained on natural rows, then two passes over pool and target.
+  scored = sum(_rows(x.tokens) for x in (world.pool, toy.corpus().goal))
+  rows = PLAN.steps * ROWS * GRADIENT + 2 * scored * FORWARD
   assert found.cost.flops == pytest.approx(rows * T * FLOPS)
+  w_N = np.exp(found.weights.log_w(Signals(index_B=np.arange(24))))
+  assert (w_N[:5] > 1).all()
+  assert (w_N[5:] < 1e-5).all()
 
 
 def _rows(tokens: packing.TokenStore) -> int:
@@ -157,24 +142,100 @@ def _rows(tokens: packing.TokenStore) -> int:
   return rows
 
 
+def losses(one):
+  """Of the pool's first document."""
+  log_p, label, _ = outputs(one, toy.corpus().world.pool.tokens, 0)
+  return -log_p[np.arange(len(label)), label].mean()
+
+
+def test_observations_are_of_all_seeds_and_checkpoints(tmp_path):
+  facts, _ = looked(tmp_path, "loss_ON", seeds=2, checkpoints=2)
+  expected = [
+    losses(trained(steps, seed=seed)) for seed in (0, 1) for steps in (4, 8)
+  ]
+  np.testing.assert_allclose(facts.pool.loss_ON[:, 0], expected, rtol=1e-5)
+
+
+def test_a_training_can_begin_afresh_on_what_was_curated(tmp_path):
+  told = []
+
+  def curate(facts, number):
+    told.append((number, np.isnan(facts.pool.loss_ON[:, 0]).tolist()))
+    log_w_N = np.zeros(len(facts.pool.key_N))
+    log_w_N[8:] = -30  # the first domain alone
+    return log_w_N
+
+  facts, _ = looked(
+    tmp_path, "loss_ON", checkpoints=2, afresh=True, curate=curate
+  )
+  assert told == [(0, [False, True])]
+  first = np.where(np.arange(len(facts.pool.key_N)) < 8, 1.0, np.exp(-30))
+  expected = [losses(trained(4)), losses(trained(4, weight_N=first))]
+  np.testing.assert_allclose(facts.pool.loss_ON[:, 0], expected, rtol=1e-4)
+
+
+def test_the_models_differ_as_they_should(tmp_path):
+  facts, found = looked(
+    tmp_path, "loss_ON", models=("proxy", "teacher", "target")
+  )
+  proxy, teacher, target = facts.train[0].loss_ON.mean(axis=1)
+  assert len({proxy, teacher, target}) == 3
+  assert target < proxy
+  assert proxy < facts.pool.loss_ON[2, 8:].mean()
+  scored = sum(
+    _rows(x.tokens) for x in (toy.corpus().world.pool, toy.corpus().goal)
+  )
+  one = PLAN.steps * ROWS * GRADIENT + scored * FORWARD
+  assert found.cost.flops == pytest.approx((1 + 1 + 3) * one * T * FLOPS)
+
+
 @pytest.mark.slow
 def test_a_look_that_was_stopped_ends_as_if_it_had_not_been(tmp_path):
-  method = watching("loss_B", whole_domains=True)
-  whole = run(method, tmp_path / "whole")
-  stop = StopFlag()
-  stops = 0
-  while True:
+  asked = dict(models=("proxy", "teacher"), seeds=2, checkpoints=2)
+  whole, outcome = looked(tmp_path / "whole", "loss_ON", **asked)
+  seen, stops, stop = [], 0, StopFlag()
+  method = watching(seen, "loss_ON", **asked)
+  again = None
+  while again is None:
     stop.raised = True  # after every save
     try:
       again = run(method, tmp_path / "parts", stop)
-      break
     except Interrupted:
       stops += 1
-  assert stops == 2 + 3 + 1  # the proxy's calls, the domains, the target
-  np.testing.assert_array_equal(again[1].loss_N, whole[1].loss_N)
-  assert again[0].cost == whole[0].cost
+  # For each training the calls, and groups of documents at every checkpoint.
+  assert stops == 4 * (4 + 2 * (2 + 1))
+  for one, two in (
+    (seen[0].pool, whole.pool),
+    (seen[0].train[0], whole.train[0]),
+  ):
+    np.testing.assert_array_equal(one.loss_ON, two.loss_ON)
+    assert np.isfinite(one.loss_ON).all()
+  assert again.cost == outcome.cost
 
 
-def test_a_proxy_of_no_steps_is_refused():
+def test_a_model_of_no_steps_is_refused():
   with pytest.raises(ValueError, match="multiple of steps_per_call"):
     look.Plan(steps=30, steps_per_call=25).check()
+
+
+def test_more_checkpoints_than_calls_are_refused(tmp_path):
+  with pytest.raises(ValueError, match=r"have 4 ends, came 5 checkpoints"):
+    looked(tmp_path, "loss_ON", checkpoints=5)
+
+
+def test_a_model_of_the_targets_wants_some(tmp_path):
+  method = watching([], "loss_ON", models=("target",))
+  world, facts = toy.corpus()
+  with (
+    toy.session(tmp_path) as session,
+    pytest.raises(ValueError, match="wants a target, came none"),
+  ):
+    look.run(
+      method,
+      facts._replace(train=()),
+      world._replace(targets=None),
+      PLAN,
+      session,
+      models={},
+      parts=(world.pool.tokens,),
+    )

@@ -4,17 +4,14 @@ import jax
 import numpy as np
 import pytest
 
-from cmtree_jax.loops import look
+from cmtree_jax.data.draw import sampler
 from cmtree_jax.methods import METHODS
 from cmtree_jax.methods.base import Signals
-from tests import toy
 from tests.methods.world import (
-  BY_ROW,
   MAX_WEIGHT,
   POOL,
   SIGNALS,
   TARGET,
-  B,
   K,
   facts,
   facts_of,
@@ -30,6 +27,12 @@ def weights(name, max_weight=100.0, **settings):
   found = method.finalize(method.init(jax.random.key(0), known))
   w_N = np.exp(found.log_w(take(method, np.arange(POOL))), dtype=np.float64)
   return w_N, known.domain_mass_K
+
+
+def pool():
+  found = facts().pool
+  assert found is not None
+  return found
 
 
 def tokens_of(w_N):
@@ -130,61 +133,20 @@ def test_any_budget_s_cap_is_obeyed_by_weights_of_mean_one(name, max_weight):
     assert (p_K <= max_weight * found.domain_mass_K * (1 + 1e-4)).all()
 
 
-@pytest.fixture
-def look_at_all(tmp_path):
-  """Weights of the pool's documents after one look at them."""
-
-  def weigh(max_weight, *, batch=B, parts=1, share=0.5):
-    method = make("random_documents", share=share)
-    with toy.session(tmp_path / f"{max_weight} {batch} {share}") as session:
-      found = look.run(
-        method,
-        facts(max_weight),
-        toy.corpus().world,  # no proxy is read
-        look.Plan(documents=batch),
-        session,
-        [_part(r) for r in np.array_split(np.arange(len(ALL)), parts)],
-      ).weights
-    return np.exp(found.log_w(take(method, np.arange(POOL))), dtype=np.float64)
-
-  return weigh
-
-
-ALL = SIGNALS.domain_B
-
-
-def _part(chosen) -> look.Part:
-  """Some of the documents, as a part of its own."""
-  return look.Part(
-    toy.corpus().world.pool.tokens,
-    ALL[chosen],
-    lambda rows: Signals(
-      **{name: getattr(SIGNALS, name)[chosen[rows]] for name in BY_ROW}
-    ),
-  )
-
-
-def test_random_documents_are_a_subset_of_equal_weights(look_at_all):
-  w_N = look_at_all(100.0)
-  kept_N = SIGNALS.key_B[:POOL] < 0.5
+def test_random_documents_are_a_subset_of_equal_weights():
+  w_N = weights("random_documents", share=0.5)[0]
+  kept_N = sampler.unit_keys(pool().key_N) < 0.5
   assert 0.3 < kept_N.mean() < 0.7
   expected = 1 / SIGNALS.mass_B[:POOL][kept_N].sum()
   np.testing.assert_allclose(w_N[kept_N], expected, rtol=1e-4)
   assert w_N[~kept_N].max() < 1e-5
 
 
-def test_random_documents_leave_to_the_others_what_the_cap_takes(look_at_all):
-  w_N = look_at_all(1.2, share=0.1)
-  kept_N = SIGNALS.key_B[:POOL] < 0.1
+def test_random_documents_leave_to_the_others_what_the_cap_takes():
+  w_N = weights("random_documents", 1.2, share=0.1)[0]
+  kept_N = sampler.unit_keys(pool().key_N) < 0.1
   kept = SIGNALS.mass_B[:POOL][kept_N].sum()
   np.testing.assert_allclose(w_N[kept_N], 1.2, rtol=1e-5)
   np.testing.assert_allclose(
     w_N[~kept_N], (1 - 1.2 * kept) / (1 - kept), rtol=1e-4
-  )
-
-
-def test_the_size_of_batches_does_not_matter(look_at_all):
-  # 17 does not divide 80: the last batch is filled up with documents of no mass.
-  np.testing.assert_allclose(
-    look_at_all(100.0), look_at_all(100.0, batch=17, parts=3), rtol=1e-5
   )

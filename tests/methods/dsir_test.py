@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cmtree_jax.embed.grams import Grams
-from cmtree_jax.methods import dsir
+from cmtree_jax.methods import dsir, scoring
 from cmtree_jax.methods.base import Documents
 from tests.methods import world
 
@@ -25,7 +25,7 @@ def given(name: str) -> Documents:
   )
   size = len(start_N1) - 1
   keys = np.random.default_rng(0).integers(2**63, size=size, dtype=np.uint64)
-  return Documents(keys, np.full(size, 10), np.zeros((size, 1)), counted)
+  return Documents(keys, np.full(size, 10), np.zeros((size, 1)), grams=counted)
 
 
 def scores(pool, target, **options):
@@ -84,24 +84,26 @@ def test_draws_are_in_proportion_to_the_weights():
   log_w_N = np.log([0.5, 0.3, 0.2])
   key_N = np.array([11, 12, 13], np.uint64)
   won = [
-    np.argmax(log_w_N + dsir.gumbel(key_N, jax.random.key(seed)))
+    np.argmax(log_w_N + scoring.gumbel(key_N, jax.random.key(seed)))
     for seed in range(600)
   ]
   share_N = np.bincount(won, minlength=3) / len(won)
   # Four deviations of a share of 600 draws.
   np.testing.assert_allclose(share_N, np.exp(log_w_N), atol=0.085)
-  noise_N = dsir.gumbel(np.arange(20_000, dtype=np.uint64), jax.random.key(0))
+  noise_N = scoring.gumbel(
+    np.arange(20_000, dtype=np.uint64), jax.random.key(0)
+  )
   assert noise_N.mean() == pytest.approx(np.euler_gamma, abs=0.04)
   assert noise_N.std() == pytest.approx(np.pi / np.sqrt(6), abs=0.04)
 
 
 def test_noise_is_of_the_document_not_of_its_place():
   key_N = np.arange(50, dtype=np.uint64)
-  noise_N = dsir.gumbel(key_N, jax.random.key(1))
+  noise_N = scoring.gumbel(key_N, jax.random.key(1))
   np.testing.assert_array_equal(
-    noise_N[::-1], dsir.gumbel(key_N[::-1], jax.random.key(1))
+    noise_N[::-1], scoring.gumbel(key_N[::-1], jax.random.key(1))
   )
-  assert (noise_N != dsir.gumbel(key_N, jax.random.key(2))).all()
+  assert (noise_N != scoring.gumbel(key_N, jax.random.key(2))).all()
 
 
 def weights(**options):

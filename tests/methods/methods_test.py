@@ -29,6 +29,7 @@ from tests.methods.world import (
   declared,
   facts,
   make,
+  measured_facts,
   observation,
   run_result,
   take,
@@ -41,7 +42,8 @@ class Run:
   def __init__(self, name):
     self.name, self.method = name, make(name)
     self.traces = 0
-    self.states = [self.method.init(jax.random.key(0), facts())]
+    self.known = measured_facts(self.method, facts())
+    self.states = [self.method.init(jax.random.key(0), self.known)]
     self.step = self.method.step
     if self.method.loop != "runs":
       self.step = jax.jit(self._traced)
@@ -64,7 +66,7 @@ class Run:
     if loop == "steer":
       observations = facts().steps // self.method.every
       return self.observation(number) if number < observations else None
-    if loop == "none" or number == len(BATCHES):
+    if loop in ("none", "look") or number == len(BATCHES):
       return None
     return take(self.method, BATCHES[number])
 
@@ -105,7 +107,7 @@ def shape_of(state):
 
 
 def test_a_step_traces_once_and_can_be_scanned(run):
-  only(run, "look", "values", "steer")
+  only(run, "values", "steer")
   assert run.traces == 1
   signals = run.signals(0)
   stacked = jax.tree.map(lambda x: jnp.stack([x, x]), signals)
@@ -144,6 +146,8 @@ def test_what_is_asked_for_is_a_mixture(run):
 def test_declared_signals_are_fields_and_loops_are_known(run):
   method = run.method
   assert method.signals <= set(Signals._fields)
+  assert method.features <= {"grams", *base.MEASURED}
+  assert (method.loop == "look") == bool(method.features & base.MEASURED)
   assert method.loop in base.LOOPS
   assert not method.train_on_observed or method.every == 1
 
@@ -174,7 +178,7 @@ def assert_documented(factory):
 
 
 def test_what_trains_proxies_says_what_it_costs(run):
-  if run.method.loop in ("none", "look") and "loss_B" not in run.method.signals:
+  if run.method.loop == "none":
     pytest.skip("It trains none.")
   assert "\nCost:\n" in (inspect.getdoc(METHODS[run.name].make) or "")
 
@@ -187,9 +191,7 @@ def test_finalize_is_legal_after_any_step(run):
 
 
 def test_weights_have_mean_one_and_obey_the_cap(run):
-  # A pass knows the corpus at its end, all others from the start.
-  is_pass = run.method.loop == "look"
-  for state in run.states[-1:] if is_pass else run.some_states:
+  for state in run.some_states:
     w_N = np.exp(run.log_w(state))
     np.testing.assert_allclose(w_N @ SIGNALS.mass_B[:POOL], 1.0, rtol=1e-5)
     assert w_N.max() <= MAX_WEIGHT * (1 + 1e-5)
@@ -197,7 +199,7 @@ def test_weights_have_mean_one_and_obey_the_cap(run):
 
 
 def test_permuted_documents_change_nothing(run):
-  only(run, "look", "values")
+  only(run, "values")
   # Numbers modulo five stay: cmtree holds out every fifth of a batch.
   order = np.random.default_rng(3).permutation(B // 5)
   order = (5 * order[:, None] + np.arange(5)).ravel()
@@ -213,7 +215,7 @@ def test_relabelled_domains_change_nothing(run):
   if run.name in ("aioli", "skill_it"):
     pytest.skip("Which domain is trained on next depends on their order.")
   order = np.array([2, 0, 3, 1])
-  known = facts()
+  known = run.known
   known = known._replace(
     domain_mass_K=known.domain_mass_K[order],
     target_domain_TK=known.target_domain_TK[:, order],
@@ -240,7 +242,7 @@ def test_a_saved_state_continues_bit_by_bit(run):
 
 
 def test_equal_keys_give_equal_states(run):
-  state = run.method.init(jax.random.key(0), facts())
+  state = run.method.init(jax.random.key(0), run.known)
   for one, two in zip(
     jax.tree.leaves(state), jax.tree.leaves(run.states[0]), strict=True
   ):

@@ -8,32 +8,19 @@ import numpy as np
 import pytest
 
 from cmtree_jax.methods import perplexity, semdedup
-from tests.methods.world import (
-  MAX_WEIGHT,
-  POOL,
-  SIGNALS,
-  TARGET,
-  facts,
-  take,
-)
+from tests.methods.world import MAX_WEIGHT, POOL, facts, measured_facts
 
 CASES = pathlib.Path(__file__).parent / "cases"
-MASS_N = SIGNALS.mass_B[:POOL]
 
 
-def weights(method, groups, max_weight=100.0):
-  """w of the pool's documents after a look at them in groups."""
-  state = method.init(jax.random.key(0), facts(max_weight))
-  for rows in groups:
-    state, _ = method.step(state, take(method, rows))
-  found = method.finalize(state)
-  return np.exp(found.log_w(take(method, np.arange(POOL))), dtype=np.float64)
+def known(method, max_weight=100.0):
+  return measured_facts(method, facts(max_weight))
 
 
-def whole(method, max_weight=100.0):
-  """After a look at everything, the targets' documents too."""
-  halves = np.array_split(np.arange(POOL + TARGET), 2)
-  return weights(method, halves, max_weight)
+def weights(method, known):
+  """w of the pool's documents."""
+  found = method.init(jax.random.key(0), known)
+  return np.exp(found.log_w_N.astype(np.float64))
 
 
 @pytest.mark.parametrize(
@@ -45,29 +32,31 @@ def whole(method, max_weight=100.0):
   ],
 )
 def test_a_band_of_the_tokens_is_kept(band, kept):
-  w_N = whole(perplexity.make(share=0.3, band=band))
-  loss_N = SIGNALS.loss_B[:POOL]
-  q_N = MASS_N / MASS_N.sum()
+  method = perplexity.make(share=0.3, band=band)
+  pool = known(method).pool
+  loss_N = pool.loss_ON[-1]
+  q_N = pool.tokens_N / pool.tokens_N.sum()
   u_N = np.array([q_N[loss_N < loss].sum() for loss in loss_N]) + q_N / 2
   expected_N = kept(u_N)
   assert 0.2 < q_N[expected_N].sum() < 0.4
+  found = method.init(jax.random.key(0), known(method))
+  w_N = np.exp(found.log_w_N.astype(np.float64))
   np.testing.assert_array_equal(w_N > 0.5, expected_N)
   np.testing.assert_allclose(
     w_N[expected_N], 1 / q_N[expected_N].sum(), rtol=1e-4
   )
   assert w_N[~expected_N].max() < 1e-5
+  # What is kept is what ranks first.
+  assert found.score_N[expected_N].min() > found.score_N[~expected_N].max()
 
 
 def test_what_the_cap_takes_goes_to_the_others():
-  w_N = whole(perplexity.make(share=0.3), MAX_WEIGHT)
-  q_N = MASS_N / MASS_N.sum()
+  method = perplexity.make(share=0.3)
+  pool = known(method).pool
+  w_N = weights(method, known(method, MAX_WEIGHT))
   assert w_N.max() == pytest.approx(MAX_WEIGHT, rel=1e-5)
+  q_N = pool.tokens_N / pool.tokens_N.sum()
   assert q_N @ w_N == pytest.approx(1, rel=1e-5)
-
-
-def test_before_anything_is_seen_all_documents_weigh_the_same():
-  for make in (perplexity.make, semdedup.make):
-    np.testing.assert_array_equal(weights(make(), []), np.ones(POOL))
 
 
 @pytest.mark.parametrize("keep", ["hard", "easy"])
@@ -97,21 +86,17 @@ def test_the_authors_code_keeps_the_same_documents(keep, epsilon):
 
 def test_one_of_two_that_say_the_same_is_left_out():
   """The one that is nearer to the center of its domain."""
-  embedding_BE = np.array(SIGNALS.embedding_BE)
-  embedding_BE[5] = 2 * embedding_BE[4]  # only the direction counts
-  embedding_BE[8] = embedding_BE[9] + 1e-3
-  same = SIGNALS._replace(embedding_BE=embedding_BE)
   method = semdedup.make(epsilon=0.001)
-  state = method.init(jax.random.key(0), facts(100.0))
-  for domain in np.unique(SIGNALS.domain_B):
-    rows = np.flatnonzero(SIGNALS.domain_B[:POOL] == domain)
-    if {4, 5} & set(rows.tolist()) and not {4, 5} <= set(rows.tolist()):
-      rows = np.union1d(rows, [4, 5])  # put them together
-    state, _ = method.step(state, take(method, rows, same))
-  w_N = np.exp(
-    method.finalize(state).log_w(take(method, np.arange(POOL), same))
-  )
+  found = known(method)
+  embedding_NE = np.array(found.pool.embedding_NE)
+  domain_N = np.array(found.pool.domain_N)
+  embedding_NE[5] = 2 * embedding_NE[4]  # only the direction counts
+  embedding_NE[8] = embedding_NE[9] + 1e-3
+  domain_N[5], domain_N[8] = domain_N[4], domain_N[9]
+  pool = found.pool._replace(embedding_NE=embedding_NE, domain_N=domain_N)
+  w_N = weights(method, found._replace(pool=pool))
   assert (w_N[4] < 1e-5) != (w_N[5] < 1e-5)
+  assert (w_N[8] < 1e-5) != (w_N[9] < 1e-5)
   others = np.setdiff1d(np.arange(POOL), [4, 5, 8, 9])
   assert (w_N[others] > 1).all()
 

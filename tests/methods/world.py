@@ -8,7 +8,7 @@ import numpy as np
 
 from cmtree_jax.embed import grams
 from cmtree_jax.methods import METHODS
-from cmtree_jax.methods.base import Documents, Facts, Signals
+from cmtree_jax.methods.base import MEASURED, Documents, Facts, Signals
 
 POOL, TARGET, B, K, E, T, PROXIES = 60, 20, 40, 4, 6, 2, 4
 MAX_WEIGHT = 1.5
@@ -34,23 +34,19 @@ def features(count, seed):
 
 
 def all_signals():
-  """Pool documents, then target documents (without mass in the pool)."""
+  """Pool documents, then those of targets (without mass in the pool)."""
   rng = np.random.default_rng(0)
   embedding_BE = features(POOL + TARGET, 1)
   embedding_BE[POOL:, 0] += 1.5
   mass_B = np.pad(rng.dirichlet(np.full(POOL, 3.0)), (0, TARGET))
-  target_mass_B = np.pad(np.full(TARGET, 1 / TARGET), (POOL, 0))
   # Target documents are in domains 0 and 1.
   domain_B = np.append(rng.integers(0, K, POOL), rng.integers(0, 2, TARGET))
   return Signals(
     mass_B=mass_B.astype(np.float32),
-    target_mass_B=target_mass_B.astype(np.float32),
     domain_B=domain_B.astype(np.int32),
     embedding_BE=embedding_BE,
-    # Bounded, so that none is clipped.
-    key_B=rng.random(POOL + TARGET).astype(np.float32),
     index_B=np.arange(POOL + TARGET, dtype=np.int32),
-    loss_B=(3 + embedding_BE[:, 1]).astype(np.float32),
+    # Bounded, so that none is clipped.
     value_BT=np.tanh(embedding_BE @ VALUE_ET) / 50 + 0.3,
     proxy_B=np.arange(POOL + TARGET, dtype=np.int32) % PROXIES,
     target_weight_T=np.full(T, 1 / T, np.float32),
@@ -65,7 +61,31 @@ def documents_of(texts, seed):
     rng.integers(2**63, size=len(texts), dtype=np.uint64),
     np.array([len(text) + 1 for text in texts]),
     features(len(texts), seed),
+    rng.integers(0, K, len(texts)),
     grams.count(texts, grams.Plan(buckets=2**16)),
+  )
+
+
+def measured(documents, method, seed=0):
+  """With what the models of a method would measure; any numbers."""
+  rng = np.random.default_rng(seed)
+  shape = method.look.observations, len(documents.key_N)
+  wanted = sorted(method.features & MEASURED)
+  return documents._replace(
+    **{
+      name: rng.uniform(
+        0.1, 0.9, (*shape, 6) if name[-1] != "N" else shape
+      ).astype(np.float32)
+      for name in wanted
+    }
+  )
+
+
+def measured_facts(method, known):
+  """The same of pool and targets."""
+  return known._replace(
+    pool=measured(known.pool, method),
+    train=tuple(measured(x, method, t) for t, x in enumerate(known.train, 1)),
   )
 
 
@@ -80,6 +100,7 @@ def some_documents(count, seed):
 
 
 SIGNALS = all_signals()
+TARGET_MASS_M = np.full(TARGET, 1 / TARGET, np.float32)
 BY_ROW = {
   name
   for name, x in SIGNALS._asdict().items()
@@ -99,10 +120,10 @@ def facts_of(mass_K, target_TK=None, *, max_weight=100.0, **more):
     r_star=15.0,
     horizon=10.0,
     target_NE=SIGNALS.embedding_BE[POOL:],
-    target_mass_N=SIGNALS.target_mass_B[POOL:],
+    target_mass_N=TARGET_MASS_M,
     target_of_N=np.arange(TARGET) % T,
     held_out_NE=SIGNALS.embedding_BE[POOL:],
-    held_out_mass_N=SIGNALS.target_mass_B[POOL:],
+    held_out_mass_N=TARGET_MASS_M,
     held_out_of_N=np.arange(TARGET) % T,
     domain_mass_K=mass_K,
     target_domain_TK=np.atleast_2d(mass_K if target_TK is None else target_TK),
@@ -115,7 +136,7 @@ def facts_of(mass_K, target_TK=None, *, max_weight=100.0, **more):
 
 def facts(max_weight=MAX_WEIGHT):
   """Of the documents above."""
-  target_K = np.bincount(SIGNALS.domain_B, SIGNALS.target_mass_B, minlength=K)
+  target_K = np.bincount(SIGNALS.domain_B[POOL:], TARGET_MASS_M, minlength=K)
   return facts_of(
     np.bincount(SIGNALS.domain_B, SIGNALS.mass_B, minlength=K),
     np.tile(target_K, (T, 1)),
@@ -127,7 +148,11 @@ def facts(max_weight=MAX_WEIGHT):
     curve_steps=(2, 4, 6),
     document_tokens_M=np.array([5, 9, 4, 7]),
     document_target_M=np.array([0, 0, 1, 1]),
-    pool=some_documents(POOL, 10)._replace(tokens_N=SIGNALS.mass_B[:POOL]),
+    pool=some_documents(POOL, 10)._replace(
+      tokens_N=SIGNALS.mass_B[:POOL],
+      embedding_NE=SIGNALS.embedding_BE[:POOL],
+      domain_N=SIGNALS.domain_B[:POOL],
+    ),
     train=tuple(some_documents(TARGET // T, 20 + t) for t in range(T)),
     validation=tuple(some_documents(5, 30 + t) for t in range(T)),
   )
