@@ -24,7 +24,16 @@ ROOMS = (
     "embed",
     "data",
   ),
-  *("proxy", "methods", "evaluate", "signals", "loops", "recipe", "report"),
+  *(
+    "proxy",
+    "selection",
+    "methods",
+    "evaluate",
+    "signals",
+    "loops",
+    "recipe",
+    "report",
+  ),
   *("config", "jobs", "main", "compare"),
 )
 # Arrows that run back up, and why.

@@ -1,0 +1,1 @@
+"""Mathematics that several methods of choosing documents share; arrays only."""
