@@ -6,14 +6,13 @@ experiment has trained another does not train again, and a stopped command goes 
 """
 
 import io
-import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 
-from cmtree_jax.evaluate import statistics as intervals
+from cmtree_jax.evaluate import statistics
 from cmtree_jax.evaluate.results import FULL, NATURAL
 from cmtree_jax.evaluate.statistics import Interval
 from cmtree_jax.jobs import cells, guard
@@ -62,25 +61,21 @@ class Results(NamedTuple):
     wanted = range(self.config.compare.seeds)
     return [sum(seeds[seed]) / len(seeds[seed]) for seed in wanted]
 
-  def by_search(
-    self, method: str, target: str, split: str = "test"
-  ) -> list[float]:
-    """Bits per byte of every search, each the mean over its final trainings.
-
-    What those share is not averaged away by more of them, so that searches are what
-    intervals are taken over.
-    """
-    bpb = self.bpb(method, target, split)
-    searches = self.config.compare.search_seeds or len(bpb)
-    return [statistics.mean(bpb[one::searches]) for one in range(searches)]
+  @property
+  def searches(self) -> list[int]:
+    """The search that each seed's training stands on."""
+    seeds = self.config.compare.seeds
+    count = self.config.compare.search_seeds or seeds
+    return [seed % count for seed in range(seeds)]
 
   def difference(
     self, method: str, other: str, target: str, split: str = "test"
   ) -> Interval:
     """The mean of method - other, paired, with its interval over searches."""
-    return intervals.paired_difference(
-      self.by_search(method, target, split),
-      self.by_search(other, target, split),
+    return statistics.paired_difference(
+      self.bpb(method, target, split),
+      self.bpb(other, target, split),
+      search_S=self.searches,
     )
 
   def value(self, method: str, target: str, column: str) -> float:

@@ -77,7 +77,9 @@ def show(small: Results, large: Results, folder: Path) -> Iterator[Path]:
         dict(zip(compute, shares, strict=True)), wanted
       )
       gain = statistics.paired_difference(
-        large.by_search(method, target), small.by_search(method, target)
+        large.bpb(method, target),
+        small.bpb(method, target),
+        search_S=large.searches,
       )
       rows.append(
         [

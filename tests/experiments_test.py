@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cmtree_jax.config import load
+from cmtree_jax.evaluate import statistics
 from cmtree_jax.jobs import cells, compare, workdir
 from cmtree_jax.jobs.command import command
 from cmtree_jax.proxy.ledger import Cost
@@ -235,15 +236,18 @@ def test_budgets_stand_side_by_side(made_up, tmp_path):
 
 def test_an_interval_is_over_searches(made_up):
   """Final trainings of one search are one value."""
-  same = {"method": "natural", "target_set": "one", "split": "test"}
+  same = {"target_set": "one", "split": "test", "fraction": 1.0}
   rows = [
-    {**same, "fraction": 1.0, "seed": seed, "bpb": 3.0 + seed % 3}
+    {**same, "method": name, "seed": seed, "bpb": 3.0 - (seed % 3) * worth}
+    for name, worth in (("natural", 0), ("joint_16", 0.1))
     for seed in range(9)
   ]
   config = made_up.config.copy_and_resolve_references().unlock()
   config.compare.seeds, config.compare.search_seeds = 9, 3
   found = made_up._replace(rows=rows, config=config)
-  assert found.by_search("natural", "one") == [3, 4, 5]
+  interval = found.difference("joint_16", "natural", "one")
+  expected = statistics.paired_difference([0.0, -0.1, -0.2], [0.0] * 3)
+  np.testing.assert_allclose(interval, expected)
 
 
 def test_the_guard_is_judged_by_what_it_handed_over(tmp_path):
