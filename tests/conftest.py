@@ -1,6 +1,5 @@
 """Set-up of every test: compiled programs are kept, shapes and types checked."""
 
-import gc
 import os
 import pathlib
 
@@ -45,18 +44,10 @@ def x64():
     yield
 
 
-_MOST_MAPS = 30_000  # less than half of Linux's usual limit
-
-
 @pytest.fixture(autouse=True, scope="module")
 def few_programs():
-  """Lets go of compiled programs before they fill the process's memory maps.
-
-  Each takes a dozen, all tests together more than the 65,530 that Linux allows by
-  default, and XLA crashes at the limit.
-  """
+  """Keeps compiled programs below what Linux allows; all tests have too many."""
   yield
-  maps = pathlib.Path("/proc/self/maps")
-  if maps.exists() and len(maps.read_bytes().splitlines()) > _MOST_MAPS:
-    jax.clear_caches()
-    gc.collect()
+  from cmtree_jax.jobs import programs
+
+  programs.let_go()

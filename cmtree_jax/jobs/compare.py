@@ -15,6 +15,7 @@ from cmtree_jax.jobs import (
   build,
   cells,
   final,
+  programs,
   rows,
   search,
   trials,
@@ -189,6 +190,7 @@ def find(one: Comparison) -> None:
   for cell in left:
     one.job.stop.check()
     search_cell(cell, one)
+    programs.let_go()
 
 
 def train(one: Comparison, choice: trials.Choice) -> list[dict[str, Any]]:
