@@ -23,6 +23,7 @@ from cmtree_jax.proxy import optim
 from cmtree_jax.proxy.model import ProxyConfig
 from cmtree_jax.signals import View
 from cmtree_jax.signals.documents import documents_of
+from tests.listed import Listed
 
 K, T, V, ROWS, STEPS = 4, 8, 12, 4, 6
 CONFIG = ProxyConfig(vocab_size=V, width=8, layers=1, heads=2)
@@ -151,13 +152,14 @@ def build(texts, domain_N, goal, *, target_K, steps=STEPS) -> Corpus:
 
 def scored(texts, key_N) -> Documents:
   """Documents for methods that score them; a word is written as its number."""
-  written = [" ".join(map(str, text)) for text in texts]
+  written = Listed(" ".join(map(str, text)) for text in texts)
   return Documents(
     key_N,
     np.array([len(text) + 1 for text in texts]),
     np.zeros((len(texts), 1), np.float32),
     np.zeros(len(texts), int),
-    grams.count(written, grams.Plan(buckets=2**16)),
+    grams=grams.count(written, grams.Plan(buckets=2**16)),
+    text=written,
   )
 
 

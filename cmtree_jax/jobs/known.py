@@ -1,15 +1,14 @@
 """What a method may know of corpus, targets and budget before its search."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cmtree_jax.data.build import grams
+from cmtree_jax.data.build import texts
 from cmtree_jax.data.build.prepare import DocumentSet, Prepared
+from cmtree_jax.embed import grams
 from cmtree_jax.embed.grams import Grams
-from cmtree_jax.embed.grams import Plan as GramsPlan
 from cmtree_jax.evaluate import sets
 from cmtree_jax.jobs import build
 from cmtree_jax.jobs.job import Job
@@ -64,15 +63,17 @@ def with_documents(
   facts: Facts, method: Method, job: Job, data: Prepared, placed: Domains
 ) -> Facts:
   """With every document, and what the method wants to know of each."""
-  counts: Mapping[str, Grams] = {}
+  text = texts.load(
+    data,
+    tokenizer=job.config.tokenizer.kind,
+    cache_dir=build.cache_dir(job.config),
+    workers=job.workers,
+  )
+  counts: dict[str, Grams] = {}
   if "grams" in method.features:
-    counts = grams.load(
-      data,
-      GramsPlan(**job.config.grams),
-      tokenizer=job.config.tokenizer.kind,
-      cache_dir=build.cache_dir(job.config),
-      workers=job.workers,
-    )
+    plan = grams.Plan(**job.config.grams)
+    # The small ones first: workers start processes where much is left to do.
+    counts = {name: grams.count(text[name], plan) for name in reversed(text)}
 
   def documents(
     name: str, one: DocumentSet, domain_N: np.ndarray | None = None
@@ -84,7 +85,8 @@ def with_documents(
       one.tokens.pairs_N,
       one.embedding_NE,
       domain_N,
-      counts.get(name),
+      grams=counts.get(name),
+      text=text[name] if "text" in method.features else None,
     )
 
   train, validation = (
@@ -96,7 +98,7 @@ def with_documents(
     for split in ("train", "validation")
   )
   return facts._replace(
-    pool=documents(grams.POOL, data.pool, placed.domain_N),
+    pool=documents(texts.POOL, data.pool, placed.domain_N),
     train=train,
     validation=validation,
   )

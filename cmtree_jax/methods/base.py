@@ -15,6 +15,7 @@ import numpy as np
 
 from cmtree_jax import shapes
 from cmtree_jax.embed.grams import Grams
+from cmtree_jax.embed.texts import Texts
 from cmtree_jax.tree import mixture
 
 
@@ -81,7 +82,9 @@ class Documents(NamedTuple):
   tokens_N: np.ndarray  # int, length of each
   embedding_NE: np.ndarray
   domain_N: np.ndarray | None = None  # int, the domain of each
+  # Made only for a method whose `features` name them:
   grams: Grams | None = None  # counts of runs of words
+  text: Texts | None = None
   loss_ON: np.ndarray | None = None  # mean nats
   entropy_ON: np.ndarray | None = None  # mean entropy of the prediction, nats
   confidence_ON: np.ndarray | None = None  # mean of the largest probability

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cmtree_jax.embed import grams
+from tests.listed import Listed
 
 # Enough that none of the few runs below share one.
 PLAN = grams.Plan(buckets=2**20, words=2)
@@ -42,7 +43,7 @@ def expected(text: str, longest: int) -> list[float]:
 
 @pytest.mark.parametrize("longest", [1, 2, 3])
 def test_runs_of_words_are_counted(longest):
-  counted = grams.count(TEXTS, PLAN._replace(words=longest))
+  counted = grams.count(Listed(TEXTS), PLAN._replace(words=longest))
   every = counted.rows(slice(0, len(TEXTS)))
   assert every.shape == (len(TEXTS), PLAN.buckets)
   assert every.dtype == np.float32
@@ -55,34 +56,37 @@ def test_words_are_those_of_dsir():
   text = "Alice's 3.5% café_x -- naïve\n日本語 (a)"
   words = ["alice", "'", "s", "3", ".", "5", "%", "café_x"]
   words += ["--", "naïve", "日本語", "(", "a", ")"]
-  one = grams.count([text, " ".join(words)], PLAN).rows(slice(0, 2))
+  one = grams.count(Listed([text, " ".join(words)]), PLAN).rows(slice(0, 2))
   assert (one[0] != one[1]).nnz == 0
   assert one[0].sum() == 2 * len(words) - 1
 
 
 def test_texts_do_not_depend_on_each_other(monkeypatch):
-  whole = grams.count(TEXTS, PLAN)
+  whole = grams.count(Listed(TEXTS), PLAN)
   monkeypatch.setattr(grams, "_CHUNK", 4)
-  for one in (whole, grams.count(TEXTS, PLAN)):
+  for one in (whole, grams.count(Listed(TEXTS), PLAN)):
     for number, text in enumerate(TEXTS):
-      alone = grams.count([text], PLAN).rows(slice(0, 1))
+      alone = grams.count(Listed([text]), PLAN).rows(slice(0, 1))
       assert (one.rows(np.array([number])) != alone).nnz == 0
 
 
 def test_rows_come_in_the_order_asked_for():
-  counted = grams.count(TEXTS, PLAN)
+  counted = grams.count(Listed(TEXTS), PLAN)
   every = counted.rows(slice(0, len(TEXTS)))
   for which in (slice(3, 9), np.array([5, 0, 1, 5]), np.array([], int)):
     assert (counted.rows(which) != every[which]).nnz == 0
 
 
 def test_no_texts_have_no_counts():
-  assert grams.count([], PLAN).rows(slice(0, 0)).shape == (0, PLAN.buckets)
+  assert grams.count(Listed(), PLAN).rows(slice(0, 0)).shape == (
+    0,
+    PLAN.buckets,
+  )
 
 
 def test_equal_words_fall_into_equal_buckets_of_any_number():
   counted = grams.count(
-    ["one two one two", "two one"], PLAN._replace(buckets=3)
+    Listed(["one two one two", "two one"]), PLAN._replace(buckets=3)
   )
   assert counted.rows(slice(0, 2)).toarray().sum(axis=1).tolist() == [7, 3]
 

@@ -107,7 +107,7 @@ def weigh(name, one, data):
 
 
 def test_words_are_counted_for_methods_that_read_them(corpus, tmp_path):
-  counted = tmp_path / "grams"
+  counted = tmp_path / "texts"
   with job(corpus, tmp_path, "classifier.features=embedding") as (one, data):
     for name in ("natural", "classifier"):
       weigh(name, one, data)

@@ -9,6 +9,7 @@ import numpy as np
 from cmtree_jax.embed import grams
 from cmtree_jax.methods import METHODS
 from cmtree_jax.methods.base import MEASURED, Documents, Facts, Signals
+from tests.listed import Listed
 
 POOL, TARGET, B, K, E, T, PROXIES = 60, 20, 40, 4, 6, 2, 4
 MAX_WEIGHT = 1.5
@@ -62,7 +63,8 @@ def documents_of(texts, seed):
     np.array([len(text) + 1 for text in texts]),
     features(len(texts), seed),
     rng.integers(0, K, len(texts)),
-    grams.count(texts, grams.Plan(buckets=2**16)),
+    grams=grams.count(Listed(texts), grams.Plan(buckets=2**16)),
+    text=Listed(texts),
   )
 
 
