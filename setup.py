@@ -21,6 +21,7 @@ def _version() -> str:
 # release may break an interface. What the tests ran with is pinned in
 # .ci/constraints.txt.
 _CORE = [
+  "ahocorasick-rs>=1,<2",
   "array-record>=0.8",
   "etils[epath]>=1.10",
   "flax>=0.12.8,<0.13",
