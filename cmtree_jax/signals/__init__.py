@@ -24,6 +24,9 @@ SIGNALS: dict[str, Signal] = {
   # Both come of the same gradients.
   "gram_KK": gradients.PRODUCTS,
   "target_dot_K": gradients.PRODUCTS,
+  "target_dot_TK": gradients.TARGET_PRODUCTS,
+  "target_nats_T": gradients.TARGET_PRODUCTS,
+  "head_dot_K": gradients.HEAD_DOT,
   "target_loss_T": domains.TARGETS,
   "document_nats_M": documents.NATS,
 }

@@ -1,9 +1,9 @@
-r"""How the gradients of domains agree with each other and with a target's.
+r"""How the gradients of domains agree with each other and with those of targets.
 
 Methods that steer a mixture by gradients need no gradient, only inner products: of
-a domain's mean loss with another's, and with the target loss. Both are computed
-here from functions and arrays, at one moment of a proxy's training; the signals
-compile that for the proxies of an engine.
+a domain's mean loss with another's, with the loss of all targets together, or with
+that of each. All are computed here from functions and arrays, at one moment of a
+proxy's training; the signals compile that for the proxies of an engine.
 """
 
 import functools
@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cmtree_jax import shapes
+from cmtree_jax.data.draw.batch import Batch
 from cmtree_jax.proxy import engine as engines
 from cmtree_jax.proxy import loss as proxy_loss
 from cmtree_jax.proxy.engine import Engine
@@ -63,15 +64,8 @@ def gradient_products(
     `Dynamic Gradient Alignment <https://arxiv.org/abs/2410.02498>`_, 2024.
   """
 
-  def weighted_sum(params, weighted):
-    rows, weight_BT = weighted
-    return jnp.sum(weight_BT * losses(params, rows))
-
-  slope = jax.value_and_grad(weighted_sum)
-  shares = batch, _shares(weight_KBT)
-  loss_K, gradient_K = jax.lax.map(
-    lambda weighted: slope(params, weighted), shares
-  )
+  slope = _slope(losses)
+  loss_K, gradient_K = _gradients(slope, params, batch, weight_KBT)
   gram_KK = _products(gradient_K, gradient_K)
   if target is None:
     return Products(loss_K, gram_KK, None)
@@ -85,7 +79,35 @@ def gradient_products(
   return Products(loss_K, gram_KK, _products(gradient_K, row)[:, 0])
 
 
-def head_gram(
+def target_products(
+  losses: Losses,
+  params: shapes.Tree,
+  domains: tuple[shapes.Tree, shapes.Array],
+  targets: tuple[shapes.Tree, shapes.Array],
+) -> tuple[shapes.Array, shapes.Array]:
+  r"""Inner products of each target's gradient with each domain's, and the losses.
+
+  .. math:: a_{tk} = \langle \nabla L_t, \nabla L_k \rangle
+
+  with the mean losses of `gradient_products` for targets as for domains. Memory is
+  K + T times the parameters.
+
+  Args:
+    losses: (params, batch) -> losses of every token, [B, T].
+    params: phi.
+    domains: (rows of every domain, leading axes [K, B]; 1 for a token, 0 for
+      padding).
+    targets: the same of every target.
+  Returns:
+    (a_TK, L_T in nats per token), in float32.
+  """
+  slope = _slope(losses)
+  _, gradient_K = _gradients(slope, params, *domains)
+  loss_T, gradient_T = _gradients(slope, params, *targets)
+  return _products(gradient_T, gradient_K), loss_T
+
+
+def head_gradients(
   hidden_and_logits: Callable[
     [shapes.Tree, shapes.Tree], tuple[shapes.Array, shapes.Array]
   ],
@@ -94,17 +116,16 @@ def head_gram(
   label_KBT: shapes.Array,
   weight_KBT: shapes.Array,
 ) -> shapes.Array:
-  r"""Inner products of the domains' gradients of the output layer, [K, K].
+  r"""Gradients of the output layer alone, of the domains' mean losses, [K, D, V].
 
   .. math:: g_k = \frac{1}{n_k} \sum_t
-            h_t \big(\mathrm{softmax}(z_t) - e_{y_t}\big)^\top, \quad
-            G_{ij} = \langle g_i, g_j \rangle
+            h_t \big(\mathrm{softmax}(z_t) - e_{y_t}\big)^\top
 
   with the hidden state h, the logits z and the label y of every token: the
   gradient of a linear layer is its input times the derivative by its output, and
-  that of a cross-entropy is known. So there is no backward pass. Memory is K times
-  the output layer. Where its matrix is also the input embedding, this is the part
-  of the gradient that comes through the output.
+  that of a cross-entropy is known. So there is no backward pass. Where its matrix
+  is also the input embedding, this is the part of the gradient that comes through
+  the output.
 
   Args:
     hidden_and_logits: (params, batch) -> (h_BTD, z_BTV), without derivative.
@@ -128,19 +149,23 @@ def head_gram(
       precision="highest",
     )
 
-  shares = batch, label_KBT, _shares(weight_KBT)
-  gradient_KDV = jax.lax.map(gradient, shares)
-  return _products(gradient_KDV, gradient_KDV)
+  return jax.lax.map(gradient, (batch, label_KBT, _shares(weight_KBT)))
 
 
 class _Compiled(NamedTuple):
-  """Both computations for the proxies of one engine; arguments from the host."""
+  """All computations for the proxies of one engine; arguments from the host.
 
-  # (params, (batch [K, B, T], weights), (target batches [C, B, T], weights))
-  # -> [P, K, K], [P, K]
+  Rows come with weights: those of domains [K, B, T], those of targets [T, B, T].
+  """
+
+  # (params, domains, targets) -> [P, K, K], [P, K]
   products: Callable[..., tuple[shapes.Array, shapes.Array]]
-  # (params, (batch, weights)) -> [P, K, K]
+  # (params, domains, targets) -> [P, T, K], [P, T]
+  target_products: Callable[..., tuple[shapes.Array, shapes.Array]]
+  # (params, domains) -> [P, K, K]
   head_gram: Callable[..., shapes.Array]
+  # (params, domains, targets, what each target counts) -> [P, K]
+  head_dot: Callable[..., shapes.Array]
 
 
 def _compiled(engine: Engine) -> _Compiled:
@@ -156,23 +181,46 @@ def _compiled_for(proxy: Proxy, mesh: Mesh) -> _Compiled:
     found = gradient_products(losses, params, *domains, target=targets)
     return found.gram_KK, found.target_dot_K
 
-  def gram(params, domains):
-    batch, weight_KBT = domains
+  def of_targets(params, domains, targets):
+    return target_products(
+      proxy_loss.token_losses(proxy), params, domains, targets
+    )
+
+  def heads(params, rows):
+    batch, weight = rows
     outputs = proxy_loss.hidden_and_logits(proxy)
-    return head_gram(outputs, params, batch, batch.label_BT, weight_KBT)
+    return head_gradients(outputs, params, batch, batch.label_BT, weight)
+
+  def gram(params, domains):
+    gradient_KDV = heads(params, domains)
+    return _products(gradient_KDV, gradient_KDV)
+
+  def dot(params, domains, targets, share_T):
+    goal_DV = jnp.tensordot(
+      share_T, heads(params, targets), axes=1, precision="highest"
+    )
+    return _products(heads(params, domains), goal_DV[None])[:, 0]
 
   # A few rows of each domain do not divide among devices: each computes them all.
   whole = engines.WHOLE
   return _Compiled(
     engines.members(mesh, products, [None, whole, whole]),
+    engines.members(mesh, of_targets, [None, whole, whole]),
     engines.members(mesh, gram, [None, whole]),
+    engines.members(mesh, dot, [None, whole, whole, whole]),
   )
+
+
+def _target_rows(seen: Observation) -> tuple[Batch, np.ndarray]:
+  """Fresh rows of every target, and 1 for a token."""
+  view = seen.view
+  rows = view.targets.rows(1 + seen.number, view.target_rows)
+  return rows, token_weights(rows)
 
 
 def _compute_products(seen: Observation) -> dict[str, np.ndarray]:
   view = seen.view
-  targets = view.targets.rows(1 + seen.number, view.target_rows)
-  weight = token_weights(targets)
+  targets, weight = _target_rows(seen)
   per_target = np.maximum(weight.sum(axis=(1, 2), keepdims=True), 1.0)
   share_T = target_shares(view.bits_T)
   weight = weight / per_target * share_T[:, None, None]
@@ -209,6 +257,25 @@ def _products_cost(seen: Observation, flops_per_token: float) -> Cost:
   return Cost(cost.tokens, cost.flops + count * flops_per_token)
 
 
+def _compute_target_products(seen: Observation) -> dict[str, np.ndarray]:
+  dot_PTK, loss_PT = _compiled(seen.engine).target_products(
+    seen.params, (seen.batch, token_weights(seen.batch)), _target_rows(seen)
+  )
+  return {
+    "target_dot_TK": np.asarray(dot_PTK),
+    "target_nats_T": np.asarray(loss_PT),
+  }
+
+
+def _target_products_cost(seen: Observation, flops_per_token: float) -> Cost:
+  view, targets = seen.view, len(seen.view.bits_T)
+  rows = view.fresh_rows + targets * view.target_rows
+  cost = view.cost(rows, GRADIENT, flops_per_token)
+  # As in `_products_cost`.
+  count = view.num_domains * targets
+  return Cost(cost.tokens, cost.flops + count * flops_per_token)
+
+
 def _compute_head_gram(seen: Observation) -> dict[str, np.ndarray]:
   weighted = seen.batch, token_weights(seen.batch)
   gram_PKK = _compiled(seen.engine).head_gram(seen.params, weighted)
@@ -226,8 +293,46 @@ def _head_gram_cost(seen: Observation, flops_per_token: float) -> Cost:
   )
 
 
+def _compute_head_dot(seen: Observation) -> dict[str, np.ndarray]:
+  dot_PK = _compiled(seen.engine).head_dot(
+    seen.params,
+    (seen.batch, token_weights(seen.batch)),
+    _target_rows(seen),
+    np.float32(target_shares(seen.view.bits_T)),
+  )
+  return {"head_dot_K": np.asarray(dot_PK)}
+
+
+def _head_dot_cost(seen: Observation, flops_per_token: float) -> Cost:
+  """A forward pass; each token's outer product, and the gradients' products."""
+  view, targets = seen.view, len(seen.view.bits_T)
+  rows = view.fresh_rows + targets * view.target_rows
+  cost = view.cost(rows, FORWARD, flops_per_token)
+  one = 2.0 * seen.engine.proxy.num_head
+  count = cost.tokens + view.num_domains + targets
+  return Cost(cost.tokens, cost.flops + count * one)
+
+
 PRODUCTS = Signal(_compute_products, _products_cost)
+TARGET_PRODUCTS = Signal(_compute_target_products, _target_products_cost)
 HEAD_GRAM = Signal(_compute_head_gram, _head_gram_cost)
+HEAD_DOT = Signal(_compute_head_dot, _head_dot_cost)
+
+
+def _slope(losses: Losses):
+  """(params, (rows, weights)) -> (weighted sum of losses, its gradient)."""
+
+  def weighted_sum(params, weighted):
+    rows, weight_BT = weighted
+    return jnp.sum(weight_BT * losses(params, rows))
+
+  return jax.value_and_grad(weighted_sum)
+
+
+def _gradients(slope, params, batch, weight_KBT):
+  """(mean losses [K], their gradients) of parts that take turns."""
+  shares = batch, _shares(weight_KBT)
+  return jax.lax.map(lambda weighted: slope(params, weighted), shares)
 
 
 def _shares(weight_KBT):

@@ -228,11 +228,13 @@ def test_the_ledger_counts_what_is_looked_at(tmp_path):
   asks = [Ask(toy.mixture(1, 0, 0, 0))] * STEPS
   view = toy.corpus().view
   # The output layer's products, of tokens and of domains, as tokens.
-  head = 2 * toy.V * toy.CONFIG.width * (K * T + K * K) / FLOPS
+  head = 2 * toy.V * toy.CONFIG.width / FLOPS
   for name, rows, passes, products in (
     ("loss_K", K * 2, FORWARD, 0),
     ("gram_KK", K * 1 + 2, GRADIENT, K * (K + 1)),
-    ("head_gram_KK", K * 1, FORWARD, head),
+    ("target_dot_TK", K * 1 + 2, GRADIENT, K * 1),
+    ("head_gram_KK", K * 1, FORWARD, head * (K * T + K * K)),
+    ("head_dot_K", K * 1 + 2, FORWARD, head * ((K + 2) * T + K + 1)),
     ("target_loss_T", signals.eval_rows(view), FORWARD, 0),
     ("excess_K", 2 * K, FORWARD, 0),
   ):

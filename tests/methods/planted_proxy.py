@@ -68,10 +68,14 @@ class PlantedGradients:
 def gradients(gradient_KP, target_P):
   """What such gradients of domains and of a target show."""
   gram_KK = jnp.asarray(gradient_KP @ gradient_KP.T)
+  dot_K = jnp.asarray(gradient_KP @ target_P)
   return Signals(
     gram_KK=gram_KK,
     head_gram_KK=gram_KK,
-    target_dot_K=jnp.asarray(gradient_KP @ target_P),
+    target_dot_K=dot_K,
+    head_dot_K=dot_K,
+    target_dot_TK=dot_K[None],
+    target_nats_T=jnp.ones(1),
   )
 
 

@@ -204,6 +204,7 @@ def observation(number, order=range(K)):
   excess_K = rng.normal(0.2, 0.5, K)
   gradient_KP = rng.normal(size=(K, 6)) + 0.5
   target_P = rng.normal(size=6) + 0.5
+  target_TP = target_P + rng.normal(size=(T, 6))
   gradient_KP, loss_K, excess_K = (
     x[list(order)] for x in (gradient_KP, loss_K, excess_K)
   )
@@ -215,6 +216,9 @@ def observation(number, order=range(K)):
     gram_KK=gram_KK,
     head_gram_KK=gram_KK / 2,
     target_dot_K=gradient_KP @ target_P,
+    head_dot_K=gradient_KP @ target_P / 2,
+    target_dot_TK=target_TP @ gradient_KP.T,
+    target_nats_T=rng.uniform(3, 5, T),
     target_loss_T=rng.uniform(2, 3, T),
   )
   return jax.tree.map(jnp.float32, found)

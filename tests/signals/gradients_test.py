@@ -46,11 +46,19 @@ PRODUCTS = jax.jit(
     LOSSES, params, batch, weight_KBT, target=target
   )
 )
-HEAD_GRAM = jax.jit(
-  lambda params, batch, weight_KBT: domain_gradients.head_gram(
-    OUTPUTS, params, batch, batch.label_BT, weight_KBT
+TARGET_PRODUCTS = jax.jit(
+  lambda params, domains, targets: domain_gradients.target_products(
+    LOSSES, params, domains, targets
   )
 )
+
+
+@jax.jit
+def HEAD_GRAM(params, batch, weight_KBT):
+  gradient_KDV = domain_gradients.head_gradients(
+    OUTPUTS, params, batch, batch.label_BT, weight_KBT
+  )
+  return jnp.einsum("idv,jdv->ij", gradient_KDV, gradient_KDV)
 
 
 def take(batch, index):
@@ -132,6 +140,27 @@ def test_without_a_target_there_is_no_product_with_it(setting):
   assert found.gram_KK.shape == (K, K)
 
 
+def test_the_product_with_all_targets_is_that_of_each_by_what_it_counts(
+  setting,
+):
+  params, batch, weight_KBT = setting
+  targets, weight_CBT = rows(1, C, B), np.ones((C, B, T), np.float32)
+  weight_CBT[1, 1, 3:] = 0  # a shorter target
+  dot_TK, loss_T = TARGET_PRODUCTS(
+    params, (batch, weight_KBT), (targets, weight_CBT)
+  )
+  share_T = np.array([0.5, 0.3, 0.2])
+  counts = weight_CBT.sum(axis=(1, 2))
+  weighted = weight_CBT * (share_T / counts)[:, None, None]
+  together = PRODUCTS(params, batch, weight_KBT, target_of(targets, weighted))
+  np.testing.assert_allclose(
+    share_T @ dot_TK, together.target_dot_K, rtol=1e-4, atol=1e-5
+  )
+  assert np.abs(dot_TK[0] - dot_TK[1]).max() > 0.1 * np.abs(dot_TK).max()
+  loss = [mean_of_tokens(params, targets, weight_CBT, t) for t in range(C)]
+  np.testing.assert_allclose(loss_T, loss, rtol=1e-5)
+
+
 def test_hidden_states_and_embedding_give_the_logits(setting):
   params, batch, _ = setting
   hidden_BTD, logits_BTV = OUTPUTS(params, take(batch, 0))
@@ -175,6 +204,30 @@ def test_a_target_s_loss_is_in_nats_per_token():
   np.testing.assert_allclose(
     domain_gradients.target_shares(np.array([0.3, 0.9])), [0.25, 0.75]
   )
+
+
+def test_the_head_s_product_with_the_target_is_that_of_an_offset():
+  view, engine = toy.corpus().view, toy.engine()
+  params = engine.init(jax.random.split(jax.random.key(0), 1)).params
+  seen = observe(view, engine, params)
+  found = SIGNALS["head_dot_K"].compute(seen)["head_dot_K"]
+  first = jax.tree.map(lambda x: x[0], params)
+  outputs = proxy_loss.hidden_and_logits(engine.proxy)
+
+  def loss(offset_VD, batch):
+    hidden_BTD, logits_BTV = outputs(first, batch)
+    log_p_BTV = jax.nn.log_softmax(logits_BTV + hidden_BTD @ offset_VD.T)
+    loss_BT = -jnp.take_along_axis(log_p_BTV, batch.label_BT[..., None], 2)
+    weight = token_weights(batch)
+    return jnp.sum(weight * loss_BT[..., 0]) / weight.sum()
+
+  slope = jax.grad(loss)
+  zeros_VD = jnp.zeros_like(first["embedding"])
+  goal = slope(zeros_VD, take(view.targets.rows(1, view.target_rows), 0))
+  for k in range(3):  # the last domain is empty
+    own = slope(zeros_VD, take(seen.batch, k))
+    np.testing.assert_allclose(found[0, k], jnp.vdot(own, goal), rtol=1e-4)
+  assert found[0, 3] == 0
 
 
 def test_the_signal_is_the_product_with_the_target_s_mean_nats_per_token():

@@ -31,6 +31,9 @@ SHAPES = {
   "head_gram_KK": (K, K),
   "gram_KK": (K, K),
   "target_dot_K": (K,),
+  "target_dot_TK": (1, K),
+  "target_nats_T": (1,),
+  "head_dot_K": (K,),
   "target_loss_T": (1,),
   "document_nats_M": (len(toy.corpus().facts.document_tokens_M),),
 }
@@ -113,7 +116,9 @@ def test_another_look_compiles_nothing(params, caplog):
   assert "Compiling" not in caplog.text
 
 
-@pytest.mark.parametrize("name", ["head_gram_KK", "gram_KK"])
+@pytest.mark.parametrize(
+  "name", ["head_gram_KK", "gram_KK", "target_dot_TK", "head_dot_K"]
+)
 def test_the_ledger_counts_the_products_of_the_compiled_program(
   name, monkeypatch
 ):
@@ -125,12 +130,15 @@ def test_the_ledger_counts_the_products_of_the_compiled_program(
   monkeypatch.setattr(sharding, "put", lambda tree, mesh, spec: tree)
   programs = gradients._compiled(wide)
   domains = seen.batch, token_weights(seen.batch)
-  targets = VIEW.targets.rows(1, VIEW.target_rows)
+  rows = VIEW.targets.rows(1, VIEW.target_rows)
+  targets = rows, token_weights(rows)
   called, args = {
     "head_gram_KK": (programs.head_gram, (params, domains)),
-    "gram_KK": (
-      programs.products,
-      (params, domains, (targets, token_weights(targets))),
+    "gram_KK": (programs.products, (params, domains, targets)),
+    "target_dot_TK": (programs.target_products, (params, domains, targets)),
+    "head_dot_K": (
+      programs.head_dot,
+      (params, domains, targets, np.ones(1, np.float32)),
     ),
   }[name]
   lowered = jax.jit(called).lower(*args)
