@@ -30,6 +30,7 @@ METHODS: dict[str, ModuleType] = {
     "doremi",
     "doge",
     "dga",
+    "grape",
     "rnb",
     "skill_it",
     "aioli",
