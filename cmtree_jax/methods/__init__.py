@@ -31,6 +31,7 @@ METHODS: dict[str, ModuleType] = {
     "doge",
     "dga",
     "grape",
+    "head_alignment",
     "rnb",
     "skill_it",
     "aioli",

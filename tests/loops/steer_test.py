@@ -38,6 +38,8 @@ def scripted(asks: list[Ask], *wanted: str, **fields) -> Method:
     gram_KK=(K, K),
     head_gram_KK=(K, K),
     target_dot_K=(K,),
+    target_dot_TK=(1, K),
+    head_dot_K=(K,),
     target_loss_T=(1,),
     tokens_K=(K,),
   )

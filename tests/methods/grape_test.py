@@ -25,10 +25,10 @@ def signals_of(f_TK, nats_T=(1.0, 1.0)):
 
 def after(method, f_TK, facts=FACTS, steps=1, **more):
   """(state, info) after so many equal observations."""
-  state, info = method.init(jax.random.key(0), facts), None
-  step = jax.jit(method.step)
-  for _ in range(steps):
-    state, info = step(state, signals_of(f_TK, **more))
+  step, signals = jax.jit(method.step), signals_of(f_TK, **more)
+  state, info = step(method.init(jax.random.key(0), facts), signals)
+  for _ in range(steps - 1):
+    state, info = step(state, signals)
   return state, info
 
 
