@@ -33,6 +33,11 @@ CPU are `SMALL` in the method's file, and set by `configs/method.py:NAME`.
 
 Targets are tasks of their own here, not domains of the corpus, and so the methods that
 were made for domains are asked what a domain does for a target.
+
+The taxonomy is that of surveys of data selection. A *distribution-aware* method reads
+the targets; a *distribution-agnostic* one does not, and runs without any. One that is
+*active during training* decides again and again while proxies train; one that acts
+*before training* decides once. The final training has fixed weights in either case.
 """
 _SECTION = re.compile(
   r"^(Args|Returns|Cost|Raises|References):\n", re.MULTILINE
@@ -56,15 +61,26 @@ def _loops() -> Iterator[str]:
 
 def _table() -> Iterator[str]:
   yield "## All methods\n"
-  yield "| method | what it does | loop | weighs | knows the target | partition |"
+  yield "| method | what it does | loop | weighs | taxonomy | partition |"
   yield "|---|---|---|---|---|---|"
   for name, module in METHODS.items():
     method = module.make()
     yield (
       f"| [`{name}`](#{name}) | {_first_line(module)} | `{method.loop}` | "
-      f"{method.weighs} | {'yes' if method.targeted else 'no'} | "
+      f"{method.weighs} | {', '.join(taxonomy(method))} | "
       f"{_partition(module, method)} |"
     )
+
+
+def taxonomy(method: Method) -> tuple[str, str]:
+  """Where a survey of data selection has its place: (what it knows, when it acts)."""
+  knows = "distribution-aware" if method.targeted else "distribution-agnostic"
+  active = method.loop in _ACTIVE
+  return knows, "active during training" if active else "before training"
+
+
+# Loops in which a method decides again and again while proxies train.
+_ACTIVE = ("values", "steer")
 
 
 def _entries() -> Iterator[str]:

@@ -4,6 +4,8 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 from cmtree_jax.methods import METHODS, document
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -21,6 +23,26 @@ def test_every_method_is_on_the_page_with_its_options():
   assert "```math\nw_i = 1\n```\n" in page
   for left in (":math:", ".. math", "`_", ">>>"):
     assert left not in page
+
+
+@pytest.mark.parametrize(
+  ("name", "knows", "acts"),
+  [
+    ("semdedup", "distribution-agnostic", "before training"),
+    ("dsir", "distribution-aware", "before training"),
+    ("regmix", "distribution-aware", "before training"),
+    ("doremi", "distribution-agnostic", "active during training"),
+    ("cmtree", "distribution-aware", "active during training"),
+  ],
+)
+def test_a_method_has_its_place_in_the_taxonomy(name, knows, acts):
+  assert document.taxonomy(METHODS[name].make()) == (knows, acts)
+  (row,) = [
+    line
+    for line in document.page().splitlines()
+    if line.startswith(f"| [`{name}`](#{name}) |")
+  ]
+  assert f"| {knows}, {acts} |" in row
 
 
 def test_the_page_is_what_the_command_prints():
