@@ -14,6 +14,8 @@ import numpy as np
 
 from cmtree_jax.data import store
 from cmtree_jax.evaluate.results import FULL, NATURAL
+from cmtree_jax.methods import reasons
+from cmtree_jax.methods.reasons import Reasons
 from cmtree_jax.proxy.ledger import Cost
 
 # Stands for the target set of methods whose recipe is the same for all of them.
@@ -235,12 +237,19 @@ class Folder(NamedTuple):
         return arrays["value_N"]
       return np.full(len(arrays[_array("")]), np.nan)
 
+  def reasons(self, cell: Search) -> Reasons | None:
+    """Why documents weigh less than others, where the method told it."""
+    with np.load(self._file(cell, "npz")) as arrays:
+      names = [one for one in arrays.files if one.startswith(reasons.PREFIX)]
+      return reasons.from_arrays({name: arrays[name] for name in names})
+
   def save_found(
     self,
     cell: Search,
     found: Found,
     log_w: Mapping[str, np.ndarray],
     value_N: np.ndarray,
+    why: Reasons | None = None,
   ) -> None:
     """Ends a search.
 
@@ -249,6 +258,7 @@ class Folder(NamedTuple):
       found: all but its arrays.
       log_w: log-weights of the documents, by candidate.
       value_N: measured values; NaN where there is none.
+      why: documents weigh less than others, where the method tells it.
     """
     # Methods compute in float32, so nothing of their weights is lost.
     arrays = {
@@ -257,6 +267,8 @@ class Folder(NamedTuple):
     }
     if not np.isnan(value_N).all():
       arrays["value_N"] = value_N
+    if why is not None:
+      arrays |= why.to_arrays()
     store.save_arrays(self._file(cell, "npz"), arrays)
     facts = found._asdict()
     cost, partitions = list(facts.pop("cost")), facts.pop("partitions")

@@ -264,7 +264,7 @@ def search_cell(cell: cells.Search, one: Comparison) -> None:
     leaves[name] = None if partition is None else partition.to_json()
   settings = variants.settings_of(cell.method, job.config)
   facts = cells.Found(found.cost, found.history, settings, leaves)
-  folder.save_found(cell, facts, log_w, found.value_N)
+  folder.save_found(cell, facts, log_w, found.value_N, found.reasons)
 
 
 def write(

@@ -18,6 +18,7 @@ from cmtree_jax.jobs import build, known
 from cmtree_jax.jobs.job import Job
 from cmtree_jax.loops import fleet, look, runs, steer, values
 from cmtree_jax.methods.base import Facts, Method, Signals, Weights
+from cmtree_jax.methods.reasons import Reasons
 from cmtree_jax.proxy import engine, optim
 from cmtree_jax.proxy.ledger import Cost
 from cmtree_jax.recipe import domains
@@ -37,6 +38,7 @@ class Found(NamedTuple):
   history: list[dict[str, Any]]  # one row per round, observation or run
   # Name, weights and log-weights of what the search had on its way.
   candidates: tuple[tuple[str, Weights, np.ndarray], ...] = ()
+  reasons: Reasons | None = None  # why documents weigh less, where it is told
 
 
 class Learner(NamedTuple):
@@ -124,6 +126,7 @@ def weigh(
       )
       for candidate, weights in outcome.candidates
     ),
+    outcome.reasons,
   )
 
 
@@ -131,7 +134,11 @@ def _none(learner: Learner, session: fleet.Session) -> fleet.Outcome:
   """Facts are enough."""
   method = learner.method
   state = method.init(jax.random.key(session.seed), learner.facts)
-  return fleet.Outcome(method.finalize(state), history=method.history(state))
+  return fleet.Outcome(
+    method.finalize(state),
+    history=method.history(state),
+    reasons=method.reasons(state),
+  )
 
 
 def _look(learner: Learner, session: fleet.Session) -> fleet.Outcome:

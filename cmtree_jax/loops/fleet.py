@@ -19,6 +19,7 @@ from cmtree_jax.data.draw.sampler import Cursor, Sampler, SamplerState
 from cmtree_jax.data.draw.subpool import Subpool, Subpools
 from cmtree_jax.loops.checkpoint import Checkpointer, StopFlag
 from cmtree_jax.methods.base import Weights
+from cmtree_jax.methods.reasons import Reasons
 from cmtree_jax.proxy.engine import Engine
 from cmtree_jax.proxy.ledger import GRADIENT, Cost
 from cmtree_jax.signals import Looked, View, look
@@ -83,6 +84,7 @@ class Outcome(NamedTuple):
   value_N: np.ndarray | None = None  # mean value of documents; NaN: never asked
   # Weights on the way to the last ones: "start", and after each round that was kept.
   candidates: tuple[tuple[str, Weights], ...] = ()
+  reasons: Reasons | None = None  # why documents weigh less, where it is told
 
 
 class ObservePlan(NamedTuple):

@@ -120,7 +120,12 @@ def run(
   found = method.init(
     jax.random.key(session.seed), _filled(facts, method, arrays)
   )
-  return Outcome(method.finalize(found), Cost(*cost), method.history(found))
+  return Outcome(
+    method.finalize(found),
+    Cost(*cost),
+    method.history(found),
+    reasons=method.reasons(found),
+  )
 
 
 def work(method: Method, plan: Plan, rows: int) -> float:

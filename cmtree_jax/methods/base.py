@@ -16,6 +16,7 @@ import numpy as np
 from cmtree_jax import shapes
 from cmtree_jax.embed.grams import Grams
 from cmtree_jax.embed.texts import Texts
+from cmtree_jax.methods.reasons import Reasons
 from cmtree_jax.tree import mixture
 
 
@@ -197,6 +198,11 @@ class Ask(NamedTuple):
   back: shapes.Array = False
 
 
+def _no_reasons(state: Any) -> Reasons | None:
+  del state
+  return None
+
+
 def _nothing_to_tell(state: Any) -> dict[str, Any]:
   del state
   return {}
@@ -252,6 +258,9 @@ class Method(NamedTuple):
   curate: Callable[[Facts, int], np.ndarray] | None = None
   # Loops `none` and `look`: state -> rows that tell a person what was found.
   history: Callable[[Any], tuple[dict[str, Any], ...]] = lambda state: ()
+  # Why documents weigh less than others: state -> reasons, where the method has any
+  # beside the weight itself.
+  reasons: Callable[[Any], Reasons | None] = _no_reasons
   # The partition: the one that is given, or the labelled sources whatever is given.
   partition: Literal["given", "sources"] = "given"
   # What has a weight of its own: every document of the pool, every domain of the
