@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 from cmtree_jax import checks
 
+NO_TARGET = "none"  # a name that stands for no target where there are some
+
 
 class Plan(NamedTuple):
   """Where documents and targets come from, and what is done with bad ones."""
@@ -11,7 +13,9 @@ class Plan(NamedTuple):
   # default, stdlib, or KIND:ADDRESS; kinds: jsonl, parquet, text, tfds, seqio, hf.
   source: tuple[str, ...] = ("default",)
   target_files: tuple[str, ...] = ()  # one file per target
-  targets: tuple[str, ...] = ("film_reviews", "humaneval", "news")  # none: all
+  # Names of targets. Empty: all that there are; "none": no target, for methods that
+  # need none.
+  targets: tuple[str, ...] = ("film_reviews", "humaneval", "news")
   third_party: bool = True  # texts of others: news, reviews, quotations
   text_field: str = "text"
   id_field: str = "id"
@@ -28,6 +32,11 @@ class Plan(NamedTuple):
     """Refuses what contradicts itself, with a ValueError."""
     if not self.source:
       raise ValueError("source must name at least one source.")
+    if NO_TARGET in self.targets and len(self.targets) > 1:
+      raise ValueError(
+        f"targets names {NO_TARGET!r} beside others, came "
+        f"{', '.join(self.targets)}; name targets or no target."
+      )
     checks.at_least(
       1,
       max_document_bytes=self.max_document_bytes,

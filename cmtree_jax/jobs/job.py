@@ -131,7 +131,7 @@ def prepared(job: Job, *, learned: Path | None = None) -> prepare.Prepared:
   for note in data.notes:
     job.reporter.say(note)
   job.reporter.say(build.budget(config, data).text())
-  if learned is None:
+  if data.targets:
     for line in build.unmatched(config, data):
       job.reporter.say(line)
   workdirs.claim_corpus(job.workdir, data.digest)

@@ -25,8 +25,9 @@ def facts_of(
   pool, chosen = data.pool, sample_rows(config, len(data.pool))
   mass_N = pool.tokens.mass_N[chosen]
   train = driving(data, "train")
-  targets = _document_features(train)
-  held_out = _document_features(driving(data, "validation"))
+  width = pool.embedding_NE.shape[1]
+  targets = _document_features(train, width)
+  held_out = _document_features(driving(data, "validation"), width)
   plans, budget = build.plans(config), build.budget(config, data)
   tokens_per_step = config.batch.rows * config.batch.row_tokens
   facts = Facts(
@@ -43,7 +44,9 @@ def facts_of(
     held_out_mass_N=held_out[1],
     held_out_of_N=held_out[2],
     domain_mass_K=placed.mass_K,
-    target_domain_TK=np.stack([placed.shares(one) for one in train]),
+    target_domain_TK=np.array([placed.shares(one) for one in train]).reshape(
+      len(train), len(placed.mass_K)
+    ),
     num_documents=len(pool),
     num_proxies=plans.values.population,
     final_steps=max(1, round(budget.tokens / tokens_per_step)),
@@ -123,8 +126,11 @@ def _with_sizes(
   )
 
 
-def _document_features(targets: list[DocumentSet]):
+def _document_features(targets: list[DocumentSet], width: int):
   """(features, masses, target) of all documents; every target weighs the same."""
+  if not targets:
+    features_NE = np.zeros((0, width), np.float32)
+    return features_NE, np.zeros(0, np.float32), numbered(targets)
   mass_N = np.concatenate([one.tokens.mass_N for one in targets])
   features_NE = np.concatenate([one.embedding_NE for one in targets])
   mass_N = (mass_N / len(targets)).astype(np.float32)
@@ -133,7 +139,8 @@ def _document_features(targets: list[DocumentSet]):
 
 def numbered(targets: list[DocumentSet]) -> np.ndarray:
   """The number of every document's target."""
-  return np.repeat(np.arange(len(targets)), [len(one) for one in targets])
+  sizes = np.array([len(one) for one in targets], int)
+  return np.repeat(np.arange(len(targets)), sizes)
 
 
 def driving(data: Prepared, split: str) -> list[DocumentSet]:

@@ -6,42 +6,33 @@ nothing, that is handed over in its place (`guard.py`).
 
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import numpy as np
 
-import cmtree_jax
-from cmtree_jax import config as configs
 from cmtree_jax.data import store
 from cmtree_jax.data.build import prepare
 from cmtree_jax.data.draw import packing
-from cmtree_jax.embed import kmeans
-from cmtree_jax.evaluate import angles, concentration, results, shares
+from cmtree_jax.evaluate import concentration, results, shares
 from cmtree_jax.jobs import (
   apply,
   build,
   cells,
   compare,
   guard,
-  known,
-  variants,
+  learned,
+  untargeted,
 )
 from cmtree_jax.jobs import job as jobs
 from cmtree_jax.jobs import plan as plans
-from cmtree_jax.jobs import workdir as workdirs
 from cmtree_jax.jobs.job import Job, Show
 from cmtree_jax.jobs.trials import Tried
-from cmtree_jax.methods.base import DocumentWeights
-from cmtree_jax.proxy.ledger import Cost
 from cmtree_jax.recipe import domains, export
-from cmtree_jax.recipe import partition as partitions
 from cmtree_jax.recipe import recipe as recipes
-from cmtree_jax.report import describe, tables
 from cmtree_jax.report import guard as guard_report
+from cmtree_jax.report import tables
 
 COMPARISON_FILE = "comparison.json"
-SUMMARY_FILE = "summary.json"
 
 
 def run(config: Any, workdir: Path, *, overwrite: bool = False) -> int:
@@ -64,46 +55,48 @@ def _story(job: Job) -> Show:
   begin = time.monotonic()
   config, workdir = job.config, job.workdir
   data = jobs.prepared(job)
+  if not data.targets:
+    return untargeted.story(job, data, begin)
   comparison, guarded = _judged(job, data)
   rows = compare.train(comparison, guarded.choice)
   above = guard_report.markdown(guarded.verdict, guarded.told)
   standings, files = compare.write(comparison, rows, above + "\n")
   beside = results.comparison(rows)
   store.write_atomically(workdir / COMPARISON_FILE, store.to_json(beside))
-  learned = _learned(comparison, guarded.handed)
+  made = learned.of(comparison, guarded.handed)
   files.append(workdir / COMPARISON_FILE)
   files += apply.hand_over(
-    learned.weights,
-    learned.description.nodes,
+    made.weights,
+    made.description.nodes,
     job,
     data,
-    learned.value_N,
+    made.value_N,
     learned_for=build.budget(config, data),
   )
   told = _told(comparison, guarded)
   recipe = {
-    **_facts(config, data),
+    **learned.facts(config, data),
     "method": guarded.handed.method,
-    **learned.to_json(guarded.cost),
+    **made.to_json(guarded.cost),
     **told,
     "comparison": beside,
   }
   files += recipes.save(workdir, recipe, learned=data.folder)
   summary = {
-    **_summary(comparison, learned, begin),
+    **learned.summary(comparison, made, begin),
     "handed_over": told["guard"]["handed_over"],
     "why": guarded.why,
     "concentration": told["concentration"],
     "token_shares": told["token_shares"],
   }
-  store.write_atomically(workdir / SUMMARY_FILE, store.to_json(summary))
-  files.append(workdir / SUMMARY_FILE)
+  store.write_atomically(workdir / learned.SUMMARY_FILE, store.to_json(summary))
+  files.append(workdir / learned.SUMMARY_FILE)
   chosen = next(one for one in standings if one.method == guarded.handed.method)
 
   def show():
     tables.show(standings)
     guard_report.show(guarded.verdict, guarded.told)
-    tables.show_recipe(learned.description, chosen, summary)
+    tables.show_recipe(made.description, chosen, summary)
     tables.show_files(files)
 
   return show
@@ -137,7 +130,7 @@ def _told(
   """What recipe.json says of the guard, and of what was handed over."""
   judged = guarded.to_json(comparison.trials)
   if guarded.handed != guarded.own:
-    own = _learned(comparison, guarded.own)
+    own = learned.of(comparison, guarded.own)
     judged["instead_of"] = own.to_json(guarded.cost)
   share = judged["handed_over"]["effective_sample_size"]
   return {
@@ -145,56 +138,6 @@ def _told(
     "concentration": _concentration(comparison, share),
     "token_shares": _token_shares(comparison, guarded.handed),
   }
-
-
-class Learned(NamedTuple):
-  """A recipe as it is handed over."""
-
-  found: cells.Found  # of its search
-  weights: partitions.Partition | DocumentWeights
-  description: describe.Description
-  value_N: np.ndarray  # measured values of the pool's documents
-
-  def to_json(self, trials: Cost) -> dict[str, Any]:
-    """Its part of recipe.json; `trials` is the cost of all trials of the job."""
-    return {
-      "partition": (
-        recipes.OF_DOCUMENTS
-        if isinstance(self.weights, DocumentWeights)
-        else self.weights.to_json()
-      ),
-      **self.description.to_json(),
-      "ledger": {
-        "search_tokens": self.found.cost.tokens,
-        "search_flops": self.found.cost.flops,
-        "trial_tokens": trials.tokens,
-        "trial_flops": trials.flops,
-      },
-      "history": self.found.history,
-    }
-
-
-def _learned(comparison: compare.Comparison, one: Tried) -> Learned:
-  data, folder = comparison.data, comparison.folder
-  cell = comparison.trials.cells(one)[0].search
-  found = folder.found(cell)
-  assert found is not None
-  rows = known.sample_rows(_own(comparison.job.config), len(data.pool))
-  weights = shown = comparison.training.versions.recipe(cell, one.version)
-  if isinstance(weights, DocumentWeights):
-    shown = DocumentWeights(np.asarray(weights.log_w_N)[rows])
-  texts, mass_N = (
-    data.documents.rows(rows, "id", "text"),
-    data.pool.tokens.mass_N,
-  )
-  description = describe.describe(
-    shown,
-    np.asarray(data.pool.embedding_NE[rows]),
-    mass_N[rows] / mass_N[rows].sum(),
-    texts["text"],
-    texts["id"],
-  )
-  return Learned(found, weights, description, folder.value_N(cell))
 
 
 def _concentration(
@@ -246,69 +189,4 @@ def _token_shares(comparison: compare.Comparison, one: Tried) -> dict[str, Any]:
       for share in shares.of_groups(group_N, names, log_w_N, mass_N)
     ]
     for name, (group_N, names) in groups.items()
-  }
-
-
-def _own(config: Any) -> Any:
-  """The config of the search, where the job's method is a variant."""
-  return variants.config_of(config.method, config)
-
-
-def _facts(config: Any, data: prepare.Prepared) -> dict[str, Any]:
-  """What a recipe was made from: its part of recipe.json."""
-  return {
-    "format": recipes.FORMAT,
-    "cmtree_jax": cmtree_jax.__version__,
-    "budget": build.budget(config, data).to_json(),
-    "method": config.method,
-    "targets": list(data.targets),
-    "config": config.to_dict(),
-    "config_digest": configs.digest(config),
-    "corpus_digest": data.digest,
-    "overlap": data.manifest["overlap"],
-    "skipped": data.manifest["skipped"],
-    "repeated_texts": data.manifest["repeated_texts"],
-    "notes": list(data.notes),
-  }
-
-
-def _summary(
-  comparison: compare.Comparison, learned: Learned, begin: float
-) -> dict[str, Any]:
-  """What is worth knowing of the job as a whole: summary.json."""
-  config, data = comparison.job.config, comparison.data
-  return {
-    "wall_seconds": round(time.monotonic() - begin, 1),
-    "peak_rss_bytes": workdirs.peak_rss_bytes(),
-    "nmi_source": _nmi(comparison, learned),
-    "config_digest": configs.digest(config),
-    "corpus_digest": data.digest,
-    "git_commit": workdirs.git_commit(),
-    "documents": len(data.pool),
-    "tokens": int(data.pool.tokens.pairs_N.sum()),
-    "budget": build.budget(config, data).to_json(),
-    "overlap": data.manifest["overlap"],
-    "device": str(jax.devices()[0].device_kind),
-  }
-
-
-def _nmi(comparison: compare.Comparison, learned: Learned) -> dict[str, float]:
-  """How much domains, leaves and k-means tell of the hidden sources."""
-  config, data = comparison.job.config, comparison.data
-  source_N, names = data.documents.labels("source")
-  if len(names) < 2:
-    return {}
-  kept = known.sample_rows(_own(config), len(data.pool))
-  given = comparison.partitions.under(config.method, 0)["given"]
-  of_N = {"partition": given.domain_N[kept]}
-  if not isinstance(learned.weights, DocumentWeights):
-    embedding_NE = np.asarray(data.pool.embedding_NE[kept])
-    log_p_NL = learned.weights.log_p_leaf(embedding_NE)
-    same = kmeans.fit(
-      embedding_NE, num_clusters=log_p_NL.shape[1], seed=config.seed
-    )
-    of_N["leaves"] = np.argmax(log_p_NL, axis=1)
-    of_N["kmeans_same_leaves"] = kmeans.assign(embedding_NE, same.center_LE)
-  return {
-    name: angles.nmi(one_N, source_N[kept]) for name, one_N in of_N.items()
   }

@@ -5,8 +5,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from cmtree_jax.data.build.prepare import Prepared
+from cmtree_jax.data.plan import NO_TARGET
 from cmtree_jax.evaluate.results import FULL, NATURAL
 from cmtree_jax.jobs import build, cells, guard, variants
+from cmtree_jax.methods import METHODS
 from cmtree_jax.methods.base import Method
 from cmtree_jax.proxy.model import PRESETS
 from cmtree_jax.recipe import export
@@ -78,8 +80,25 @@ def check_recipe(config: Any) -> None:
   for name in dict.fromkeys((*build.recipe_names(config), *rivals(config))):
     build.check(variants.config_of(name, config))
   learns = not config.recipe.apply  # else the recipe says what it weighs
+  if learns and NO_TARGET in config.data.targets:
+    require_untargeted(config)
   if learns and method_of(config.method, config).weighs == "documents":
     export.require_leaves(config.export.formats)
+
+
+def require_untargeted(config: Any) -> None:
+  """Refuses a method that chooses for a target, where there is none.
+
+  Raises:
+    UserError: names the methods that need no target.
+  """
+  if method_of(config.method, config).targeted:
+    others = [n for n in METHODS if not build.make_method(n, config).targeted]
+    raise UserError(
+      f"No target, and {config.method} chooses for one. Give a target with "
+      "--config.data.target_files=FILE, or take a method that needs none: "
+      f"{', '.join(others)}."
+    )
 
 
 def check_comparison(config: Any) -> None:

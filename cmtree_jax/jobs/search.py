@@ -326,7 +326,6 @@ def _view(learner: Learner, world: fleet.World, seed: int) -> View:
   """What the loops `steer` and `runs` look at the proxies of a world with."""
   config, data = learner.job.config, learner.data
   train, plan = known.driving(data, "train"), learner.plans.observe
-  assert world.targets is not None
   part_N = world.target_of_N
   first_T = np.searchsorted(part_N, np.arange(len(train)))
   # What is observed of domains is what the proxies train on.
@@ -339,7 +338,9 @@ def _view(learner: Learner, world: fleet.World, seed: int) -> View:
   )
   return View(
     domains=domain_rows,
-    targets=strata.make(world.targets, part_N, num_parts=len(train)),
+    targets=None
+    if world.targets is None
+    else strata.make(world.targets, part_N, num_parts=len(train)),
     eval_sets=sets.texts(
       train, build.set_plan(config, max_tokens=plan.max_tokens)
     ),
@@ -385,12 +386,14 @@ def pool_sampler(data: Prepared, config: Any, *, seed: int) -> sampler.Sampler:
 
 
 def _targets(data, split, config):
-  """All targets' documents of a split: (sampler, weights, bits per byte).
+  """All targets' documents of a split: (sampler or None, weights, bits per byte).
 
   Every target gives the same number of tokens, so the mean of a token's nats
   times its bits per byte is the mean of the targets' bits per byte.
   """
   parts = known.driving(data, split)
+  if not parts:
+    return None, np.zeros(0), np.zeros(0)
   tokens = packing.join([part.tokens for part in parts])
   sizes = [len(part) for part in parts]
   pairs = [part.tokens.pairs_N.sum() for part in parts]

@@ -25,7 +25,8 @@ MARKER_FILE = ".cmtree_jax"  # tells a run of this package from other folders
 WRITTEN = (
   *("assigned", "cells", "export"),
   *("comparison.json", "comparison.svg", "documents.parquet", "recipe.json"),
-  *("results.parquet", "summary.json", "table.md"),
+  *("results.parquet", "selection.html", "selection.parquet"),
+  *("summary.json", "table.md"),
   *(*prepare.LEARNED_FILES, CORPUS_FILE),
 )
 

@@ -172,12 +172,17 @@ def leaf_names(
     return {"": "all"}
   terms = {node.path: node.terms for node in found}
   names = {}
-  for digits in itertools.product(*map(range, weights.branching)):
-    path = ".".join(map(str, digits))
+  for path in leaf_paths(weights):
     words = [re.sub(r"[^a-z0-9]+", "", t) for t in terms.get(path, ())]
     name = "-".join(word for word in words[:3] if word)
     names[path] = f"leaf_{path}_{name}".rstrip("_")
   return names
+
+
+def leaf_paths(partition: Partition) -> tuple[str, ...]:
+  """Paths of all leaves, in their order."""
+  numbers = itertools.product(*map(range, partition.branching))
+  return tuple(".".join(map(str, digits)) for digits in numbers)
 
 
 def children(found: Sequence[Node]) -> dict[str, dict[str, float]]:

@@ -240,12 +240,14 @@ def table(
   heading: str | None,
   columns: Sequence[str],
   rows: Iterable[Sequence[str]],
+  *,
+  first: str = "method",
 ) -> Table:
-  """Rows under headings; the first column is of methods, the others of numbers."""
+  """Rows under headings; the first column is of names, the others of numbers."""
   made = Table(
     title=heading, title_justify="left", box=box.SIMPLE, pad_edge=False
   )
-  made.add_column("method", no_wrap=True)
+  made.add_column(first, no_wrap=True)
   rows = list(rows)
   for name, cells in zip(
     columns, list(zip(*rows, strict=True))[1:], strict=True

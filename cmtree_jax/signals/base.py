@@ -18,7 +18,8 @@ class View(NamedTuple):
   """What proxies are looked at with."""
 
   domains: Strata
-  targets: Strata  # of the targets' training documents, a part for each target
+  # Of the targets' training documents, a part for each target; None without any.
+  targets: Strata | None
   eval_sets: tuple[perplexity.EvalSet, ...]  # frozen, of the same documents
   bits_T: np.ndarray  # bits per byte of each target for one nat per token
   rows: int  # fresh rows of each domain

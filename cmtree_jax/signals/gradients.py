@@ -214,16 +214,13 @@ def _compiled_for(proxy: Proxy, mesh: Mesh) -> _Compiled:
 def _target_rows(seen: Observation) -> tuple[Batch, np.ndarray]:
   """Fresh rows of every target, and 1 for a token."""
   view = seen.view
+  assert view.targets is not None
   rows = view.targets.rows(1 + seen.number, view.target_rows)
   return rows, token_weights(rows)
 
 
 def _compute_products(seen: Observation) -> dict[str, np.ndarray]:
-  view = seen.view
-  targets, weight = _target_rows(seen)
-  per_target = np.maximum(weight.sum(axis=(1, 2), keepdims=True), 1.0)
-  share_T = target_shares(view.bits_T)
-  weight = weight / per_target * share_T[:, None, None]
+  targets, weight = _weighted_targets(seen)
   gram_PKK, target_dot_PK = _compiled(seen.engine).products(
     seen.params,
     (seen.batch, token_weights(seen.batch)),
@@ -233,6 +230,18 @@ def _compute_products(seen: Observation) -> dict[str, np.ndarray]:
     "gram_KK": np.asarray(gram_PKK),
     "target_dot_K": np.asarray(target_dot_PK),
   }
+
+
+def _weighted_targets(seen: Observation) -> tuple[Batch, np.ndarray]:
+  """Rows of the targets [C, B, T], and what their tokens count in the mean loss."""
+  view = seen.view
+  if view.targets is None:  # any rows, of weight zero: the products are zero
+    rows = jax.tree.map(lambda x: x[:1], seen.batch)
+    return rows, np.zeros_like(token_weights(rows))
+  rows, weight = _target_rows(seen)
+  per_target = np.maximum(weight.sum(axis=(1, 2), keepdims=True), 1.0)
+  share_T = target_shares(view.bits_T)
+  return rows, weight / per_target * share_T[:, None, None]
 
 
 def target_shares(bits_T: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from cmtree_jax.data import cache, store
-from cmtree_jax.data.plan import Plan
+from cmtree_jax.data.plan import NO_TARGET, Plan
 from cmtree_jax.data.read import sources, targets
 from cmtree_jax.types import RawCorpus, Record, Skip, Target, UserError
 
@@ -87,24 +87,23 @@ def _told(file: str, skips: list[Skip]) -> list[str]:
 
 
 def choose(origin: Origin, plan: Plan) -> dict[str, Target]:
-  """The targets that the plan names; none named means all.
+  """The targets that the plan names; none named means all, which may be none.
 
   Raises:
-    UserError: there is none, one is unknown, or none can drive a search.
+    UserError: one is unknown, or none can drive a search.
   """
   found = origin.targets
   names = plan.targets or tuple(found)
-  if not names:
-    raise UserError(
-      "No target. Give at least one with --config.data.target_files=FILE."
-    )
+  if not names or names == (NO_TARGET,):
+    return {}
   unknown = [name for name in names if name not in found]
   if unknown and _FALLBACK in " ".join(origin.notes):
     names, unknown = tuple(found), []
   if unknown:
     raise UserError(
-      f"Unknown target {unknown[0]!r}. Known: {', '.join(found)}. Name some with "
-      "config.data.targets; --config.data.targets= takes all of them."
+      f"Unknown target {unknown[0]!r}. Known: {', '.join(found) or '(none)'}. Name "
+      "some with config.data.targets; --config.data.targets= takes all of them, "
+      f"--config.data.targets={NO_TARGET} no target."
     )
   if not any(found[name].train for name in names):
     raise UserError(

@@ -1,0 +1,139 @@
+"""A recipe as it is handed over: its parts of recipe.json and summary.json."""
+
+import time
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+import cmtree_jax
+from cmtree_jax import config as configs
+from cmtree_jax.data.build import prepare
+from cmtree_jax.embed import kmeans
+from cmtree_jax.evaluate import angles
+from cmtree_jax.jobs import build, cells, compare, known, variants
+from cmtree_jax.jobs import workdir as workdirs
+from cmtree_jax.jobs.trials import Tried
+from cmtree_jax.methods.base import DocumentWeights
+from cmtree_jax.proxy.ledger import Cost
+from cmtree_jax.recipe import partition as partitions
+from cmtree_jax.recipe import recipe as recipes
+from cmtree_jax.report import describe
+
+SUMMARY_FILE = "summary.json"
+
+
+class Learned(NamedTuple):
+  """A recipe as it is handed over."""
+
+  found: cells.Found  # of its search
+  weights: partitions.Partition | DocumentWeights
+  description: describe.Description
+  value_N: np.ndarray  # measured values of the pool's documents
+
+  def to_json(self, trials: Cost) -> dict[str, Any]:
+    """Its part of recipe.json; `trials` is the cost of all trials of the job."""
+    return {
+      "partition": (
+        recipes.OF_DOCUMENTS
+        if isinstance(self.weights, DocumentWeights)
+        else self.weights.to_json()
+      ),
+      **self.description.to_json(),
+      "ledger": {
+        "search_tokens": self.found.cost.tokens,
+        "search_flops": self.found.cost.flops,
+        "trial_tokens": trials.tokens,
+        "trial_flops": trials.flops,
+      },
+      "history": self.found.history,
+    }
+
+
+def of(comparison: compare.Comparison, one: Tried) -> Learned:
+  """What is handed over where a version of a search is chosen."""
+  data, folder = comparison.data, comparison.folder
+  cell = comparison.trials.cells(one)[0].search
+  found = folder.found(cell)
+  assert found is not None
+  rows = known.sample_rows(_own(comparison.job.config), len(data.pool))
+  weights = shown = comparison.training.versions.recipe(cell, one.version)
+  if isinstance(weights, DocumentWeights):
+    shown = DocumentWeights(np.asarray(weights.log_w_N)[rows])
+  texts, mass_N = (
+    data.documents.rows(rows, "id", "text"),
+    data.pool.tokens.mass_N,
+  )
+  description = describe.describe(
+    shown,
+    np.asarray(data.pool.embedding_NE[rows]),
+    mass_N[rows] / mass_N[rows].sum(),
+    texts["text"],
+    texts["id"],
+  )
+  return Learned(found, weights, description, folder.value_N(cell))
+
+
+def facts(config: Any, data: prepare.Prepared) -> dict[str, Any]:
+  """What a recipe was made from: its part of recipe.json."""
+  return {
+    "format": recipes.FORMAT,
+    "cmtree_jax": cmtree_jax.__version__,
+    "budget": build.budget(config, data).to_json(),
+    "method": config.method,
+    "targets": list(data.targets),
+    "config": config.to_dict(),
+    "config_digest": configs.digest(config),
+    "corpus_digest": data.digest,
+    "overlap": data.manifest["overlap"],
+    "skipped": data.manifest["skipped"],
+    "repeated_texts": data.manifest["repeated_texts"],
+    "notes": list(data.notes),
+  }
+
+
+def summary(
+  comparison: compare.Comparison, one: Learned, begin: float
+) -> dict[str, Any]:
+  """What is worth knowing of the job as a whole: summary.json."""
+  config, data = comparison.job.config, comparison.data
+  return {
+    "wall_seconds": round(time.monotonic() - begin, 1),
+    "peak_rss_bytes": workdirs.peak_rss_bytes(),
+    "nmi_source": _nmi(comparison, one),
+    "config_digest": configs.digest(config),
+    "corpus_digest": data.digest,
+    "git_commit": workdirs.git_commit(),
+    "documents": len(data.pool),
+    "tokens": int(data.pool.tokens.pairs_N.sum()),
+    "budget": build.budget(config, data).to_json(),
+    "overlap": data.manifest["overlap"],
+    "device": str(jax.devices()[0].device_kind),
+  }
+
+
+def _nmi(comparison: compare.Comparison, one: Learned) -> dict[str, float]:
+  """How much domains, leaves and k-means tell of the hidden sources."""
+  config, data = comparison.job.config, comparison.data
+  source_N, names = data.documents.labels("source")
+  if len(names) < 2:
+    return {}
+  kept = known.sample_rows(_own(config), len(data.pool))
+  given = comparison.partitions.under(config.method, 0)["given"]
+  of_N = {"partition": given.domain_N[kept]}
+  if not isinstance(one.weights, DocumentWeights):
+    embedding_NE = np.asarray(data.pool.embedding_NE[kept])
+    log_p_NL = one.weights.log_p_leaf(embedding_NE)
+    same = kmeans.fit(
+      embedding_NE, num_clusters=log_p_NL.shape[1], seed=config.seed
+    )
+    of_N["leaves"] = np.argmax(log_p_NL, axis=1)
+    of_N["kmeans_same_leaves"] = kmeans.assign(embedding_NE, same.center_LE)
+  return {
+    name: angles.nmi(one_N, source_N[kept]) for name, one_N in of_N.items()
+  }
+
+
+def _own(config: Any) -> Any:
+  """The config of the search, where the job's method is a variant."""
+  return variants.config_of(config.method, config)

@@ -1,0 +1,109 @@
+"""The story of a main job without a target: one recipe, and what it did to the corpus.
+
+Nothing can be tried, judged or trained for a target that is not there, so what the
+search finds is handed over as it is: for deduplication, balancing and pruning.
+"""
+
+from typing import Any
+
+from cmtree_jax.data import store
+from cmtree_jax.data.build import prepare
+from cmtree_jax.evaluate.results import FULL
+from cmtree_jax.jobs import (
+  apply,
+  build,
+  cells,
+  compare,
+  learned,
+  selected,
+  variants,
+)
+from cmtree_jax.jobs import plan as plans
+from cmtree_jax.jobs.job import Job, Show
+from cmtree_jax.jobs.trials import Tried
+from cmtree_jax.proxy.ledger import Cost
+from cmtree_jax.recipe import recipe as recipes
+from cmtree_jax.report import selection, tables
+
+
+def story(job: Job, data: prepare.Prepared, begin: float) -> Show:
+  """Searches, hands over, and tells what is kept, what is not, and why.
+
+  Args:
+    job: config and workdir.
+    data: a corpus without targets.
+    begin: when the job began.
+  Raises:
+    UserError: the method chooses for a target.
+  """
+  config, workdir = job.config, job.workdir
+  plans.require_untargeted(config)
+  why = _told(config)
+  job.reporter.say(why)
+  tried = Tried(config.method, cells.ANY)
+  comparison = _found(job, data, tried)
+  made = learned.of(comparison, tried)
+  files = apply.hand_over(
+    made.weights,
+    made.description.nodes,
+    job,
+    data,
+    made.value_N,
+    learned_for=build.budget(config, data),
+  )
+  found, written = selected.write(comparison, tried)
+  recipe = {
+    **learned.facts(config, data),
+    **made.to_json(Cost()),
+    "selection": found.to_json(),
+  }
+  files += written
+  files += recipes.save(workdir, recipe, learned=data.folder)
+  summary = {
+    **learned.summary(comparison, made, begin),
+    "why": why,
+    "selection": found.to_json(),
+  }
+  store.write_atomically(workdir / learned.SUMMARY_FILE, store.to_json(summary))
+  files.append(workdir / learned.SUMMARY_FILE)
+
+  def show():
+    selection.show(found)
+    tables.show_files(files)
+
+  return show
+
+
+def _found(
+  job: Job, data: prepare.Prepared, tried: Tried
+) -> compare.Comparison:
+  """A comparison of nothing, whose one search is done."""
+  plan = cells.Plan(
+    methods=(tried.method,),
+    target_sets={},
+    untargeted=frozenset({tried.method}),
+    seeds=1,
+    search_seeds=1,
+    fractions=(FULL,),
+    natural_multiples=(),
+    noise_repeats=0,
+  )
+  folder = cells.Folder(job.workdir / "cells")
+  comparison = compare.Comparison.make(job, data, plan, folder)
+  cell = cells.Search(tried.method, tried.target_set, 0)
+  if folder.found(cell) is None:
+    own = variants.config_of(tried.method, job.config)
+    job.reporter.expect(build.search_work(own.method, own))
+    compare.search_cell(cell, comparison)
+  return comparison
+
+
+def _told(config: Any) -> str:
+  others = [name for name in config.baselines if name != config.method]
+  line = (
+    "No target: no recipe is tried, judged or trained, and that of "
+    f"{config.method} is handed over as it is."
+  )
+  if others:
+    line += f" Not compared: {', '.join(others)} (config.baselines)."
+  return line

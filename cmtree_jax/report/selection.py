@@ -1,0 +1,348 @@
+"""What a recipe left out of a corpus, what it holds back, and why: for a person.
+
+A document is kept if it weighs as much as in the natural mixture or more, held back if
+it weighs less, and left out if no training will see it.
+"""
+
+import html
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from cmtree_jax.methods.reasons import Reasons
+from cmtree_jax.report import tables
+
+KEPT, BACK, OUT = range(3)
+VERDICTS = ("kept", "held back", "left out")
+# A weight whose document is not seen in a thousand epochs. Methods give 1e-6 to what
+# they leave out, for a logarithm must be finite, and a cap may scale that up.
+_OUT = 1e-3
+_ROUNDING = 1e-3  # below one that still counts as the natural weight
+
+_SHOWN = 8  # groups on the screen; the page has all
+_SNIPPET = 240  # characters of a document
+
+
+class Group(NamedTuple):
+  """Documents of one source or domain, or all; numbers by verdict."""
+
+  name: str
+  documents: tuple[int, ...]
+  tokens: tuple[int, ...]
+  recipe: float  # share of the training tokens
+
+  def to_json(self) -> dict[str, Any]:
+    """Its part of summary.json."""
+    return {
+      "name": self.name,
+      "documents": dict(zip(VERDICTS, self.documents, strict=True)),
+      "tokens": dict(zip(VERDICTS, self.tokens, strict=True)),
+      "recipe": round(self.recipe, 4),
+    }
+
+
+class Example(NamedTuple):
+  """A document as a person reads it, and what is said of it."""
+
+  verdict: int
+  id: str
+  source: str
+  weight: float
+  reason: str  # "" where the weight says all
+  text: str
+  other_id: str = ""  # of the document that the reason names
+  other_text: str = ""
+
+
+class Selection(NamedTuple):
+  """What a recipe did to a corpus."""
+
+  all: Group
+  by: Mapping[str, Sequence[Group]]  # "source" and "domain" -> groups
+  because: Mapping[str, int]  # reason without its numbers -> documents
+  examples: Sequence[Example]
+  # Tokens of a training that sees every kept document once; None where documents
+  # differ in how often they are seen.
+  once: int | None
+  # Epochs of a training that would leave out what this one holds back; None where
+  # that is not held back for want of other documents alone.
+  epochs: float | None
+
+  def to_json(self) -> dict[str, Any]:
+    """Its part of summary.json."""
+    return {
+      "all": self.all.to_json(),
+      **{
+        name: [g.to_json() for g in groups] for name, groups in self.by.items()
+      },
+      "because": dict(self.because),
+      "tokens_of_each_kept_document_once": self.once,
+      "epochs_that_leave_out_what_is_held_back": self.epochs,
+    }
+
+
+def verdicts(weight_N: np.ndarray) -> np.ndarray:
+  """KEPT, BACK or OUT for every weight, int8.
+
+  >>> verdicts(np.array([1.25, 1.0, 0.3, 1e-6]))
+  array([0, 0, 1, 2], dtype=int8)
+  """
+  verdict_N = np.where(weight_N < 1 - _ROUNDING, BACK, KEPT)
+  return np.where(weight_N < _OUT, OUT, verdict_N).astype(np.int8)
+
+
+def groups(
+  group_N: np.ndarray,
+  names: Sequence[str],
+  weight_N: np.ndarray,
+  tokens_N: np.ndarray,
+) -> list[Group]:
+  """Groups of documents in the order of their names, without empty ones.
+
+  Args:
+    group_N: number of each document's group.
+    names: of the groups.
+    weight_N: of the recipe.
+    tokens_N: of the documents.
+  """
+  cell_N = group_N.astype(np.int64) * len(VERDICTS) + verdicts(weight_N)
+  size = len(names) * len(VERDICTS)
+  documents_GV = np.bincount(cell_N, minlength=size).reshape(len(names), -1)
+  tokens_GV = np.bincount(cell_N, tokens_N, minlength=size)
+  tokens_GV = tokens_GV.reshape(documents_GV.shape).astype(np.int64)
+  flow_N = weight_N * tokens_N
+  recipe_G = np.bincount(group_N, flow_N, minlength=len(names)) / flow_N.sum()
+  return [
+    Group(name, tuple(n.tolist()), tuple(t.tolist()), float(share))
+    for name, n, t, share in zip(
+      names, documents_GV, tokens_GV, recipe_G, strict=True
+    )
+    if n.any()
+  ]
+
+
+def because(reasons: Reasons | None, changed_N: np.ndarray) -> dict[str, int]:
+  """How many documents each reason is told of, the most frequent first.
+
+  Args:
+    reasons: the method's; None: it told none.
+    changed_N: whether a document is not kept.
+  """
+  if reasons is None:
+    return {}
+  told_N = reasons.which_N[changed_N]
+  count = np.bincount(told_N[told_N >= 0], minlength=len(reasons.texts))
+  found = {
+    re.sub(r"\{[^}]*\}", "…", text): int(n)
+    for text, n in zip(reasons.texts, count, strict=True)
+    if n
+  }
+  return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def once(weight_N: np.ndarray, tokens_N: np.ndarray) -> int | None:
+  """Tokens of the kept documents, if these weigh the same and no other any."""
+  verdict_N = verdicts(weight_N)
+  kept_N = weight_N[verdict_N == KEPT]
+  if (verdict_N == BACK).any() or not (verdict_N == OUT).any():
+    return None
+  if not len(kept_N) or kept_N.max() > (1 + _ROUNDING) * kept_N.min():
+    return None
+  return int(tokens_N[verdict_N == KEPT].sum())
+
+
+def epochs(
+  weight_N: np.ndarray, tokens_N: np.ndarray, *, max_epochs: float, cap: float
+) -> float | None:
+  """Epochs of the corpus for which the documents at the cap suffice.
+
+  Args:
+    weight_N: of the recipe.
+    tokens_N: of the documents.
+    max_epochs: looks at one document, at most.
+    cap: the weight that means so many looks.
+  Returns:
+    None unless all documents are at the cap or held back.
+  """
+  verdict_N = verdicts(weight_N)
+  full_N = weight_N > (1 - _ROUNDING) * cap
+  if not full_N.any() or not (full_N == (verdict_N == KEPT)).all():
+    return None
+  if not (verdict_N == BACK).any():
+    return None
+  return max_epochs * float(tokens_N[full_N].sum() / tokens_N.sum())
+
+
+def some(
+  verdict: int, verdict_N: np.ndarray, group_N: np.ndarray, key_N: np.ndarray
+) -> np.ndarray:
+  """Numbers of some documents of a verdict, of as many groups as there are.
+
+  Those of a group are as good as random, and the same whatever the order.
+  """
+  number = np.flatnonzero(verdict_N == verdict)
+  number = number[np.argsort(key_N[number], kind="stable")]
+  of_group = group_N[number]
+  order = np.argsort(of_group, kind="stable")
+  first = np.searchsorted(of_group[order], of_group[order])
+  turn = np.empty(len(number), int)
+  turn[order] = np.arange(len(number)) - first
+  return number[np.lexsort((np.arange(len(number)), turn))][
+    : _EXAMPLES[verdict]
+  ]
+
+
+_EXAMPLES = {KEPT: 4, BACK: 8, OUT: 16}
+
+
+def snippet(text: str) -> str:
+  """The beginning of a document on one line."""
+  return " ".join(text.split())[:_SNIPPET]
+
+
+def show(found: Selection) -> None:
+  """Prints the counts, where they are largest, and some examples."""
+  console = Console(highlight=False)
+  console.print(_screen("The corpus", "", [found.all]))
+  for name, some_groups in found.by.items():
+    lost = [one for one in some_groups if sum(one.documents[BACK:])]
+    lost.sort(key=lambda one: -sum(one.tokens[BACK:]))
+    if len(some_groups) > 1 and lost:
+      more = f", the {_SHOWN} that lose most" * (len(lost) > _SHOWN)
+      console.print(_screen(f"By {name}{more}", name, lost[:_SHOWN]))
+  for line in sentences(found):
+    console.print(line, markup=False)
+  out = [one for one in found.examples if one.verdict == OUT and one.reason]
+  for one in out[: _SHOWN // 2]:
+    console.print(f"{one.id}: {one.reason}", markup=False)
+    console.print(f"  {one.text[:100]}", markup=False)
+
+
+def _screen(heading: str, first: str, chosen: Sequence[Group]) -> Table:
+  """Tokens in per cent, as all numbers would not fit 80 characters."""
+  rows = []
+  for one in chosen:
+    total = max(sum(one.tokens), 1)
+    rows.append(
+      [
+        (one.name or "unknown")[:_WIDTH],
+        f"{sum(one.documents):,}",
+        *(f"{n / total:.1%}" for n in one.tokens),
+        f"{one.recipe:.1%}",
+      ]
+    )
+  columns = ("documents", *VERDICTS, "of training")
+  return tables.table(heading, columns, rows, first=first)
+
+
+_WIDTH = 28  # characters of a name on the screen
+
+
+def sentences(found: Selection) -> Iterator[str]:
+  """What a person should know beside the counts."""
+  for reason, number in found.because.items():
+    yield f"{number:,} documents: {reason}."
+  if found.epochs is not None:
+    yield (
+      "The kept documents are seen as often as the budget allows, and the others fill "
+      f"it: in a training of {found.epochs:.2g} epochs of the corpus or less "
+      "(config.budget) they are left out."
+    )
+  if found.once is not None:
+    yield (
+      f"The kept documents hold {found.once:,} tokens: an export for so many, "
+      f"--config.export.tokens={found.once}, has each of them once."
+    )
+
+
+_COLUMNS = (
+  *("documents", *VERDICTS, "tokens", *(f"% {one}" for one in VERDICTS)),
+  "% of training",
+)
+
+
+def _row(one: Group) -> list[str]:
+  tokens = sum(one.tokens)
+  return [
+    one.name or "unknown",
+    f"{sum(one.documents):,}",
+    *(f"{n:,}" for n in one.documents),
+    f"{tokens:,}",
+    *(f"{n / max(tokens, 1):.1%}" for n in one.tokens),
+    f"{one.recipe:.1%}",
+  ]
+
+
+def page(found: Selection, title: str, facts: Iterable[str]) -> str:
+  """The whole report as one HTML page; all that comes from documents is escaped.
+
+  Args:
+    found: what is reported.
+    title: of the page.
+    facts: sentences that stand at its head.
+  """
+  body = [f"<h1>{html.escape(title)}</h1>"]
+  for line in (*facts, *sentences(found)):
+    body.append(f"<p>{html.escape(line)}</p>")
+  body += ["<h2>The corpus</h2>", _table(("", *_COLUMNS), [_row(found.all)])]
+  for name, some_groups in found.by.items():
+    rows = [_row(one) for one in some_groups]
+    body += [
+      f"<h2>By {html.escape(name)}</h2>",
+      _table((name, *_COLUMNS), rows),
+    ]
+  for verdict, name in reversed(list(enumerate(VERDICTS))):
+    chosen = [one for one in found.examples if one.verdict == verdict]
+    if chosen:
+      body.append(f"<h2>Some that are {name}</h2>")
+      body += map(_example, chosen)
+  return _PAGE.format(title=html.escape(title), body="\n".join(body))
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+  def line(tag: str, values: Sequence[str]) -> str:
+    inside = "".join(f"<{tag}>{html.escape(one)}</{tag}>" for one in values)
+    return f"<tr>{inside}</tr>"
+
+  return "\n".join(
+    ["<table>", line("th", columns), *(line("td", r) for r in rows), "</table>"]
+  )
+
+
+def _example(one: Example) -> str:
+  told = f"{one.source or 'unknown'}, weight {one.weight:.3g}"
+  told += f": {one.reason}" * bool(one.reason)
+  lines = [
+    "<div>",
+    f"<b>{html.escape(one.id)}</b> <i>{html.escape(told)}</i>",
+    f"<pre>{html.escape(one.text)}</pre>",
+  ]
+  if one.other_id:
+    lines.append(f"<b>{html.escape(one.other_id)}</b>")
+    lines.append(f"<pre>{html.escape(one.other_text)}</pre>")
+  return "\n".join([*lines, "</div>"])
+
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<title>{title}</title>
+<style>
+body {{ font: 15px/1.4 sans-serif; margin: 2em auto; max-width: 70em; }}
+table {{ border-collapse: collapse; }}
+td, th {{ padding: .15em .8em; text-align: right; border-bottom: 1px solid #ddd; }}
+td:first-child, th:first-child {{ text-align: left; }}
+div {{ margin: 1em 0; }}
+pre {{ margin: .2em 0; white-space: pre-wrap; color: #444; }}
+</style>
+</head>
+<body>
+{body}
+</body>
+</html>
+"""

@@ -1,0 +1,161 @@
+"""A main job without a target: for whom, what it hands over and what it tells."""
+
+import json
+import pathlib
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from cmtree_jax import main
+from cmtree_jax.methods import METHODS
+from cmtree_jax.recipe import recipe
+from tests import corpora
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> pathlib.Path:
+  """Three sources and a target that nobody needs."""
+  folder = tmp_path_factory.mktemp("corpus")
+  corpora.write_job_corpus(folder, {"arithmetic": "sums"})
+  return folder
+
+
+def _arguments(corpus, workdir, name, *settings, targets=()) -> list[str]:
+  return corpora.arguments(
+    f"configs/method.py:{name}",
+    corpus,
+    workdir,
+    targets,
+    *("data.targets=", "steer.steps=12", "look.steps=25", "proxy.preset=0.1m"),
+    *settings,
+  )
+
+
+@pytest.fixture(scope="module")
+def finished(corpus, tmp_path_factory) -> pathlib.Path:
+  """The workdir of a job whose method keeps a quarter of the documents."""
+  workdir = tmp_path_factory.mktemp("runs") / "documents"
+  settings = (
+    *("random_documents.share=0.25", "budget.epochs=0.5"),
+    *("export.formats=jsonl,parquet", "data.shard_documents=50"),
+  )
+  arguments = _arguments(corpus, workdir, "random_documents", *settings)
+  assert main.main(arguments) == 0
+  return workdir
+
+
+def _read(workdir: pathlib.Path, name: str):
+  return json.loads((workdir / name).read_text())
+
+
+def test_every_document_is_in_the_weights_or_in_both_files(finished):
+  known = pq.read_table(finished / "documents.parquet").to_pydict()
+  lost = pq.read_table(finished / "selection.parquet").to_pydict()
+  weight = dict(zip(known["document_id"], known["weight"], strict=True))
+  assert len(weight) == 120
+  assert set(lost["document_id"]) == {
+    name for name, w in weight.items() if w < 0.5
+  }
+  assert set(lost["verdict"]) == {"left out"}
+  assert [weight[name] for name in lost["document_id"]] == lost["weight"]
+  assert all(
+    name.startswith(source)
+    for name, source in zip(lost["document_id"], lost["source"], strict=True)
+  )
+  made = _read(finished, "summary.json")["selection"]
+  assert made["all"]["documents"]["left out"] == len(lost["document_id"])
+  assert made["all"]["tokens"]["left out"] == sum(lost["tokens"])
+  for by in ("source", "domain"):
+    documents = [one["documents"]["left out"] for one in made[by]]
+    assert sum(documents) == len(lost["document_id"])
+    assert sum(one["recipe"] for one in made[by]) == pytest.approx(1, abs=1e-3)
+  assert _read(finished, "recipe.json")["selection"] == made
+
+
+def test_the_page_shows_documents_of_all_sources(finished):
+  page = (finished / "selection.html").read_text()
+  assert "Some that are left out" in page and "Some that are kept" in page
+  lost = pq.read_table(finished / "selection.parquet").to_pydict()
+  shown = [name for name in lost["document_id"] if f"<b>{name}</b>" in page]
+  assert {name.partition("-")[0] for name in shown} == set(corpora.WORDS)
+
+
+def test_nothing_is_trained_and_it_is_told(finished):
+  for kind in ("final", "trial"):
+    assert not list((finished / "cells" / kind).iterdir())
+  assert not (finished / "table.md").exists()
+  why = _read(finished, "summary.json")["why"]
+  assert "No target" in why and "random_documents" in why
+
+
+def test_exports_and_other_jobs_work_with_the_recipe(
+  finished, corpus, tmp_path
+):
+  lines = (finished / "export" / "jsonl").iterdir()
+  assert sum(path.stat().st_size for path in lines)
+  exported = pq.read_table(finished / "export/parquet/weights.parquet")
+  known = pq.read_table(finished / "documents.parquet")
+  assert exported["weight"].to_pylist() == known["weight"].to_pylist()
+  assert recipe.load(finished).data["targets"] == []
+  settings = (f"recipe.apply={finished}", "budget.epochs=0.5")
+  workdir = tmp_path / "applied"
+  arguments = _arguments(corpus, workdir, "random_documents", *settings)
+  assert main.main(arguments) == 0
+  again = pq.read_table(workdir / "documents.parquet")
+  np.testing.assert_allclose(again["weight"], known["weight"], rtol=1e-6)
+
+
+_UNTARGETED = [name for name, one in METHODS.items() if not one.make().targeted]
+
+
+@pytest.mark.parametrize("name", [n for n in _UNTARGETED if n != "natural"])
+def test_every_method_that_knows_no_target_runs_without_one(
+  corpus, tmp_path, name
+):
+  assert main.main(_arguments(corpus, tmp_path / "run", name)) == 0
+  table = pq.read_table(tmp_path / "run" / "documents.parquet").to_pydict()
+  mass = np.array(table["tokens"]) / np.sum(table["tokens"])
+  assert mass @ np.array(table["weight"]) == pytest.approx(1, abs=1e-5)
+  assert (tmp_path / "run" / "selection.html").exists()
+
+
+@pytest.mark.parametrize(
+  ("name", "setting"),
+  [
+    ("doge", "doge.objective=domains"),
+    ("skill_it", "skill_it.evaluate=domains"),
+    ("aioli", "aioli.evaluate=domains"),
+  ],
+)
+def test_options_may_make_a_method_know_no_target(
+  corpus, tmp_path, name, setting
+):
+  assert main.main(_arguments(corpus, tmp_path / "run", name, setting)) == 0
+
+
+def test_no_target_may_be_asked_for_beside_one(corpus, tmp_path, capsys):
+  arguments = _arguments(
+    *(corpus, tmp_path / "run", "temperature", "data.targets=none"),
+    targets=["arithmetic"],
+  )
+  assert main.main(arguments) == 0
+  assert "No target" in capsys.readouterr().err
+  table = pq.read_table(tmp_path / "run" / "selection.parquet").to_pydict()
+  assert set(table["verdict"]) == {"held back"}
+
+
+@pytest.mark.parametrize(
+  ("name", "settings", "words"),
+  [
+    ("crisp", (), ["crisp chooses for one", "target_files", "semdedup"]),
+    ("crisp", ("data.targets=none",), ["crisp chooses for one"]),
+    ("natural", ("data.targets=none,x",), ["config.data.targets", "'none'"]),
+    ("natural", ("data.targets=x",), ["'x'", "(none)", "data.targets=none"]),
+  ],
+)
+def test_a_method_that_chooses_for_a_target_is_refused(
+  corpus, tmp_path, capsys, name, settings, words
+):
+  status = main.main(_arguments(corpus, tmp_path / "run", name, *settings))
+  corpora.assert_one_line(status, 2, words, capsys)
