@@ -309,6 +309,7 @@ def _validation(learner: Learner):
   """Rows that every change is measured on: (batches, each target's weights)."""
   config, data = learner.job.config, learner.data
   held, weight_N, scale_N = _targets(data, "validation", config)
+  assert held is not None
   begin = held.start(held.init(), weight_N)
   _, rows = held.draw(begin, learner.plans.values.validation_rows)
   batches = stack_rows(rows, config.batch.rows)

@@ -223,6 +223,7 @@ def test_the_head_s_product_with_the_target_is_that_of_an_offset():
 
   slope = jax.grad(loss)
   zeros_VD = jnp.zeros_like(first["embedding"])
+  assert view.targets is not None
   goal = slope(zeros_VD, take(view.targets.rows(1, view.target_rows), 0))
   for k in range(3):  # the last domain is empty
     own = slope(zeros_VD, take(seen.batch, k))
@@ -241,6 +242,7 @@ def test_the_signal_is_the_product_with_the_target_s_mean_nats_per_token():
     weight = token_weights(batch)
     return jnp.sum(weight * losses(params, batch)) / weight.sum()
 
+  assert view.targets is not None
   goal = take(view.targets.rows(1, view.target_rows), 0)
   own = take(observe(view, engine, params).batch, 0)
   slope = jax.grad(mean_loss)

@@ -130,6 +130,7 @@ def test_the_ledger_counts_the_products_of_the_compiled_program(
   monkeypatch.setattr(sharding, "put", lambda tree, mesh, spec: tree)
   programs = gradients._compiled(wide)
   domains = seen.batch, token_weights(seen.batch)
+  assert VIEW.targets is not None
   rows = VIEW.targets.rows(1, VIEW.target_rows)
   targets = rows, token_weights(rows)
   called, args = {
