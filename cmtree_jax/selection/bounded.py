@@ -104,8 +104,7 @@ def whole(x_K: FloatK) -> np.ndarray:
   array([2, 0, 2])
   """
   x_K = np.asarray(x_K, np.float64)
-  # A whole number that came out a little too small must not lose one.
-  count_K = np.floor(x_K + 1e-9).astype(np.int64)
+  count_K = np.floor(x_K).astype(np.int64)
   missing = round(float(x_K.sum())) - int(count_K.sum())
   order_K = np.argsort(count_K - x_K, kind="stable")
   count_K[order_K[:missing]] += 1

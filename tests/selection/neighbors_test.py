@@ -54,15 +54,18 @@ def test_the_best_place_in_several_rankings(points):
 @pytest.mark.usefixtures("blocks")
 def test_of_equal_rows_the_first_is_taken(points):
   embedding_NE, query_QE, _ = points
+  query_QE = neighbors.unit(query_QE)
   twice_QE = np.repeat(query_QE, 2, axis=0)
   found = neighbors.nearest(embedding_NE, twice_QE)
   assert set(found.index_N.tolist()) <= set(range(0, 2 * Q, 2))
-  same_NE = np.ones((20, E))
-  index_QK, _ = neighbors.top(query_QE, same_NE, k=3)
-  np.testing.assert_array_equal(index_QK, np.tile([0, 1, 2], (Q, 1)))
-  np.testing.assert_array_equal(
-    neighbors.best_rank(query_QE, same_NE), np.arange(20)
-  )
+  row_N = np.random.default_rng(1).integers(Q, size=200)
+  index_QK, _ = neighbors.top(query_QE, query_QE[row_N], k=5)
+  first_QK = [np.flatnonzero(row_N == q)[:5] for q in range(Q)]
+  np.testing.assert_array_equal(index_QK, first_QK)
+  (query_E,) = query_QE[:1]
+  order = np.lexsort((np.arange(200), -(query_QE @ query_E)[row_N]))
+  found = neighbors.best_rank(query_QE[:1], query_QE[row_N] * 1.0)
+  np.testing.assert_array_equal(found[order], np.arange(200))
 
 
 def test_a_row_of_zeros_has_no_direction():
