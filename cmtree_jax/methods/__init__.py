@@ -23,6 +23,7 @@ METHODS: dict[str, ModuleType] = {
     # Scores of documents for each target.
     "dsir",
     "classifier",
+    "zip_fit",
     # One look at every document.
     "perplexity",
     "semdedup",
