@@ -61,6 +61,7 @@ class Engine(NamedTuple):
 
   proxy: Proxy
   mesh: Mesh
+  optimizer: optax.GradientTransformation
   # keys [P] -> phi
   init: Callable[[shapes.Key], Inner]
   # (phi, keys [P], which [P]) -> phi, those members at the start of a training
@@ -115,6 +116,7 @@ def make(
   return Engine(
     proxy=proxy,
     mesh=mesh,
+    optimizer=optimizer,
     init=of_all(one.init, [MEMBERS], out=phi),
     reset=of_all(one.reset, [None, MEMBERS, MEMBERS], out=phi, donate=[0]),
     train=of_all(

@@ -8,6 +8,9 @@ import optax
 
 from cmtree_jax import shapes
 
+# Decay of Adam's moments, and what is added to the root of the second.
+B1, B2, EPSILON = 0.9, 0.95, 1e-8
+
 
 def adamw(
   learning_rate: float,
@@ -40,7 +43,9 @@ def adamw(
     optax.clip_by_global_norm(1.0),
     optax.adamw(
       schedule,
-      b2=0.95,
+      b1=B1,
+      b2=B2,
+      eps=EPSILON,
       weight_decay=weight_decay,
       eps_root=eps_root,
     ),
