@@ -27,8 +27,8 @@ from cmtree_jax.proxy.ledger import FORWARD, GRADIENT, Cost
 from cmtree_jax.proxy.model import Proxy
 from cmtree_jax.signals import sketches
 
-_STEPS = 16  # of one call
-_NARROWEST = 16  # tokens; rows of short documents are cut to a power of two
+STEPS = 16  # of one call
+NARROWEST = 16  # tokens; rows of short documents are cut to a power of two
 
 
 class Source(NamedTuple):
@@ -44,7 +44,7 @@ class Source(NamedTuple):
 
 def norms(source: Source, document_B: np.ndarray) -> tuple[np.ndarray, Cost]:
   """Norms of the gradients of documents' mean losses, [B]: GraNd."""
-  found_B, cost = _read(source, document_B, _Norm())
+  found_B, cost = _read(source, document_B, Norm())
   return found_B, cost
 
 
@@ -65,7 +65,7 @@ def sketched(
     size: P.
     key: of the signs; what is compared has the same.
   """
-  found_BP, cost = _read(source, document_B, _Sketch(form, size), key)
+  found_BP, cost = _read(source, document_B, Sketch(form, size), key)
   signs = 2.0 * size * source.engine.proxy.config.num_parameters
   return found_BP, Cost(cost.tokens, cost.flops + len(document_B) * signs)
 
@@ -95,7 +95,7 @@ def influences(
   return found_B, cost.plus(tokens, FORWARD, source.flops_per_token)
 
 
-class _Norm(NamedTuple):
+class Norm(NamedTuple):
   """Reads the norm."""
 
   @property
@@ -107,7 +107,7 @@ class _Norm(NamedTuple):
     return sketches.norms(gradient)
 
 
-class _Sketch(NamedTuple):
+class Sketch(NamedTuple):
   """Reads a sketch."""
 
   form: str
@@ -145,7 +145,7 @@ class _Influence(NamedTuple):
     return jax.lax.map(fall, gradient)
 
 
-class _Call(NamedTuple):
+class Call(NamedTuple):
   """What one call of the compiled function is given: S steps of D lanes."""
 
   batch: Batch  # [S, D, W]
@@ -160,7 +160,7 @@ def _read(source: Source, document_B: np.ndarray, reads: Any, *more: Any):
   start, go = _compiled(proxy, source.engine.mesh, source.lanes, reads)
   carry = start(source.phi)
   found, tokens = None, 0
-  for call in _calls(source, np.asarray(document_B)):
+  for call in calls(source, np.asarray(document_B)):
     carry, found_SD = go(
       source.phi, carry, call.batch, call.weight_SDW, call.last_S, *more
     )
@@ -181,30 +181,30 @@ def _compiled(
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
   """(phi -> empty lanes, (phi, lanes, a call's arrays, more) -> lanes, readings)."""
   losses = proxy_loss.token_losses(proxy)
-  lane, steps = PartitionSpec(sharding.DATA), engines.CHUNKS
+  lane, chunks = PartitionSpec(sharding.DATA), engines.CHUNKS
 
   def start(phi):
     return jax.tree.map(lambda x: jnp.zeros((lanes, *x.shape)), phi.params)
 
   def go(phi, total, batch, weight_SDW, last_S, *more):
     return sharding.shard_map(
-      functools.partial(_steps, losses, reads),
+      functools.partial(steps, losses, reads),
       mesh,
       axis=sharding.DATA,
-      in_specs=(engines.WHOLE, lane, steps, steps, *(engines.WHOLE,) * (1 + len(more))),
-      out_specs=(lane, steps),
+      in_specs=(engines.WHOLE, lane, chunks, chunks, *(engines.WHOLE,) * (1 + len(more))),
+      out_specs=(lane, chunks),
     )(phi, total, batch, weight_SDW, last_S, *more)
 
   whole = [engines.WHOLE] * reads.more
   return (
     engines.members(mesh, start, [None]),
     engines.members(
-      mesh, go, [None, None, steps, steps, engines.WHOLE, *whole], donate=[1]
+      mesh, go, [None, None, chunks, chunks, engines.WHOLE, *whole], donate=[1]
     ),
   )
 
 
-def _steps(losses, reads, phi, total, batch, weight_SDW, last_S, *more):
+def steps(losses, reads, phi, total, batch, weight_SDW, last_S, *more):
   """S steps of the lanes of one device: (lanes, readings [S, D, ...])."""
 
   def loss(params, rows, weight_W):
@@ -232,7 +232,7 @@ def _steps(losses, reads, phi, total, batch, weight_SDW, last_S, *more):
   return jax.lax.scan(step, total, (batch, weight_SDW, last_S))
 
 
-def _calls(source: Source, document_B: np.ndarray) -> Iterator[_Call]:
+def calls(source: Source, document_B: np.ndarray) -> Iterator[Call]:
   """Documents in lanes, the longest first; calls of equal widths."""
   order_B = np.argsort(-source.tokens.pairs_N[document_B], kind="stable")
   width, held = 0, []
@@ -246,7 +246,7 @@ def _calls(source: Source, document_B: np.ndarray) -> Iterator[_Call]:
     width = wide
     for one in group:
       held.append(one)
-      if len(held) == _STEPS:
+      if len(held) == STEPS:
         yield _stacked(held)
         held = []
   if held:
@@ -255,7 +255,7 @@ def _calls(source: Source, document_B: np.ndarray) -> Iterator[_Call]:
 
 def _group(
   source: Source, document_B: np.ndarray, place_D: np.ndarray
-) -> Iterator[_Call]:
+) -> Iterator[Call]:
   """The steps of a document in each lane, [D, W]."""
   tokens, row_tokens = source.tokens, source.row_tokens
   start_D = tokens.start_N1[document_B[place_D]]
@@ -263,7 +263,7 @@ def _group(
   most = int(pairs_D.max())
   steps, width = -(-most // row_tokens), row_tokens
   if steps == 1:
-    width = min(row_tokens, max(_NARROWEST, 1 << (most - 1).bit_length()))
+    width = min(row_tokens, max(NARROWEST, 1 << (most - 1).bit_length()))
   idle = (0, source.lanes - len(place_D))
   for number in range(steps):
     at_W = number * row_tokens + np.arange(width)
@@ -275,7 +275,7 @@ def _group(
     def lanes(x_DW, fill=0):
       return np.pad(x_DW, (idle, (0, 0)), constant_values=fill)
 
-    yield _Call(
+    yield Call(
       Batch(
         lanes(np.int32(tokens.flat[index_DW])),
         lanes(np.int32(tokens.flat[index_DW + 1])),
@@ -288,16 +288,16 @@ def _group(
     )
 
 
-def _stacked(steps: list[_Call]) -> _Call:
+def _stacked(steps: list[Call]) -> Call:
   """Steps as one call, filled up with steps in which nothing is done."""
   call = jax.tree.map(lambda *x: np.stack(x), *steps)
-  missing = _STEPS - len(steps)
+  missing = STEPS - len(steps)
 
   def fill(x, value=0):
     padding = [(0, missing)] + [(0, 0)] * (x.ndim - 1)
     return np.pad(x, padding, constant_values=value)
 
-  return _Call(
+  return Call(
     jax.tree.map(fill, call.batch),
     fill(call.weight_SDW),
     fill(call.last_S),
