@@ -41,6 +41,7 @@ METHODS: dict[str, ModuleType] = {
     # Whole runs on mixtures that the method asks for.
     "climb",
     "regmix",
+    "perplexity_correlations",
     "mixmin",
     "mixing_laws",
     "olmix",
