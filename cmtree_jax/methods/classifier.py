@@ -132,8 +132,7 @@ def fit(
   documents: int,
 ) -> Fit:
   """The best fits for one target; of equal ones the most regular."""
-  half = (len(pool.key_N) - 1) // 2
-  middle = int(np.partition(pool.key_N, half)[half])
+  middle = middle_of(pool.key_N)
   halves = [
     rows(pool, _first(pool.key_N, half_N, documents // 2))
     for half_N in (pool.key_N <= middle, pool.key_N > middle)
@@ -148,11 +147,17 @@ def fit(
   for strength in strengths:
     models, losses = [], []
     for own, other in zip(halves, reversed(halves), strict=True):
-      models.append(_model(positive, other, strength))
+      models.append(logistic(positive, other, strength))
       losses += [np.logaddexp(0, -_f(models[-1], x)).mean() for x in shown]
       losses.append(np.logaddexp(0, _f(models[-1], own)).mean())
     found.append(Fit(tuple(models), middle, strength, np.mean(losses)))
   return min(found, key=lambda one: one.loss)
+
+
+def middle_of(key_N: np.ndarray) -> int:
+  """The largest key of the first half."""
+  half = (len(key_N) - 1) // 2
+  return int(np.partition(key_N, half)[half])
 
 
 def _first(key_N: np.ndarray, among_N: np.ndarray, most: int) -> np.ndarray:
@@ -161,7 +166,8 @@ def _first(key_N: np.ndarray, among_N: np.ndarray, most: int) -> np.ndarray:
   return np.sort(number[np.argsort(key_N[number], kind="stable")[:most]])
 
 
-def _model(positive: Any, negative: Any, strength: float) -> Any:
+def logistic(positive: Any, negative: Any, strength: float) -> Any:
+  """scikit-learn's fit of two classes that count alike, however many are in each."""
   import scipy.sparse
   from sklearn.exceptions import ConvergenceWarning
   from sklearn.linear_model import LogisticRegression
@@ -193,7 +199,8 @@ def _f(model: Any, x: Any) -> np.ndarray:
   return model.decision_function(x)
 
 
-def _word_rows(documents: Documents, which: Any) -> Any:
+def word_rows(documents: Documents, which: Any) -> Any:
+  """Logarithms of the counts of words of some documents, rows of length one."""
   from sklearn.feature_extraction.text import TfidfTransformer
 
   assert documents.grams is not None
@@ -205,4 +212,4 @@ def _embedding_rows(documents: Documents, which: Any) -> np.ndarray:
   return np.asarray(documents.embedding_NE[which])
 
 
-_ROWS: dict[str, Rows] = {"grams": _word_rows, "embedding": _embedding_rows}
+_ROWS: dict[str, Rows] = {"grams": word_rows, "embedding": _embedding_rows}

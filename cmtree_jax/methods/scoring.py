@@ -230,6 +230,20 @@ def proportional(
   return found.telling(target=range(num_targets))
 
 
+def first(score_N: np.ndarray, pool: Documents, *, share: float) -> np.ndarray:
+  """Which are the best documents that hold a share of the tokens, bool.
+
+  They are as few as reach it; equal ones are told apart by their ids.
+
+  >>> pool = Documents(np.arange(3, dtype=np.uint64), np.full(3, 9), np.zeros((3, 1)))
+  >>> first(np.array([1.0, 3.0, 2.0]), pool, share=0.5)
+  array([False,  True,  True])
+  """
+  tokens_N = np.asarray(pool.tokens_N)
+  before_N = _before(_order(score_N, pool.key_N), tokens_N)
+  return before_N < share * tokens_N.sum()
+
+
 def gumbel(key_N: np.ndarray, key: shapes.Key) -> np.ndarray:
   """Noise that depends on a document's id and the key, on no order.
 
@@ -252,7 +266,7 @@ def _order(score_N: np.ndarray, key_N: np.ndarray) -> np.ndarray:
 
 
 def _before(order_N: np.ndarray, q_N: np.ndarray) -> np.ndarray:
-  """The share of the tokens that stands before each document."""
+  """The tokens, or the share of them, that stand before each document."""
   before_N = np.empty(len(order_N))
   before_N[order_N] = np.cumsum(q_N[order_N]) - q_N[order_N]
   return before_N

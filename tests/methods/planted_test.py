@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from cmtree_jax.loops import runs, steer
+from cmtree_jax.loops import fleet, look, runs, steer
 from cmtree_jax.methods import METHODS
 from cmtree_jax.methods.base import Signals
 from tests import toy
@@ -55,6 +55,20 @@ def weights(method, folder) -> np.ndarray:
     elif method.loop == "steer":
       plan = steer.Plan(steps=STEPS)
       found = steer.run(method, facts, world, plan, session).weights
+    elif method.loop == "look":
+      models = {"proxy": 8, "teacher": 16, "target": 8}  # and their widths
+      found = look.run(
+        method,
+        facts,
+        world,
+        look.Plan(steps=STEPS, steps_per_call=10),
+        session,
+        models={
+          name: functools.partial(_model, width)
+          for name, width in models.items()
+        },
+        parts=(world.pool.tokens, corpus().goal.tokens),
+      ).weights
     else:
       plan = runs.Plan(steps=STEPS, curve_points=2)
       found = runs.run(
@@ -66,6 +80,10 @@ def weights(method, folder) -> np.ndarray:
   flow_N = world.mass_N * np.exp(np.asarray(found.log_w(every)))
   flow_K = np.bincount(world.domain_N, flow_N, minlength=5)
   return flow_K / np.maximum(facts.domain_mass_K, 1e-9)  # one domain is empty
+
+
+def _model(width: int) -> fleet.Model:
+  return fleet.Model(toy.engine(width), toy.FLOPS)
 
 
 @pytest.mark.parametrize(
