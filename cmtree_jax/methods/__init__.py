@@ -27,6 +27,8 @@ METHODS: dict[str, ModuleType] = {
     # One look at every document.
     "perplexity",
     "semdedup",
+    # What models in training make of every document.
+    "el2n",
     # One proxy on a mixture that the method steers.
     "doremi",
     "doge",
