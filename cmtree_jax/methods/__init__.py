@@ -29,6 +29,7 @@ METHODS: dict[str, ModuleType] = {
     "semdedup",
     # What models in training make of every document.
     "el2n",
+    "forgetting",
     # One proxy on a mixture that the method steers.
     "doremi",
     "doge",
