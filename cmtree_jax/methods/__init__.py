@@ -30,6 +30,7 @@ METHODS: dict[str, ModuleType] = {
     # What models in training make of every document.
     "el2n",
     "forgetting",
+    "miniplm",
     # One proxy on a mixture that the method steers.
     "doremi",
     "doge",
