@@ -31,6 +31,7 @@ METHODS: dict[str, ModuleType] = {
     "el2n",
     "forgetting",
     "miniplm",
+    "s2l",
     # One proxy on a mixture that the method steers.
     "doremi",
     "doge",
