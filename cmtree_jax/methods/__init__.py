@@ -32,6 +32,7 @@ METHODS: dict[str, ModuleType] = {
     "forgetting",
     "miniplm",
     "s2l",
+    "svp",
     # One proxy on a mixture that the method steers.
     "doremi",
     "doge",
