@@ -33,6 +33,7 @@ METHODS: dict[str, ModuleType] = {
     "miniplm",
     "s2l",
     "svp",
+    "rds_plus",
     # One proxy on a mixture that the method steers.
     "doremi",
     "doge",
