@@ -34,6 +34,7 @@ METHODS: dict[str, ModuleType] = {
     "s2l",
     "svp",
     "rds_plus",
+    "cit",
     # One proxy on a mixture that the method steers.
     "doremi",
     "doge",

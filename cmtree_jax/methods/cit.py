@@ -1,0 +1,145 @@
+"""CiT: the model in training chooses its own text, by what it makes of the targets'."""
+
+import numpy as np
+
+from cmtree_jax import checks, shapes
+from cmtree_jax.data.draw import packing
+from cmtree_jax.methods import scoring
+from cmtree_jax.methods.base import (
+  Documents,
+  Facts,
+  Look,
+  Method,
+  Planted,
+  Small,
+)
+from cmtree_jax.selection import neighbors
+
+SMALL = Small()
+PLANTED = Planted(more=(("target", "natural"),))
+
+
+def make(
+  *,
+  threshold: float = 0.55,
+  least: float = 0.01,
+  rounds: int = 3,
+  centered: bool = True,
+) -> Method:
+  r"""Curation in training: rounds of choosing by the model and training on it.
+
+  .. math:: K_r = \{ i : \max_{m \in \text{target}}
+            \cos(h_r(x_i) - c_r,\, h_r(m) - c_r) > \theta \}, \qquad
+            w_i = \frac1R \sum_{r=1}^R \frac{[i \in K_r]}{q(K_r)}
+
+  h_r is the mean of the last hidden states of the proxy in round r, which was trained
+  on :math:`K_{r-1}`, and c_r their mean over the pool. If fewer tokens than a least
+  share are near enough to a target, those nearest to it are kept instead. A document
+  weighs what it did over all rounds, as the recipe is for one training.
+
+  Departures: the paper trains a CLIP, and compares captions with names of classes in
+  the space of its text encoder. Here the targets' texts take the place of the names,
+  and the language model in training that of the encoder. Hidden states of language
+  models have a large part in common, which is taken away (`centered`): without it
+  most pairs pass the threshold. The first round is chosen by a proxy trained on the
+  whole pool, as there is no encoder from elsewhere; the least share is of the pool
+  for each target, not of a batch.
+
+  Cost:
+    A proxy of `config.look.steps` steps and `rounds` forward passes over pool and
+    targets; hidden states, 4 bytes a document for each number and round.
+
+  Args:
+    threshold: :math:`\theta`, a cosine.
+    least: of the pool's tokens that each target keeps in any case.
+    rounds: R.
+    centered: whether c_r is the pool's mean, or zero.
+  Returns:
+    A Method that reads the documents' hidden states.
+  Raises:
+    ValueError: for an option that is out of its range.
+  References:
+    Xu et al., `CiT <https://arxiv.org/abs/2301.02241>`_, 2023, algorithm 1;
+    facebookresearch/CiT at 5caecad.
+  """
+  if not -1 <= threshold <= 1:
+    raise ValueError(f"threshold {threshold} must be a cosine, from -1 to 1.")
+  checks.share(least=least)
+  checks.at_least(1, rounds=rounds)
+
+  def kept(facts: Facts, observation: int) -> np.ndarray:
+    return curated(
+      facts, observation, threshold=threshold, least=least, centered=centered
+    )
+
+  def init(key: shapes.Key, facts: Facts) -> scoring.Weighed:
+    del key
+    pool = facts.pool
+    assert pool is not None
+    found = [
+      scoring.chosen(kept(facts, r), pool, max_weight=facts.max_weight)
+      for r in range(rounds)
+    ]
+    log_w_N = np.log(np.mean([np.exp(one.log_w_N) for one in found], axis=0))
+    tokens = [one.told_T["tokens"][0] for one in found]
+    summary = scoring.Weighed(log_w_N, log_w_N.astype(float), {})
+    return summary.telling(round=range(rounds), tokens=tokens)
+
+  def curate(facts: Facts, observation: int) -> np.ndarray:
+    assert facts.pool is not None
+    kept_N = kept(facts, observation)
+    return scoring.chosen(kept_N, facts.pool, max_weight=np.inf).log_w_N
+
+  return scoring.method(
+    init,
+    features=frozenset({"hidden_ONH"}),
+    look=Look(checkpoints=rounds),
+    curate=curate,
+  )
+
+
+def curated(
+  facts: Facts,
+  observation: int,
+  *,
+  threshold: float,
+  least: float,
+  centered: bool,
+) -> np.ndarray:
+  """Which documents of the pool are near to some target, bool; see `make`."""
+  pool = facts.pool
+  assert pool is not None and pool.hidden_ONH is not None
+  hidden_NH = pool.hidden_ONH[observation]
+  center_H = np.zeros(hidden_NH.shape[1])
+  if centered:
+    center_H = np.mean(hidden_NH, axis=0, dtype=np.float64)
+  kept_N = np.zeros(len(hidden_NH), bool)
+  for target in facts.train:
+    assert target.hidden_ONH is not None
+    goal_MH = target.hidden_ONH[observation] - center_H
+    cosine_N = np.concatenate(
+      [
+        neighbors.nearest(hidden_NH[part] - center_H, goal_MH).cosine_N
+        for part in packing.chunks(len(hidden_NH), scoring.CHUNK)
+      ]
+    )
+    kept_N |= near(cosine_N, pool, threshold=threshold, least=least)
+  return kept_N
+
+
+def near(
+  cosine_N: np.ndarray, pool: Documents, *, threshold: float, least: float
+) -> np.ndarray:
+  """Those above the threshold; the nearest instead where that is too few, bool.
+
+  >>> pool = Documents(np.arange(4, dtype=np.uint64), np.full(4, 9), np.zeros((4, 1)))
+  >>> near(np.array([0.1, 0.6, 0.2, 0.3]), pool, threshold=0.5, least=0.25)
+  array([False,  True, False, False])
+  >>> near(np.array([0.1, 0.6, 0.2, 0.3]), pool, threshold=0.5, least=0.5)
+  array([False,  True, False,  True])
+  """
+  kept_N = cosine_N > threshold
+  tokens_N = pool.tokens_N
+  if tokens_N[kept_N].sum() < least * tokens_N.sum():
+    kept_N = scoring.first(cosine_N, pool, share=least)
+  return kept_N
