@@ -35,6 +35,7 @@ METHODS: dict[str, ModuleType] = {
     "svp",
     "rds_plus",
     "cit",
+    "preselect",
     # One proxy on a mixture that the method steers.
     "doremi",
     "doge",
