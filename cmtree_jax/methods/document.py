@@ -75,7 +75,7 @@ def _table() -> Iterator[str]:
 def taxonomy(method: Method) -> tuple[str, str]:
   """Where a survey of data selection has its place: (what it knows, when it acts)."""
   knows = "distribution-aware" if method.targeted else "distribution-agnostic"
-  active = method.loop in _ACTIVE
+  active = method.loop in _ACTIVE or method.curate is not None
   return knows, "active during training" if active else "before training"
 
 

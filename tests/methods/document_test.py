@@ -33,6 +33,8 @@ def test_every_method_is_on_the_page_with_its_options():
     ("regmix", "distribution-aware", "before training"),
     ("doremi", "distribution-agnostic", "active during training"),
     ("cmtree", "distribution-aware", "active during training"),
+    ("cit", "distribution-aware", "active during training"),
+    ("svp", "distribution-agnostic", "before training"),
   ],
 )
 def test_a_method_has_its_place_in_the_taxonomy(name, knows, acts):
