@@ -4,15 +4,25 @@ import numpy as np
 
 from cmtree_jax import checks, shapes
 from cmtree_jax.methods import scoring
-from cmtree_jax.methods.base import Facts, Method, Planted, Small
+from cmtree_jax.methods.base import (
+  MODELS,
+  TARGET_FIRST,
+  Facts,
+  Look,
+  Method,
+  Planted,
+  Small,
+)
 
 BANDS = ("low", "mid", "high")
 
 SMALL = Small()
-PLANTED = Planted()
+PLANTED = Planted(options={"model": "target", "band": "low"}, more=TARGET_FIRST)
 
 
-def make(*, share: float = 0.5, band: str = "mid") -> Method:
+def make(
+  *, share: float = 0.5, band: str = "mid", model: str = "proxy"
+) -> Method:
   r"""Keeps the documents whose loss lies in one band of the corpus's tokens.
 
   .. math:: u_i = \sum_{\ell_j < \ell_i} q_j + \tfrac12 q_i, \qquad
@@ -20,29 +30,36 @@ def make(*, share: float = 0.5, band: str = "mid") -> Method:
             \text{mid: } |u_i - \tfrac12| < \tfrac s2, \quad
             \text{high: } u_i > 1 - s
 
-  with the mean loss of each document under a proxy that was trained on the natural
-  mixture and then held. Ties are broken by the documents' ids.
+  with the mean loss of each document under a model that was trained and then held.
+  Under one that knows the pool ("proxy", or the larger "teacher") the middle leaves
+  out both what is repeated and what is noise. Under one that goes on with the targets'
+  texts ("target") low losses are near to the targets, as CCNet's are to Wikipedia.
+  Ties are broken by the documents' ids.
 
   Departures: shares are of tokens, not of documents, since budgets are; the proxy is
   as small as the config's and has seen a part of the pool, where the paper trains
-  a reference model of its own on other text.
+  a reference model of its own on other text. CCNet's model has read its target alone.
+  One model reads the texts of all targets, so several of them have one ranking.
 
   Cost:
-    A proxy of `config.look.steps` steps, and one forward pass over pool and targets.
+    A model of `config.look.steps` steps, and one forward pass over pool and targets.
     Four bytes for each document.
 
   Args:
     share: s, the share of the tokens that is kept.
     band: "low", "mid" or "high" losses.
+    model: "proxy", "teacher" or "target", whose losses they are.
   Returns:
-    A Method that reads the documents' losses.
+    A Method that reads the documents' losses; it needs targets for "target" alone.
   Raises:
-    ValueError: for a share that is not in (0, 1], or an unknown band.
+    ValueError: for a share that is not in (0, 1], an unknown band or model.
   References:
     Marion et al., `When Less is More <https://arxiv.org/abs/2309.04564>`_, 2023,
-    section 3: the middle half was best of the three.
+    section 3: the middle half was best of the three. Wenzek et al., `CCNet
+    <https://arxiv.org/abs/1911.00359>`_, 2020.
   """
   checks.one_of("band", band, BANDS)
+  checks.one_of("model", model, MODELS)
   if not 0 < share <= 1:
     raise ValueError(f"share {share} must be above 0 and at most 1.")
 
@@ -65,4 +82,9 @@ def make(*, share: float = 0.5, band: str = "mid") -> Method:
       kept_N, pool, max_weight=facts.max_weight, score_N=score_N
     )
 
-  return scoring.method(init, features=frozenset({"loss_ON"}), targeted=False)
+  return scoring.method(
+    init,
+    features=frozenset({"loss_ON"}),
+    look=Look(models=(model,)),
+    targeted=model == "target",
+  )

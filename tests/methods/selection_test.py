@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from cmtree_jax.methods import perplexity, semdedup
+from cmtree_jax.methods import base, perplexity, semdedup
 from tests.methods.world import MAX_WEIGHT, POOL, facts, measured_facts
 
 CASES = pathlib.Path(__file__).parent / "cases"
@@ -101,11 +101,19 @@ def test_one_of_two_that_say_the_same_is_left_out():
   assert (w_N[others] > 1).all()
 
 
+def test_only_a_model_that_reads_targets_makes_the_weights_depend_on_them():
+  for model in base.MODELS:
+    method = perplexity.make(model=model)
+    assert method.look.models == (model,)
+    assert method.targeted == (model == "target")
+
+
 @pytest.mark.parametrize(
   "make",
   [
     lambda: perplexity.make(share=0.0),
     lambda: perplexity.make(band="middle"),
+    lambda: perplexity.make(model="target_2"),
     lambda: semdedup.make(epsilon=1.0),
     lambda: semdedup.make(keep="soft"),
   ],
