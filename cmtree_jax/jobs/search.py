@@ -261,7 +261,9 @@ def _model(
 def _world(learner: Learner, model: fleet.Model, seed: int) -> fleet.World:
   """What a search draws from, as far as its loop reads it."""
   config, data, placed = learner.job.config, learner.data, learner.domains
-  targets, weight_N, scale_N = _targets(data, "train", config)
+  targets, weight_N, scale_N = None, np.zeros(0), np.zeros(0)
+  if data.targets:
+    targets, weight_N, scale_N = _targets(data, "train", config)
   loop = learner.method.loop
   world = fleet.World(
     model=model,
@@ -329,6 +331,9 @@ def _view(learner: Learner, world: fleet.World, seed: int) -> View:
   train, plan = known.driving(data, "train"), learner.plans.observe
   part_N = world.target_of_N
   first_T = np.searchsorted(part_N, np.arange(len(train)))
+  targets = None
+  if world.targets is not None:
+    targets = strata.make(world.targets, part_N, num_parts=len(train))
   # What is observed of domains is what the proxies train on.
   seen = world.subpool(learner.facts.steps, "search", seed)
   domain_rows = strata.make(
@@ -339,9 +344,7 @@ def _view(learner: Learner, world: fleet.World, seed: int) -> View:
   )
   return View(
     domains=domain_rows,
-    targets=None
-    if world.targets is None
-    else strata.make(world.targets, part_N, num_parts=len(train)),
+    targets=targets,
     eval_sets=sets.texts(
       train, build.set_plan(config, max_tokens=plan.max_tokens)
     ),
@@ -387,14 +390,12 @@ def pool_sampler(data: Prepared, config: Any, *, seed: int) -> sampler.Sampler:
 
 
 def _targets(data, split, config):
-  """All targets' documents of a split: (sampler or None, weights, bits per byte).
+  """All targets' documents of a split: (sampler, weights, bits per byte).
 
   Every target gives the same number of tokens, so the mean of a token's nats
   times its bits per byte is the mean of the targets' bits per byte.
   """
   parts = known.driving(data, split)
-  if not parts:
-    return None, np.zeros(0), np.zeros(0)
   tokens = packing.join([part.tokens for part in parts])
   sizes = [len(part) for part in parts]
   pairs = [part.tokens.pairs_N.sum() for part in parts]

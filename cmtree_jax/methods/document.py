@@ -79,7 +79,7 @@ def taxonomy(method: Method) -> tuple[str, str]:
   return knows, "active during training" if active else "before training"
 
 
-# Loops in which a method decides again and again while proxies train.
+# Loops in which every method decides again and again while proxies train.
 _ACTIVE = ("values", "steer")
 
 

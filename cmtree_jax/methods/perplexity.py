@@ -13,6 +13,7 @@ from cmtree_jax.methods.base import (
   Planted,
   Small,
 )
+from cmtree_jax.methods.reasons import because
 
 BANDS = ("low", "mid", "high")
 
@@ -78,9 +79,13 @@ def make(
       "mid": np.abs(u_N - 0.5) < share / 2,
       "high": u_N > 1 - share,
     }[band]
+    why = because(
+      f"loss {{loss:.3f}}, outside of the {band} {share:.0%} of the tokens",
+      loss=pool.loss_ON[-1],
+    )
     return scoring.chosen(
       kept_N, pool, max_weight=facts.max_weight, score_N=score_N
-    )
+    ).saying(why)
 
   return scoring.method(
     init,

@@ -4,6 +4,7 @@ from cmtree_jax import shapes
 from cmtree_jax.data.draw import sampler
 from cmtree_jax.methods import scoring
 from cmtree_jax.methods.base import Facts, Method, Planted, Small
+from cmtree_jax.methods.reasons import because
 
 SMALL = Small()
 PLANTED = Planted()
@@ -36,6 +37,6 @@ def make(*, share: float = 0.2) -> Method:
     u_N = sampler.unit_keys(pool.key_N)
     return scoring.chosen(
       u_N < share, pool, max_weight=facts.max_weight, score_N=-u_N
-    )
+    ).saying(because(f"random number {{u:.3f}}, not below {share:g}", u=u_N))
 
   return scoring.method(init, targeted=False)

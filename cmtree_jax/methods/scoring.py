@@ -16,6 +16,7 @@ from cmtree_jax.methods.base import (
   Look,
   Method,
 )
+from cmtree_jax.methods.reasons import Reasons, because
 
 _ONCE = Look()  # one proxy, at its end
 CHUNK = 32_768  # documents that are scored at a time; bounds memory
@@ -33,6 +34,15 @@ class Weighed(NamedTuple):
   # What a person reads, one number for each target, or one in all: "tokens" of the
   # pool that its own weights hold.
   told_T: dict[str, np.ndarray]
+  # Why documents weigh less than others; None: their scores say all that there is.
+  why: Reasons | None = None
+
+  @property
+  def reasons(self) -> Reasons | None:
+    """The method's own, else the scores; None where a score only says kept or not."""
+    if self.why is not None or len(np.unique(self.score_N)) < 3:
+      return self.why
+    return because("score {score:.4g}", score=self.score_N)
 
   @property
   def weights(self) -> DocumentWeights:
@@ -51,6 +61,10 @@ class Weighed(NamedTuple):
     """The same, with more to read of each target."""
     more = {name: np.asarray(x) for name, x in told_T.items()}
     return self._replace(told_T={**self.told_T, **more})
+
+  def saying(self, why: Reasons) -> "Weighed":
+    """The same, with the reasons of documents."""
+    return self._replace(why=why)
 
 
 def method(
@@ -82,6 +96,7 @@ def method(
     look=look,
     curate=curate,
     history=lambda state: state.history,
+    reasons=lambda state: state.reasons,
     weighs="documents",
     targeted=targeted,
   )
@@ -113,7 +128,7 @@ def best(
   >>> np.exp(found.log_w_N).round(4)
   array([2., 0., 2., 0.], dtype=float32)
   >>> found.history  # of the two documents
-  ({'target': 0, 'tokens': 18},)
+  ({'tokens': 18, 'target': 0},)
   """
   q_N = pool.tokens_N / pool.tokens_N.sum()
   before_TN = [
@@ -129,7 +144,11 @@ def best(
   kept_N = u_N <= last
   tokens_T = [pool.tokens_N[before_N <= last].sum() for before_N in before_TN]
   found = _weighed(kept_N / q_N[kept_N].sum(), -u_N, tokens_T)
-  return found.telling(target=range(len(tokens_T)))
+  why = because(
+    "{before:.1%} of the tokens rank before it for the target that wants it most",
+    before=u_N,
+  )
+  return found.telling(target=range(len(tokens_T))).saying(why)
 
 
 def top(
@@ -144,7 +163,10 @@ def top(
     max_weight: R.
   """
   found = best([score_N], pool, share=share, max_weight=max_weight)
-  return found._replace(told_T={"tokens": found.told_T["tokens"]})
+  why = because(
+    "{before:.1%} of the tokens rank before it", before=-found.score_N
+  )
+  return found._replace(told_T={"tokens": found.told_T["tokens"]}, why=why)
 
 
 def chosen(

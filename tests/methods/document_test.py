@@ -47,6 +47,13 @@ def test_a_method_has_its_place_in_the_taxonomy(name, knows, acts):
   assert f"| {knows}, {acts} |" in row
 
 
+def test_a_method_that_curates_is_active():
+  method = METHODS["perplexity"].make()
+  assert document.taxonomy(method)[1] == "before training"
+  curating = method._replace(curate=lambda facts, number: None)
+  assert document.taxonomy(curating)[1] == "active during training"
+
+
 def test_the_page_is_what_the_command_prints():
   done = subprocess.run(
     [sys.executable, "-m", "cmtree_jax.methods.document"],

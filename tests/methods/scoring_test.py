@@ -5,6 +5,7 @@ import pytest
 
 from cmtree_jax.methods import scoring
 from cmtree_jax.methods.base import Documents
+from cmtree_jax.methods.reasons import because
 
 N = 40
 RNG = np.random.default_rng(0)
@@ -135,3 +136,27 @@ def test_what_has_no_score_has_no_weight():
   score_N = np.where(np.arange(N) < 5, -np.inf, SCORE_TN[0])
   assert w_of(proportional([score_N])).argsort()[:5].max() < 5
   assert w_of(proportional([score_N]))[:5].max() < 1e-5
+
+
+def test_what_is_not_kept_is_told_with_its_rank_or_score():
+  score_N = np.arange(N, dtype=float)
+  last = int(np.argmin(score_N))
+  for found, told in (
+    (best([score_N], 0.2), "for the target that wants it most"),
+    (scoring.top(score_N, POOL, share=0.2, max_weight=1e9), "rank before it"),
+  ):
+    assert found.reasons is not None
+    before = 1 - Q_N[last]
+    assert found.reasons.text(last, {}).startswith(
+      f"{before:.1%} of the tokens"
+    )
+    assert found.reasons.text(last, {}).endswith(told)
+  soft = scoring.proportional(
+    [np.log(1 + score_N)], POOL, num_targets=1, max_weight=1e9
+  )
+  assert soft.reasons is not None
+  assert soft.reasons.text(last, {}).startswith("score ")
+  # Kept or not: the weight says that already.
+  assert scoring.chosen(score_N > 3, POOL, max_weight=9.0).reasons is None
+  own = because("for no reason", x=score_N)
+  assert soft.saying(own).telling(x=[1.0]).reasons is own
