@@ -75,7 +75,6 @@ def get_config(argument: str = "cpu"):
   # (experiments/bench_hypergrad.py).
   config.hypergradient.estimator = "difference"
   config.compare.methods = ()
-  config.compare.fractions = (0.4, 1.0)
   # Three searches, and three final trainings on each.
   config.compare.seeds = 9
   config.compare.search_seeds = 3

@@ -18,7 +18,6 @@ from experiments import claims
 from experiments.claims import NATURAL, Results
 
 EPOCHS = (1 / 4, 1, 4)
-LOOKS = 2  # at a document, at most, for one that natural has; never below the config's
 METHODS = ("joint_16", "frozen_16", *claims.FREE)
 
 
@@ -36,23 +35,12 @@ def run(config: Any, workdir: Path, *, overwrite: bool = False) -> int:
   """Compares at each budget, then shows all of them side by side."""
   from cmtree_jax.report import tables
 
-  parts: dict[float, Results] = {}
-  for epochs in EPOCHS:
-    own = claims.plain(config)
-    own.budget.epochs = epochs
-    # With four looks at most, four epochs leave nothing but natural.
-    own.budget.max_epochs = max(own.budget.max_epochs, LOOKS * epochs)
-    status, parts[epochs] = claims.compared(
-      own.lock(),
-      workdir / f"epochs_{epochs:g}",
-      "budget",
-      METHODS,
-      overwrite=overwrite,
-    )
-    if status:
-      return status
-  tables.show_files(list(show(parts, workdir / "budget")))
-  return 0
+  status, parts = claims.at_epochs(
+    config, workdir, "budget", METHODS, EPOCHS, overwrite=overwrite
+  )
+  if not status:
+    tables.show_files(list(show(parts, workdir / "budget")))
+  return status
 
 
 def show(parts: Mapping[float, Results], folder: Path) -> Iterator[Path]:

@@ -119,7 +119,6 @@ def job(
   *,
   concentrations: bool = False,
   sizes: bool = False,
-  budgets: bool = False,
 ) -> Callable[..., int]:
   """What `cmtree_jax.main.command` runs for an experiment.
 
@@ -130,8 +129,6 @@ def job(
     show: draws and writes; returns the files.
     concentrations: compare also at the effective sample sizes of the config.
     sizes: train also models of the other sizes of the config.
-    budgets: train also on the shares of the token budget of the config, and
-      natural for longer.
   """
 
   def run(config: Any, workdir: Path, *, overwrite: bool = False) -> int:
@@ -142,9 +139,6 @@ def job(
       own.compare.effective_sample_sizes = wanted.effective_sample_sizes
     if sizes:
       own.compare.final_presets = wanted.final_presets
-    if budgets:
-      own.compare.fractions = wanted.fractions
-      own.compare.natural_multiples = wanted.natural_multiples
     status, found = compared(
       own.lock(), workdir, name, methods, overwrite=overwrite
     )
@@ -197,6 +191,48 @@ def compared(
     return status, found
   rows = pq.read_table(folder / compare.RESULTS_FILE).to_pylist()
   return status, found._replace(rows=rows)
+
+
+# Looks at a document, at most, for one that natural has; never below the config's.
+_LOOKS = 2
+
+
+def at_epochs(
+  config: Any,
+  workdir: Path,
+  name: str,
+  methods: Sequence[str],
+  epochs: Sequence[float],
+  *,
+  overwrite: bool = False,
+) -> tuple[int, dict[float, Results]]:
+  """Does one comparison at each of several budgets: (exit status, by epochs).
+
+  Args:
+    config: of the comparisons.
+    workdir: `epochs_4` in it holds the cells of four epochs.
+    name: as in `compared`.
+    methods: see `job`.
+    epochs: of the corpus; every method searches, is tried and trained for each.
+    overwrite: as in `compared`.
+  """
+  parts: dict[float, Results] = {}
+  status = 0
+  for one in epochs:
+    own = plain(config)
+    own.budget.epochs = one
+    # With four looks at most, four epochs leave nothing but natural.
+    own.budget.max_epochs = max(own.budget.max_epochs, _LOOKS * one)
+    status, parts[one] = compared(
+      own.lock(),
+      workdir / f"epochs_{one:g}",
+      name,
+      methods,
+      overwrite=overwrite,
+    )
+    if status:
+      break
+  return status, parts
 
 
 def write_table(

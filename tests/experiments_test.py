@@ -12,6 +12,7 @@ from cmtree_jax.config import load
 from cmtree_jax.evaluate import statistics
 from cmtree_jax.jobs import cells, compare, workdir
 from cmtree_jax.jobs.command import command
+from cmtree_jax.methods import METHODS
 from cmtree_jax.proxy.ledger import Cost
 from cmtree_jax.types import UserError
 from configs.claims import LEAVES, get_config
@@ -198,7 +199,6 @@ def made_up(tmp_path_factory) -> claims.Results:
         "| two | unroll of 128, of new proxies | -1.000 | -0.500 | -0.250 |",
       ],
     ),
-    (against_everything, ["summary.md"], ["| one |", "-0.1", "no difference"]),
     (transfer, ["transfer.md", "sizes.md"], ["found_at_4s"]),
   ],
 )
@@ -232,6 +232,37 @@ def test_budgets_stand_side_by_side(made_up, tmp_path):
     r"2\.\d+ \(-0\.1\d+ ±0\.0\d+; 0\.50\) \| 3.\d+ \(-0\.1.*; 0\.50\)", line
   )
   assert "crisp_64" in figure.read_text()
+
+
+def test_all_methods_stand_side_by_side_at_all_budgets(made_up, tmp_path):
+  names = ("joint_16", "crisp_64", "crisp_256", "frozen_16")
+  made_up.config.compare.methods = names
+  worse = [
+    {**row, "bpb": row["bpb"] + (row["method"] == "crisp_64")}
+    for row in made_up.rows
+  ]
+  parts = {0.25: made_up, 1: made_up._replace(rows=worse)}
+  paths = list(against_everything.show(parts, tmp_path))
+  text = {path.name: path.read_text() for path in paths}
+  assert len(text) == 1 + 2 * 2
+  lines = [line for line in text["all.md"].splitlines() if "_" in line]
+  rows = [line.strip("| ").split(" | ") for line in lines]
+  assert rows[0][:3] == ["joint_16", "tree", "values"]
+  assert rows[-1][:3] == ["crisp_64", "domains", "none"]
+  for row, expected in ((rows[0], (-0.1, -0.1)), (rows[-1], (0, 1))):
+    assert list(map(float, row[3:])) == pytest.approx(expected, abs=0.01)
+  at_one = text["targets.epochs_1.md"]
+  assert re.search(r"\| natural \| 3\.0\d+ \| 3\.0\d+ \| 0\.01 \|", at_one)
+  assert re.search(r"\| crisp_64 \| 4\.0\d+ \(\+.*; 0\.50\) \|", at_one)
+  (of_tree,) = re.findall(r"\| one \| .*", text["tree.epochs_0.25.md"])
+  assert "-0.1" in of_tree and "no difference" in of_tree
+
+
+def test_every_method_is_compared():
+  """The tree, CRISP and the word scorers under the names of their variants."""
+  settings = get_config("cpu").variants
+  methods = {settings.get(name, (name,))[0] for name in against_everything.ALL}
+  assert methods == set(METHODS) - {"natural"}
 
 
 def test_an_interval_is_over_searches(made_up):
