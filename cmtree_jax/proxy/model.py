@@ -87,6 +87,11 @@ class Proxy(nn.Module):
   config: ProxyConfig
 
   @property
+  def num_parameters(self) -> int:
+    """All parameters."""
+    return self.config.num_parameters
+
+  @property
   def num_head(self) -> int:
     """Parameters of the output layer, which is the embedding."""
     return self.config.vocab_size * self.config.width

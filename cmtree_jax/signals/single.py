@@ -66,7 +66,7 @@ def sketched(
     key: of the signs; what is compared has the same.
   """
   found_BP, cost = _read(source, document_B, Sketch(form, size), key)
-  signs = 2.0 * size * source.engine.proxy.config.num_parameters
+  signs = 2.0 * size * source.engine.proxy.num_parameters
   return found_BP, Cost(cost.tokens, cost.flops + len(document_B) * signs)
 
 

@@ -49,7 +49,8 @@ def gradients_one_by_one(engine, phi, row_tokens=T):
   @jax.grad
   def slope(params, flat, real):
     zeros = jnp.zeros(real.shape, jnp.int32)
-    rows = Batch(flat[:-1].reshape(real.shape), flat[1:].reshape(real.shape), zeros, zeros)
+    tokens, labels = (x.reshape(real.shape) for x in (flat[:-1], flat[1:]))
+    rows = Batch(tokens, labels, zeros, zeros)
     return jnp.sum(real * losses(params, rows)) / jnp.sum(real)
 
   found = []
