@@ -146,9 +146,16 @@ def _look(learner: Learner, session: fleet.Session) -> fleet.Outcome:
   plan, preset = learner.plans.look, _preset(learner)
   presets = {"proxy": preset, "target": preset, "teacher": plan.teacher}
   train = known.driving(learner.data, "train")
+  optimizer = learner.job.config.optimizer
+  schedule = optim.schedule(
+    optimizer.learning_rate,
+    warmup_steps=optimizer.warmup_steps,
+    total_steps=plan.steps,
+  )
+  rate_O = look.rates(plan, learner.method.look, schedule)
   return look.run(
     learner.method,
-    learner.facts,
+    learner.facts._replace(rate_O=rate_O),
     _world(learner, _NO_MODEL, session.seed),
     plan,
     session,

@@ -14,7 +14,8 @@ import jax
 import numpy as np
 
 from cmtree_jax import checks
-from cmtree_jax.data.draw import packing
+from cmtree_jax.data.draw import packing, sampler
+from cmtree_jax.data.draw.batch import Batch, stack_rows
 from cmtree_jax.loops import fleet as fleets
 from cmtree_jax.loops.checkpoint import Checkpointer
 from cmtree_jax.loops.fleet import Fleet, Model, Outcome, Session, World
@@ -30,11 +31,16 @@ class Plan(NamedTuple):
   steps: int = 150  # training steps of a model
   steps_per_call: int = 25  # drawn and compiled together; divides `steps`
   teacher: str = "0.4m"  # preset of the larger model
+  # Rows of the targets that a step on a document is held against; full batches.
+  goal_rows: int = 64
 
   def check(self) -> None:
     """Refuses what contradicts itself, with a ValueError."""
     checks.at_least(
-      1, documents=self.documents, steps_per_call=self.steps_per_call
+      1,
+      documents=self.documents,
+      steps_per_call=self.steps_per_call,
+      goal_rows=self.goal_rows,
     )
     if self.steps < 1 or self.steps % self.steps_per_call:
       raise ValueError(
@@ -204,12 +210,7 @@ class _Model(NamedTuple):
 
   def _measured(self, state: State) -> State:
     """With one more observation of all documents."""
-    seen = documents.Seen(
-      self.world.model.engine,
-      state.fleet.phi,
-      self.world.pool.row_tokens,
-      self.world.rows,
-    )
+    seen = self._seen(state)
     wanted = self.method.features & MEASURED
     groups = [
       (part, rows)
@@ -218,7 +219,9 @@ class _Model(NamedTuple):
     ]
     for part, rows in groups[int(state.groups) :]:
       document_B = np.arange(rows.start, rows.stop)
-      found = documents.measure(seen, self.parts[part], document_B, wanted)
+      found = documents.measure(
+        seen[part], self.parts[part], document_B, wanted
+      )
       for name, value_B in found.values.items():
         shape = (self.method.look.observations, len(self.parts[part].bytes_N))
         array = self._arrays.array(
@@ -227,11 +230,32 @@ class _Model(NamedTuple):
         array[self.first + int(state.observed), rows] = value_B
         array.flush()
       fleet = state.fleet
-      for passes, number in found.rows.items():
-        fleet = fleet.charge(self.world, number, passes)
+      fleet = fleet._replace(cost=fleet.cost + np.array(found.cost))
       state = state._replace(fleet=fleet, groups=state.groups + 1)
       state = self._saved(state)
     return state._replace(observed=state.observed + 1, groups=np.array(0))
+
+  def _seen(self, state: State) -> list[documents.Seen]:
+    """The model as it measures the documents of each part."""
+    look, world = self.method.look, self.world
+    of_targets = documents.Seen(
+      world.model.engine,
+      state.fleet.phi,
+      world.pool.row_tokens,
+      world.rows,
+      world.model.flops_per_token,
+      sketch=look.sketch._replace(form="sgd"),
+      key=jax.random.key(self.session.seed),
+    )
+    of_pool = of_targets._replace(sketch=look.sketch)
+    if look.asked:
+      number = self.first + int(state.observed)
+      assert self.facts.pool is not None
+      of_pool = of_pool._replace(
+        goal=_goal(world, self.plan),
+        asked_N=_asked(self.facts.pool.key_N, look.asked, number),
+      )
+    return [of_pool] + [of_targets] * (len(self.parts) - 1)
 
   @property
   def _arrays(self) -> Checkpointer:
@@ -257,3 +281,42 @@ def _filled(facts: Facts, method: Method, arrays: Checkpointer) -> Facts:
     pool=filled(0, facts.pool),
     train=tuple(filled(t, one) for t, one in enumerate(facts.train, 1)),
   )
+
+
+def _goal(world: World, plan: Plan) -> tuple[Batch, np.ndarray]:
+  """Rows of the targets, and weights that make their loss the mean bits per byte."""
+  assert world.targets is not None
+  rows = -(-plan.goal_rows // world.rows) * world.rows
+  _, batch = fleets.draw(
+    world.targets, world.targets.init(), world.target_weight_N, rows
+  )
+  real_BT = batch.document_BT >= 0
+  weight_BT = world.target_scale_N[batch.document_BT] * real_BT / real_BT.sum()
+  return stack_rows(batch, world.rows), weight_BT.reshape(
+    -1, world.rows, weight_BT.shape[1]
+  ).astype(np.float32)
+
+
+def _asked(key_N: np.ndarray, number: int, observation: int) -> np.ndarray:
+  """Which documents are asked, others at every observation; in no order of theirs."""
+  mixed_N = sampler.mixed(key_N ^ np.uint64(1 + observation))
+  asked_N = np.zeros(len(key_N), bool)
+  asked_N[np.argsort(mixed_N, kind="stable")[:number]] = True
+  return asked_N
+
+
+def rates(plan: Plan, look: Look, schedule: Callable[[int], Any]) -> np.ndarray:
+  """Mean learning rate of the steps that led to each observation, [O].
+
+  Args:
+    plan: of the loop.
+    look: of the method.
+    schedule: step -> learning rate.
+  """
+  found, begin = [], 0
+  for end in plan.ends(look):
+    first = 0 if look.afresh else begin
+    steps = range(first, first + end - begin)
+    found.append(np.mean([float(schedule(step)) for step in steps]))
+    begin = end
+  return np.tile(found, len(look.models) * look.seeds)

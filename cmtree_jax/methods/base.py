@@ -102,6 +102,12 @@ class Documents(NamedTuple):
   )
   hidden_ONH: np.ndarray | None = None  # mean of the last layer's states
   late_hidden_ONH: np.ndarray | None = None  # weighted by the token's position
+  # Of the gradient of the mean loss: its norm, and sums with random signs.
+  gradient_norm_ON: np.ndarray | None = None
+  sketch_ONP: np.ndarray | None = None
+  # Fall of the targets' loss, in bits per byte, after one training step on the
+  # document alone; NaN where it was not asked for.
+  influence_ON: np.ndarray | None = None
 
   @property
   def measured(self) -> dict[str, np.ndarray]:
@@ -113,6 +119,15 @@ class Documents(NamedTuple):
 # Fields of `Documents` that the loop `look` measures.
 MEASURED = frozenset(name for name in Documents._fields if "_O" in name)
 MODELS = ("proxy", "teacher", "target")
+
+
+class Sketch(NamedTuple):
+  """How the loop `look` sketches gradients; what is compared is sketched alike."""
+
+  size: int = 8192  # P
+  # Of the pool's: "adam", "sgd" or "sign" (see `signals.sketches.formed`); those of
+  # the targets' are plain gradients.
+  form: str = "adam"
 
 
 class Look(NamedTuple):
@@ -129,6 +144,9 @@ class Look(NamedTuple):
   # Whether each checkpoint ends a training of its own, as long as the time between
   # two checkpoints.
   afresh: bool = False
+  sketch: Sketch = Sketch()  # of `Documents.sketch_ONP`
+  # Documents of the pool whose influence is measured, others at every observation.
+  asked: int = 0
 
   @property
   def observations(self) -> int:
@@ -166,6 +184,8 @@ class Facts(NamedTuple):
   sizes: tuple[int, ...] = ()  # parameters of the proxies that runs may have
   # Steps at which a run is measured; the last is its end.
   curve_steps: tuple[int, ...] = ()
+  # Loop `look`: mean learning rate of the training that led to each observation.
+  rate_O: shapes.Array = ()
   document_tokens_M: shapes.Array = ()  # length of each document of the targets
   document_target_M: shapes.Array = ()  # which target each belongs to
   # Every document, for methods that score them; targets one by one.

@@ -10,9 +10,11 @@ from cmtree_jax.bilevel.problem import Inner
 from cmtree_jax.data.draw import packing
 from cmtree_jax.data.draw.batch import Batch
 from cmtree_jax.evaluate import perplexity
+from cmtree_jax.methods.base import Sketch
 from cmtree_jax.proxy import engine as engines
 from cmtree_jax.proxy.engine import Engine
-from cmtree_jax.proxy.ledger import FORWARD
+from cmtree_jax.proxy.ledger import FORWARD, Cost
+from cmtree_jax.signals import single
 from cmtree_jax.signals.base import Observation, Signal, View
 from cmtree_jax.signals.domains import eval_rows
 
@@ -26,13 +28,20 @@ class Seen(NamedTuple):
   phi: Inner  # of one member, [1, ...]
   row_tokens: int  # T
   batch_rows: int  # per batch; calls of equal shape are made of them
+  flops_per_token: float  # of a forward pass
+  # Only for what is read of gradients.
+  sketch: Sketch = Sketch()
+  key: shapes.Key | None = None  # of the signs of a sketch
+  # [C, B, T], and the weights of its losses: what a step on a document should lower.
+  goal: tuple[Batch, np.ndarray] | None = None
+  asked_N: np.ndarray | None = None  # documents that a step is taken on; bool
 
 
 class Measured(NamedTuple):
   """What was found of documents."""
 
   values: dict[str, np.ndarray]  # by fields of `Documents`, [B, ...]
-  rows: dict[int, int]  # passes over a row, as the ledger counts them -> rows
+  cost: Cost
 
 
 class Measure(NamedTuple):
@@ -41,11 +50,10 @@ class Measure(NamedTuple):
   A new one is written in a file of this folder and entered in `MEASURES`.
   """
 
-  # (model, tokens, numbers of documents) -> (fields [B, ...], rows)
+  # (model, tokens, numbers of documents) -> (fields [B, ...], cost)
   compute: Callable[
-    [Seen, packing.TokenStore, np.ndarray], tuple[dict[str, np.ndarray], int]
+    [Seen, packing.TokenStore, np.ndarray], tuple[dict[str, np.ndarray], Cost]
   ]
-  passes: int = FORWARD
 
 
 def measure(
@@ -66,18 +74,18 @@ def measure(
     wanted: names in `MEASURES`.
   """
   values: dict[str, np.ndarray] = {}
-  rows: dict[int, int] = {}
+  cost = Cost()
   # What several fields share is computed and charged once.
   for one in dict.fromkeys(MEASURES[name] for name in sorted(wanted)):
-    found, number = one.compute(seen, tokens, document_B)
+    found, took = one.compute(seen, tokens, document_B)
     values |= {name: x for name, x in found.items() if name in wanted}
-    rows[one.passes] = rows.get(one.passes, 0) + number
-  return Measured(values, rows)
+    cost = Cost(cost.tokens + took.tokens, cost.flops + took.flops)
+  return Measured(values, cost)
 
 
 def _statistics(
   seen: Seen, tokens: packing.TokenStore, document_B: np.ndarray
-) -> tuple[dict[str, np.ndarray], int]:
+) -> tuple[dict[str, np.ndarray], Cost]:
   """Means over tokens of what the predictions are like."""
   some, blocks, rows = _blocks(seen, tokens, document_B)
   names = (*engines.Statistics._fields,)
@@ -89,12 +97,12 @@ def _statistics(
   mean = (total / some.pairs_N[:, None]).astype(np.float32)
   return {
     f"{name.removesuffix('_BT')}_ON": mean[:, i] for i, name in enumerate(names)
-  }, rows
+  }, _passed(seen, rows)
 
 
 def _hidden(
   seen: Seen, tokens: packing.TokenStore, document_B: np.ndarray
-) -> tuple[dict[str, np.ndarray], int]:
+) -> tuple[dict[str, np.ndarray], Cost]:
   """Means of the hidden states, plain and weighted by position."""
   some, blocks, rows = _blocks(seen, tokens, document_B)
   width = seen.phi.params["embedding"].shape[-1]
@@ -112,7 +120,60 @@ def _hidden(
     "late_hidden_ONH": (late / (pairs_B1 * (pairs_B1 + 1) / 2)).astype(
       np.float32
     ),
-  }, rows
+  }, _passed(seen, rows)
+
+
+def _norms(
+  seen: Seen, tokens: packing.TokenStore, document_B: np.ndarray
+) -> tuple[dict[str, np.ndarray], Cost]:
+  """Norms of gradients."""
+  found_B, cost = single.norms(_source(seen, tokens), document_B)
+  return {"gradient_norm_ON": found_B}, cost
+
+
+def _sketches(
+  seen: Seen, tokens: packing.TokenStore, document_B: np.ndarray
+) -> tuple[dict[str, np.ndarray], Cost]:
+  """Sketches of gradients."""
+  assert seen.key is not None
+  found_BP, cost = single.sketched(
+    _source(seen, tokens),
+    document_B,
+    form=seen.sketch.form,
+    size=seen.sketch.size,
+    key=seen.key,
+  )
+  return {"sketch_ONP": found_BP}, cost
+
+
+def _influences(
+  seen: Seen, tokens: packing.TokenStore, document_B: np.ndarray
+) -> tuple[dict[str, np.ndarray], Cost]:
+  """What one step on each of the documents that are asked does for the goal."""
+  found_B = np.full(len(document_B), np.nan, np.float32)
+  if seen.asked_N is None or not (asked_B := seen.asked_N[document_B]).any():
+    return {"influence_ON": found_B}, Cost()
+  assert seen.goal is not None
+  found_B[asked_B], cost = single.influences(
+    _source(seen, tokens), document_B[asked_B], seen.goal
+  )
+  return {"influence_ON": found_B}, cost
+
+
+def _source(seen: Seen, tokens: packing.TokenStore) -> single.Source:
+  return single.Source(
+    seen.engine,
+    seen.phi,
+    tokens,
+    seen.row_tokens,
+    seen.batch_rows,
+    seen.flops_per_token,
+  )
+
+
+def _passed(seen: Seen, rows: int) -> Cost:
+  """The cost of a forward pass over so many rows."""
+  return Cost().plus(rows * seen.row_tokens, FORWARD, seen.flops_per_token)
 
 
 _STATISTICS = Measure(_statistics)
@@ -125,6 +186,9 @@ MEASURES: dict[str, Measure] = {
   "correct_ON": _STATISTICS,
   "hidden_ONH": _HIDDEN,
   "late_hidden_ONH": _HIDDEN,
+  "gradient_norm_ON": Measure(_norms),
+  "sketch_ONP": Measure(_sketches),
+  "influence_ON": Measure(_influences),
 }
 
 

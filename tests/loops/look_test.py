@@ -8,15 +8,17 @@ from cmtree_jax.data.draw import packing
 from cmtree_jax.loops import fleet, look
 from cmtree_jax.loops.checkpoint import Interrupted, StopFlag
 from cmtree_jax.methods import scoring
-from cmtree_jax.methods.base import MEASURED, Look, Signals
+from cmtree_jax.methods.base import MEASURED, Look, Signals, Sketch
 from cmtree_jax.proxy import loss as proxy_loss
 from cmtree_jax.proxy.ledger import FORWARD, GRADIENT
-from cmtree_jax.signals import documents
+from cmtree_jax.signals import documents, single
 from tests import toy
 from tests.toy import FLOPS, ROWS, T
 
 PLAN = look.Plan(documents=12, steps=8, steps_per_call=2)
 WIDE = 16  # of the teacher
+OF_GRADIENTS = {"gradient_norm_ON", "sketch_ONP", "influence_ON"}
+FORWARD_ONLY = (MEASURED & documents.MEASURES.keys()) - OF_GRADIENTS
 
 
 def watching(seen, *features, curate=None, **asked):
@@ -90,7 +92,7 @@ def outputs(one, tokens, document):
 
 
 def test_documents_are_measured_by_a_proxy_that_knows_the_pool(tmp_path):
-  facts, found = looked(tmp_path, *MEASURED & documents.MEASURES.keys())
+  facts, found = looked(tmp_path, *FORWARD_ONLY)
   world = toy.corpus().world
   one = trained(PLAN.steps)
   # A fresh proxy would pay log V for every token.
@@ -211,6 +213,45 @@ def test_a_look_that_was_stopped_ends_as_if_it_had_not_been(tmp_path):
     np.testing.assert_array_equal(one.loss_ON, two.loss_ON)
     assert np.isfinite(one.loss_ON).all()
   assert again.cost == outcome.cost
+
+
+def test_gradients_are_of_the_checkpoints(tmp_path):
+  asked = dict(checkpoints=2, sketch=Sketch(64, "adam"), asked=7)
+  facts, found = looked(tmp_path, *OF_GRADIENTS, **asked)
+  world, goal = toy.corpus().world, toy.corpus().goal
+  key = jax.random.key(0)
+  for at, steps in enumerate((4, 8)):
+    one = trained(steps)
+    for part, tokens, form in (
+      (facts.pool, world.pool.tokens, "adam"),
+      (facts.train[0], goal.tokens, "sgd"),
+    ):
+      of = single.Source(world.model.engine, one.phi, tokens, T, ROWS, FLOPS)
+      every = np.arange(len(part.key_N))
+      norm_B, _ = single.norms(of, every)
+      sketch_BP, _ = single.sketched(of, every, form=form, size=64, key=key)
+      np.testing.assert_allclose(part.gradient_norm_ON[at], norm_B, rtol=1e-5)
+      np.testing.assert_allclose(
+        part.sketch_ONP[at], sketch_BP, rtol=1e-3, atol=1e-4
+      )
+  assert np.isnan(facts.train[0].influence_ON).all()
+  asked_ON = ~np.isnan(facts.pool.influence_ON)
+  np.testing.assert_array_equal(asked_ON.sum(axis=1), 7)
+  assert (asked_ON[0] != asked_ON[1]).any()
+  # A step on a document that is like the target's helps more than one on another.
+  gain = [
+    np.nanmean(facts.pool.influence_ON[:, world.domain_N == k]) for k in (0, 1)
+  ]
+  assert gain[0] > gain[1]
+  assert found.cost.flops > 0
+
+
+def test_rates_are_means_over_the_steps_before_an_observation():
+  plan = look.Plan(steps=8, steps_per_call=2)
+  found = look.rates(plan, Look(checkpoints=2, seeds=2), lambda step: step)
+  np.testing.assert_allclose(found, [1.5, 5.5, 1.5, 5.5])
+  found = look.rates(plan, Look(checkpoints=2, afresh=True), lambda step: step)
+  np.testing.assert_allclose(found, [1.5, 1.5])
 
 
 def test_a_model_of_no_steps_is_refused():

@@ -57,11 +57,13 @@ def weights(method, folder) -> np.ndarray:
       found = steer.run(method, facts, world, plan, session).weights
     elif method.loop == "look":
       models = {"proxy": 8, "teacher": 16, "target": 8}  # and their widths
+      plan = look.Plan(steps=STEPS, steps_per_call=10)
+      rate_O = look.rates(plan, method.look, lambda step: 1.0)
       found = look.run(
         method,
-        facts,
+        facts._replace(rate_O=rate_O),
         world,
-        look.Plan(steps=STEPS, steps_per_call=10),
+        plan,
         session,
         models={
           name: functools.partial(_model, width)

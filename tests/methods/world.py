@@ -86,6 +86,7 @@ def measured(documents, method, seed=0):
 def measured_facts(method, known):
   """The same of pool and targets."""
   return known._replace(
+    rate_O=np.linspace(1, 2, method.look.observations),
     pool=measured(known.pool, method),
     train=tuple(measured(x, method, t) for t, x in enumerate(known.train, 1)),
   )
