@@ -36,6 +36,7 @@ METHODS: dict[str, ModuleType] = {
     "rds_plus",
     "cit",
     "preselect",
+    "grand",
     # One proxy on a mixture that the method steers.
     "doremi",
     "doge",
