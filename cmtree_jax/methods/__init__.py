@@ -37,6 +37,7 @@ METHODS: dict[str, ModuleType] = {
     "cit",
     "preselect",
     "grand",
+    "less",
     # One proxy on a mixture that the method steers.
     "doremi",
     "doge",
