@@ -38,6 +38,7 @@ METHODS: dict[str, ModuleType] = {
     "preselect",
     "grand",
     "less",
+    "mates",
     # One proxy on a mixture that the method steers.
     "doremi",
     "doge",
