@@ -83,7 +83,9 @@ def _flags(argv):
   parser.add_argument("--documents", type=int, default=512)
   parser.add_argument("--longest", type=int, default=600, help="tokens")
   parser.add_argument("--row-tokens", type=int, default=64)
-  parser.add_argument("--lanes", type=int, default=16, help="and rows of a batch")
+  parser.add_argument(
+    "--lanes", type=int, default=16, help="and rows of a batch"
+  )
   parser.add_argument("--size", type=int, default=256, help="of a sketch")
   parser.add_argument("--repeats", type=int, default=5)
   return parser.parse_args(argv)
@@ -141,9 +143,7 @@ def documents(count: int, longest: int) -> packing.TokenStore:
     for ids in ByteTokenizer().encode_batch(texts[:count])
   ]
   encoded = [np.asarray(ids) for ids in encoded]
-  return packing.store(
-    encoded, [len(ids) for ids in encoded], end_of_text=0
-  )
+  return packing.store(encoded, [len(ids) for ids in encoded], end_of_text=0)
 
 
 def _batch(source: single.Source) -> Way:
@@ -187,9 +187,7 @@ def _each(source: single.Source, reads: Any) -> Way:
     if width not in known:
       known[width] = [
         jax.jit(functools.partial(single.steps, losses, one))
-        .lower(
-          phi, lanes, call.batch, call.weight_SDW, call.last_S, *given
-        )
+        .lower(phi, lanes, call.batch, call.weight_SDW, call.last_S, *given)
         .compile()
         for one, given in ((single.Norm(), []), (reads, more))
       ]

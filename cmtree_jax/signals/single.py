@@ -156,7 +156,9 @@ class Call(NamedTuple):
 
 def _read(source: Source, document_B: np.ndarray, reads: Any, *more: Any):
   """(what is read of each document, cost of the gradients)."""
-  proxy: Any = source.engine.proxy  # flax gives modules a hash that types do not show
+  proxy: Any = (
+    source.engine.proxy
+  )  # flax gives modules a hash that types do not show
   start, go = _compiled(proxy, source.engine.mesh, source.lanes, reads)
   carry = start(source.phi)
   found, tokens = None, 0
@@ -170,7 +172,9 @@ def _read(source: Source, document_B: np.ndarray, reads: Any, *more: Any):
       found = np.zeros(shape, np.float32)
     whole = call.place_SD >= 0
     found[call.place_SD[whole]] = value_SD[whole]
-    tokens += (call.weight_SDW > 0).any(axis=2).sum() * call.batch.tokens_BT.shape[2]
+    tokens += (call.weight_SDW > 0).any(
+      axis=2
+    ).sum() * call.batch.tokens_BT.shape[2]
   assert found is not None, "no documents"
   return found, Cost().plus(float(tokens), GRADIENT, source.flops_per_token)
 
@@ -191,7 +195,13 @@ def _compiled(
       functools.partial(steps, losses, reads),
       mesh,
       axis=sharding.DATA,
-      in_specs=(engines.WHOLE, lane, chunks, chunks, *(engines.WHOLE,) * (1 + len(more))),
+      in_specs=(
+        engines.WHOLE,
+        lane,
+        chunks,
+        chunks,
+        *(engines.WHOLE,) * (1 + len(more)),
+      ),
       out_specs=(lane, chunks),
     )(phi, total, batch, weight_SDW, last_S, *more)
 
@@ -222,9 +232,7 @@ def steps(losses, reads, phi, total, batch, weight_SDW, last_S, *more):
 
   def step(total, xs):
     rows, weight_DW, last = xs
-    total = jax.tree.map(
-      jnp.add, total, gradients(phi.params, rows, weight_DW)
-    )
+    total = jax.tree.map(jnp.add, total, gradients(phi.params, rows, weight_DW))
     found = jax.lax.cond(last, read, lambda _: blank, total)
     total = jax.tree.map(lambda x: jnp.where(last, 0, x), total)
     return total, found
@@ -284,7 +292,9 @@ def _group(
       ),
       lanes(weight_DW),
       np.array(last),
-      np.pad(place_D if last else np.full_like(place_D, -1), idle, constant_values=-1),
+      np.pad(
+        place_D if last else np.full_like(place_D, -1), idle, constant_values=-1
+      ),
     )
 
 

@@ -118,7 +118,4 @@ def norms(gradient: shapes.Tree) -> shapes.Array:
   def square(x):
     return jnp.sum(jnp.square(x), axis=tuple(range(1, x.ndim)))
 
-  return jnp.sqrt(
-    jax.tree.reduce(jnp.add, jax.tree.map(square, gradient))
-  )
-
+  return jnp.sqrt(jax.tree.reduce(jnp.add, jax.tree.map(square, gradient)))

@@ -108,7 +108,7 @@ def test_an_influence_is_the_fall_after_a_step_on_the_document(
 ):
   frozen = toy.corpus().view.eval_sets[0]
   weight = frozen.weight_CBT / frozen.weight_CBT.sum()
-  target = frozen.batches, np.float32(weight)
+  target = frozen.batches, weight.astype(np.float32)
   found_B, cost = single.influences(source(engine, phi), ASKED, target)
   losses = proxy_loss.token_losses(engine.proxy)
 
@@ -143,9 +143,7 @@ def test_lanes_and_devices_change_nothing(engine, phi):
   many, _ = single.norms(source(engine, phi, lanes=8), ASKED)
   np.testing.assert_allclose(alone, many, rtol=1e-5)
   sharded = toy.engine(data=4)
-  found, _ = single.norms(
-    source(sharded, _moved(sharded, phi), lanes=4), ASKED
-  )
+  found, _ = single.norms(source(sharded, _moved(sharded, phi), lanes=4), ASKED)
   np.testing.assert_allclose(found, many, rtol=1e-5)
 
 
