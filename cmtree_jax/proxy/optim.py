@@ -31,24 +31,32 @@ def adamw(
       no derivative at zero. 1e-6 keeps derivatives through a fresh proxy exact
       to 1e-4 in float32.
   """
-  if total_steps is None:
-    schedule = optax.schedules.warmup_constant_schedule(
-      0.0, learning_rate, warmup_steps
-    )
-  else:
-    schedule = optax.schedules.warmup_cosine_decay_schedule(
-      0.0, learning_rate, warmup_steps, total_steps, 0.1 * learning_rate
-    )
+  rate = schedule(
+    learning_rate, warmup_steps=warmup_steps, total_steps=total_steps
+  )
   return optax.chain(
     optax.clip_by_global_norm(1.0),
     optax.adamw(
-      schedule,
+      rate,
       b1=B1,
       b2=B2,
       eps=EPSILON,
       weight_decay=weight_decay,
       eps_root=eps_root,
     ),
+  )
+
+
+def schedule(
+  learning_rate: float, *, warmup_steps: int, total_steps: int | None
+) -> optax.Schedule:
+  """The learning rate of every step; arguments as of `adamw`."""
+  if total_steps is None:
+    return optax.schedules.warmup_constant_schedule(
+      0.0, learning_rate, warmup_steps
+    )
+  return optax.schedules.warmup_cosine_decay_schedule(
+    0.0, learning_rate, warmup_steps, total_steps, 0.1 * learning_rate
   )
 
 
