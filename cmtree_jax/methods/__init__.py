@@ -24,10 +24,10 @@ METHODS: dict[str, ModuleType] = {
     "dsir",
     "classifier",
     "zip_fit",
-    # One look at every document.
-    "perplexity",
+    # Where documents lie, whatever the targets are.
     "semdedup",
     # What models in training make of every document.
+    "perplexity",
     "el2n",
     "forgetting",
     "miniplm",

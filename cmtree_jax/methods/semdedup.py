@@ -1,125 +1,110 @@
 """SemDeDup: one of every group of documents that nearly say the same."""
 
-import functools
-
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from cmtree_jax import checks, shapes
-from cmtree_jax.methods import scoring
+from cmtree_jax.methods import clustered, scoring
 from cmtree_jax.methods.base import Facts, Method, Planted, Small
+from cmtree_jax.methods.reasons import Reasons, because
+from cmtree_jax.selection import duplicates
+from cmtree_jax.selection.duplicates import Likeness
 
-KEEP = ("hard", "easy")
-_BLOCK = 256  # documents that are compared with all others at a time
-
+AGAINST = ("all", "kept")
 
 SMALL = Small()
 PLANTED = Planted()
 
 
-def make(*, epsilon: float = 0.05, keep: str = "hard") -> Method:
-  r"""Leaves out a document that is nearly the same as an earlier one of its domain.
+def make(
+  *,
+  epsilon: float = 0.01,
+  share: float = 0.0,
+  keep: str = "hard",
+  against: str = "all",
+  within: str = "clusters",
+  clusters: int = 0,
+) -> Method:
+  r"""Leaves out a document that is nearly the same as an earlier one of its cluster.
 
   .. math:: M_j = \max_{i < j} \langle e_i, e_j \rangle, \qquad
             \text{left out where } M_j > 1 - \varepsilon
 
-  Documents of a domain are ordered by their distance from its center, the farthest
-  first: of two that are alike, the one less typical of the domain stays. Documents
-  that are left out still count as earlier ones, as in the authors' code.
+  Documents of a cluster are ordered by their distance from its center, the farthest
+  first: of two that are alike, the one less typical of the cluster stays. Documents
+  that are left out still count as earlier ones, as in the authors' code: of a chain
+  in which neighbors alone are alike only the first stays. The paper's text keeps one
+  of each group, which `against="kept"` comes nearer to.
 
-  Departures: the center is the mean of the domain's documents as they are now, not
-  that of the last k-means step, and weights of kept documents are capped.
+  Departures: the paper tunes epsilon until a wanted share of the documents is left;
+  `share` does so exactly, in tokens. The default is that of NeMo Curator. k-means has
+  as many clusters as the square root of the documents, of the order of the paper's
+  11,000 for C4. Ties are broken by ids.
 
   Cost:
-    Products of all pairs of features within a domain, no training.
+    k-means, and products of all pairs of features within a cluster; no training.
+    20 bytes for each document.
 
   Args:
-    epsilon: how far from equal (cosine one) two documents still count as the same.
-    keep: "hard" keeps what is far from the center, "easy" what is near.
+    epsilon: how far from equal (cosine one) two documents still count as the same;
+      larger ones leave out more.
+    share: of the pool's tokens that is kept, the least alike; 0: epsilon decides.
+    keep: of those alike, "hard" keeps what is farthest from the center, "easy" what is
+      nearest, "random" any.
+    against: "all" earlier documents are compared with, or those "kept".
+    within: documents of the same "clusters", which the method makes, or "domains" of
+      `config.partition`.
+    clusters: how many the method makes; 0: the square root of the documents.
   Returns:
     A Method that reads the embedding of all documents.
   Raises:
-    ValueError: for an epsilon that is not in (0, 1), or an unknown `keep`.
+    ValueError: for an option that is out of its range.
   References:
     Abbas et al., `SemDeDup <https://arxiv.org/abs/2303.09540>`_, 2023, section 3;
     facebookresearch/SemDeDup at 6b41945.
   """
-  checks.one_of("keep", keep, KEEP)
+  checks.one_of("keep", keep, duplicates.KEEP)
+  checks.one_of("against", against, AGAINST)
+  checks.share(share=share)
+  clustered.check(within, clusters)
   if not 0 < epsilon < 1:
-    raise ValueError(f"epsilon {epsilon} must be between 0 and 1.")
+    raise ValueError(f"epsilon = {epsilon} must be between 0 and 1.")
+  if share and against == "kept":
+    raise ValueError(
+      f"share = {share} ranks documents by their likeness to all earlier ones; "
+      'set share = 0 or against = "all".'
+    )
 
   def init(key: shapes.Key, facts: Facts) -> scoring.Weighed:
-    del key
-    pool = facts.pool
+    pool, seed = facts.pool, clustered.seed_of(key)
     assert pool is not None
-    assert pool.domain_N is not None
-    likeness_N = np.zeros(len(pool.key_N), np.float32)
-    for domain in np.unique(pool.domain_N):
-      rows = np.flatnonzero(pool.domain_N == domain)
-      likeness_N[rows] = _likeness(pool.embedding_NE[rows], keep)
-    return scoring.chosen(
-      likeness_N <= 1 - epsilon,
-      pool,
-      max_weight=facts.max_weight,
-      score_N=-likeness_N,
-    )
+    found = clustered.of(pool, within=within, clusters=clusters, seed=seed)
+    groups = duplicates.in_order(found, pool.key_N, keep=keep, seed=seed)
+    like = duplicates.likeness(pool.embedding_NE, groups)
+    if share:
+      weighed = scoring.top(
+        -like.cosine_N, pool, share=share, max_weight=facts.max_weight
+      )
+    else:
+      kept_N = like.cosine_N <= 1 - epsilon
+      if against == "kept":
+        kept_N = duplicates.kept(pool.embedding_NE, groups, epsilon=epsilon)
+      weighed = scoring.chosen(
+        kept_N,
+        pool,
+        max_weight=facts.max_weight,
+        # What is kept ranks before what is not, though it may be liker to one left out.
+        score_N=np.where(kept_N, 1.0, 0.0) - like.cosine_N,
+      )
+    weighed = weighed.telling(clusters=[len(found.center_LE)])
+    return weighed.saying(why(like))
 
   return scoring.method(init, targeted=False)
 
 
-def _likeness(embedding_BE: np.ndarray, keep: str) -> np.ndarray:
-  """M of one domain, which is filled up so that sizes alike share a program."""
-  size = len(embedding_BE)
-  padding = (1 << (size - 1).bit_length()) - size
-  padded_BE = np.pad(embedding_BE, [(0, padding), (0, 0)])
-  return np.asarray(_compiled(padded_BE, size, keep))[:size]
-
-
-@functools.partial(jax.jit, static_argnames="keep")
-def _compiled(embedding_BE, size, keep):
-  real_B = jnp.arange(len(embedding_BE)) < size
-  unit_BE = _normalize(embedding_BE)
-  center_E = _normalize(jnp.sum(jnp.where(real_B[:, None], unit_BE, 0), axis=0))
-  distance_B = 1 - unit_BE @ center_E
-  return likeness_to_earlier(unit_BE, rank(distance_B, keep), real_B)
-
-
-def rank(distance_B: shapes.FloatB, keep: str) -> shapes.Array:
-  """The places of documents by their distance from the center, ints from 0.
-
-  The farthest comes first, of equal ones the first; "easy" is the reverse of it.
-  """
-  size = distance_B.shape[0]
-  order_B = jnp.argsort(-distance_B, stable=True)
-  rank_B = (
-    jnp.zeros(size, jnp.int32)
-    .at[order_B]
-    .set(jnp.arange(size, dtype=jnp.int32))
+def why(like: Likeness) -> Reasons:
+  """What a person reads of a document that is left out as a duplicate."""
+  return because(
+    "cosine {cosine:.3f} to {other}, which comes before it in its cluster",
+    other_N=like.other_N,
+    cosine=like.cosine_N,
   )
-  return rank_B if keep == "hard" else size - 1 - rank_B
-
-
-def likeness_to_earlier(
-  unit_BE: shapes.FloatBE, rank_B: shapes.Array, real_B: shapes.Array
-) -> shapes.FloatB:
-  """M: the greatest cosine of each document with one that comes earlier.
-
-  Args:
-    unit_BE: features of length one.
-    rank_B: see `rank`.
-    real_B: the others are padding, and like nothing.
-  """
-
-  def most(one):
-    unit_E, place = one
-    earlier_B = (rank_B < place) & real_B
-    return jnp.max(jnp.where(earlier_B, unit_BE @ unit_E, 0.0))
-
-  return jax.lax.map(most, (unit_BE, rank_B), batch_size=_BLOCK)
-
-
-def _normalize(x: shapes.Array) -> shapes.Array:
-  """Along the last axis; zero stays zero."""
-  length = jnp.linalg.norm(x, axis=-1, keepdims=True)
-  return x / jnp.maximum(length, 1e-12)

@@ -1,6 +1,7 @@
 """How much a document is like those that come before it in its group."""
 
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import numpy as np
 from cmtree_jax.data.draw import sampler
 from cmtree_jax.selection import neighbors
 from cmtree_jax.selection.kmeans import Clusters
-from cmtree_jax.shapes import Array, FloatN, FloatNE
+from cmtree_jax.shapes import Array, FloatN, FloatNE, IntN
 
 KEEP = ("hard", "easy", "random")
 _BLOCK = 1024  # documents that are compared with as many at a time
@@ -30,35 +31,51 @@ def in_order(
   if keep == "random":
     first_N = sampler.mixed(key_N ^ np.uint64(seed))
   else:
-    # Equal rows may differ in the last bits of a product, by where they stand.
-    first_N = np.round(clusters.cosine_N, 6)
+    first_N = clusters.cosine_N
   order_N = np.lexsort((key_N, first_N, clusters.of_N))
   groups = np.split(order_N, np.cumsum(clusters.size_L)[:-1])
   return [rows[::-1] for rows in groups] if keep == "easy" else groups
 
 
-def likeness(embedding_NE: FloatNE, groups: Iterable[np.ndarray]) -> FloatN:
+class Likeness(NamedTuple):
+  """What each document is most like of all that come earlier in its group."""
+
+  # float32; 0: it is like none. To six digits, as in `Clusters`.
+  cosine_N: FloatN
+  other_N: IntN  # int64, number of that document; -1: there is none
+
+
+def likeness(embedding_NE: FloatNE, groups: Iterable[np.ndarray]) -> Likeness:
   r"""M: the greatest cosine of each document with one that comes earlier.
 
   .. math:: M_j = \max\big(0, \max_{i < j} \langle e_i, e_j \rangle\big)
 
   within each group. So one pass serves every threshold.
 
-  Cost: products of all pairs within a group, in blocks; 4 bytes a document.
+  Cost: products of all pairs within a group, in blocks; 12 bytes a document.
 
   Args:
     embedding_NE: of any length; may lie on disk.
     groups: numbers of documents, in their order; each document is in one group.
   """
-  likeness_N = np.zeros(len(embedding_NE), np.float32)
+  cosine_N = np.zeros(len(embedding_NE), np.float32)
+  other_N = np.full(len(embedding_NE), -1)
   for rows in groups:
     for place, x_BE in _blocks(embedding_NE, rows):
       most_B = np.zeros(len(x_BE), np.float32)
+      other_B = np.full(len(x_BE), -1)
       for earlier, y_BE in _blocks(embedding_NE, rows[: place.stop]):
-        found = _most(x_BE, y_BE, place.start - earlier.start)
-        most_B = np.maximum(most_B, found)
-      likeness_N[rows[place]] = most_B[: place.stop - place.start]
-  return np.minimum(likeness_N, 1.0)
+        found_B, place_B = jax.device_get(
+          _most(x_BE, y_BE, place.start - earlier.start)
+        )
+        # Of equal ones the first; what padding is like is no document.
+        nearer_B = found_B > most_B
+        most_B = np.where(nearer_B, found_B, most_B)
+        other_B[nearer_B] = rows[earlier.start + place_B[nearer_B]]
+      count = place.stop - place.start
+      cosine_N[rows[place]] = np.round(most_B[:count], 6)
+      other_N[rows[place]] = other_B[:count]
+  return Likeness(cosine_N, other_N)
 
 
 def kept(
@@ -104,10 +121,17 @@ def _blocks(
 
 
 @jax.jit
-def _most(x_BE: Array, y_CE: Array, first: Array) -> Array:
-  """Greatest cosines with earlier rows; row 0 of x comes `first` after that of y."""
+def _most(x_BE: Array, y_CE: Array, first: int) -> tuple[Array, Array]:
+  """(greatest cosine with an earlier row, its place), both [B].
+
+  Args:
+    x_BE: rows.
+    y_CE: rows that may be earlier.
+    first: by how much row 0 of x comes later than that of y.
+  """
   earlier_BC = jnp.arange(len(y_CE)) < jnp.arange(len(x_BE))[:, None] + first
-  return jnp.max(jnp.where(earlier_BC, _cosines(x_BE, y_CE), 0.0), axis=1)
+  cosine_BC = jnp.where(earlier_BC, _cosines(x_BE, y_CE), 0.0)
+  return jnp.max(cosine_BC, axis=1), jnp.argmax(cosine_BC, axis=1)
 
 
 @jax.jit

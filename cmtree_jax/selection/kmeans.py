@@ -6,7 +6,7 @@ with its center, and centers that stay on the sphere in every round.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,12 +29,33 @@ class Clusters(NamedTuple):
 
   center_LE: FloatLE  # float32; unit length
   of_N: IntN  # int32, the cluster of each document
-  cosine_N: FloatN  # float32, of each document with its own center
+  # float32, of each document with its own center. To six digits: equal rows may
+  # differ in the last bits of a product, by where they stand, and must not.
+  cosine_N: FloatN
 
   @property
   def size_L(self) -> np.ndarray:
     """Documents of each cluster."""
     return np.bincount(self.of_N, minlength=len(self.center_LE))
+
+
+class Rows:
+  """Some rows of an array that may lie on disk, read where they are asked for."""
+
+  def __init__(self, whole: FloatNE, rows: np.ndarray):
+    """Numbers of rows."""
+    self.whole, self.rows = whole, rows
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """Of these rows alone."""
+    return len(self.rows), *self.whole.shape[1:]
+
+  def __len__(self) -> int:
+    return len(self.rows)
+
+  def __getitem__(self, which: Any) -> np.ndarray:
+    return self.whole[self.rows[which]]
 
 
 def cluster(
@@ -87,7 +108,8 @@ def given(embedding_NE: FloatNE, of_N: IntN) -> Clusters:
   cosine_N = np.empty(len(of_N), np.float32)
   for rows in packing.chunks(len(of_N), _BLOCK):
     x_BE = neighbors.unit(embedding_NE[rows])
-    cosine_N[rows] = np.einsum("be,be->b", x_BE, center_LE[of_N[rows]])
+    cosine_B = np.einsum("be,be->b", x_BE, center_LE[of_N[rows]])
+    cosine_N[rows] = np.round(cosine_B, 6)
   return Clusters(center_LE, of_N.astype(np.int32), cosine_N)
 
 
@@ -150,4 +172,5 @@ def _take(embedding_NE: FloatNE, rows: np.ndarray) -> np.ndarray:
 
 def _compact(center_LE: np.ndarray, found: neighbors.Nearest) -> Clusters:
   present, of_N = np.unique(found.index_N, return_inverse=True)
-  return Clusters(center_LE[present], of_N.astype(np.int32), found.cosine_N)
+  cosine_N = np.round(found.cosine_N, 6)
+  return Clusters(center_LE[present], of_N.astype(np.int32), cosine_N)

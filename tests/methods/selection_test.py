@@ -1,14 +1,13 @@
 """Methods that keep some documents: which ones, and what these weigh."""
 
-import json
 import pathlib
 
 import jax
 import numpy as np
 import pytest
 
-from cmtree_jax.methods import base, perplexity, semdedup
-from tests.methods.world import MAX_WEIGHT, POOL, facts, measured_facts
+from cmtree_jax.methods import perplexity
+from tests.methods.world import MAX_WEIGHT, facts, measured_facts
 
 CASES = pathlib.Path(__file__).parent / "cases"
 
@@ -59,63 +58,12 @@ def test_what_the_cap_takes_goes_to_the_others():
   assert q_N @ w_N == pytest.approx(1, rel=1e-5)
 
 
-@pytest.mark.parametrize("keep", ["hard", "easy"])
-@pytest.mark.parametrize("epsilon", ["0.02", "0.05", "0.1", "0.2", "0.4"])
-def test_the_authors_code_keeps_the_same_documents(keep, epsilon):
-  """facebookresearch/SemDeDup at 6b41945, from its clusters and distances."""
-  given = np.load(CASES / "semdedup_io.npz")
-  expected = json.loads((CASES / "semdedup_keep.json").read_text())
-  unit_NE = given["embeddings"]
-  unit_NE = unit_NE / np.linalg.norm(unit_NE, axis=1, keepdims=True)
-  distance_N = 1 - given["dist_to_cent"]  # it keeps cosines by that name
-  kept = []
-  for cluster in range(len(given["centroids"])):
-    rows = np.flatnonzero(given["nearest_cent"] == cluster)
-    # Padding must not matter.
-    padded = np.pad(distance_N[rows], (0, 7), constant_values=0.5)
-    likeness = semdedup.likeness_to_earlier(
-      np.pad(unit_NE[rows], [(0, 7), (0, 0)], mode="edge"),
-      semdedup.rank(padded, keep),
-      np.arange(len(rows) + 7) < len(rows),
-    )
-    kept += rows[
-      np.asarray(likeness)[: len(rows)] <= 1 - float(epsilon)
-    ].tolist()
-  assert sorted(kept) == expected["kept_indices"][f"{keep}|{epsilon}"]
-
-
-def test_one_of_two_that_say_the_same_is_left_out():
-  """The one that is nearer to the center of its domain."""
-  method = semdedup.make(epsilon=0.001)
-  found = known(method)
-  embedding_NE = np.array(found.pool.embedding_NE)
-  domain_N = np.array(found.pool.domain_N)
-  embedding_NE[5] = 2 * embedding_NE[4]  # only the direction counts
-  embedding_NE[8] = embedding_NE[9] + 1e-3
-  domain_N[5], domain_N[8] = domain_N[4], domain_N[9]
-  pool = found.pool._replace(embedding_NE=embedding_NE, domain_N=domain_N)
-  w_N = weights(method, found._replace(pool=pool))
-  assert (w_N[4] < 1e-5) != (w_N[5] < 1e-5)
-  assert (w_N[8] < 1e-5) != (w_N[9] < 1e-5)
-  others = np.setdiff1d(np.arange(POOL), [4, 5, 8, 9])
-  assert (w_N[others] > 1).all()
-
-
-def test_only_a_model_that_reads_targets_makes_the_weights_depend_on_them():
-  for model in base.MODELS:
-    method = perplexity.make(model=model)
-    assert method.look.models == (model,)
-    assert method.targeted == (model == "target")
-
-
 @pytest.mark.parametrize(
   "make",
   [
     lambda: perplexity.make(share=0.0),
     lambda: perplexity.make(band="middle"),
     lambda: perplexity.make(model="target_2"),
-    lambda: semdedup.make(epsilon=1.0),
-    lambda: semdedup.make(keep="soft"),
   ],
 )
 def test_options_out_of_range_are_refused(make):

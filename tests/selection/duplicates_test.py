@@ -45,7 +45,7 @@ def test_documents_are_ordered_as_in_the_authors_code():
 def test_the_authors_code_keeps_the_same_documents(name):
   """facebookresearch/SemDeDup at 6b41945, from its clusters and cosines."""
   keep, epsilon = name.split("|")
-  likeness_N = duplicates.likeness(EMBEDDING_NE, groups(keep))
+  likeness_N = duplicates.likeness(EMBEDDING_NE, groups(keep)).cosine_N
   kept = np.flatnonzero(likeness_N <= 1 - float(epsilon))
   assert kept.tolist() == EXPECTED["kept_indices"][name]
 
@@ -53,11 +53,13 @@ def test_the_authors_code_keeps_the_same_documents(name):
 @pytest.mark.usefixtures("blocks")
 def test_likeness_is_the_greatest_cosine_with_an_earlier_one():
   unit_NE = neighbors.unit(EMBEDDING_NE)
-  likeness_N = duplicates.likeness(3 * EMBEDDING_NE, groups("random", seed=4))
+  found = duplicates.likeness(3 * EMBEDDING_NE, groups("random", seed=4))
   for rows in groups("random", seed=4):
     cosine_BB = np.tril(unit_NE[rows] @ unit_NE[rows].T, -1)
     expected = np.maximum(cosine_BB.max(axis=1), 0)
-    np.testing.assert_allclose(likeness_N[rows], expected, atol=1e-6)
+    np.testing.assert_allclose(found.cosine_N[rows], expected, atol=1e-6)
+    other_B = np.where(expected > 0, rows[cosine_BB.argmax(axis=1)], -1)
+    np.testing.assert_array_equal(found.other_N[rows], other_B)
 
 
 @pytest.mark.usefixtures("blocks")
@@ -69,7 +71,7 @@ def test_no_two_that_stay_are_alike_and_none_leaves_without_a_reason(epsilon):
     near_BB = np.tril(unit_NE[rows] @ unit_NE[rows].T > 1 - epsilon, -1)
     has_earlier_B = (near_BB & kept_N[rows]).any(axis=1)
     np.testing.assert_array_equal(kept_N[rows], ~has_earlier_B)
-  likeness_N = duplicates.likeness(EMBEDDING_NE, groups())
+  likeness_N = duplicates.likeness(EMBEDDING_NE, groups()).cosine_N
   assert (kept_N >= (likeness_N <= 1 - epsilon)).all()
 
 
@@ -79,7 +81,7 @@ def test_of_a_chain_one_or_every_other_stays():
   chain_NE = np.stack([np.cos(angle_N), np.sin(angle_N)], axis=1)
   rows = [np.arange(21)]
   epsilon = 1 - np.cos(0.15)  # neighbors are alike, those after them are not
-  likeness_N = duplicates.likeness(chain_NE, rows)
+  likeness_N = duplicates.likeness(chain_NE, rows).cosine_N
   assert (likeness_N <= 1 - epsilon).tolist() == [True] + [False] * 20
   kept_N = duplicates.kept(chain_NE, rows, epsilon=epsilon)
   assert kept_N.tolist() == [True, False] * 10 + [True]
@@ -87,13 +89,15 @@ def test_of_a_chain_one_or_every_other_stays():
 
 @pytest.mark.usefixtures("blocks")
 def test_of_equal_documents_one_stays():
-  same_NE = np.ones((40, 3))
+  same_NE = np.tile(np.random.default_rng(1).normal(size=13), (40, 1))
   rows = [np.random.default_rng(0).permutation(40)]
-  likeness_N = duplicates.likeness(same_NE, rows)
-  np.testing.assert_allclose(np.delete(likeness_N, rows[0][0]), 1, atol=1e-6)
-  assert likeness_N[rows[0][0]] == 0
+  found = duplicates.likeness(same_NE, rows)
+  first = rows[0][0]
+  assert (np.delete(found.cosine_N, first) == 1).all()
+  assert found.cosine_N[first] == 0 and found.other_N[first] == -1
+  assert (np.delete(found.other_N, first) >= 0).all()
   kept_N = duplicates.kept(same_NE, rows, epsilon=0.01)
-  assert np.flatnonzero(kept_N).tolist() == [rows[0][0]]
+  assert np.flatnonzero(kept_N).tolist() == [first]
 
 
 def test_equal_documents_are_in_the_order_of_their_ids():

@@ -90,11 +90,13 @@ def test_an_empty_cluster_takes_a_document_that_is_far_from_its_own(blobs):
   np.testing.assert_array_equal(np.bincount(found.index_N), [70, 40, 20, 10])
 
 
-def test_equal_documents_are_one_cluster():
-  same_NE = np.tile(np.arange(1.0, E + 1), (N, 1))
-  found = cluster(same_NE)
-  assert found.size_L.tolist() == [N]
-  np.testing.assert_allclose(found.cosine_N, 1, atol=1e-6)
+@pytest.mark.parametrize("seed", range(4))
+def test_equal_documents_are_one_cluster(seed):
+  """And equally far from its center to the last bit, whatever they are."""
+  same_NE = np.tile(np.random.default_rng(seed).normal(size=13), (N, 1))
+  for found in (cluster(same_NE), kmeans.given(same_NE, np.zeros(N, int))):
+    assert found.size_L.tolist() == [N]
+    assert (found.cosine_N == 1).all()
 
 
 def test_parts_without_documents_are_left_out(blobs):
