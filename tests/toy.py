@@ -126,7 +126,7 @@ def build(texts, domain_N, goal, *, target_K, steps=STEPS) -> Corpus:
     document_tokens_M=tokens_M,
     document_target_M=target_M,
     num_documents=len(texts),
-    pool=scored(texts, keys),
+    pool=scored(texts, keys)._replace(domain_N=domain_N),
     train=(scored(goal, goal_keys),),
     validation=(scored(goal, goal_keys),),
   )

@@ -118,7 +118,8 @@ def check(config: Any) -> None:
   for name in recipe_names(config):
     method = make_method(name, config)  # refuses options
     if method.extends:
-      domains.log_weights_of_sources(Path(method.extends))
+      plan = domains.Plan(**config.partition)
+      domains.check_earlier(Path(method.extends), plan)
   ends = {"final": made.final.steps, "trial": made.trial.steps}
   if made.runs.decay:
     ends["runs"] = made.runs.steps
@@ -261,10 +262,16 @@ def export_budget(config: Any, data: prepare.Prepared) -> budgets.Budget:
 
 
 def make_method(name: str, config: Any) -> Method:
-  """A method with the options of its config block."""
+  """A method with the options of its config block.
+
+  A scorer that it names is made with those of its own block.
+  """
   options = (
     configs.factory_options(name, config[name]) if name in config else {}
   )
+  scorer = options.get("scorer")
+  if scorer in METHODS and scorer != name:
+    options["scorer"] = make_method(scorer, config)
   try:
     return _made(name, tuple(options.items()))
   except ValueError as error:

@@ -105,6 +105,7 @@ def _require_elsewhere(config: Any, workdir: Path) -> None:
     "config.recipe.apply": config.recipe.apply,
     "config.partition.kind": config.partition.kind.partition("tree:")[2],
     "config.olmix.reuse": config.olmix.reuse,
+    "config.quota.mixture": config.quota.mixture.partition("recipe:")[2],
   }.items():
     if folder and Path(folder).resolve() == workdir.resolve():
       raise UserError(

@@ -43,7 +43,9 @@ def config_of(name: str, config: Any) -> Any:
   own.baselines = ()
   for override in overrides:
     block = override.partition(".")[0]
-    if block not in {*SEARCH_BLOCKS, method}:
+    # Options of the scorer that a method names are options of the method.
+    scorer = own[method].get("scorer") if method in own else None
+    if block not in {*SEARCH_BLOCKS, method, scorer}:
       raise UserError(
         f"Variant {name!r} sets {override!r}; a variant may set fields of "
         f"{', '.join(sorted(SEARCH_BLOCKS))} and of its method's block, all else "

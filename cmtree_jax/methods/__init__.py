@@ -39,6 +39,8 @@ METHODS: dict[str, ModuleType] = {
     "grand",
     "less",
     "mates",
+    # Any of these scores, a mixture as quota.
+    "quota",
     # One proxy on a mixture that the method steers.
     "doremi",
     "doge",

@@ -288,8 +288,8 @@ class Method(NamedTuple):
   weighs: Literal["documents", "domains", "tree"] = "domains"
   # Whether the weights depend on the targets.
   targeted: bool = True
-  # Workdir of an earlier recipe on labelled sources that `Facts.earlier_log_w_K`
-  # is read from.
+  # Workdir of an earlier recipe, of labelled sources or of the leaves that are given,
+  # that `Facts.earlier_log_w_K` is read from.
   extends: str = ""
 
 

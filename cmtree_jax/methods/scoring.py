@@ -21,7 +21,7 @@ from cmtree_jax.methods.reasons import Reasons, because
 _ONCE = Look()  # one proxy, at its end
 CHUNK = 32_768  # documents that are scored at a time; bounds memory
 
-_LEAST = 1e-6  # weight of what is left out: a logarithm must be finite
+LEAST = 1e-6  # weight of what is left out: a logarithm must be finite
 
 
 class Weighed(NamedTuple):
@@ -143,7 +143,7 @@ def best(
   last = max(float(u_N[order_N[enough]]), np.nextafter(share, 0))
   kept_N = u_N <= last
   tokens_T = [pool.tokens_N[before_N <= last].sum() for before_N in before_TN]
-  found = _weighed(kept_N / q_N[kept_N].sum(), -u_N, tokens_T)
+  found = weighed(kept_N / q_N[kept_N].sum(), -u_N, tokens_T)
   why = because(
     "{before:.1%} of the tokens rank before it for the target that wants it most",
     before=u_N,
@@ -204,7 +204,7 @@ def chosen(
     w_N = np.where(kept_N, kept, max(1 - m * kept, 0.0) / (1 - m))
   if score_N is None:
     score_N = kept_N
-  return _weighed(w_N, score_N, [pool.tokens_N[kept_N].sum()])
+  return weighed(w_N, score_N, [pool.tokens_N[kept_N].sum()])
 
 
 def proportional(
@@ -248,7 +248,7 @@ def proportional(
     # As many tokens as equal weights would hold that are as uneven.
     tokens_T.append(pool.tokens_N.sum() / (q_N @ v_N**2))
   w_N = budget.capped(total_N, q_N, max_weight=max_weight)
-  found = _weighed(w_N, total_N, tokens_T)
+  found = weighed(w_N, total_N, tokens_T)
   return found.telling(target=range(num_targets))
 
 
@@ -294,9 +294,16 @@ def _before(order_N: np.ndarray, q_N: np.ndarray) -> np.ndarray:
   return before_N
 
 
-def _weighed(
+def weighed(
   w_N: np.ndarray, score_N: np.ndarray, tokens_T: Sequence[Any]
 ) -> Weighed:
-  log_w_N = np.log(np.maximum(w_N, _LEAST)).astype(np.float32)
+  """The state of a method that has weighed the documents, none with zero.
+
+  Args:
+    w_N: weights of mean one.
+    score_N: ranks the documents.
+    tokens_T: of the pool that the weights of each target hold.
+  """
+  log_w_N = np.log(np.maximum(w_N, LEAST)).astype(np.float32)
   found = Weighed(log_w_N, np.asarray(score_N, np.float64), {})
   return found.telling(tokens=tokens_T)

@@ -150,15 +150,33 @@ def log_weights_of_sources(folder: Path) -> dict[str, float]:
   return dict(zip(leaves.sources, leaves.log_w_L.tolist(), strict=True))
 
 
-def earlier_log_w(folder: Path, domains: Domains) -> np.ndarray:
-  """Log-weights of labelled domains in an earlier recipe; NaN for a new one.
+def check_earlier(folder: Path, plan: Plan) -> None:
+  """Refuses an earlier recipe whose domains are not found again in those of a plan.
 
   Raises:
-    UserError: these domains or those of the recipe have no labels, or none is in
-      both.
+    UserError: there is no recipe, or its leaves are neither labelled sources nor the
+      plan's own, `tree:FOLDER`.
   """
+  address = plan.kind.partition(":")[2]
+  if address and Path(address).resolve() == folder.resolve():
+    _leaves(folder)
+  else:
+    log_weights_of_sources(folder)
+
+
+def earlier_log_w(folder: Path, domains: Domains) -> np.ndarray:
+  """Log-weights of the domains in an earlier recipe; NaN for a new one.
+
+  The domains are its leaves, or sources that are known by their labels.
+
+  Raises:
+    UserError: these domains are not its leaves, and they or those of the recipe have
+      no labels, or none is in both.
+  """
+  partition, leaves = domains.partition, recipes.load(folder).partition
+  if leaves is not None and _places(leaves) == _places(partition):
+    return np.asarray(leaves.log_w_L, np.float64)
   log_w_of = log_weights_of_sources(folder)
-  partition = domains.partition
   is_labelled = isinstance(partition, partitions.ClusterPartition)
   labels = partition.sources if is_labelled else ()
   if not set(labels) & set(log_w_of):
@@ -168,6 +186,12 @@ def earlier_log_w(folder: Path, domains: Domains) -> np.ndarray:
       "= sources those with equal labels are the same."
     )
   return np.array([log_w_of.get(label, np.nan) for label in labels])
+
+
+def _places(partition: partitions.Partition) -> dict[str, Any]:
+  """What says where a partition puts documents, without weights."""
+  told = partition.to_json()
+  return {x: told[x] for x in told if x not in ("log_w_leaf", "hard")}
 
 
 def _placed(
@@ -211,12 +235,7 @@ def _sources(data: prepare.Prepared) -> Domains:
 
 def _tree(folder: Path, data: prepare.Prepared) -> partitions.Partition:
   """The leaves of a recipe, with weight one."""
-  leaves = recipes.load(folder).partition
-  if leaves is None:
-    raise UserError(
-      f"The recipe of {folder} weighs single documents and has no leaves; "
-      "config.partition.kind = tree wants one that has."
-    )
+  leaves = _leaves(folder)
   file = prepare.EMBEDDER_FILE
   if (folder / file).read_bytes() != (data.folder / file).read_bytes():
     raise UserError(
@@ -227,6 +246,16 @@ def _tree(folder: Path, data: prepare.Prepared) -> partitions.Partition:
   if isinstance(leaves, partitions.TreePartition):
     leaves = leaves._replace(hard=True)
   return leaves.with_weights(np.zeros(len(leaves.log_w_L), np.float32))
+
+
+def _leaves(folder: Path) -> partitions.Partition:
+  leaves = recipes.load(folder).partition
+  if leaves is None:
+    raise UserError(
+      f"The recipe of {folder} weighs single documents and has no leaves; "
+      "config.partition.kind = tree wants one that has."
+    )
+  return leaves
 
 
 def _embeddings(documents: prepare.DocumentSet) -> Iterator[np.ndarray]:

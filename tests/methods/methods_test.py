@@ -216,9 +216,11 @@ def test_relabelled_domains_change_nothing(run):
     pytest.skip("Which domain is trained on next depends on their order.")
   order = np.array([2, 0, 3, 1])
   known = run.known
+  assert known.pool is not None and known.pool.domain_N is not None
   known = known._replace(
     domain_mass_K=known.domain_mass_K[order],
     target_domain_TK=known.target_domain_TK[:, order],
+    pool=known.pool._replace(domain_N=np.argsort(order)[known.pool.domain_N]),
   )
   state = run.method.init(jax.random.key(0), known)
   for number in range(len(run.states) - 1):

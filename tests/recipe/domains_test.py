@@ -120,6 +120,31 @@ def test_labelled_domains_find_their_weights_in_an_earlier_recipe(
     domains.earlier_log_w(tmp_path, sources)
 
 
+def test_leaves_find_their_weights_in_their_recipe(data, tmp_path):
+  clusters = make("kmeans", data)
+  log_w_L = np.array([0.5, 1.0, 2.0])
+  write_recipe(tmp_path, clusters.partition.with_weights(log_w_L), data)
+  for kind in (f"tree:{tmp_path}", "kmeans"):  # of the same centers
+    found = domains.earlier_log_w(tmp_path, make(kind, data))
+    np.testing.assert_array_equal(found, log_w_L)
+  with pytest.raises(UserError, match="weighs no labelled sources"):
+    domains.earlier_log_w(tmp_path, make("ward", data))
+
+
+def test_an_earlier_recipe_is_of_labels_or_of_the_leaves_that_are_given(
+  data, tmp_path
+):
+  clusters, sources = make("kmeans", data), make("sources", data)
+  write_recipe(tmp_path, clusters.partition, data)
+  domains.check_earlier(tmp_path, domains.Plan(f"tree:{tmp_path}/."))
+  with pytest.raises(UserError, match="weighs no labelled sources"):
+    domains.check_earlier(tmp_path, domains.Plan("kmeans"))
+  write_recipe(tmp_path, sources.partition, data)
+  domains.check_earlier(tmp_path, domains.Plan("sources"))
+  with pytest.raises(UserError, match="No recipe.json in "):
+    domains.check_earlier(tmp_path / "no", domains.Plan(f"tree:{tmp_path}/no"))
+
+
 def test_leaves_of_a_recipe_become_domains(data, tmp_path):
   partition = make("kmeans", data).partition
   write_recipe(
