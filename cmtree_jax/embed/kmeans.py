@@ -56,13 +56,24 @@ def fit(
   return KMeans(center_LE[order_L], mass_L[order_L] / mass_L.sum())
 
 
-def assign(embedding_NE: FloatNE, center_LE: FloatLE) -> IntN:
-  """The center of largest cosine for each row, int32; the first of equal ones."""
+def assign(
+  embedding_NE: FloatNE, center_LE: FloatLE, offset_L: FloatL | None = None
+) -> IntN:
+  """The center of largest cosine for each row, int32; the first of equal ones.
+
+  Args:
+    embedding_NE: rows of any length above zero.
+    center_LE: of unit length, or scaled by what the cosine counts for.
+    offset_L: what is added to the products of rows of unit length.
+  """
   chunks = [np.zeros(0, np.int32)]
   for start in range(0, len(embedding_NE), _CHUNK):
     rows_BE = np.asarray(embedding_NE[start : start + _CHUNK], np.float64)
-    cosine_BL = rows_BE @ np.asarray(center_LE, np.float64).T
-    chunks.append(cosine_BL.argmax(axis=1).astype(np.int32))
+    score_BL = rows_BE @ np.asarray(center_LE, np.float64).T
+    if offset_L is not None:
+      length_B1 = np.linalg.norm(rows_BE, axis=1, keepdims=True)
+      score_BL = score_BL / np.maximum(length_B1, 1e-12) + offset_L
+    chunks.append(score_BL.argmax(axis=1).astype(np.int32))
   return np.concatenate(chunks)
 
 

@@ -1,7 +1,8 @@
 """Domains: a frozen partition of the corpus, which mixture methods weigh.
 
 Every method runs on any of them: the labelled sources, k-means, the groups that
-CLIMB and R&B make of k-means, or the leaves of a tree that was learned before.
+CLIMB and R&B make of k-means, the balanced clusters of GEM, or the leaves of a tree
+that was learned before.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,19 +21,23 @@ from cmtree_jax.types import UserError
 
 CHUNK = 65_536  # documents that are looked at together; bounds memory
 
-KINDS = ("kmeans", "silhouette", "sources", "tree:WORKDIR", "ward")
+KINDS = ("gem", "kmeans", "silhouette", "sources", "tree:WORKDIR", "ward")
 
 
 class Plan(NamedTuple):
   """How the corpus is divided into domains; the block `partition`."""
 
   # kmeans; ward, k-means of many clusters merged as in CLIMB; silhouette, k-means
-  # with the number of clusters that has the best silhouette, as in R&B; sources, the
-  # labels; tree:WORKDIR, the leaves of a recipe, each document in its likeliest one.
+  # with the number of clusters that has the best silhouette, as in R&B; gem, clusters
+  # of directions with masses nearly alike; sources, the labels; tree:WORKDIR, the
+  # leaves of a recipe, each document in its likeliest one.
   kind: str = "kmeans"
-  num_clusters: int = 64  # of kmeans and ward
+  num_clusters: int = 64  # of kmeans, ward and gem
   fine_clusters: int = 1000  # that ward merges
   candidates: tuple[int, ...] = (4, 8, 16, 32, 64)  # that silhouette tries
+  # How much gem cares for equal masses, in units of its clusters' concentration;
+  # the paper's 5000 for 900.
+  balance: float = 5.6
   # Documents that clusters and the start of a tree are fitted on.
   sample_documents: int = 50_000
 
@@ -53,6 +58,8 @@ class Plan(NamedTuple):
       fine_clusters=self.fine_clusters,
       sample_documents=self.sample_documents,
     )
+    checks.at_least(0, balance=self.balance)
+    checks.finite(balance=self.balance)
 
 
 class Domains(NamedTuple):
@@ -128,7 +135,18 @@ def _ward(plan: Plan, sample_NE: np.ndarray, **fit: Any):
   )
 
 
+def _gem(plan: Plan, sample_NE: np.ndarray, **fit: Any):
+  from cmtree_jax.embed import gem
+
+  num_clusters = min(plan.num_clusters, len(sample_NE))
+  found = gem.fit(
+    sample_NE, num_clusters=num_clusters, balance=plan.balance, **fit
+  )
+  return partitions.clusters(found.center_LE)._replace(offset_F=found.offset_L)
+
+
 _CLUSTERS: dict[str, Callable[..., partitions.Partition]] = {
+  "gem": _gem,
   "kmeans": _kmeans,
   "silhouette": _silhouette,
   "ward": _ward,

@@ -98,13 +98,15 @@ class ClusterPartition(NamedTuple):
   """Frozen parts: groups of clusters, or labelled sources.
 
   A document is in the part of its nearest center, unless its source is known and
-  the parts are sources.
+  the parts are sources. With offsets nearness is a product of its direction with the
+  center, and the center's offset.
   """
 
   center_FE: np.ndarray
   log_w_L: np.ndarray
   group_F: np.ndarray  # the part that each center belongs to
   sources: tuple[str, ...] = ()  # labels of the parts, where they are sources
+  offset_F: np.ndarray | None = None
 
   @property
   def branching(self) -> tuple[int, ...]:
@@ -115,7 +117,8 @@ class ClusterPartition(NamedTuple):
     self, embedding_NE: np.ndarray, source_N: Sequence[str] | None = None
   ) -> np.ndarray:
     """0 for a document's own part, minus infinity for the others."""
-    part_N = self.group_F[kmeans.assign(embedding_NE, self.center_FE)]
+    center_N = kmeans.assign(embedding_NE, self.center_FE, self.offset_F)
+    part_N = self.group_F[center_N]
     if self.sources and source_N is not None:
       number = {source: i for i, source in enumerate(self.sources)}
       known = [number.get(source, -1) for source in source_N]
@@ -128,13 +131,16 @@ class ClusterPartition(NamedTuple):
 
   def to_json(self) -> dict[str, Any]:
     """Centers, their parts and weights as nested lists of numbers."""
-    return {
+    told = {
       "kind": "clusters",
       "log_w_leaf": np.asarray(self.log_w_L).tolist(),
       "centers": np.asarray(self.center_FE).tolist(),
       "groups": np.asarray(self.group_F).tolist(),
       "sources": list(self.sources),
     }
+    if self.offset_F is not None:
+      told["offsets"] = np.asarray(self.offset_F).tolist()
+    return told
 
 
 def _one_leaf(leaf_N: np.ndarray, num_leaves: int) -> np.ndarray:
@@ -177,11 +183,13 @@ def partition_from_json(data: dict[str, Any]) -> Partition:
   """Reads back what `Partition.to_json` wrote."""
   log_w_L = np.array(data["log_w_leaf"], np.float32)
   if data["kind"] == "clusters":
+    offsets = data.get("offsets")
     return ClusterPartition(
       np.array(data["centers"], np.float32),
       log_w_L,
       np.array(data["groups"], np.int64),
       tuple(data["sources"]),
+      None if offsets is None else np.array(offsets, np.float32),
     )
   theta = tuple(
     model.Level(**{k: jnp.asarray(v, jnp.float32) for k, v in level.items()})

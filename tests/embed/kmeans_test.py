@@ -104,3 +104,13 @@ def test_a_row_between_two_centers_goes_to_the_first():
 def test_more_clusters_than_documents_are_refused(blobs, num_clusters):
   with pytest.raises(UserError, match="1 to 140"):
     kmeans.fit(blobs[0], num_clusters=num_clusters, seed=0)
+
+
+def test_offsets_are_added_to_products_of_directions():
+  center_LE = np.array([[3.0, 0.0], [0.0, 1.0]])
+  row_NE = np.array([[1.0, 1.0], [0.1, 0.1], [0.0, 9.0]])
+  offset_L = np.array([0.0, 1.6])
+  # 3 / sqrt(2) = 2.12 against 0.71 + 1.6, whatever the length.
+  found = kmeans.assign(row_NE, center_LE, offset_L)
+  assert found.tolist() == [1, 1, 1]
+  assert kmeans.assign(row_NE, center_LE).tolist() == [0, 0, 1]

@@ -48,7 +48,9 @@ def make(kind, data):
   return domains.make(plan, data, every, seed=0)
 
 
-@pytest.mark.parametrize("kind", ["kmeans", "ward", "silhouette", "sources"])
+@pytest.mark.parametrize(
+  "kind", ["kmeans", "ward", "silhouette", "gem", "sources"]
+)
 def test_every_kind_finds_the_three_sources(data, kind):
   found = make(kind, data)
   source_N, names = data.documents.labels("source")
@@ -73,8 +75,9 @@ def test_a_label_counts_more_than_the_nearest_center(data):
   assert told.argmax(axis=1).tolist() == [1, 1, 1]
 
 
-def test_a_partition_survives_its_file(data):
-  partition = make("ward", data).partition.with_weights(np.arange(3.0))
+@pytest.mark.parametrize("kind", ["ward", "gem"])
+def test_a_partition_survives_its_file(data, kind):
+  partition = make(kind, data).partition.with_weights(np.arange(3.0))
   read = partitions.partition_from_json(
     json.loads(json.dumps(partition.to_json()))
   )
@@ -172,7 +175,8 @@ def test_sources_need_labels(data, tmp_path):
 @pytest.mark.parametrize(
   ("fields", "told"),
   [
-    (dict(kind="trees"), "kind = 'trees' is unknown. Known: kmeans"),
+    (dict(kind="trees"), "kind = 'trees' is unknown. Known: gem, kmeans"),
+    (dict(balance=-1.0), "balance = -1.0 must be at least 0"),
     (dict(kind="tree:"), "kind = 'tree:' is unknown"),
     (dict(num_clusters=0), "num_clusters = 0 must be at least 1"),
     (dict(candidates=(4, 1)), r"candidates = \(4, 1\) must be numbers above 1"),
