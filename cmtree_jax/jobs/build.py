@@ -16,6 +16,7 @@ from cmtree_jax.bilevel import HYPERGRADS, memory, problem
 from cmtree_jax.bilevel.cost import UnrollCost
 from cmtree_jax.data.build import prepare, tokenizer, workers
 from cmtree_jax.data.plan import Plan as DataPlan
+from cmtree_jax.data.read import entries, labels
 from cmtree_jax.embed import grams
 from cmtree_jax.evaluate import sets
 from cmtree_jax.loops import look, steer, values
@@ -120,6 +121,7 @@ def check(config: Any) -> None:
     if method.extends:
       plan = domains.Plan(**config.partition)
       domains.check_earlier(Path(method.extends), plan)
+    _check_files(name, method)
   ends = {"final": made.final.steps, "trial": made.trial.steps}
   if made.runs.decay:
     ends["runs"] = made.runs.steps
@@ -141,6 +143,23 @@ def check(config: Any) -> None:
     except ValueError as error:
       raise UserError(f"config.{block}: {error}") from error
   _check_mesh(config, made)
+
+
+def _check_files(name: str, method: Method) -> None:
+  """Files of the user that a method names must hold what it wants."""
+  if method.entries:
+    entries.read(Path(method.entries))
+  if method.labels == "":
+    raise UserError(
+      f"config.{name}.labels: wanted a file of labelled texts, came none; name one "
+      'with a line such as {"text": "...", "score": 3} for each text.'
+    )
+  if method.labels and not sum(
+    len(some.texts) for some in labels.read(Path(method.labels))
+  ):
+    raise UserError(
+      f"config.{name}.labels: wanted labelled texts in {method.labels}, came none."
+    )
 
 
 # Least values of the fields that belong to no plan.

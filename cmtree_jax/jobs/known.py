@@ -5,14 +5,15 @@ from typing import Any
 
 import numpy as np
 
-from cmtree_jax.data.build import texts
+from cmtree_jax.data.build import prepare, texts
 from cmtree_jax.data.build.prepare import DocumentSet, Prepared
+from cmtree_jax.data.read import entries, labels
 from cmtree_jax.embed import grams
 from cmtree_jax.embed.grams import Grams
 from cmtree_jax.evaluate import sets
 from cmtree_jax.jobs import build
 from cmtree_jax.jobs.job import Job
-from cmtree_jax.methods.base import Documents, Facts, Method
+from cmtree_jax.methods.base import Documents, Facts, Labelled, Method
 from cmtree_jax.recipe import domains
 from cmtree_jax.recipe.domains import Domains
 from cmtree_jax.signals.documents import documents_of
@@ -55,6 +56,10 @@ def facts_of(
   if method.extends:
     earlier_log_w_K = domains.earlier_log_w(Path(method.extends), placed)
     facts = facts._replace(earlier_log_w_K=earlier_log_w_K)
+  if method.entries:
+    facts = facts._replace(entries=entries.read(Path(method.entries)))
+  if method.labels:
+    facts = facts._replace(labelled=_labelled(method.labels, config, data))
   if method.loop == "steer":
     return facts._replace(steps=plans.steer.steps)
   if method.loop == "runs":
@@ -105,6 +110,19 @@ def with_documents(
     train=train,
     validation=validation,
   )
+
+
+def _labelled(path: str, config: Any, data: Prepared) -> Labelled:
+  """Labelled texts, where the corpus's own embedder puts them."""
+  embedder = prepare.load_embedder(
+    data.folder / prepare.EMBEDDER_FILE, cache_dir=build.cache_dir(config)
+  )
+  keys, places, scores = [], [], []
+  for some in labels.read(Path(path)):
+    keys.append(some.key_M)
+    places.append(embedder(some.texts))
+    scores.append(some.score_M)
+  return Labelled(*(np.concatenate(x) for x in (keys, places, scores)))
 
 
 def _with_sizes(

@@ -154,6 +154,14 @@ class Look(NamedTuple):
     return len(self.models) * self.seeds * self.checkpoints
 
 
+class Labelled(NamedTuple):
+  """Texts that the user has given scores; they need not be of the pool."""
+
+  key_M: np.ndarray  # uint64, a hash of every text
+  embedding_ME: np.ndarray
+  score_M: np.ndarray
+
+
 class Facts(NamedTuple):
   """What is known of corpus and target before the first step."""
 
@@ -195,6 +203,9 @@ class Facts(NamedTuple):
   # Log-weights of the domains in the recipe that `Method.extends` names; NaN for a
   # domain that is new since. None where it names none.
   earlier_log_w_K: Any = None
+  # What is in the files that `Method.entries` and `Method.labels` name.
+  entries: tuple[str, ...] = ()
+  labelled: Labelled | None = None
 
   @property
   def num_domains(self) -> int:
@@ -291,6 +302,10 @@ class Method(NamedTuple):
   # Workdir of an earlier recipe, of labelled sources or of the leaves that are given,
   # that `Facts.earlier_log_w_K` is read from.
   extends: str = ""
+  # Files of the user: a list of entries that `Facts.entries` holds, and labelled texts
+  # for `Facts.labelled`; see `data/read`. None: the method wants no labels.
+  entries: str = ""
+  labels: str | None = None
 
 
 class Small(NamedTuple):

@@ -8,7 +8,13 @@ import numpy as np
 
 from cmtree_jax.embed import grams
 from cmtree_jax.methods import METHODS
-from cmtree_jax.methods.base import MEASURED, Documents, Facts, Signals
+from cmtree_jax.methods.base import (
+  MEASURED,
+  Documents,
+  Facts,
+  Labelled,
+  Signals,
+)
 from tests.listed import Listed
 
 POOL, TARGET, B, K, E, T, PROXIES = 60, 20, 40, 4, 6, 2, 4
@@ -158,7 +164,14 @@ def facts(max_weight=MAX_WEIGHT):
     ),
     train=tuple(some_documents(TARGET // T, 20 + t) for t in range(T)),
     validation=tuple(some_documents(5, 30 + t) for t in range(T)),
+    labelled=Labelled(np.arange(30, dtype=np.uint64), *labels(30)),
   )
+
+
+def labels(count):
+  """Features of texts, and scores that depend on them."""
+  embedding_ME = features(count, 40)
+  return embedding_ME, embedding_ME[:, 0] + 0.1 * features(count, 41)[:, 0]
 
 
 def declared(method, signals):
