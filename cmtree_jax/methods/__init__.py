@@ -24,6 +24,7 @@ METHODS: dict[str, ModuleType] = {
     "dsir",
     "classifier",
     "zip_fit",
+    "metaclip",
     # Where documents lie, whatever the targets are.
     "semdedup",
     # What models in training make of every document.
