@@ -23,13 +23,15 @@ from experiments.claims import Results
 
 TREE = "joint_16"
 EPOCHS = (1 / 4, 1)
-# `joint_16` is the tree, and its start and the classifiers are among what is free.
+# `joint_16` is the tree, and its start and the classifiers are among what is free;
+# `quality` waits for a file of labelled texts.
+_LEFT_OUT = ("cmtree", "crisp", "quality", NATURAL)
 ALL = tuple(
   dict.fromkeys(
     [
       TREE,
       *claims.FREE,
-      *(name for name in METHODS if name not in ("cmtree", "crisp", NATURAL)),
+      *(name for name in METHODS if name not in _LEFT_OUT),
     ]
   )
 )

@@ -25,6 +25,7 @@ METHODS: dict[str, ModuleType] = {
     "classifier",
     "zip_fit",
     "metaclip",
+    "quality",
     # Where documents lie, whatever the targets are.
     "semdedup",
     # What models in training make of every document.

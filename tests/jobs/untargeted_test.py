@@ -113,7 +113,12 @@ _UNTARGETED = [name for name, one in METHODS.items() if not one.make().targeted]
 def test_every_method_that_knows_no_target_runs_without_one(
   corpus, tmp_path, name
 ):
-  assert main.main(_arguments(corpus, tmp_path / "run", name)) == 0
+  settings = ()
+  if name == "quality":
+    labels = [{"text": "def f(x): " * i, "score": i} for i in range(1, 21)]
+    corpora.write(corpus / "labels.jsonl", labels)
+    settings = (f"quality.labels={corpus}/labels.jsonl",)
+  assert main.main(_arguments(corpus, tmp_path / "run", name, *settings)) == 0
   table = pq.read_table(tmp_path / "run" / "documents.parquet").to_pydict()
   mass = np.array(table["tokens"]) / np.sum(table["tokens"])
   assert mass @ np.array(table["weight"]) == pytest.approx(1, abs=1e-5)
@@ -126,11 +131,14 @@ def test_every_method_that_knows_no_target_runs_without_one(
     ("doge", "doge.objective=domains"),
     ("skill_it", "skill_it.evaluate=domains"),
     ("aioli", "aioli.evaluate=domains"),
+    ("metaclip", "metaclip.entries={corpus}/entries.txt"),
   ],
 )
 def test_options_may_make_a_method_know_no_target(
   corpus, tmp_path, name, setting
 ):
+  (corpus / "entries.txt").write_text("lorem ipsum\nreturn\n1\n")
+  setting = setting.format(corpus=corpus)
   assert main.main(_arguments(corpus, tmp_path / "run", name, setting)) == 0
 
 
@@ -150,6 +158,9 @@ def test_no_target_may_be_asked_for_beside_one(corpus, tmp_path, capsys):
   [
     ("crisp", (), ["crisp chooses for one", "target_files", "semdedup"]),
     ("crisp", ("data.targets=none",), ["crisp chooses for one"]),
+    ("metaclip", (), ["metaclip chooses for one"]),
+    ("quality", (), ["quality.labels", "came none", '"score": 3']),
+    ("quality", ("quality.labels=none.jsonl",), ["none.jsonl"]),
     ("natural", ("data.targets=none,x",), ["config.data.targets", "'none'"]),
     ("natural", ("data.targets=x",), ["'x'", "(none)", "data.targets=none"]),
   ],
