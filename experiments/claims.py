@@ -236,9 +236,14 @@ def at_epochs(
 
 
 def write_table(
-  path: Path, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]
+  path: Path,
+  title: str,
+  columns: Sequence[str],
+  rows: Iterable[Sequence[str]],
+  *,
+  printed: bool = True,
 ) -> Path:
-  """Writes and prints a Markdown table; makes its folder."""
+  """Writes a Markdown table and, unless it is too wide, prints it; makes its folder."""
   from cmtree_jax.data import store
 
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -246,7 +251,8 @@ def write_table(
   table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
   text = f"## {title}\n\n{table}\n"
   store.write_atomically(path, text)
-  print(text)
+  if printed:
+    print(text)
   return path
 
 

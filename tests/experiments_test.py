@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from scipy import stats
 
 from cmtree_jax.config import load
 from cmtree_jax.evaluate import statistics
@@ -24,6 +25,7 @@ from experiments import (
   gradient_over_similarity,
   guarded,
   joint_against_frozen,
+  likeness,
   repetition,
   search_cost,
   transfer,
@@ -263,6 +265,60 @@ def test_every_method_is_compared():
   settings = get_config("cpu").variants
   methods = {settings.get(name, (name,))[0] for name in against_everything.ALL}
   assert methods == set(METHODS) - {"natural"}
+
+
+def test_like_methods_stand_beside_each_other(tmp_path):
+  rng = np.random.default_rng(0)
+  one, other = rng.normal(size=(2, 200))
+  noise = rng.normal(size=200)
+  weights = {
+    "a": {"s": [one, one + noise], "t": [one, one + noise]},
+    "b": {"s": [other], "t": [-other]},
+    # Ranks count, not weights; and the mean over sets of targets.
+    "a_too": {"s": [np.exp(one)], "t": [one**3]},
+    "natural": {"s": [0 * one], "t": [0 * one]},
+    "b_too": {"s": [other + 0.1 * noise], "t": [-other]},
+  }
+  found = likeness.likeness(weights)
+  assert set(found.methods) == set(weights) - {"natural"}
+  place = {name: found.methods.index(name) for name in found.methods}
+  assert (
+    abs(place["a"] - place["a_too"]) == abs(place["b"] - place["b_too"]) == 1
+  )
+  rho = {
+    pair: found.rho_MM[place[pair[0]], place[pair[1]]]
+    for pair in (
+      ("a", "a_too"),
+      ("b", "b_too"),
+      ("a", "b"),
+      ("a", "a"),
+      ("b", "b"),
+    )
+  }
+  assert rho["a", "a_too"] == pytest.approx(1)
+  assert 0.98 < rho["b", "b_too"] < 1
+  both = [stats.spearmanr(one, x).statistic for x in (other, -other)]
+  assert rho["a", "b"] == pytest.approx(np.mean(both), abs=1e-12)
+  again = stats.spearmanr(one, one + noise).statistic
+  assert rho["a", "a"] == pytest.approx(again) and np.isnan(rho["b", "b"])
+  _, pairs, figure = likeness.show(found, tmp_path)
+  assert re.search(r"\| a(_too)? \| a(_too)? \| \+1\.00 \|", pairs.read_text())
+  assert "a_too" in figure.read_text()
+
+
+def test_likeness_searches_and_trains_nothing(corpus, tmp_path):
+  arguments = corpora.arguments(
+    *("configs/claims.py:toy", corpus, tmp_path, _TARGETS, *_TINY),
+    *("compare.methods=crisp_16,dsir,random_documents", "compare.seeds=2"),
+    "compare.targets=arithmetic,programs",
+  )
+  assert likeness.main(arguments) == 0
+  lines = (tmp_path / "likeness/likeness.md").read_text().splitlines()
+  assert {line.split(" ")[1] for line in lines[4:]} == {
+    *("crisp_16", "dsir", "random_documents")
+  }
+  assert len(list((tmp_path / "cells/search").glob("crisp_16.*.json"))) == 4
+  assert not list((tmp_path / "cells/final").iterdir())
 
 
 def test_an_interval_is_over_searches(made_up):
