@@ -28,6 +28,7 @@ from experiments import (
   likeness,
   repetition,
   search_cost,
+  selection_cost,
   transfer,
 )
 from tests import corpora
@@ -319,6 +320,39 @@ def test_likeness_searches_and_trains_nothing(corpus, tmp_path):
   }
   assert len(list((tmp_path / "cells/search").glob("crisp_16.*.json"))) == 4
   assert not list((tmp_path / "cells/final").iterdir())
+
+
+def test_costs_of_choosing_are_measured_in_processes(
+  corpus, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(selection_cost, "_methods", lambda: ["dsir"])
+  arguments = corpora.arguments(
+    "configs/smoke.py", corpus, tmp_path, _TARGETS, "look.steps=25"
+  )
+  assert selection_cost.main(arguments) == 0
+  found = selection_cost.Took(
+    **json.loads((tmp_path / "dsir.json").read_text())
+  )
+  assert found.documents == 120 and found.flops == 0 and not found.refused
+  assert found.again <= found.seconds  # words are counted once
+  assert 0 < found.more_bytes < found.peak_bytes
+  # What was measured is not measured again.
+  (tmp_path / "dsir.json").write_text(
+    json.dumps({**found._asdict(), "refused": "no labels came"})
+  )
+  assert selection_cost.main(arguments) == 0
+  assert (
+    "| dsir | none | no labels came |" in (tmp_path / "cost.md").read_text()
+  )
+
+
+def test_costs_of_choosing_are_told_by_document(tmp_path):
+  took = selection_cost.Took(
+    *(1000, 10**6, 2.5e6, 3e12, 4.0, 0.5), 2**30, 5 * 2**20
+  )
+  path = selection_cost.show({"el2n": took}, tmp_path)
+  row = "| el2n | look | 2.50 | 3.0e+12 | 4.0 | 0.5 | 1,024 | 5 | 5.2 |"
+  assert row in path.read_text()
 
 
 def test_an_interval_is_over_searches(made_up):
