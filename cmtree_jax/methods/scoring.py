@@ -132,7 +132,9 @@ def best(
   """
   q_N = pool.tokens_N / pool.tokens_N.sum()
   before_TN = [
-    _before(_order(score_N, pool.key_N), q_N) for score_N in score_TN
+    # Whole tokens are added up: rounded shares would miss s by a document.
+    _before(_order(score_N, pool.key_N), pool.tokens_N) / pool.tokens_N.sum()
+    for score_N in score_TN
   ]
   u_N = np.min(before_TN, axis=0)
   # The last ones may make the rounded sum fall short of the whole: then all stay.
@@ -287,10 +289,10 @@ def _order(score_N: np.ndarray, key_N: np.ndarray) -> np.ndarray:
   return np.lexsort((key_N, -score_N))
 
 
-def _before(order_N: np.ndarray, q_N: np.ndarray) -> np.ndarray:
-  """The tokens, or the share of them, that stand before each document."""
+def _before(order_N: np.ndarray, tokens_N: np.ndarray) -> np.ndarray:
+  """The tokens that stand before each document."""
   before_N = np.empty(len(order_N))
-  before_N[order_N] = np.cumsum(q_N[order_N]) - q_N[order_N]
+  before_N[order_N] = np.cumsum(tokens_N[order_N]) - tokens_N[order_N]
   return before_N
 
 

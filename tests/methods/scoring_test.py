@@ -160,3 +160,15 @@ def test_what_is_not_kept_is_told_with_its_rank_or_score():
   assert scoring.chosen(score_N > 3, POOL, max_weight=9.0).reasons is None
   own = because("for no reason", x=score_N)
   assert soft.saying(own).telling(x=[1.0]).reasons is own
+
+
+@pytest.mark.parametrize("parts", [3, 4, 7, 10])
+def test_a_share_of_equal_documents_is_met_exactly(parts):
+  size = 28 * parts
+  pool = Documents(
+    np.arange(size, dtype=np.uint64), np.full(size, 9), np.zeros((size, 1))
+  )
+  found = scoring.top(
+    -np.arange(float(size)), pool, share=1 / parts, max_weight=100.0
+  )
+  assert np.flatnonzero(found.log_w_N > 0).tolist() == list(range(28))
