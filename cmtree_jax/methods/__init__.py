@@ -28,6 +28,7 @@ METHODS: dict[str, ModuleType] = {
     "quality",
     # Where documents lie, whatever the targets are.
     "semdedup",
+    "ssl_prototypes",
     # What models in training make of every document.
     "perplexity",
     "el2n",
