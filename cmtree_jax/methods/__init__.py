@@ -29,6 +29,7 @@ METHODS: dict[str, ModuleType] = {
     # Where documents lie, whatever the targets are.
     "semdedup",
     "ssl_prototypes",
+    "d4",
     # What models in training make of every document.
     "perplexity",
     "el2n",
