@@ -30,6 +30,7 @@ METHODS: dict[str, ModuleType] = {
     "semdedup",
     "ssl_prototypes",
     "d4",
+    "density",
     # What models in training make of every document.
     "perplexity",
     "el2n",
