@@ -22,9 +22,13 @@ from cmtree_jax.bilevel.unrolled import (
 )
 
 HYPERGRADS: dict[str, Estimator] = {
-  "unrolled": Estimator(unrolled, unrolled_cost, stores=True),
-  "difference": Estimator(difference, difference_cost, stores=True),
-  "first_order": Estimator(first_order, first_order_cost, stores=True),
+  "unrolled": Estimator(unrolled, unrolled_cost, stores=True, follows=True),
+  "difference": Estimator(
+    difference, difference_cost, stores=True, follows=True
+  ),
+  "first_order": Estimator(
+    first_order, first_order_cost, stores=True, follows=True
+  ),
   "truncated": Estimator(truncated, truncated_cost, stores=True),
   "one_step": Estimator(one_step, one_step_cost, stores=False),
   "neumann": Estimator(neumann, neumann_cost, stores=False),

@@ -73,6 +73,7 @@ class Estimator(NamedTuple):
   # refuses, so a plan is checked before anything is compiled.
   cost: Callable[..., UnrollCost]
   stores: bool  # a trajectory, so that it takes a `policy` (see `memory`)
+  follows: bool = False  # the outer loss along the path, where it is asked to
 
 
 # (weight_S, phi, inner batches, outer batch, axis) -> (loss, its derivative with

@@ -109,6 +109,7 @@ def difference(
   *,
   optimizer: optax.GradientTransformation,
   policy: memory.Policy = "tape",
+  along_path: bool = False,
   mesh: Mesh | None = None,
 ) -> Hypergradient:
   r"""`unrolled` with Hessian-vector products by a one-sided difference.
@@ -129,16 +130,20 @@ def difference(
     optimizer=optimizer,
     policy=policy,
     curvature="difference",
+    along_path=along_path,
   )
   return differentiate(trajectory, problem, mesh=mesh)
 
 
 def difference_cost(
-  num_steps: int, *, policy: memory.Policy = "tape"
+  num_steps: int,
+  *,
+  policy: memory.Policy = "tape",
+  along_path: bool = False,
 ) -> UnrollCost:
   """Two gradients at every step."""
-  del num_steps
-  return UnrollCost(2 * GRADIENT + _retraining(policy), 1)
+  inner = 2 * GRADIENT + _retraining(policy)
+  return UnrollCost(inner, num_steps if along_path else 1)
 
 
 def first_order(
@@ -146,6 +151,7 @@ def first_order(
   *,
   optimizer: optax.GradientTransformation,
   policy: memory.Policy = "tape",
+  along_path: bool = False,
   mesh: Mesh | None = None,
 ) -> Hypergradient:
   r"""`unrolled` without curvature: a step moves later ones by its update alone.
@@ -161,16 +167,20 @@ def first_order(
     optimizer=optimizer,
     policy=policy,
     curvature="none",
+    along_path=along_path,
   )
   return differentiate(trajectory, problem, mesh=mesh)
 
 
 def first_order_cost(
-  num_steps: int, *, policy: memory.Policy = "tape"
+  num_steps: int,
+  *,
+  policy: memory.Policy = "tape",
+  along_path: bool = False,
 ) -> UnrollCost:
   """A gradient and the tangent of a forward pass at every step."""
-  del num_steps
-  return UnrollCost(GRADIENT + TANGENT + _retraining(policy), 1)
+  inner = GRADIENT + TANGENT + _retraining(policy)
+  return UnrollCost(inner, num_steps if along_path else 1)
 
 
 def truncated(

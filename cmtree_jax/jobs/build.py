@@ -118,6 +118,7 @@ def check(config: Any) -> None:
   _check_names(config, made)
   for name in recipe_names(config):
     method = make_method(name, config)  # refuses options
+    path_options(method, config)
     if method.extends:
       plan = domains.Plan(**config.partition)
       domains.check_earlier(Path(method.extends), plan)
@@ -337,6 +338,25 @@ def estimator_options(
   return {"policy": policy}
 
 
+def path_options(method: Method, config: Any) -> dict[str, Any]:
+  """What a method that values documents asks of the estimator.
+
+  Raises:
+    UserError: the estimator does not see the path.
+  """
+  if not method.along_path:
+    return {}
+  name = config.hypergradient.estimator
+  if not HYPERGRADS[name].follows:
+    known = [one for one, made in HYPERGRADS.items() if made.follows]
+    raise UserError(
+      f"config.hypergradient.estimator = {name!r} sees the targets' loss at the end "
+      "of an unroll alone, and a method of this job wants that along the path. "
+      f"Those that follow it: {', '.join(known)}."
+    )
+  return {"along_path": True}
+
+
 def unroll_cost(config: Any, **options: Any) -> UnrollCost:
   """Of the config's hypergradient through one unroll.
 
@@ -384,7 +404,7 @@ def search_work(name: str, config: Any) -> float:
     "values": lambda: values.work(
       made.values,
       rows,
-      unroll_cost(config),
+      unroll_cost(config, **path_options(method, config)),
       targets=max(1, len(config.data.targets)),
     ),
     "steer": lambda: steer.work(method, made.steer, rows),

@@ -176,7 +176,7 @@ def _values(learner: Learner, session: fleet.Session) -> fleet.Outcome:
     proxy,
     build.optimizer_of(config, total_steps=None),
     learner.job.reporter.say,
-  )
+  ) | build.path_options(learner.method, config)
   model = fleet.Model(
     _valuing_engine(
       proxy,

@@ -108,13 +108,22 @@ def run(
   history = tuple(
     dict(zip(fields, row.tolist(), strict=True)) for row in state.history
   )
-  return Outcome(
+  found = Outcome(
     weights=method.finalize(state.method),
     cost=Cost(*state.fleet.cost),
     history=history,
     value_N=state.evidence.mean_N,
     candidates=_candidates(state, history),
   )
+  if method.conclude is None:
+    return found
+  last = method.conclude(
+    state.method,
+    jax.random.fold_in(search.key, 2),
+    facts,
+    state.evidence.mean_N,
+  )
+  return found._replace(weights=last.weights, reasons=last.reasons)
 
 
 class _Search(NamedTuple):

@@ -257,6 +257,13 @@ LOOPS = {
 }
 
 
+class Conclusion(NamedTuple):
+  """What is handed over after all rounds of the loop `values`."""
+
+  weights: Any  # as `Weights`
+  reasons: Reasons | None = None  # as of `Method.reasons`
+
+
 class Method(NamedTuple):
   """A method of weighting documents."""
 
@@ -268,6 +275,15 @@ class Method(NamedTuple):
   # The state with the last step taken back; the loop `values` asks for it where the
   # step was measured to do harm.
   undo: Callable[[Any], Any] = lambda state: state
+  # Loop `values`: (state, key, facts, mean value of every document, NaN for one that
+  # was never asked for) -> what is handed over, by a method that chooses documents of
+  # the whole pool. None: `finalize` after the last round.
+  conclude: (
+    Callable[[Any, shapes.Key, Facts, np.ndarray], Conclusion] | None
+  ) = None
+  # Loop `values`: whether values are of the targets' mean loss along an unroll, and
+  # not of that at its end.
+  along_path: bool = False
   # Loop `steer`: state -> Ask. Loop `runs`: state -> Trials still to run, see
   # `Trials.pending`; none are left when the search is over.
   ask: Callable[[Any], Any] = lambda state: None

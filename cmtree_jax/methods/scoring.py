@@ -10,6 +10,7 @@ from cmtree_jax import budget, shapes
 from cmtree_jax.data.draw import sampler
 from cmtree_jax.methods.base import (
   MEASURED,
+  Conclusion,
   Documents,
   DocumentWeights,
   Facts,
@@ -48,6 +49,11 @@ class Weighed(NamedTuple):
   def weights(self) -> DocumentWeights:
     """What the method hands over."""
     return DocumentWeights(self.log_w_N)
+
+  @property
+  def conclusion(self) -> Conclusion:
+    """For a method that scores what the loop `values` found."""
+    return Conclusion(self.weights, self.reasons)
 
   @property
   def history(self) -> tuple[dict[str, Any], ...]:

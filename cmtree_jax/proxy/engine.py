@@ -36,7 +36,8 @@ WHOLE = PartitionSpec()
 class Unroll(NamedTuple):
   """What the hypergradient through some training steps tells."""
 
-  outer_loss: shapes.Array  # [P], after the steps
+  # [P], after the steps; its mean along them where the estimator is so made
+  outer_loss: shapes.Array
   value: shapes.Array  # [P, S, B, T], of the tokens of these steps
   adjoint: shapes.Tree
 
@@ -109,7 +110,12 @@ def make(
   run = HYPERGRADS[estimator].run
   hypergradient = functools.partial(run, mesh=mesh, **(options or {}))
   one = _Member(
-    proxy, proxy_loss.token_losses(proxy), optimizer, mesh, hypergradient
+    proxy,
+    proxy_loss.token_losses(proxy),
+    optimizer,
+    mesh,
+    hypergradient,
+    along_path=(options or {}).get("along_path", False),
   )
   phi = _shardings(mesh, jax.eval_shape(one.init, jax.random.key(0)))
   of_all = functools.partial(members, mesh)
@@ -185,6 +191,7 @@ class _Member(NamedTuple):
   optimizer: optax.GradientTransformation
   mesh: Mesh
   hypergradient: Callable[..., Hypergradient]
+  along_path: bool  # whether it sums the outer loss over the steps
 
   def init(self, key):
     params = proxy_loss.init(self.proxy, key)
@@ -245,10 +252,22 @@ class _Member(NamedTuple):
       ),
       optimizer=cooling,
     )
+    if (
+      self.along_path
+    ):  # a mean over steps has the unit of the loss at their end
+      loss, grad_theta, adjoint = jax.tree.map(
+        lambda x: x / len(weight_SBT),
+        (result.loss, result.grad_theta, result.adjoint),
+      )
+    else:
+      loss, grad_theta, adjoint = (
+        result.loss,
+        result.grad_theta,
+        result.adjoint,
+      )
     # A derivative per token of one step becomes one per unit of density over
     # the whole unroll, the unit of `values.probe`.
-    value_SBT = -result.grad_theta * weight_SBT.size
-    return Unroll(result.loss, value_SBT, result.adjoint)
+    return Unroll(loss, -grad_theta * weight_SBT.size, adjoint)
 
   def probe(self, params, adjoint, batches):
     def one(params, adjoint, batches):

@@ -187,3 +187,19 @@ def test_implicit_hypergradients_are_those_of_the_minimum(at_minimum):
   )
   damped = run(cg, 2, iterations=3, damping=1.0)
   assert np.linalg.norm(damped) < np.linalg.norm(exact)
+
+
+def test_what_approximates_follows_the_path_too(toy):
+  exact = toy.run(unrolled, ADAMW, along_path=True)
+  found = toy.run(difference_, ADAMW, along_path=True)
+  assert_close(found.loss, exact.loss, rtol=1e-14)
+  assert relative_error(found.grad_theta, exact.grad_theta) < (
+    30 * RELATIVE_STEP
+  )
+  rough = toy.run(first_order, ADAMW, along_path=True)
+  assert_close(rough.loss, exact.loss, rtol=1e-14)
+  at_end = toy.run(unrolled, ADAMW)
+  # The part without curvature is most of it, and not that of the loss at the end.
+  assert relative_error(rough.grad_theta, exact.grad_theta) < relative_error(
+    at_end.grad_theta, exact.grad_theta
+  )

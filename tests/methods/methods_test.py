@@ -153,7 +153,12 @@ def test_declared_signals_are_fields_and_loops_are_known(run):
 
 
 def test_weights_are_of_what_the_method_says(run):
-  weights = run.method.finalize(run.states[-1])
+  method = run.method
+  weights = method.finalize(run.states[-1])
+  if method.conclude is not None:
+    value_N = SIGNALS.value_BT[:POOL, 0]
+    last = run.states[-1]
+    weights = method.conclude(last, jax.random.key(0), facts(), value_N).weights
   assert isinstance(
     weights,
     {

@@ -3,6 +3,7 @@
 import logging
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -90,6 +91,43 @@ def test_an_unroll_of_two_is_two_unrolls(engine, phi):
       member(found, 0),
       member(both, index),
     )
+
+
+@pytest.mark.slow
+def test_a_value_along_the_path_is_of_the_mean_loss():
+  follows = engines.make(
+    CONFIG, OPTIMIZER, estimator="unrolled", options={"along_path": True}
+  )
+  trained = np.array([True])
+  phi = follows.init(jax.random.key(0)[None])
+  phi, _ = follows.train(phi, rows(0, 1, S, B), ones(1, S, B), trained)
+  batches, outer = rows(3, 1, 2, B), (rows(4, 1, 2, B), ones(1, 2, B))
+  shared = rows(4, 1, 2, B)
+  shared = jax.tree.map(lambda x: x[0], shared), ones(2, B)
+
+  def mean_loss(weight):
+    """Of the parameters after each step of the cooldown."""
+    first = follows.train(
+      jax.tree.map(jnp.copy, phi),
+      jax.tree.map(lambda x: x[:, :1], batches),
+      weight[:, :1],
+      trained,
+    )[0]
+    last = follows.cooled(phi, batches, weight)
+    return np.mean(
+      [follows.weighted_nats(x, shared)[0] for x in (first.params, last)]
+    )
+
+  found = follows.unroll(phi, batches, ones(1, 2, B), outer)
+  np.testing.assert_allclose(
+    found.outer_loss[0], mean_loss(ones(1, 2, B)), rtol=1e-6
+  )
+  # Along the derivative itself, where rounding is least: its own length.
+  value = np.asarray(found.value)
+  step = 0.3 * value / np.abs(value).max()
+  fall = [mean_loss(ones(1, 2, B) + sign * step) for sign in (-1, 1)]
+  expected = np.vdot(value, step) / value.size
+  assert (fall[0] - fall[1]) / 2 == pytest.approx(expected, rel=0.05)
 
 
 def test_training_takes_its_phi_over(engine, phi):
