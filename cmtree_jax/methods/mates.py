@@ -104,9 +104,8 @@ def head(pool: Documents, number: int) -> regression.Ridge:
   assert pool.influence_ON is not None
   y_N = np.asarray(pool.influence_ON[number], np.float64)
   asked = np.flatnonzero(~np.isnan(y_N))
-  y_M = y_N[asked]
-  spread = y_M.std() if len(y_M) else 0.0
-  z_M = (y_M - y_M.mean()) / spread if spread > 0 else y_M
   return regression.fit(
-    np.asarray(pool.embedding_NE[asked]), z_M, pool.key_N[asked]
+    np.asarray(pool.embedding_NE[asked]),
+    regression.standardized(y_N[asked]),
+    pool.key_N[asked],
   )

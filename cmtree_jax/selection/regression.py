@@ -85,6 +85,19 @@ def fit(
   )
 
 
+def standardized(score_M: shapes.FloatN, clip: float = np.inf) -> shapes.FloatN:
+  """Z-scores, none beyond `clip`; equal scores stay as they are, for `fit` to tell.
+
+  >>> standardized(np.array([0.0, 0.0, 0.0, 8.0]), 1.5).round(3)
+  array([-0.577, -0.577, -0.577,  1.5  ])
+  """
+  score_M = np.asarray(score_M, np.float64)
+  if not len(score_M) or np.ptp(score_M) == 0:
+    return score_M
+  z_M = (score_M - score_M.mean()) / score_M.std()
+  return np.clip(z_M, -clip, clip)
+
+
 def spearman(one_N: np.ndarray, other_N: np.ndarray) -> float:
   """Rank correlation, equal values sharing a rank; 0 where one has equal values only.
 
