@@ -12,6 +12,8 @@ METHODS: dict[str, ModuleType] = {
   for name in (
     "cmtree",
     "tilts",
+    # Values of documents, and what predicts them.
+    "pds",
     # Controls.
     "natural",
     "uniform_sources",
