@@ -14,6 +14,7 @@ METHODS: dict[str, ModuleType] = {
     "tilts",
     # Values of documents, and what predicts them.
     "pds",
+    "datarater",
     # Controls.
     "natural",
     "uniform_sources",
