@@ -15,10 +15,12 @@ from cmtree_jax.jobs import cells, compare, workdir
 from cmtree_jax.jobs.command import command
 from cmtree_jax.methods import METHODS
 from cmtree_jax.proxy.ledger import Cost
+from cmtree_jax.proxy.model import from_preset
 from cmtree_jax.types import UserError
 from configs.claims import LEAVES, get_config
 from experiments import (
   against_everything,
+  bench_gradients,
   budget,
   claims,
   concentration,
@@ -522,3 +524,23 @@ def test_every_variant_is_accepted_at_every_scale(scale):
     plan.check_comparison(repetition._config_at(config, epochs))
   for own in concentration._configs(config).values():
     plan.check_comparison(own)
+
+
+@pytest.mark.slow
+def test_gradients_of_documents_are_measured_against_a_batch_s(tmp_path):
+  file = tmp_path / "rows.json"
+  sizes = "--documents 12 --vocab 300 --row-tokens 32 --lanes 4 --size 32"
+  rows = bench_gradients.main(
+    f"--preset 0.1m --longest 100 --repeats 1 {sizes} --json {file}".split()
+  )
+  batch, norm, sketch = rows
+  assert (batch.wall_multiple, batch.flops_multiple) == (1, 1)
+  # The same products, but for padding: the rows of a document are its own.
+  assert norm.flops_multiple == pytest.approx(
+    (1 - batch.padding) / (1 - norm.padding), rel=0.02
+  )
+  # Signs: two FLOPs for each number of a gradient, filled up to full blocks.
+  parameters = from_preset("0.1m", vocab_size=300).num_parameters
+  signs = 12 * 2 * 32 * parameters
+  assert 1 <= (sketch.flops - norm.flops) / signs < 1.1
+  assert json.loads(file.read_text())[1]["what"] == "each: norm"
