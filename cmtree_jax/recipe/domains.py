@@ -1,8 +1,8 @@
 """Domains: a frozen partition of the corpus, which mixture methods weigh.
 
 Every method runs on any of them: the labelled sources, k-means, the groups that
-CLIMB and R&B make of k-means, the balanced clusters of GEM, or the leaves of a tree
-that was learned before.
+CLIMB and R&B make of k-means, the balanced clusters of GEM, the cells of HERMES, or the
+leaves of a tree that was learned before.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,7 +21,12 @@ from cmtree_jax.types import UserError
 
 CHUNK = 65_536  # documents that are looked at together; bounds memory
 
-KINDS = ("gem", "kmeans", "silhouette", "sources", "tree:WORKDIR", "ward")
+KINDS = (
+  *("gem", "hermes", "kmeans", "silhouette", "sources", "tree:WORKDIR"),
+  "ward",
+)
+STAGES = 3  # codes of a document that hermes learns
+MOST_CELLS = 4096  # that hermes may have: documents have a number for each
 
 
 class Plan(NamedTuple):
@@ -29,8 +34,9 @@ class Plan(NamedTuple):
 
   # kmeans; ward, k-means of many clusters merged as in CLIMB; silhouette, k-means
   # with the number of clusters that has the best silhouette, as in R&B; gem, clusters
-  # of directions with masses nearly alike; sources, the labels; tree:WORKDIR, the
-  # leaves of a recipe, each document in its likeliest one.
+  # of directions with masses nearly alike; hermes, cells of documents whose first
+  # codes are equal; sources, the labels; tree:WORKDIR, the leaves of a recipe, each
+  # document in its likeliest one.
   kind: str = "kmeans"
   num_clusters: int = 64  # of kmeans, ward and gem
   fine_clusters: int = 1000  # that ward merges
@@ -38,6 +44,8 @@ class Plan(NamedTuple):
   # How much gem cares for equal masses, in units of its clusters' concentration;
   # the paper's 5000 for 900.
   balance: float = 5.6
+  codes: int = 8  # of hermes, at each of its three stages; the paper's are 256
+  prefix: int = 2  # codes that make a cell of hermes, 1 to 3
   # Documents that clusters and the start of a tree are fitted on.
   sample_documents: int = 50_000
 
@@ -58,6 +66,15 @@ class Plan(NamedTuple):
       fine_clusters=self.fine_clusters,
       sample_documents=self.sample_documents,
     )
+    checks.at_least(1, codes=self.codes)
+    if not 1 <= self.prefix <= STAGES:
+      raise ValueError(f"prefix = {self.prefix} must be from 1 to {STAGES}.")
+    if self.codes**self.prefix > MOST_CELLS:
+      raise ValueError(
+        f"codes = {self.codes} and prefix = {self.prefix} make "
+        f"{self.codes**self.prefix:,} cells; lower one of them, to {MOST_CELLS:,} "
+        "cells at most."
+      )
     checks.at_least(0, balance=self.balance)
     checks.finite(balance=self.balance)
 
@@ -145,8 +162,19 @@ def _gem(plan: Plan, sample_NE: np.ndarray, **fit: Any):
   return partitions.clusters(found.center_LE)._replace(offset_F=found.offset_L)
 
 
+def _hermes(plan: Plan, sample_NE: np.ndarray, **fit: Any):
+  from cmtree_jax.embed import codes
+
+  count = min(plan.codes, len(sample_NE))
+  found = codes.fit(sample_NE, codes=count, stages=STAGES, **fit)
+  found = found._replace(book_SKE=found.book_SKE[: plan.prefix])
+  log_w_L = np.zeros(count**plan.prefix, np.float32)
+  return partitions.CodePartition(found, log_w_L)
+
+
 _CLUSTERS: dict[str, Callable[..., partitions.Partition]] = {
   "gem": _gem,
+  "hermes": _hermes,
   "kmeans": _kmeans,
   "silhouette": _silhouette,
   "ward": _ward,

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol
 import jax.numpy as jnp
 import numpy as np
 
+from cmtree_jax.embed import codes as quantizers
 from cmtree_jax.embed import kmeans
 from cmtree_jax.methods.base import (
   DomainWeights,
@@ -143,6 +144,41 @@ class ClusterPartition(NamedTuple):
     return told
 
 
+class CodePartition(NamedTuple):
+  """The cells of documents that begin with the same codes, some of them empty."""
+
+  codes: quantizers.Codes
+  log_w_L: np.ndarray
+
+  @property
+  def branching(self) -> tuple[int, ...]:
+    """A level for each code."""
+    stages, size, _ = self.codes.book_SKE.shape
+    return (size,) * stages
+
+  def log_p_leaf(
+    self, embedding_NE: np.ndarray, source_N: Sequence[str] | None = None
+  ) -> np.ndarray:
+    """0 for a document's own cell, minus infinity for the others."""
+    del source_N
+    code_NS = quantizers.encode(embedding_NE, self.codes)
+    leaf_N = np.ravel_multi_index(tuple(code_NS.T), self.branching)
+    return _one_leaf(leaf_N, len(self.log_w_L))
+
+  def with_weights(self, log_w_L: np.ndarray) -> "CodePartition":
+    """The same cells with other weights."""
+    return self._replace(log_w_L=np.asarray(log_w_L))
+
+  def to_json(self) -> dict[str, Any]:
+    """Codebooks and weights as nested lists of numbers."""
+    return {
+      "kind": "codes",
+      "log_w_leaf": np.asarray(self.log_w_L).tolist(),
+      "shift": self.codes.shift_E.tolist(),
+      "books": self.codes.book_SKE.tolist(),
+    }
+
+
 def _one_leaf(leaf_N: np.ndarray, num_leaves: int) -> np.ndarray:
   """Log-probabilities of documents that are in one leaf each."""
   hard_NL = np.full((len(leaf_N), num_leaves), -np.inf, np.float32)
@@ -191,6 +227,11 @@ def partition_from_json(data: dict[str, Any]) -> Partition:
       tuple(data["sources"]),
       None if offsets is None else np.array(offsets, np.float32),
     )
+  if data["kind"] == "codes":
+    shift_E, book_SKE = (
+      np.array(data[name], np.float32) for name in ("shift", "books")
+    )
+    return CodePartition(quantizers.Codes(shift_E, book_SKE), log_w_L)
   theta = tuple(
     model.Level(**{k: jnp.asarray(v, jnp.float32) for k, v in level.items()})
     for level in data["levels"]

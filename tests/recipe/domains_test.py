@@ -42,14 +42,19 @@ def data(tmp_path_factory) -> prepare.Prepared:
 
 def make(kind, data):
   plan = domains.Plan(
-    kind, num_clusters=3, fine_clusters=9, candidates=(2, 3, 6)
+    kind,
+    num_clusters=3,
+    fine_clusters=9,
+    candidates=(2, 3, 6),
+    codes=3,
+    prefix=1,
   )
   every = np.arange(len(data.pool))
   return domains.make(plan, data, every, seed=0)
 
 
 @pytest.mark.parametrize(
-  "kind", ["kmeans", "ward", "silhouette", "gem", "sources"]
+  "kind", ["kmeans", "ward", "silhouette", "gem", "hermes", "sources"]
 )
 def test_every_kind_finds_the_three_sources(data, kind):
   found = make(kind, data)
@@ -75,7 +80,7 @@ def test_a_label_counts_more_than_the_nearest_center(data):
   assert told.argmax(axis=1).tolist() == [1, 1, 1]
 
 
-@pytest.mark.parametrize("kind", ["ward", "gem"])
+@pytest.mark.parametrize("kind", ["ward", "gem", "hermes"])
 def test_a_partition_survives_its_file(data, kind):
   partition = make(kind, data).partition.with_weights(np.arange(3.0))
   read = partitions.partition_from_json(
@@ -86,6 +91,18 @@ def test_a_partition_survives_its_file(data, kind):
     read.log_p_leaf(embedding_NE), partition.log_p_leaf(embedding_NE)
   )
   np.testing.assert_array_equal(read.log_w_L, partition.log_w_L)
+
+
+def test_longer_prefixes_divide_the_cells_of_shorter_ones(data):
+  plan = domains.Plan("hermes", codes=3, prefix=1)
+  every = np.arange(len(data.pool))
+  one, two = (
+    domains.make(plan._replace(prefix=n), data, every, seed=0) for n in (1, 2)
+  )
+  assert two.partition.branching == (3, 3)
+  np.testing.assert_array_equal(two.domain_N // 3, one.domain_N)
+  np.testing.assert_allclose(two.mass_K.reshape(3, 3).sum(axis=1), one.mass_K)
+  assert len(np.unique(two.domain_N)) > 3
 
 
 def write_recipe(folder, partition, data):
@@ -175,8 +192,14 @@ def test_sources_need_labels(data, tmp_path):
 @pytest.mark.parametrize(
   ("fields", "told"),
   [
-    (dict(kind="trees"), "kind = 'trees' is unknown. Known: gem, kmeans"),
+    (
+      dict(kind="trees"),
+      "kind = 'trees' is unknown. Known: gem, hermes, kmeans",
+    ),
     (dict(balance=-1.0), "balance = -1.0 must be at least 0"),
+    (dict(codes=0), "codes = 0 must be at least 1"),
+    (dict(prefix=4), "prefix = 4 must be from 1 to 3"),
+    (dict(codes=256), "codes = 256 and prefix = 2 make 65,536 cells; lower"),
     (dict(kind="tree:"), "kind = 'tree:' is unknown"),
     (dict(num_clusters=0), "num_clusters = 0 must be at least 1"),
     (dict(candidates=(4, 1)), r"candidates = \(4, 1\) must be numbers above 1"),
