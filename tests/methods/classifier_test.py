@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from cmtree_jax.methods import classifier
-from tests.methods import world
+from cmtree_jax.selection import regression
+from tests.methods import oracles, world
 
 WORDS = {
   "film": "the film was slow but its actors were good".split(),
@@ -147,6 +148,21 @@ def test_held_out_documents_choose_the_strength():
   made, _ = fit()
   assert made.strength == min(classifier.STRENGTHS)
   assert made.loss == pytest.approx(held_out_loss(made), rel=1e-6)
+
+
+@pytest.mark.parametrize("words", [1, 2])
+def test_the_ranking_is_that_of_fasttext(words):
+  """Which DCLM trains; both with models that have not seen what they score."""
+  pool = oracles.documents("pool", words=words)
+  target = oracles.documents("target", words=words)
+  held_out = target._replace(key_N=np.zeros(0, np.uint64))
+  rows = classifier._ROWS["grams"]
+  made = classifier.fit(pool, target, held_out, rows=rows, documents=8192)
+  score_N = made.score(pool, rows)
+  expected_N = oracles.CASE[f"fasttext_{words}_N"]
+  assert regression.spearman(score_N, expected_N) > 0.94
+  shared = oracles.first(score_N) & oracles.first(expected_N)
+  assert len(shared) >= 16  # of 20
 
 
 def test_without_held_out_documents_the_middle_strength_is_taken():
