@@ -97,6 +97,8 @@ class Documents(NamedTuple):
   error_ON: np.ndarray | None = (
     None  # mean length of (prediction - one-hot label)
   )
+  # Mean of the largest probability of another token, less that of the token itself.
+  margin_ON: np.ndarray | None = None
   correct_ON: np.ndarray | None = (
     None  # share of tokens that were the likeliest
   )

@@ -154,7 +154,7 @@ def scores(
   x_ON = getattr(pool, SCORES[score])
   assert x_ON is not None
   if score == "forgetting":
-    return forgetting.scores(pool, learned=0.5)
+    return forgetting.scores(pool, learned=forgetting.LEARNED)
   if score == "k_center":
     return _far_first(pool, x_ON[number], taken_N, reach)
   return -x_ON[number] if score == "least_confidence" else x_ON[number]

@@ -49,6 +49,7 @@ class Statistics(NamedTuple):
   entropy_BT: shapes.Array  # nats
   confidence_BT: shapes.Array  # the largest probability
   error_BT: shapes.Array  # length of (probabilities - one-hot label)
+  margin_BT: shapes.Array  # largest probability of another label, less its own
   correct_BT: shapes.Array  # 1 where the label was the likeliest
 
 
@@ -339,12 +340,15 @@ def _statistics(logits_BTV, label_BT) -> Statistics:
   label_p_BT = jnp.exp(log_label_BT)
   # |p - y|^2 = |p|^2 - 2 p_y + 1, written so that nothing cancels.
   rest_BT = jnp.maximum(jnp.sum(p_BTV**2, axis=-1) - label_p_BT**2, 0.0)
+  is_label_BTV = jnp.arange(p_BTV.shape[-1]) == label_BT[..., None]
+  other_p_BT = jnp.max(jnp.where(is_label_BTV, 0.0, p_BTV), axis=-1)
   return Statistics(
     loss_BT=-log_label_BT,
     # A probability that is zero in float32 adds nothing.
     entropy_BT=-jnp.sum(jnp.where(p_BTV > 0, p_BTV * log_p_BTV, 0.0), axis=-1),
     confidence_BT=jnp.max(p_BTV, axis=-1),
     error_BT=jnp.sqrt(rest_BT + (1 - label_p_BT) ** 2),
+    margin_BT=other_p_BT - label_p_BT,
     correct_BT=(jnp.argmax(logits_BTV, axis=-1) == label_BT).astype(
       jnp.float32
     ),

@@ -183,6 +183,7 @@ MEASURES: dict[str, Measure] = {
   "entropy_ON": _STATISTICS,
   "confidence_ON": _STATISTICS,
   "error_ON": _STATISTICS,
+  "margin_ON": _STATISTICS,
   "correct_ON": _STATISTICS,
   "hidden_ONH": _HIDDEN,
   "late_hidden_ONH": _HIDDEN,

@@ -104,11 +104,13 @@ def test_documents_are_measured_by_a_proxy_that_knows_the_pool(tmp_path):
     for document in (0, 3, len(part.key_N) - 1):
       log_p, label, hidden = outputs(one, tokens, document)
       p, size = np.exp(log_p), len(label)
+      own = np.eye(toy.V)[label] == 1
       expected = dict(
         loss_ON=-log_p[np.arange(size), label],
         entropy_ON=-np.sum(p * log_p, axis=1),
         confidence_ON=p.max(axis=1),
-        error_ON=np.linalg.norm(p - np.eye(toy.V)[label], axis=1),
+        error_ON=np.linalg.norm(p - own, axis=1),
+        margin_ON=(p - 2 * own).max(axis=1) - p[own],
         correct_ON=p.argmax(axis=1) == label,
         hidden_ONH=hidden,
       )

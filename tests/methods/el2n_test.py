@@ -12,8 +12,10 @@ from tests.methods import measured
 
 CASE = np.load(pathlib.Path(__file__).parent / "cases/data_diet_scores.npz")
 N = 30
+RNG = np.random.default_rng(0)
 POOL = measured.documents(
-  error_ON=np.random.default_rng(0).uniform(0.2, 1.4, (3, N))
+  error_ON=RNG.uniform(0.2, 1.4, (3, N)),
+  margin_ON=RNG.uniform(-1, 1, (3, N)),
 )
 FACTS = measured.known(POOL)
 
@@ -25,6 +27,7 @@ def test_the_authors_code_gives_the_same_errors():
     jnp.asarray(logits_BTV, jnp.float32), jnp.asarray(CASE["labels"][None])
   )
   np.testing.assert_allclose(seen.error_BT[0], CASE["l2_error"], rtol=1e-5)
+  np.testing.assert_allclose(seen.margin_BT[0], CASE["max_margin"], rtol=1e-5)
   # The gradient of a linear layer is as long, but for the length of its input.
   length_N = np.sqrt((CASE["X"] ** 2).sum(axis=1) + 1)
   np.testing.assert_allclose(
@@ -32,9 +35,10 @@ def test_the_authors_code_gives_the_same_errors():
   )
 
 
-def test_the_mean_over_proxies_decides():
-  method = el2n.make(share=0.3, seeds=3)
-  order = np.argsort(-POOL.error_ON.mean(axis=0))
+@pytest.mark.parametrize("measure", el2n.MEASURES)
+def test_the_mean_over_proxies_decides(measure):
+  method = el2n.make(share=0.3, seeds=3, measure=measure)
+  order = np.argsort(-getattr(POOL, f"{measure}_ON").mean(axis=0))
   kept = measured.kept(method, FACTS)
   assert sorted(kept) == sorted(order[: len(kept)].tolist())
   assert method.look.seeds == 3 and method.look.observations == 3
@@ -67,7 +71,14 @@ def test_it_needs_no_targets():
 
 
 @pytest.mark.parametrize(
-  "options", [{"share": 0.0}, {"share": 1.1}, {"keep": "mid"}, {"seeds": 0}]
+  "options",
+  [
+    {"share": 0.0},
+    {"share": 1.1},
+    {"keep": "mid"},
+    {"seeds": 0},
+    {"measure": "l2"},
+  ],
 )
 def test_options_out_of_range_are_refused(options):
   with pytest.raises(ValueError, match=r"must be|Unknown"):

@@ -65,7 +65,7 @@ def test_what_is_never_learned_comes_first_and_what_stays_comes_last():
   correct_ON[1, 1] = correct_ON[2, 2] = 0.1  # forgotten once
   correct_ON[0, 3] = 0.1  # learned late, and kept
   facts = measured.known(measured.documents(length=10, correct_ON=correct_ON))
-  method = forgetting.make(share=0.5, checkpoints=4)
+  method = forgetting.make(share=0.5, checkpoints=4, learned=0.5)
   assert measured.kept(method, facts) == [0, 1, 2]
   (told,) = method.history(measured.found(method, facts))
   assert told == {"tokens": 30, "never": 1}
