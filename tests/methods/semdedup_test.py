@@ -8,6 +8,7 @@ from cmtree_jax.methods import semdedup
 from cmtree_jax.methods.base import Documents
 from cmtree_jax.types import UserError
 from tests.methods import world
+from tests.methods.world import reordered
 
 # Twenty topics of four documents each. The last eight documents repeat the first
 # ones: four word for word, four nearly.
@@ -144,12 +145,7 @@ def test_of_what_was_kept_nothing_more_is_left_out():
 
 def test_the_order_of_documents_changes_nothing():
   order = np.random.default_rng(1).permutation(N)
-  moved = POOL._replace(
-    key_N=POOL.key_N[order],
-    tokens_N=POOL.tokens_N[order],
-    embedding_NE=POOL.embedding_NE[order],
-    domain_N=None if POOL.domain_N is None else POOL.domain_N[order],
-  )
+  moved = reordered(POOL, order)
   for options in ({}, {"share": 0.5}, {"keep": "random"}):
     one, two = found(**options), found(moved, **options)
     np.testing.assert_array_equal(one.log_w_N[order], two.log_w_N)
