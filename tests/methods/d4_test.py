@@ -11,9 +11,8 @@ from cmtree_jax.methods.base import Documents
 from cmtree_jax.selection import neighbors
 from cmtree_jax.selection.kmeans import Clusters
 from cmtree_jax.types import UserError
-from tests.methods import world
+from tests.methods import measured, world
 from tests.methods.semdedup_test import EXACT, POOL, TWIN_OF, N
-from tests.methods.world import reordered
 
 CASES = pathlib.Path(__file__).parent / "cases"
 
@@ -118,7 +117,7 @@ def test_where_more_has_to_be_kept_duplicates_come_last():
 
 def test_the_order_of_documents_changes_nothing():
   order = np.random.default_rng(1).permutation(N)
-  moved = reordered(POOL, order)
+  moved = measured.shuffled(POOL, order)
   np.testing.assert_array_equal(found().log_w_N[order], found(moved).log_w_N)
 
 

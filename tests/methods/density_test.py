@@ -12,8 +12,7 @@ from cmtree_jax.methods.base import Documents
 from cmtree_jax.selection import kmeans
 from cmtree_jax.selection.kmeans import Clusters
 from cmtree_jax.types import UserError
-from tests.methods import world
-from tests.methods.world import reordered
+from tests.methods import measured, world
 
 CASES = pathlib.Path(__file__).parent / "cases"
 CASE = np.load(CASES / "dbp_io.npz")
@@ -153,7 +152,7 @@ def test_of_a_concept_the_farthest_or_the_nearest_stay(keep, sign):
 
 def test_the_order_of_documents_changes_nothing():
   order = np.random.default_rng(1).permutation(N)
-  moved = reordered(POOL, order)
+  moved = measured.shuffled(POOL, order)
   for keep in density.duplicates.KEEP:
     np.testing.assert_array_equal(
       found(keep=keep).log_w_N[order], found(moved, keep=keep).log_w_N

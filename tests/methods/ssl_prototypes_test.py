@@ -11,8 +11,7 @@ from cmtree_jax.methods.base import Documents
 from cmtree_jax.selection import neighbors
 from cmtree_jax.selection.kmeans import Clusters
 from cmtree_jax.types import UserError
-from tests.methods import world
-from tests.methods.world import reordered
+from tests.methods import measured, world
 
 CASE = np.load(
   pathlib.Path(__file__).parent / "cases" / "derived_ssl_prototypes_d4.npz"
@@ -124,7 +123,7 @@ def test_more_of_the_tokens_are_the_same_documents_and_others():
 
 def test_the_order_of_documents_changes_nothing():
   order = np.random.default_rng(1).permutation(N)
-  moved = reordered(POOL, order)
+  moved = measured.shuffled(POOL, order)
   for options in ({"share": 0.3}, {"share": 0.3, "within": "domains"}):
     one, two = found(**options), found(moved, **options)
     np.testing.assert_array_equal(one.log_w_N[order], two.log_w_N)
