@@ -95,3 +95,16 @@ def test_rounding_keeps_what_is_whole():
 def test_more_than_there_is_is_refused(solve, total):
   with pytest.raises(ValueError, match="from 1 to 6 alone"):
     solve(np.zeros(2), total=total, lower_K=0.5, upper_K=3.0)
+
+
+def test_on_the_simplex_it_is_the_projection_of_the_learning_law():
+  """Of every step's weights, by cvxpy (Gu et al., 2024; microsoft/LMOps 4f2a9de)."""
+  case = np.load(
+    pathlib.Path(__file__).parents[1]
+    / "bilevel/cases/pds_learning_law_perceptron.npz"
+  )
+  found = [
+    bounded.project(x, total=1.0) for x in case["gamma_before_projection"]
+  ]
+  expected = case["gamma_after_projection_closed_form"]
+  np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
