@@ -87,6 +87,18 @@ def test_much_noise_draws_all_documents_alike():
   assert abs(along_N[kept_N].mean()) < 0.25
 
 
+def test_the_order_of_the_documents_does_not_matter():
+  _, influence_N = planted()
+  documents = pool([influence_N])
+  order = np.random.default_rng(3).permutation(SIZE)
+  again = world.reordered(documents, order)._replace(
+    influence_ON=documents.influence_ON[:, order]
+  )
+  np.testing.assert_array_equal(
+    weigh(again).log_w_N, weigh(documents).log_w_N[order]
+  )
+
+
 def test_stages_go_on_with_what_the_last_one_found():
   along_N, influence_N = planted()
   documents = pool([influence_N, -influence_N])

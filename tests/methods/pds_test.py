@@ -17,15 +17,15 @@ from tests.methods import world
 SIZE = 600
 
 
-def pool(tokens_N=None):
+def pool():
   documents = world.some_documents(SIZE, 0)
   return documents._replace(tokens_N=np.full(SIZE, 10))
 
 
-def kept(value_N, **options):
+def kept(value_N, documents=None, **options):
   method = pds.make(**options)
   assert method.conclude is not None
-  facts = world.facts(100.0)._replace(pool=pool())
+  facts = world.facts(100.0)._replace(pool=documents or pool())
   found = method.conclude(None, jax.random.key(0), facts, value_N)
   return np.asarray(found.weights.log_w_N) > -1
 
@@ -47,6 +47,13 @@ def test_documents_that_were_not_valued_are_found_by_their_features():
   assert along_N[others_N].mean() > 0.85  # of the best two fifths: .97
   # A high temperature draws all alike.
   assert abs(along_N[kept(value_N, temperature=1e6)].mean()) < 0.2
+
+
+def test_the_order_of_the_documents_does_not_matter():
+  _, value_N = some_values()
+  order = np.random.default_rng(3).permutation(SIZE)
+  again_N = kept(value_N[order], world.reordered(pool(), order))
+  np.testing.assert_array_equal(again_N, kept(value_N)[order])
 
 
 def test_clipping_keeps_a_few_long_gradients_from_deciding():
