@@ -32,8 +32,9 @@ def make(*, share: float = 0.1, texts: int = 64) -> Method:
   compared. A distance is small only among texts of about the same length.
 
   Departures: each target's score is the mean over some of its texts, those with the
-  smallest keys, not over all; shares are of the tokens, not of the documents, and
-  every target keeps its own. The code's default is now another compressor, LZ4.
+  smallest keys, not over all: 64 name nine tenths of the best tenth that 256 name.
+  Shares are of the tokens, not of the documents, and every target keeps its own. The
+  code's default is now another compressor, LZ4.
 
   Cost:
     Each document is compressed once, and some bytes of it with each of `texts` texts

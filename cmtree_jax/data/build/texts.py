@@ -26,7 +26,7 @@ POOL = "pool"
 _FORMAT = 1
 
 _SPLITS = ("train", "validation")  # of targets; their test splits are not read
-_DOCUMENTS = 8192  # that are measured at a time, ...
+_DOCUMENTS = 1024  # that are measured at a time, ...
 _BYTES = 32_000_000  # ... or documents of so much text
 _PARTS, _FIELDS, _ROWS = "parts", "measure.json", "rows.json"
 
