@@ -353,10 +353,21 @@ class Planted(NamedTuple):
   # Pairs of which the first weighs more than the second.
   more: tuple[tuple[str, str], ...] = ()
   nothing: tuple[str, ...] = ()  # what gets no weight
+  # The same among single documents, which `tests/methods/planted_documents.py` plants:
+  # pairs of groups, of which the first weighs more, and groups of copies, of which no
+  # document is kept twice. Or else why nothing can be asked of the method there.
+  documents: tuple[tuple[str, str], ...] = ()
+  once: tuple[str, ...] = ()
+  cannot: str = ""
 
 
 # What a method that knows its target can be expected to find.
 TARGET_FIRST = (("target", "natural"), ("target", "noise"), ("target", "other"))
+TARGET_DOCUMENTS = (
+  ("target", "natural"),
+  ("target", "plain"),
+  ("target", "random"),
+)
 
 
 class EqualWeights(NamedTuple):

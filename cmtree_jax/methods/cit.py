@@ -16,7 +16,10 @@ from cmtree_jax.methods.base import (
 from cmtree_jax.selection import neighbors
 
 SMALL = Small()
-PLANTED = Planted(more=(("target", "natural"),))
+PLANTED = Planted(
+  more=(("target", "natural"),),
+  documents=(("target", "natural"), ("target", "plain")),
+)
 
 
 def make(

@@ -10,6 +10,7 @@ from cmtree_jax import checks, shapes
 from cmtree_jax.data.draw import packing
 from cmtree_jax.methods import scoring
 from cmtree_jax.methods.base import (
+  TARGET_DOCUMENTS,
   TARGET_FIRST,
   Documents,
   Facts,
@@ -25,7 +26,7 @@ KINDS = ("hard", "soft")
 STRENGTHS = (10.0, 100.0, 1000.0)
 
 SMALL = Small()
-PLANTED = Planted(more=TARGET_FIRST)
+PLANTED = Planted(more=TARGET_FIRST, documents=TARGET_DOCUMENTS)
 
 
 def make(

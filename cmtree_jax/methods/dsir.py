@@ -10,6 +10,7 @@ from cmtree_jax.data.draw import packing
 from cmtree_jax.embed.grams import Grams
 from cmtree_jax.methods import scoring
 from cmtree_jax.methods.base import (
+  TARGET_DOCUMENTS,
   TARGET_FIRST,
   Documents,
   Facts,
@@ -22,7 +23,9 @@ KINDS = ("hard", "gumbel", "soft")
 
 SMALL = Small()
 PLANTED = Planted(
-  options={"shortest": 1}, more=(*TARGET_FIRST, ("text", "noise"))
+  options={"shortest": 1},
+  more=(*TARGET_FIRST, ("text", "noise")),
+  documents=TARGET_DOCUMENTS,
 )
 
 

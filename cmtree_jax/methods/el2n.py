@@ -11,7 +11,16 @@ MEASURES = {"error": "error_ON", "margin": "margin_ON"}
 KEEP = ("hard", "easy")
 
 SMALL = Small(options={"seeds": 2})
-PLANTED = Planted(options={"seeds": 1}, more=(("noise", "learnable"),))
+PLANTED = Planted(
+  options={"seeds": 1},
+  more=(("noise", "learnable"),),
+  documents=(
+    ("random", "plain"),
+    ("shuffled", "plain"),
+    ("rare", "plain"),
+    ("plain", "copies"),
+  ),
+)
 
 
 def make(

@@ -18,7 +18,15 @@ from cmtree_jax.methods.base import (
 LEARNED = 0.75
 
 SMALL = Small()
-PLANTED = Planted(more=(("noise", "learnable"),))
+PLANTED = Planted(
+  more=(("noise", "learnable"),),
+  documents=(
+    ("random", "plain"),
+    ("shuffled", "plain"),
+    ("rare", "plain"),
+    ("plain", "copies"),
+  ),
+)
 
 
 def make(

@@ -16,7 +16,11 @@ from cmtree_jax.methods.base import (
 KEEP = ("hard", "easy")
 
 SMALL = Small(options={"seeds": 2})
-PLANTED = Planted(options={"seeds": 1}, more=(("noise", "learnable"),))
+PLANTED = Planted(
+  options={"seeds": 1},
+  more=(("noise", "learnable"),),
+  documents=(("shuffled", "plain"), ("rare", "plain"), ("plain", "copies")),
+)
 
 
 def make(

@@ -8,6 +8,7 @@ from cmtree_jax import checks, shapes
 from cmtree_jax.data.draw import packing
 from cmtree_jax.methods import scoring
 from cmtree_jax.methods.base import (
+  TARGET_DOCUMENTS,
   TARGET_FIRST,
   Facts,
   Look,
@@ -22,7 +23,9 @@ MEANS = ("cosines", "gradients")
 
 SMALL = Small(options={"checkpoints": 2, "size": 256})
 PLANTED = Planted(
-  options={"checkpoints": 2, "size": 256, "share": 0.3}, more=TARGET_FIRST
+  options={"checkpoints": 2, "size": 256, "share": 0.3},
+  more=TARGET_FIRST,
+  documents=TARGET_DOCUMENTS,
 )
 
 

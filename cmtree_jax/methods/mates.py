@@ -6,6 +6,7 @@ import numpy as np
 from cmtree_jax import checks, shapes
 from cmtree_jax.methods import scoring
 from cmtree_jax.methods.base import (
+  TARGET_DOCUMENTS,
   Documents,
   Facts,
   Look,
@@ -16,7 +17,9 @@ from cmtree_jax.methods.base import (
 from cmtree_jax.selection import regression
 
 SMALL = Small(options={"documents": 1024})
-PLANTED = Planted(options={"documents": 1000, "temperature": 0.1})
+PLANTED = Planted(
+  options={"documents": 1000, "temperature": 0.1}, documents=TARGET_DOCUMENTS
+)
 
 
 def make(

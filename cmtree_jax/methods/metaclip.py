@@ -9,7 +9,14 @@ from cmtree_jax.data.draw import packing
 from cmtree_jax.embed import entries as matching
 from cmtree_jax.embed.grams import Grams
 from cmtree_jax.methods import scoring
-from cmtree_jax.methods.base import Documents, Facts, Method, Planted, Small
+from cmtree_jax.methods.base import (
+  TARGET_DOCUMENTS,
+  Documents,
+  Facts,
+  Method,
+  Planted,
+  Small,
+)
 from cmtree_jax.methods.reasons import because
 from cmtree_jax.types import UserError
 
@@ -19,7 +26,9 @@ READS = ("salient", "chunks", "whole")
 SMALL = Small()
 # Which of two documents matches more of the target's terms is nothing to this method.
 PLANTED = Planted(
-  more=(("target", "natural"), ("target", "other")), nothing=("other",)
+  more=(("target", "natural"), ("target", "other")),
+  nothing=("other",),
+  documents=TARGET_DOCUMENTS,
 )
 
 

@@ -14,7 +14,10 @@ from cmtree_jax.methods.base import (
 )
 
 SMALL = Small()
-PLANTED = Planted(more=(("learnable", "noise"),))
+PLANTED = Planted(
+  more=(("learnable", "noise"),),
+  documents=(("plain", "random"), ("plain", "shuffled")),
+)
 
 
 def make(*, share: float = 0.5) -> Method:

@@ -6,6 +6,7 @@ from cmtree_jax import checks, shapes
 from cmtree_jax.methods import scoring
 from cmtree_jax.methods.base import (
   MODELS,
+  TARGET_DOCUMENTS,
   TARGET_FIRST,
   Facts,
   Look,
@@ -18,7 +19,11 @@ from cmtree_jax.methods.reasons import because
 BANDS = ("low", "mid", "high")
 
 SMALL = Small()
-PLANTED = Planted(options={"model": "target", "band": "low"}, more=TARGET_FIRST)
+PLANTED = Planted(
+  options={"model": "target", "band": "low"},
+  more=TARGET_FIRST,
+  documents=TARGET_DOCUMENTS,
+)
 
 
 def make(

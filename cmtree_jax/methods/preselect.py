@@ -8,6 +8,7 @@ from cmtree_jax import checks, shapes
 from cmtree_jax.methods import classifier, scoring
 from cmtree_jax.methods.base import (
   MODELS,
+  TARGET_DOCUMENTS,
   TARGET_FIRST,
   Documents,
   Facts,
@@ -19,7 +20,9 @@ from cmtree_jax.methods.base import (
 from cmtree_jax.types import UserError
 
 SMALL = Small()
-PLANTED = Planted(options={"extended": False}, more=TARGET_FIRST)
+PLANTED = Planted(
+  options={"extended": False}, more=TARGET_FIRST, documents=TARGET_DOCUMENTS
+)
 
 
 def make(

@@ -4,13 +4,20 @@ import numpy as np
 
 from cmtree_jax import checks, shapes
 from cmtree_jax.methods import scoring
-from cmtree_jax.methods.base import Facts, Method, Planted, Small
+from cmtree_jax.methods.base import (
+  TARGET_DOCUMENTS,
+  Facts,
+  Method,
+  Planted,
+  Small,
+)
 from cmtree_jax.methods.reasons import because
 from cmtree_jax.selection import regression
 from cmtree_jax.types import UserError
 
 SMALL = Small()
-PLANTED = Planted()  # it finds what the labels say, whatever that is
+# It finds what the labels say, whatever that is: in the test, the target's texts.
+PLANTED = Planted(documents=TARGET_DOCUMENTS)
 
 
 def make(

@@ -7,6 +7,7 @@ import numpy as np
 from cmtree_jax import budget, checks, shapes
 from cmtree_jax.methods import scoring
 from cmtree_jax.methods.base import (
+  TARGET_DOCUMENTS,
   TARGET_FIRST,
   Documents,
   Facts,
@@ -21,7 +22,9 @@ MIXTURES = ("natural", "crisp", "recipe:WORKDIR")
 
 
 SMALL = Small()
-PLANTED = Planted(dict(share=0.3), more=TARGET_FIRST)
+PLANTED = Planted(
+  dict(share=0.3), more=TARGET_FIRST, documents=TARGET_DOCUMENTS
+)
 
 
 def make(

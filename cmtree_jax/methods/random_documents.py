@@ -7,7 +7,7 @@ from cmtree_jax.methods.base import Facts, Method, Planted, Small
 from cmtree_jax.methods.reasons import because
 
 SMALL = Small()
-PLANTED = Planted()
+PLANTED = Planted(cannot="it chooses blindly")
 
 
 def make(*, share: float = 0.2) -> Method:

@@ -8,6 +8,7 @@ from cmtree_jax import checks, shapes
 from cmtree_jax.data.draw import packing
 from cmtree_jax.methods import scoring
 from cmtree_jax.methods.base import (
+  TARGET_DOCUMENTS,
   TARGET_FIRST,
   Documents,
   Facts,
@@ -17,7 +18,7 @@ from cmtree_jax.methods.base import (
 )
 
 SMALL = Small()
-PLANTED = Planted(more=TARGET_FIRST)
+PLANTED = Planted(more=TARGET_FIRST, documents=TARGET_DOCUMENTS)
 
 
 def make(*, share: float = 0.1) -> Method:

@@ -19,7 +19,11 @@ from cmtree_jax.types import UserError
 _FITTED = 2**16  # documents that the clusters are fitted to; bounds memory
 
 SMALL = Small(options={"clusters": 16, "checkpoints": 4})
-PLANTED = Planted(options={"clusters": 2}, more=(("noise", "learnable"),))
+PLANTED = Planted(
+  options={"clusters": 2},
+  more=(("noise", "learnable"),),
+  documents=(("rare", "natural"),),
+)
 
 
 def make(

@@ -12,7 +12,11 @@ from cmtree_jax.selection.duplicates import Likeness
 AGAINST = ("all", "kept")
 
 SMALL = Small()
-PLANTED = Planted()
+PLANTED = Planted(
+  options={"epsilon": 0.1},
+  documents=(("plain", "copies"), ("rare", "copies")),
+  once=("exact", "near"),
+)
 
 
 def make(

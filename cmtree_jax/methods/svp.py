@@ -30,7 +30,10 @@ FORMS = ("core_set", "active")
 _START = 0.1
 
 SMALL = Small()
-PLANTED = Planted(more=(("noise", "learnable"),))
+PLANTED = Planted(
+  more=(("noise", "learnable"),),
+  documents=(("random", "plain"), ("rare", "plain"), ("plain", "exact")),
+)
 
 
 def make(

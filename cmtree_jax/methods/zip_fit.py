@@ -9,6 +9,7 @@ import numpy as np
 from cmtree_jax import checks, shapes
 from cmtree_jax.methods import scoring
 from cmtree_jax.methods.base import (
+  TARGET_DOCUMENTS,
   TARGET_FIRST,
   Documents,
   Facts,
@@ -18,7 +19,7 @@ from cmtree_jax.methods.base import (
 )
 
 SMALL = Small()
-PLANTED = Planted(more=TARGET_FIRST)
+PLANTED = Planted(more=TARGET_FIRST, documents=TARGET_DOCUMENTS)
 
 
 def make(*, share: float = 0.1, texts: int = 64) -> Method:

@@ -27,7 +27,8 @@ def _arguments(corpus, workdir, name, *settings, targets=()) -> list[str]:
     corpus,
     workdir,
     targets,
-    *("data.targets=", "steer.steps=12", "look.steps=25", "proxy.preset=0.1m"),
+    *("data.targets=", "steer.steps=12", "proxy.preset=0.1m"),
+    *("look.teacher=0.1m", "look.steps=12", "look.steps_per_call=2"),
     *settings,
   )
 
