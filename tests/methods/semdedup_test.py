@@ -7,8 +7,7 @@ import pytest
 from cmtree_jax.methods import semdedup
 from cmtree_jax.methods.base import Documents
 from cmtree_jax.types import UserError
-from tests.methods import world
-from tests.methods.world import reordered
+from tests.methods import measured, world
 
 # Twenty topics of four documents each. The last eight documents repeat the first
 # ones: four word for word, four nearly.
@@ -145,7 +144,7 @@ def test_of_what_was_kept_nothing_more_is_left_out():
 
 def test_the_order_of_documents_changes_nothing():
   order = np.random.default_rng(1).permutation(N)
-  moved = reordered(POOL, order)
+  moved = measured.shuffled(POOL, order)
   for options in ({}, {"share": 0.5}, {"keep": "random"}):
     one, two = found(**options), found(moved, **options)
     np.testing.assert_array_equal(one.log_w_N[order], two.log_w_N)

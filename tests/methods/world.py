@@ -74,17 +74,6 @@ def documents_of(texts, seed):
   )
 
 
-def reordered(documents, order):
-  """The same without texts and measurements, in another order."""
-  domain_N = documents.domain_N
-  return Documents(
-    documents.key_N[order],
-    documents.tokens_N[order],
-    documents.embedding_NE[order],
-    None if domain_N is None else domain_N[order],
-  )
-
-
 def measured(documents, method, seed=0):
   """With what the models of a method would measure; any numbers."""
   rng = np.random.default_rng(seed)
