@@ -9,7 +9,7 @@ import pytest
 from cmtree_jax.methods import mates, scoring
 from cmtree_jax.selection import regression
 from cmtree_jax.types import UserError
-from tests.methods import world
+from tests.methods import measured, world
 
 CASES = pathlib.Path(__file__).parent / "cases"
 SIZE, E = 600, 6
@@ -91,9 +91,7 @@ def test_the_order_of_the_documents_does_not_matter():
   _, influence_N = planted()
   documents = pool([influence_N])
   order = np.random.default_rng(3).permutation(SIZE)
-  again = world.reordered(documents, order)._replace(
-    influence_ON=documents.influence_ON[:, order]
-  )
+  again = measured.shuffled(documents, order)
   np.testing.assert_array_equal(
     weigh(again).log_w_N, weigh(documents).log_w_N[order]
   )

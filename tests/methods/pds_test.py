@@ -12,7 +12,7 @@ from cmtree_jax.types import UserError
 from configs import default
 from tests import toy
 from tests.loops import planted
-from tests.methods import world
+from tests.methods import measured, world
 
 SIZE = 600
 
@@ -52,7 +52,7 @@ def test_documents_that_were_not_valued_are_found_by_their_features():
 def test_the_order_of_the_documents_does_not_matter():
   _, value_N = some_values()
   order = np.random.default_rng(3).permutation(SIZE)
-  again_N = kept(value_N[order], world.reordered(pool(), order))
+  again_N = kept(value_N[order], measured.shuffled(pool(), order))
   np.testing.assert_array_equal(again_N, kept(value_N)[order])
 
 

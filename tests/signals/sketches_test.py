@@ -108,7 +108,7 @@ def test_sketches_keep_inner_products():
 
 def test_blocks_do_not_cancel():
   x_N = np.random.default_rng(0).normal(size=sketches.BLOCK)
-  opposed = np.float32(np.concatenate([x_N, -x_N]))[None]
+  opposed = np.concatenate([x_N, -x_N])[None].astype(np.float32)
   found_BP = sketches.project([opposed], jax.random.key(0), 1024)
   ratio = np.linalg.norm(found_BP) / np.linalg.norm(opposed)
   assert ratio == pytest.approx(1, abs=0.1)
