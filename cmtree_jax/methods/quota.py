@@ -95,7 +95,7 @@ def make(
     look=inner.look,
     curate=inner.curate,
     targeted=inner.targeted or kind == "crisp",
-  )._replace(extends=workdir)
+  )._replace(extends=workdir, entries=inner.entries, labels=inner.labels)
 
 
 def weigh(

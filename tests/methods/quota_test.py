@@ -188,6 +188,17 @@ def test_every_scorer_can_choose_within_quotas(name):
   )
 
 
+def test_the_files_of_a_scorer_are_read_for_it():
+  for name, options in (
+    ("metaclip", {"entries": "words.txt"}),
+    ("quality", {"labels": "labels.jsonl"}),
+  ):
+    inner = METHODS[name].make(**options)
+    method = quota.make(scorer=inner, mixture="natural")
+    for field in ("entries", "labels"):
+      assert getattr(method, field) == getattr(inner, field)
+
+
 def test_reasons_say_where_a_document_stands_in_its_domain():
   method = quota.make(scorer="random_documents", mixture="natural", share=0.3)
   known = facts()
