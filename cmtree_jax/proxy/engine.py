@@ -334,24 +334,29 @@ class _Member(NamedTuple):
 
 
 def _statistics(logits_BTV, label_BT) -> Statistics:
-  log_p_BTV = jax.nn.log_softmax(logits_BTV)
-  p_BTV = jnp.exp(log_p_BTV)
-  log_label_BT = jnp.take_along_axis(log_p_BTV, label_BT[..., None], -1)[..., 0]
-  label_p_BT = jnp.exp(log_label_BT)
+  top_BT = jnp.max(logits_BTV, axis=-1)
+  below_BTV = logits_BTV - top_BT[..., None]
+  # Kept, or XLA computes the exponentials anew in every sum: 17 times the time.
+  below_BTV, e_BTV = jax.lax.optimization_barrier(
+    (below_BTV, jnp.exp(below_BTV))
+  )
+  z_BT = jnp.sum(e_BTV, axis=-1)
+  label_BT1 = label_BT[..., None]
+  label_below_BT = jnp.take_along_axis(below_BTV, label_BT1, -1)[..., 0]
+  label_p_BT = jnp.exp(label_below_BT) / z_BT
+  is_label_BTV = jnp.arange(e_BTV.shape[-1]) == label_BT1
+  other_p_BT = jnp.max(jnp.where(is_label_BTV, 0.0, e_BTV), axis=-1) / z_BT
   # |p - y|^2 = |p|^2 - 2 p_y + 1, written so that nothing cancels.
-  rest_BT = jnp.maximum(jnp.sum(p_BTV**2, axis=-1) - label_p_BT**2, 0.0)
-  is_label_BTV = jnp.arange(p_BTV.shape[-1]) == label_BT[..., None]
-  other_p_BT = jnp.max(jnp.where(is_label_BTV, 0.0, p_BTV), axis=-1)
+  square_BT = jnp.sum(e_BTV**2, axis=-1) / z_BT**2
+  rest_BT = jnp.maximum(square_BT - label_p_BT**2, 0.0)
   return Statistics(
-    loss_BT=-log_label_BT,
+    loss_BT=jnp.log(z_BT) - label_below_BT,
     # A probability that is zero in float32 adds nothing.
-    entropy_BT=-jnp.sum(jnp.where(p_BTV > 0, p_BTV * log_p_BTV, 0.0), axis=-1),
-    confidence_BT=jnp.max(p_BTV, axis=-1),
+    entropy_BT=jnp.log(z_BT) - jnp.sum(e_BTV * below_BTV, axis=-1) / z_BT,
+    confidence_BT=1 / z_BT,
     error_BT=jnp.sqrt(rest_BT + (1 - label_p_BT) ** 2),
     margin_BT=other_p_BT - label_p_BT,
-    correct_BT=(jnp.argmax(logits_BTV, axis=-1) == label_BT).astype(
-      jnp.float32
-    ),
+    correct_BT=(label_below_BT >= 0).astype(jnp.float32),
   )
 
 
