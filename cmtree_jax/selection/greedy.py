@@ -14,7 +14,7 @@ import numpy as np
 from cmtree_jax.selection import neighbors
 from cmtree_jax.shapes import Array, FloatNE, IntN
 
-_BATCH = 256  # documents whose gains are looked at together
+_BATCH = 64  # documents whose gains are looked at together
 
 
 def k_center(

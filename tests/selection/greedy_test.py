@@ -66,7 +66,7 @@ def plain(similarity_NN, count):
   return order, gain
 
 
-@pytest.mark.parametrize("batch", [3, 256])
+@pytest.mark.parametrize("batch", [3, 64])
 def test_apricot_ranks_the_same(batch, monkeypatch):
   """PyPI apricot-select 0.6.1, FacilityLocationSelection on given similarities."""
   monkeypatch.setattr(greedy, "_BATCH", batch)
