@@ -34,6 +34,7 @@ METHODS: dict[str, ModuleType] = {
     "ssl_prototypes",
     "d4",
     "density",
+    "facility_location",
     # What models in training make of every document.
     "perplexity",
     "el2n",
