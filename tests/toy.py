@@ -151,12 +151,16 @@ def build(texts, domain_N, goal, *, target_K, steps=STEPS) -> Corpus:
 
 
 def scored(texts, key_N) -> Documents:
-  """Documents for methods that score them; a word is written as its number."""
+  """Documents for methods that score them; a word is written as its number.
+
+  Their features are the counts of their words.
+  """
   written = Listed(" ".join(map(str, text)) for text in texts)
+  counts = [np.bincount(text, minlength=V) for text in texts]
   return Documents(
     key_N,
     np.array([len(text) + 1 for text in texts]),
-    np.zeros((len(texts), 1), np.float32),
+    np.array(counts, np.float32),
     np.zeros(len(texts), int),
     grams=grams.count(written, grams.Plan(buckets=2**16)),
     text=written,

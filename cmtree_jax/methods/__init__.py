@@ -26,6 +26,7 @@ METHODS: dict[str, ModuleType] = {
     # Scores of documents for each target.
     "dsir",
     "classifier",
+    "betr",
     "zip_fit",
     "metaclip",
     "quality",

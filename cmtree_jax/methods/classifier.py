@@ -80,10 +80,10 @@ def make(
     pool = facts.pool
     assert pool is not None
     fits = [
-      fit(pool, train, held_out, rows=_ROWS[features], documents=documents)
+      fit(pool, train, held_out, rows=ROWS[features], documents=documents)
       for train, held_out in zip(facts.train, facts.validation, strict=True)
     ]
-    score_TN = (one.score(pool, _ROWS[features]) for one in fits)
+    score_TN = (one.score(pool, ROWS[features]) for one in fits)
     if kind == "soft":
       found = scoring.proportional(
         score_TN, pool, num_targets=len(fits), max_weight=facts.max_weight
@@ -213,4 +213,4 @@ def _embedding_rows(documents: Documents, which: Any) -> np.ndarray:
   return np.asarray(documents.embedding_NE[which])
 
 
-_ROWS: dict[str, Rows] = {"grams": word_rows, "embedding": _embedding_rows}
+ROWS: dict[str, Rows] = {"grams": word_rows, "embedding": _embedding_rows}

@@ -80,7 +80,7 @@ def test_only_counts_that_are_read_are_made():
 
 
 def fit(documents=8192, pool=POOL):
-  rows = classifier._ROWS["grams"]
+  rows = classifier.ROWS["grams"]
   made = classifier.fit(
     pool, FACTS.train[0], FACTS.validation[0], rows=rows, documents=documents
   )
@@ -92,7 +92,7 @@ def test_a_document_is_scored_by_the_fit_that_has_not_seen_it(monkeypatch):
   made, score_N = fit()
   counted = POOL.grams
   assert counted is not None
-  rows = classifier._ROWS["grams"](POOL, np.arange(len(KIND_N)))
+  rows = classifier.ROWS["grams"](POOL, np.arange(len(KIND_N)))
   low_N = POOL.key_N <= made.middle
   assert abs(low_N.sum() - (~low_N).sum()) <= 1
   for number, half_N in enumerate((low_N, ~low_N)):
@@ -156,7 +156,7 @@ def test_the_ranking_is_that_of_fasttext(words):
   pool = oracles.documents("pool", words=words)
   target = oracles.documents("target", words=words)
   held_out = target._replace(key_N=np.zeros(0, np.uint64))
-  rows = classifier._ROWS["grams"]
+  rows = classifier.ROWS["grams"]
   made = classifier.fit(pool, target, held_out, rows=rows, documents=8192)
   score_N = made.score(pool, rows)
   expected_N = oracles.CASE[f"fasttext_{words}_N"]
@@ -173,7 +173,7 @@ def test_without_held_out_documents_the_middle_strength_is_taken():
     POOL,
     FACTS.train[0],
     none,
-    rows=classifier._ROWS["grams"],
+    rows=classifier.ROWS["grams"],
     documents=8192,
   )
   assert made.strength == sorted(classifier.STRENGTHS)[1]
@@ -182,7 +182,7 @@ def test_without_held_out_documents_the_middle_strength_is_taken():
 
 def held_out_loss(made) -> float:
   """The mean over both fits and both classes."""
-  rows = classifier._ROWS["grams"]
+  rows = classifier.ROWS["grams"]
   every = np.arange(len(KIND_N))
   low_N = POOL.key_N <= made.middle
   positive = rows(FACTS.validation[0], np.arange(6))
