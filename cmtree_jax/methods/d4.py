@@ -19,7 +19,8 @@ from cmtree_jax.selection import duplicates, kmeans
 from cmtree_jax.selection.kmeans import Clusters
 
 SMALL = Small()
-PLANTED = Planted()
+# What repeats itself is seen less. What cannot be learned repeats nothing, and stays.
+PLANTED = Planted(more=(("noise", "target"), ("noise", "other")))
 
 
 def make(

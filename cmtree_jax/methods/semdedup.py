@@ -12,8 +12,10 @@ from cmtree_jax.selection.duplicates import Likeness
 AGAINST = ("all", "kept")
 
 SMALL = Small()
+# What repeats itself is seen less. What cannot be learned repeats nothing, and stays.
 PLANTED = Planted(
   options={"epsilon": 0.1},
+  more=(("noise", "target"), ("noise", "other")),
   documents=(("plain", "copies"), ("rare", "copies")),
   once=("exact", "near"),
 )

@@ -14,7 +14,10 @@ TYPICAL = (
 )
 
 SMALL = Small()
-PLANTED = Planted()
+# What repeats itself is seen less. What cannot be learned repeats nothing, and stays.
+PLANTED = Planted(
+  options={"share": 0.3}, more=(("noise", "target"), ("noise", "other"))
+)
 
 
 def make(
