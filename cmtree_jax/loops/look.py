@@ -244,6 +244,7 @@ class _Model(NamedTuple):
       world.pool.row_tokens,
       world.rows,
       world.model.flops_per_token,
+      longest=look.longest,
       sketch=look.sketch._replace(form="sgd"),
       key=jax.random.key(self.session.seed),
     )

@@ -146,6 +146,8 @@ class Look(NamedTuple):
   # Whether each checkpoint ends a training of its own, as long as the time between
   # two checkpoints.
   afresh: bool = False
+  # Tokens from the beginning of a document that gradients are read of; 0: all.
+  longest: int = 0
   sketch: Sketch = Sketch()  # of `Documents.sketch_ONP`
   # Documents of the pool whose influence is measured, others at every observation.
   asked: int = 0

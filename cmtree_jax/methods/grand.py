@@ -15,7 +15,7 @@ from cmtree_jax.methods.base import (
 
 KEEP = ("hard", "easy")
 
-SMALL = Small(options={"seeds": 2})
+SMALL = Small(options={"seeds": 2, "longest": 128})
 PLANTED = Planted(
   options={"seeds": 1},
   more=(("noise", "learnable"),),
@@ -29,6 +29,7 @@ def make(
   keep: str = "hard",
   seeds: int = 10,
   scaled: bool = True,
+  longest: int = 2048,
 ) -> Method:
   r"""Keeps the documents that early proxies would move the furthest for.
 
@@ -58,6 +59,7 @@ def make(
     keep: "hard" keeps the longest gradients, "easy" the shortest.
     seeds: M, proxies that the length is the mean of.
     scaled: whether lengths are multiplied by the root of the tokens.
+    longest: tokens from the beginning of a document that its loss is of.
   Returns:
     A Method that reads the norms of the documents' gradients; it needs no targets.
   Raises:
@@ -70,13 +72,13 @@ def make(
   checks.share(share=share)
   checks.above_zero(share=share)
   checks.one_of("keep", keep, KEEP)
-  checks.at_least(1, seeds=seeds)
+  checks.at_least(1, seeds=seeds, longest=longest)
 
   def init(key: shapes.Key, facts: Facts) -> scoring.Weighed:
     del key
     pool = facts.pool
     assert pool is not None
-    score_N = scores(pool, scaled=scaled)
+    score_N = scores(pool, longest=longest if scaled else None)
     if keep == "easy":
       score_N = -score_N
     return scoring.top(score_N, pool, share=share, max_weight=facts.max_weight)
@@ -84,13 +86,15 @@ def make(
   return scoring.method(
     init,
     features=frozenset({"gradient_norm_ON"}),
-    look=Look(seeds=seeds),
+    look=Look(seeds=seeds, longest=longest),
     targeted=False,
   )
 
 
-def scores(pool: Documents, *, scaled: bool) -> np.ndarray:
-  """s of every document."""
+def scores(pool: Documents, *, longest: int | None) -> np.ndarray:
+  """s of every document, scaled by at most `longest` tokens; None: unscaled."""
   assert pool.gradient_norm_ON is not None
   score_N = pool.gradient_norm_ON.mean(axis=0, dtype=np.float64)
-  return score_N * np.sqrt(pool.tokens_N) if scaled else score_N
+  if longest is None:
+    return score_N
+  return score_N * np.sqrt(np.minimum(pool.tokens_N, longest))

@@ -21,7 +21,7 @@ from cmtree_jax.methods.base import (
 FORMS = ("adam", "sgd", "sign")
 MEANS = ("cosines", "gradients")
 
-SMALL = Small(options={"checkpoints": 2, "size": 256})
+SMALL = Small(options={"checkpoints": 2, "size": 256, "longest": 128})
 PLANTED = Planted(
   options={"checkpoints": 2, "size": 256, "share": 0.3},
   more=TARGET_FIRST,
@@ -36,6 +36,7 @@ def make(
   mean: str = "cosines",
   checkpoints: int = 4,
   size: int = 8192,
+  longest: int = 2048,
 ) -> Method:
   r"""Keeps each target's documents of the largest influence, by their gradients.
 
@@ -70,6 +71,7 @@ def make(
     mean: "cosines" or "gradients".
     checkpoints: c, evenly spaced.
     size: P; cosines are found to :math:`1 / \sqrt P`.
+    longest: tokens from the beginning of a document that its loss is of.
   Returns:
     A Method that reads the sketches of the documents' gradients.
   Raises:
@@ -82,7 +84,7 @@ def make(
   checks.above_zero(share=share)
   checks.one_of("form", form, FORMS)
   checks.one_of("mean", mean, MEANS)
-  checks.at_least(1, checkpoints=checkpoints, size=size)
+  checks.at_least(1, checkpoints=checkpoints, size=size, longest=longest)
 
   def init(key: shapes.Key, facts: Facts) -> scoring.Weighed:
     del key
@@ -101,7 +103,9 @@ def make(
   return scoring.method(
     init,
     features=frozenset({"sketch_ONP"}),
-    look=Look(checkpoints=checkpoints, sketch=Sketch(size, form)),
+    look=Look(
+      checkpoints=checkpoints, longest=longest, sketch=Sketch(size, form)
+    ),
   )
 
 

@@ -30,6 +30,7 @@ class Seen(NamedTuple):
   batch_rows: int  # per batch; calls of equal shape are made of them
   flops_per_token: float  # of a forward pass
   # Only for what is read of gradients.
+  longest: int = 0  # tokens from the beginning of a document; 0: all
   sketch: Sketch = Sketch()
   key: shapes.Key | None = None  # of the signs of a sketch
   # [C, B, T], and the weights of its losses: what a step on a document should lower.
@@ -168,6 +169,7 @@ def _source(seen: Seen, tokens: packing.TokenStore) -> single.Source:
     seen.row_tokens,
     seen.batch_rows,
     seen.flops_per_token,
+    seen.longest,
   )
 
 

@@ -40,6 +40,12 @@ class Source(NamedTuple):
   row_tokens: int  # T: attention stays within a piece, as in training
   lanes: int  # D; a multiple of the devices that divide a batch
   flops_per_token: float
+  longest: int = 0  # tokens that are read from the beginning of each; 0: all
+
+  def pairs(self, document_B: np.ndarray) -> np.ndarray:
+    """How many tokens of each are read."""
+    pairs_B = self.tokens.pairs_N[document_B]
+    return np.minimum(pairs_B, self.longest) if self.longest else pairs_B
 
 
 def norms(source: Source, document_B: np.ndarray) -> tuple[np.ndarray, Cost]:
@@ -242,7 +248,7 @@ def steps(losses, reads, phi, total, batch, weight_SDW, last_S, *more):
 
 def calls(source: Source, document_B: np.ndarray) -> Iterator[Call]:
   """Documents in lanes, the longest first; calls of equal widths."""
-  order_B = np.argsort(-source.tokens.pairs_N[document_B], kind="stable")
+  order_B = np.argsort(-source.pairs(document_B), kind="stable")
   width, held = 0, []
   for start in range(0, len(order_B), source.lanes):
     place_D = order_B[start : start + source.lanes]
@@ -267,7 +273,7 @@ def _group(
   """The steps of a document in each lane, [D, W]."""
   tokens, row_tokens = source.tokens, source.row_tokens
   start_D = tokens.start_N1[document_B[place_D]]
-  pairs_D = tokens.pairs_N[document_B[place_D]]
+  pairs_D = source.pairs(document_B[place_D])
   most = int(pairs_D.max())
   steps, width = -(-most // row_tokens), row_tokens
   if steps == 1:

@@ -218,7 +218,7 @@ def test_a_look_that_was_stopped_ends_as_if_it_had_not_been(tmp_path):
 
 
 def test_gradients_are_of_the_checkpoints(tmp_path):
-  asked = dict(checkpoints=2, sketch=Sketch(64, "adam"), asked=7)
+  asked = dict(checkpoints=2, sketch=Sketch(64, "adam"), asked=7, longest=20)
   facts, found = looked(tmp_path, *OF_GRADIENTS, **asked)
   world, goal = toy.corpus().world, toy.corpus().goal
   key = jax.random.key(0)
@@ -228,7 +228,9 @@ def test_gradients_are_of_the_checkpoints(tmp_path):
       (facts.pool, world.pool.tokens, "adam"),
       (facts.train[0], goal.tokens, "sgd"),
     ):
-      of = single.Source(world.model.engine, one.phi, tokens, T, ROWS, FLOPS)
+      of = single.Source(
+        world.model.engine, one.phi, tokens, T, ROWS, FLOPS, longest=20
+      )
       every = np.arange(len(part.key_N))
       norm_B, _ = single.norms(of, every)
       sketch_BP, _ = single.sketched(of, every, form=form, size=64, key=key)

@@ -44,10 +44,14 @@ def test_tokens_that_agree_on_nothing_do_not_make_a_document_short():
   each_N = np.array([1.0, 1.0, 1.1, 1.1])
   documents = pool([each_N / np.sqrt(tokens_N)], tokens_N)
   np.testing.assert_allclose(
-    grand.scores(documents, scaled=True), each_N, rtol=1e-6
+    grand.scores(documents, longest=400), each_N, rtol=1e-6
   )
-  plain = grand.scores(documents, scaled=False)
+  plain = grand.scores(documents, longest=None)
   assert plain[[0, 2]].min() > plain[[1, 3]].max()
+  # Of which only the first hundred were read:
+  read = np.minimum(tokens_N, 100)
+  cut = pool([each_N / np.sqrt(read)], tokens_N)
+  np.testing.assert_allclose(grand.scores(cut, longest=100), each_N, rtol=1e-6)
 
 
 def test_equal_scores_are_told_apart_by_the_keys():
@@ -58,7 +62,13 @@ def test_equal_scores_are_told_apart_by_the_keys():
 
 @pytest.mark.parametrize(
   "wrong",
-  [dict(share=0.0), dict(share=1.1), dict(keep="middle"), dict(seeds=0)],
+  [
+    dict(share=0.0),
+    dict(share=1.1),
+    dict(keep="middle"),
+    dict(seeds=0),
+    dict(longest=0),
+  ],
 )
 def test_options_out_of_range_are_refused(wrong):
   with pytest.raises(ValueError, match=next(iter(wrong))):

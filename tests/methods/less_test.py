@@ -99,9 +99,9 @@ def test_each_target_keeps_its_own():
 
 
 def test_the_pool_is_sketched_in_the_form_that_is_asked_for():
-  look = less.make(form="sign", size=64, checkpoints=3).look
+  look = less.make(form="sign", size=64, checkpoints=3, longest=9).look
   assert look.sketch == (64, "sign")
-  assert look.checkpoints == 3
+  assert look.checkpoints == 3 and look.longest == 9
 
 
 @pytest.mark.parametrize(
@@ -112,6 +112,7 @@ def test_the_pool_is_sketched_in_the_form_that_is_asked_for():
     dict(mean="median"),
     dict(checkpoints=0),
     dict(size=0),
+    dict(longest=0),
   ],
 )
 def test_options_out_of_range_are_refused(wrong):

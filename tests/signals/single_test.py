@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from cmtree_jax.data.draw import packing
 from cmtree_jax.data.draw.batch import Batch
 from cmtree_jax.proxy import loss as proxy_loss
 from cmtree_jax.proxy.ledger import FORWARD, GRADIENT
@@ -136,6 +137,24 @@ def test_a_document_of_many_pieces_has_one_gradient(engine, phi):
   each = gradients_one_by_one(engine, phi, row_tokens=6)
   expected = [optax.tree.norm(one) for one in each]
   np.testing.assert_allclose(found_B, expected, rtol=1e-4)
+
+
+def test_the_rest_of_a_long_document_is_not_read(engine, phi):
+  whole = source(engine, phi, row_tokens=6)
+  found_B, cost = single.norms(whole._replace(longest=10), ASKED)
+  tokens = whole.tokens
+  begin, pairs = tokens.start_N1[ASKED], np.minimum(tokens.pairs_N[ASKED], 10)
+  cut = packing.TokenStore(
+    np.concatenate(
+      [tokens.flat[a : a + n + 1] for a, n in zip(begin, pairs, strict=True)]
+    ),
+    np.concatenate([[0], np.cumsum(pairs + 1)]),
+    tokens.bytes_N[ASKED],
+  )
+  short = whole._replace(tokens=cut)
+  expected, same = single.norms(short, np.arange(len(ASKED)))
+  np.testing.assert_allclose(found_B, expected, rtol=1e-5)
+  assert cost == same
 
 
 def test_lanes_and_devices_change_nothing(engine, phi):
