@@ -90,6 +90,7 @@ def test_much_noise_draws_all_documents_alike():
 def test_the_order_of_the_documents_does_not_matter():
   _, influence_N = planted()
   documents = pool([influence_N])
+  assert documents.influence_ON is not None
   order = np.random.default_rng(3).permutation(SIZE)
   again = measured.shuffled(documents, order)
   np.testing.assert_array_equal(
