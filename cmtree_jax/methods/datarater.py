@@ -11,6 +11,7 @@ from cmtree_jax import checks, shapes
 from cmtree_jax.data.draw import packing
 from cmtree_jax.methods import scoring
 from cmtree_jax.methods.base import (
+  TARGET_DOCUMENTS,
   Conclusion,
   Facts,
   Method,
@@ -23,7 +24,7 @@ from cmtree_jax.tree import mixture
 KINDS = ("hard", "accept")
 
 SMALL = Small()
-PLANTED = Planted()
+PLANTED = Planted(documents=TARGET_DOCUMENTS)
 
 
 class RatedWeights(NamedTuple):

@@ -8,6 +8,7 @@ import numpy as np
 from cmtree_jax import checks, shapes
 from cmtree_jax.methods import scoring
 from cmtree_jax.methods.base import (
+  TARGET_DOCUMENTS,
   Conclusion,
   EqualWeights,
   Facts,
@@ -19,7 +20,7 @@ from cmtree_jax.methods.base import (
 from cmtree_jax.selection import regression
 
 SMALL = Small()
-PLANTED = Planted()
+PLANTED = Planted(options={"temperature": 0.01}, documents=TARGET_DOCUMENTS)
 
 
 class Info(NamedTuple):

@@ -37,7 +37,7 @@ DOCUMENTS = [
 ]
 ASKED = [
   pytest.param(
-    name, marks=[pytest.mark.slow] * (METHODS[name].make().loop == "look")
+    name, marks=[pytest.mark.slow] * (METHODS[name].make().loop != "none")
   )
   for name in DOCUMENTS
   if METHODS[name].PLANTED.documents or METHODS[name].PLANTED.once
