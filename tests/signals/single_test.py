@@ -161,9 +161,15 @@ def test_lanes_and_devices_change_nothing(engine, phi):
   alone, _ = single.norms(source(engine, phi, lanes=1), ASKED)
   many, _ = single.norms(source(engine, phi, lanes=8), ASKED)
   np.testing.assert_allclose(alone, many, rtol=1e-5)
-  sharded = toy.engine(data=4)
-  found, _ = single.norms(source(sharded, _moved(sharded, phi), lanes=4), ASKED)
-  np.testing.assert_allclose(found, many, rtol=1e-5)
+  of = dict(form="adam", size=16, key=jax.random.key(0))
+  sketch_BP, _ = single.sketched(source(engine, phi), ASKED, **of)
+  for axes in (dict(data=4), dict(data=2, model=2)):
+    sharded = toy.engine(**axes)
+    there = source(sharded, _moved(sharded, phi), lanes=4)
+    found, _ = single.norms(there, ASKED)
+    np.testing.assert_allclose(found, many, rtol=1e-5)
+    found, _ = single.sketched(there, ASKED, **of)
+    np.testing.assert_allclose(found, sketch_BP, rtol=1e-3, atol=1e-3)
 
 
 def _moved(engine, phi):
