@@ -92,6 +92,13 @@ def fit(
     Min et al., `GEM: Geometric Entropy Mixing for Optimal LLM Data Curation
     <https://arxiv.org/abs/2605.26121>`_, 2026, eq. 3.
   """
+  import threadpoolctl
+
+  with threadpoolctl.threadpool_limits(1):  # more would round differently
+    return _fit(embedding_NE, num_clusters, seed, mass_N, balance)
+
+
+def _fit(embedding_NE, num_clusters, seed, mass_N, balance) -> Gem:
   row_NE = _unit(embedding_NE)
   m_N = np.ones(len(row_NE)) if mass_N is None else np.asarray(mass_N, float)
   m_N = m_N / m_N.sum()
@@ -138,28 +145,34 @@ def offsets(
     start_L: b to begin with.
   """
   import scipy.optimize
-  import scipy.special
 
   if not strength:
     return np.zeros_like(start_L)
 
   def dual(b_L):
-    total_N = scipy.special.logsumexp(log_f_NL + b_L, axis=1)
-    pi_L = mass_N @ np.exp(log_f_NL + b_L - total_N[:, None])
+    total_N, gamma_NL = _normalized(log_f_NL + b_L)
     value = mass_N @ total_N - b_L.mean() + b_L @ b_L / (2 * strength)
-    return value, pi_L - 1 / len(b_L) + b_L / strength
+    return value, mass_N @ gamma_NL - 1 / len(b_L) + b_L / strength
+
+  def curvature(b_L):
+    _, gamma_NL = _normalized(log_f_NL + b_L)
+    shared_LL = (mass_N[:, None] * gamma_NL).T @ gamma_NL
+    return np.diag(mass_N @ gamma_NL + 1 / strength) - shared_LL
 
   found = scipy.optimize.minimize(
-    dual, start_L, jac=True, method="L-BFGS-B", options=_SOLVER
+    dual,
+    start_L,
+    jac=True,
+    hess=curvature,
+    method="trust-exact",
+    options=_SOLVER,
   )
   return found.x
 
 
 def memberships(log_f_NL: np.ndarray) -> np.ndarray:
   """Rows of shares in proportion to exponentials."""
-  import scipy.special
-
-  return scipy.special.softmax(log_f_NL, axis=1)
+  return _normalized(log_f_NL)[1]
 
 
 def distributions(
@@ -203,8 +216,17 @@ def objective(
 
 
 _ROUNDS = 50
-_TOLERANCE = 1e-6  # relative growth of the objective at which rounds end
-_SOLVER = {"maxiter": 200, "gtol": 1e-8, "ftol": 1e-14}
+_TOLERANCE = 1e-5  # relative growth of the objective at which rounds end
+# The first radius is a logarithm of densities, which have the scale of kappa.
+_SOLVER = {"gtol": 1e-7, "initial_trust_radius": 10.0, "max_trust_radius": 1e6}
+
+
+def _normalized(log_f_NL: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """(logarithms of the rows' sums of exponentials, shares of these sums)."""
+  most_N1 = log_f_NL.max(axis=1, keepdims=True)
+  f_NL = np.exp(log_f_NL - most_N1)
+  total_N1 = f_NL.sum(axis=1, keepdims=True)
+  return (most_N1 + np.log(total_N1))[:, 0], f_NL / total_N1
 
 
 def _log_bessel(order: float, x_L: np.ndarray) -> np.ndarray:
