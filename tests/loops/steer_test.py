@@ -315,7 +315,9 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(name, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["dga", "rnb", "skill_it"])
+@pytest.mark.parametrize(
+  "name", ["dga", "grape", "head_alignment", "rnb", "skill_it"]
+)
 def test_devices_that_share_the_work_find_the_same(name, tmp_path):
   options = {"warmup": 1, "update": 1} if name == "skill_it" else {}
   method = METHODS[name].make(every=1, **options)
