@@ -51,9 +51,11 @@ class Signals(NamedTuple):
   # score, in nats per token (`signals.gradients.target_shares`).
   target_dot_K: Any = None
   head_dot_K: Any = None  # the same for the gradients of the last layer
-  # The same with the gradient of each target's mean loss, and that loss, in nats
-  # per token of the same rows.
+  # The same with the gradient of each target's mean loss, the lengths of all these
+  # gradients, and the targets' loss in nats per token of the same rows.
   target_dot_TK: Any = None
+  domain_norm_K: Any = None
+  target_norm_T: Any = None
   target_nats_T: Any = None
   target_loss_T: Any = None  # mean loss (loop `runs`: at the end of the run)
 

@@ -34,12 +34,8 @@ class Info(NamedTuple):
   alpha_K: shapes.Array  # sums to one
 
 
-# Products of gradients here are those of models before their first thousand steps;
-# the two steps have the paper's ratio.
-SMALL = Small(dict(every=10, domain_step=5.0, task_step=33.0))
-PLANTED = Planted(
-  dict(every=2, domain_step=5.0, task_step=33.0), more=TARGET_FIRST
-)
+SMALL = Small(dict(every=10))
+PLANTED = Planted(dict(every=2), more=TARGET_FIRST)
 
 
 def make(
@@ -47,6 +43,7 @@ def make(
   domain_step: float = 1.5,
   task_step: float = 10.0,
   smoothing: float = 1e-3,
+  clip_norm: float = 1.0,
   every: int = 100,
   output: str = "mean",
 ) -> Method:
@@ -57,10 +54,11 @@ def make(
             \alpha_k \propto \alpha_k \exp\Big(\eta_\alpha \sum_t z_t f_{tk}\Big)
 
   with the gradients g of the domains' mean losses and the mean loss L of each target,
-  at one moment. The sum over the domains is the rate at which training on alpha
-  improves target t, as a share of its loss; so a target of high loss is not taken for
-  one that learns fast. The targets move first, and the domains then follow the new z.
-  Both start uniform. Between the updates the proxy trains on rows drawn from alpha.
+  at one moment, each gradient clipped to norm one. The sum over the domains is the
+  rate at which training on alpha improves target t, as a share of its loss; so a
+  target of high loss is not taken for one that learns fast. The targets move first,
+  and the domains then follow the new z. Both start uniform. Between the updates the
+  proxy trains on rows drawn from alpha.
 
   Of one target z is one, and what is left is DGA without its average, on the gradient
   of the logarithm.
@@ -68,17 +66,19 @@ def make(
   Departures: the paper hands over the model that was trained so; the recipe here is
   the mean of alpha over the run. :math:`\eta` is the paper's quotient of the learning
   rate and the strength of the Bregman divergence, held constant, as the learning rate
-  is here; so does the authors' code. That code also clips every gradient to norm one,
-  and takes the logarithm after it has averaged the loss over targets; both are left
-  out, as the paper has neither. The smoothing of z is the code's alone. The direction
-  of training is the mean of the domains' own gradients weighted by alpha, where the
-  authors draw one more batch from it.
+  is here; so does the authors' code. The clips and the smoothing of z are the code's
+  alone. It also takes the logarithm after it has averaged the loss over targets, which
+  is left out, as it is not in the paper. The direction of training is the mean of the
+  domains' own gradients weighted by alpha, where the authors draw one more batch from
+  it.
 
   Args:
     domain_step: :math:`\eta_\alpha`.
     task_step: :math:`\eta_z`.
     smoothing: share of the uniform distribution that is mixed into z after each
       update.
+    clip_norm: a longer gradient, of a domain's loss or of the logarithm of a target's,
+      is shortened to this norm.
     every: training steps between updates.
     output: `last` gives the last alpha instead of the mean.
   Returns:
@@ -91,12 +91,14 @@ def make(
       to 1, every below one or an unknown output.
   References:
     Fan et al., `GRAPE <https://arxiv.org/abs/2505.20380>`_, 2025, eq. 3 and 4 and
-    table 3; smoothing from Olivia-fsm/GRAPE_data_mixture_with_multi_target at
+    table 3; clips and smoothing from Olivia-fsm/GRAPE_data_mixture_with_multi_target at
     ba347fc, `src/trainer.py`.
   """
   checks.one_of("output", output, steering.OUTPUT)
   checks.at_least(1, every=every)
-  checks.above_zero(domain_step=domain_step, task_step=task_step)
+  checks.above_zero(
+    domain_step=domain_step, task_step=task_step, clip_norm=clip_norm
+  )
   checks.share(smoothing=smoothing)
 
   def init(key: jax.Array, facts: Facts) -> State:
@@ -108,7 +110,10 @@ def make(
   def step(state: State, signals: Signals) -> tuple[State, Info]:
     course = state.course
     nats_T = jnp.maximum(jnp.asarray(signals.target_nats_T), 1e-6)
-    f_TK = jnp.asarray(signals.target_dot_TK) / nats_T[:, None]
+    # A gradient of a logarithm is that of the loss over the loss.
+    shorten_T = _shorten(signals.target_norm_T / nats_T, clip_norm) / nats_T
+    shorten_K = _shorten(signals.domain_norm_K, clip_norm)
+    f_TK = shorten_T[:, None] * signals.target_dot_TK * shorten_K
     f_TK = jnp.where(course.present_K, f_TK, 0.0)
     # On a TPU the default would round the products to bfloat16.
     rate_T = jnp.matmul(f_TK, course.mixture_K, precision="highest")
@@ -123,8 +128,21 @@ def make(
     init,
     step,
     finalize=lambda state: state.course.recipe(output),
-    signals=frozenset({"domain_B", "target_dot_TK", "target_nats_T"}),
+    signals=frozenset(
+      {
+        "domain_B",
+        "target_dot_TK",
+        "domain_norm_K",
+        "target_norm_T",
+        "target_nats_T",
+      }
+    ),
     loop="steer",
     ask=lambda state: Ask(state.course.mixture_K),
     every=every,
   )
+
+
+def _shorten(norm: shapes.Array, most: float) -> shapes.Array:
+  """Factors that bring lengths down to one that is given."""
+  return most / jnp.maximum(norm, most)

@@ -63,7 +63,7 @@ def make(
   Returns:
     A Method that reads what the scorer reads.
   Cost:
-    That of the scorer.
+    That of the scorer, and some sixty bytes for each document.
   Raises:
     ValueError: for a share that is not in (0, 1], an unknown mixture, or a scorer that
       does not score documents.

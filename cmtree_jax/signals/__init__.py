@@ -25,6 +25,8 @@ SIGNALS: dict[str, Signal] = {
   "gram_KK": gradients.PRODUCTS,
   "target_dot_K": gradients.PRODUCTS,
   "target_dot_TK": gradients.TARGET_PRODUCTS,
+  "domain_norm_K": gradients.TARGET_PRODUCTS,
+  "target_norm_T": gradients.TARGET_PRODUCTS,
   "target_nats_T": gradients.TARGET_PRODUCTS,
   "head_dot_K": gradients.HEAD_DOT,
   "target_loss_T": domains.TARGETS,

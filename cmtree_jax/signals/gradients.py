@@ -79,12 +79,21 @@ def gradient_products(
   return Products(loss_K, gram_KK, _products(gradient_K, row)[:, 0])
 
 
+class TargetProducts(NamedTuple):
+  """Of T targets with K domains, in float32; zeros for a domain without tokens."""
+
+  dot_TK: shapes.Array  # <grad loss_t, grad loss_k>
+  norm_K: shapes.Array  # lengths of the domains' gradients
+  norm_T: shapes.Array  # of the targets'
+  loss_T: shapes.Array  # mean over the target's tokens, nats
+
+
 def target_products(
   losses: Losses,
   params: shapes.Tree,
   domains: tuple[shapes.Tree, shapes.Array],
   targets: tuple[shapes.Tree, shapes.Array],
-) -> tuple[shapes.Array, shapes.Array]:
+) -> TargetProducts:
   r"""Inner products of each target's gradient with each domain's, and the losses.
 
   .. math:: a_{tk} = \langle \nabla L_t, \nabla L_k \rangle
@@ -98,13 +107,16 @@ def target_products(
     domains: (rows of every domain, leading axes [K, B]; 1 for a token, 0 for
       padding).
     targets: the same of every target.
-  Returns:
-    (a_TK, L_T in nats per token), in float32.
   """
   slope = _slope(losses)
   _, gradient_K = _gradients(slope, params, *domains)
   loss_T, gradient_T = _gradients(slope, params, *targets)
-  return _products(gradient_T, gradient_K), loss_T
+  return TargetProducts(
+    _products(gradient_T, gradient_K),
+    _lengths(gradient_K),
+    _lengths(gradient_T),
+    loss_T,
+  )
 
 
 def head_gradients(
@@ -160,8 +172,8 @@ class _Compiled(NamedTuple):
 
   # (params, domains, targets) -> [P, K, K], [P, K]
   products: Callable[..., tuple[shapes.Array, shapes.Array]]
-  # (params, domains, targets) -> [P, T, K], [P, T]
-  target_products: Callable[..., tuple[shapes.Array, shapes.Array]]
+  # (params, domains, targets) -> fields [P, ...]
+  target_products: Callable[..., TargetProducts]
   # (params, domains) -> [P, K, K]
   head_gram: Callable[..., shapes.Array]
   # (params, domains, targets, what each target counts) -> [P, K]
@@ -267,12 +279,14 @@ def _products_cost(seen: Observation, flops_per_token: float) -> Cost:
 
 
 def _compute_target_products(seen: Observation) -> dict[str, np.ndarray]:
-  dot_PTK, loss_PT = _compiled(seen.engine).target_products(
+  found = _compiled(seen.engine).target_products(
     seen.params, (seen.batch, token_weights(seen.batch)), _target_rows(seen)
   )
   return {
-    "target_dot_TK": np.asarray(dot_PTK),
-    "target_nats_T": np.asarray(loss_PT),
+    "target_dot_TK": np.asarray(found.dot_TK),
+    "domain_norm_K": np.asarray(found.norm_K),
+    "target_norm_T": np.asarray(found.norm_T),
+    "target_nats_T": np.asarray(found.loss_T),
   }
 
 
@@ -281,7 +295,7 @@ def _target_products_cost(seen: Observation, flops_per_token: float) -> Cost:
   rows = view.fresh_rows + targets * view.target_rows
   cost = view.cost(rows, GRADIENT, flops_per_token)
   # As in `_products_cost`.
-  count = view.num_domains * targets
+  count = view.num_domains * targets + view.num_domains + targets
   return Cost(cost.tokens, cost.flops + count * flops_per_token)
 
 
@@ -361,6 +375,15 @@ def _products(rows_K, rows_J):
     )
 
   return jax.tree.reduce(jnp.add, jax.tree.map(one, rows_K, rows_J))
+
+
+def _lengths(rows_K):
+  """Lengths [K] of trees with a leading axis."""
+
+  def one(x):
+    return jnp.sum(_wide(x) ** 2, axis=tuple(range(1, x.ndim)))
+
+  return jnp.sqrt(jax.tree.reduce(jnp.add, jax.tree.map(one, rows_K)))
 
 
 def _wide(x):

@@ -234,7 +234,7 @@ def test_the_ledger_counts_what_is_looked_at(tmp_path):
   for name, rows, passes, products in (
     ("loss_K", K * 2, FORWARD, 0),
     ("gram_KK", K * 1 + 2, GRADIENT, K * (K + 1)),
-    ("target_dot_TK", K * 1 + 2, GRADIENT, K * 1),
+    ("target_dot_TK", K * 1 + 2, GRADIENT, K * 1 + K + 1),
     ("head_gram_KK", K * 1, FORWARD, head * (K * T + K * K)),
     ("head_dot_K", K * 1 + 2, FORWARD, head * ((K + 2) * T + K + 1)),
     ("target_loss_T", signals.eval_rows(view), FORWARD, 0),

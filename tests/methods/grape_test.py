@@ -14,11 +14,15 @@ FACTS = world.facts_of([0.5, 0.3, 0.2], np.full((2, 3), 1 / 3))
 F_TK = np.log([[1.0, 2.0, 4.0], [8.0, 1.0, 1.0]])
 
 
-def signals_of(f_TK, nats_T=(1.0, 1.0)):
-  """Of gradients of logarithms, at any losses."""
+def signals_of(f_TK, nats_T=(1.0, 1.0), norm_K=None):
+  """Of short gradients of logarithms, at any losses."""
   nats_T = np.asarray(nats_T)
+  if norm_K is None:
+    norm_K = np.zeros(f_TK.shape[1])
   return Signals(
     target_dot_TK=jnp.asarray(f_TK * nats_T[:, None], jnp.float32),
+    domain_norm_K=jnp.asarray(norm_K, jnp.float32),
+    target_norm_T=jnp.asarray(0.5 * nats_T, jnp.float32),
     target_nats_T=jnp.asarray(nats_T, jnp.float32),
   )
 
@@ -63,6 +67,22 @@ def test_a_target_s_unit_of_loss_is_nothing():
   np.testing.assert_allclose(one.course.total_K, two.course.total_K, rtol=1e-5)
 
 
+def test_long_gradients_are_clipped():
+  method = grape.make()
+  _, plain = after(method, F_TK)
+  # The first domain's gradient is four times too long, the targets' twice.
+  signals = signals_of(F_TK, norm_K=[4.0, 1.0, 0.2])
+  signals = signals._replace(target_norm_T=2 * jnp.ones(2))
+  _, info = method.step(method.init(jax.random.key(0), FACTS), signals)
+  short_TK = F_TK / 2 / [4.0, 1.0, 1.0]
+  np.testing.assert_allclose(info.rate_T, short_TK.mean(axis=1), rtol=1e-5)
+  assert np.abs(info.rate_T - plain.rate_T).min() > 0.1
+  _, loose = grape.make(clip_norm=4.0).step(
+    method.init(jax.random.key(0), FACTS), signals
+  )
+  np.testing.assert_allclose(loose.rate_T, plain.rate_T, rtol=1e-5)
+
+
 def test_smoothing_keeps_a_target_that_gains_most():
   f_TK = np.array([[9.0, 9.0, 9.0], [0.0, 0.0, 0.0]])
   hard, _ = after(grape.make(smoothing=0.0, task_step=100.0), f_TK, steps=2)
@@ -103,6 +123,7 @@ def test_domains_without_documents_stay_without():
   [
     (dict(domain_step=0.0), "domain_step = 0.0 must be above 0"),
     (dict(task_step=-1.0), "task_step = -1.0 must be above 0"),
+    (dict(clip_norm=0.0), "clip_norm = 0.0 must be above 0"),
     (dict(smoothing=2.0), "smoothing = 2.0 must be from 0 to 1"),
     (dict(every=0), "every = 0 must be at least 1"),
     (dict(output="best"), "Unknown output 'best'. Known: last, mean"),

@@ -75,6 +75,8 @@ def gradients(gradient_KP, target_P):
     target_dot_K=dot_K,
     head_dot_K=dot_K,
     target_dot_TK=dot_K[None],
+    domain_norm_K=jnp.linalg.norm(gradient_KP, axis=1),
+    target_norm_T=jnp.linalg.norm(target_P)[None],
     target_nats_T=jnp.ones(1),
   )
 

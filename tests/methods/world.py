@@ -232,6 +232,8 @@ def observation(number, order=range(K)):
     target_dot_K=gradient_KP @ target_P,
     head_dot_K=gradient_KP @ target_P / 2,
     target_dot_TK=target_TP @ gradient_KP.T,
+    domain_norm_K=np.linalg.norm(gradient_KP, axis=1),
+    target_norm_T=np.linalg.norm(target_TP, axis=1),
     target_nats_T=rng.uniform(3, 5, T),
     target_loss_T=rng.uniform(2, 3, T),
   )

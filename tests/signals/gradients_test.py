@@ -146,9 +146,8 @@ def test_the_product_with_all_targets_is_that_of_each_by_what_it_counts(
   params, batch, weight_KBT = setting
   targets, weight_CBT = rows(1, C, B), np.ones((C, B, T), np.float32)
   weight_CBT[1, 1, 3:] = 0  # a shorter target
-  dot_TK, loss_T = TARGET_PRODUCTS(
-    params, (batch, weight_KBT), (targets, weight_CBT)
-  )
+  found = TARGET_PRODUCTS(params, (batch, weight_KBT), (targets, weight_CBT))
+  dot_TK, norm_K, norm_T, loss_T = found
   share_T = np.array([0.5, 0.3, 0.2])
   counts = weight_CBT.sum(axis=(1, 2))
   weighted = weight_CBT * (share_T / counts)[:, None, None]
@@ -159,6 +158,10 @@ def test_the_product_with_all_targets_is_that_of_each_by_what_it_counts(
   assert np.abs(dot_TK[0] - dot_TK[1]).max() > 0.1 * np.abs(dot_TK).max()
   loss = [mean_of_tokens(params, targets, weight_CBT, t) for t in range(C)]
   np.testing.assert_allclose(loss_T, loss, rtol=1e-5)
+  gram_KK = together.gram_KK
+  np.testing.assert_allclose(norm_K, np.sqrt(np.diag(gram_KK)), rtol=1e-5)
+  own = PRODUCTS(params, targets, weight_CBT, None)
+  np.testing.assert_allclose(norm_T, np.sqrt(np.diag(own.gram_KK)), rtol=1e-5)
 
 
 def test_hidden_states_and_embedding_give_the_logits(setting):

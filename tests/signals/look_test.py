@@ -32,6 +32,8 @@ SHAPES = {
   "gram_KK": (K, K),
   "target_dot_K": (K,),
   "target_dot_TK": (1, K),
+  "domain_norm_K": (K,),
+  "target_norm_T": (1,),
   "target_nats_T": (1,),
   "head_dot_K": (K,),
   "target_loss_T": (1,),
