@@ -1,15 +1,11 @@
 """Methods that keep some documents: which ones, and what these weigh."""
 
-import pathlib
-
 import jax
 import numpy as np
 import pytest
 
-from cmtree_jax.methods import perplexity
+from cmtree_jax.methods import base, perplexity
 from tests.methods.world import MAX_WEIGHT, facts, measured_facts
-
-CASES = pathlib.Path(__file__).parent / "cases"
 
 
 def known(method, max_weight=100.0):
@@ -56,6 +52,15 @@ def test_what_the_cap_takes_goes_to_the_others():
   assert w_N.max() == pytest.approx(MAX_WEIGHT, rel=1e-5)
   q_N = pool.tokens_N / pool.tokens_N.sum()
   assert q_N @ w_N == pytest.approx(1, rel=1e-5)
+
+
+@pytest.mark.parametrize("model", base.MODELS)
+def test_only_a_model_that_reads_targets_makes_the_weights_depend_on_them(
+  model,
+):
+  method = perplexity.make(model=model)
+  assert method.look.models == (model,)
+  assert method.targeted == (model == "target")
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,17 @@ def test_a_round_knows_nothing_of_later_models(score):
   )
 
 
+def test_every_round_has_an_order_of_its_own():
+  """A document keeps its place when a later model thinks otherwise."""
+  pool = measured.documents(length=10, hidden_ONH=np.zeros((1, 6, 1)))
+  score_RN = np.array([[5, 9, 1, 2, 3, 4], [9, 1, 3, 8, 2, 4]], float)
+  found = svp.in_rounds(
+    lambda number, taken_N: score_RN[number], pool, rounds=2, part=1 / 3
+  )
+  assert np.argsort(found.place_N).tolist() == [1, 0, 3, 5, 2, 4]
+  assert np.flatnonzero(found.taken_N).tolist() == [0, 1, 3, 5]
+
+
 def test_one_round_is_the_core_set():
   for score in ACTIVE:
     one = svp.make(score=score, form="active", rounds=1, share=0.3)
