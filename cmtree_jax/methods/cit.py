@@ -146,7 +146,7 @@ def whitening(x_NH: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
          [0., 1.]])
   """
   parts = packing.chunks(len(x_NH), scoring.CHUNK)
-  center_H = np.mean(x_NH, axis=0, dtype=np.float64)
+  center_H = np.asarray(np.mean(x_NH, axis=0, dtype=np.float64))
   covariance_HH = np.zeros((len(center_H), len(center_H)))
   for part in parts:
     y_BH = x_NH[part] - center_H
