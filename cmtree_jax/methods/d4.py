@@ -20,7 +20,11 @@ from cmtree_jax.selection.kmeans import Clusters
 
 SMALL = Small()
 # What repeats itself is seen less. What cannot be learned repeats nothing, and stays.
-PLANTED = Planted(more=(("noise", "target"), ("noise", "other")))
+PLANTED = Planted(
+  more=(("noise", "target"), ("noise", "other")),
+  documents=(("plain", "copies"),),
+  once=("exact", "near"),
+)
 
 
 def make(

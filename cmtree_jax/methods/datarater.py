@@ -24,7 +24,7 @@ from cmtree_jax.tree import mixture
 KINDS = ("hard", "accept")
 
 SMALL = Small()
-PLANTED = Planted(documents=TARGET_DOCUMENTS)
+PLANTED = Planted(documents=(*TARGET_DOCUMENTS, ("plain", "random")))
 
 
 class RatedWeights(NamedTuple):

@@ -11,7 +11,10 @@ from cmtree_jax.selection.kmeans import Clusters
 
 SMALL = Small()
 # What repeats itself is seen less. What cannot be learned repeats nothing, and stays.
-PLANTED = Planted(more=(("noise", "target"), ("noise", "other")))
+PLANTED = Planted(
+  more=(("noise", "target"), ("noise", "other")),
+  documents=(("plain", "copies"),),
+)
 
 
 def make(

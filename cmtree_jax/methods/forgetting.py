@@ -24,7 +24,6 @@ PLANTED = Planted(
     ("random", "plain"),
     ("shuffled", "plain"),
     ("rare", "plain"),
-    ("plain", "copies"),
   ),
 )
 

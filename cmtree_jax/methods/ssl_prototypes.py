@@ -16,7 +16,9 @@ TYPICAL = (
 SMALL = Small()
 # What repeats itself is seen less. What cannot be learned repeats nothing, and stays.
 PLANTED = Planted(
-  options={"share": 0.3}, more=(("noise", "target"), ("noise", "other"))
+  options={"share": 0.3},
+  more=(("noise", "target"), ("noise", "other")),
+  documents=(("random", "copies"), ("rare", "copies")),
 )
 
 
