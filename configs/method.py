@@ -4,6 +4,11 @@ python -m cmtree_jax.main --config configs/method.py:NAME --workdir runs/NAME
 
 Corpus and final training are those of default.py. A method divides the corpus as
 its paper does, else into sixteen clusters; its options are `SMALL` in its file.
+
+A method that knows no target is also a tool of its own, to deduplicate, balance or
+prune a corpus: --config.data.source=jsonl:pool.jsonl without a target file, or
+--config.data.targets=none. Nothing is compared then, and the job ends with what went
+and why.
 """
 
 from cmtree_jax.methods import METHODS
@@ -31,4 +36,5 @@ def get_config(name: str = ""):
   make_small(config)
   config.partition.update(METHODS[name].SMALL.partition)
   config.method, config.baselines = name, ()
+  config.export.formats = ("parquet",)  # weights, and how often to repeat
   return config

@@ -215,11 +215,12 @@ def show(found: Selection) -> None:
       more = f", the {_SHOWN} that lose most" * (len(lost) > _SHOWN)
       console.print(_screen(f"By {name}{more}", name, lost[:_SHOWN]))
   for line in sentences(found):
-    console.print(line, markup=False)
+    console.print(line, markup=False, soft_wrap=True)
   out = [one for one in found.examples if one.verdict == OUT and one.reason]
   for one in out[: _SHOWN // 2]:
-    console.print(f"{one.id}: {one.reason}", markup=False)
-    console.print(f"  {one.text[:100]}", markup=False)
+    line = f"{one.id}: {one.reason}"
+    console.print(line, markup=False, soft_wrap=True)
+    console.print(f"  {one.text[:_LINE]}", markup=False)
 
 
 def _screen(heading: str, first: str, chosen: Sequence[Group]) -> Table:
@@ -239,7 +240,8 @@ def _screen(heading: str, first: str, chosen: Sequence[Group]) -> Table:
   return tables.table(heading, columns, rows, first=first)
 
 
-_WIDTH = 28  # characters of a name on the screen
+_WIDTH = 24  # characters of a name on the screen
+_LINE = 78  # characters of a document on the screen
 
 
 def sentences(found: Selection) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import random
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -37,13 +38,16 @@ def _arguments(corpus, workdir, name, *settings, targets=()) -> list[str]:
 def finished(corpus, tmp_path_factory) -> pathlib.Path:
   """The workdir of a job whose method keeps a quarter of the documents."""
   workdir = tmp_path_factory.mktemp("runs") / "documents"
+  assert main.main(_command(corpus, workdir)) == 0
+  return workdir
+
+
+def _command(corpus, workdir) -> list[str]:
   settings = (
     *("random_documents.share=0.25", "budget.epochs=0.5"),
     *("export.formats=jsonl,parquet", "data.shard_documents=50"),
   )
-  arguments = _arguments(corpus, workdir, "random_documents", *settings)
-  assert main.main(arguments) == 0
-  return workdir
+  return _arguments(corpus, workdir, "random_documents", *settings)
 
 
 def _read(workdir: pathlib.Path, name: str):
@@ -90,6 +94,16 @@ def test_nothing_is_trained_and_it_is_told(finished):
   assert "No target" in why and "random_documents" in why
 
 
+def test_the_same_command_finds_its_search_done(finished, corpus):
+  names = ("documents.parquet", "selection.parquet", "selection.html")
+  before = [(finished / name).read_bytes() for name in names]
+  search = next((finished / "cells" / "search").glob("*.json"))
+  when = search.stat().st_mtime_ns
+  assert main.main(_command(corpus, finished)) == 0
+  assert [(finished / name).read_bytes() for name in names] == before
+  assert search.stat().st_mtime_ns == when
+
+
 def test_exports_and_other_jobs_work_with_the_recipe(
   finished, corpus, tmp_path
 ):
@@ -105,6 +119,37 @@ def test_exports_and_other_jobs_work_with_the_recipe(
   assert main.main(arguments) == 0
   again = pq.read_table(workdir / "documents.parquet")
   np.testing.assert_allclose(again["weight"], known["weight"], rtol=1e-6)
+
+
+def test_of_copies_one_stays_and_each_other_names_one(tmp_path):
+  """Exact copies, from the corpus to the page."""
+  rng = random.Random(0)
+  words = corpora.WORDS["latin"] + corpora.WORDS["code"]
+  texts = [" ".join(rng.choices(words, k=30)) for _ in range(40)]
+  rows = [
+    {"id": f"{i}<{copy}>", "text": text, "source": "a" if i % 2 else "b"}
+    for copy in range(2)
+    for i, text in enumerate(texts[: 40 if not copy else 10])
+  ]
+  corpora.write(tmp_path / "pool.jsonl", rows)
+  settings = ("semdedup.epsilon=0.0001", "embedding.dim=32")
+  arguments = _arguments(tmp_path, tmp_path / "run", "semdedup", *settings)
+  assert main.main(arguments) == 0
+  lost = pq.read_table(tmp_path / "run" / "selection.parquet").to_pydict()
+  assert len(lost["document_id"]) == 10
+  for name, reason in zip(lost["document_id"], lost["reason"], strict=True):
+    number = name.partition("<")[0]
+    (other,) = {f"{number}<0>", f"{number}<1>"} - {name}
+    assert reason.startswith(f"cosine 1.000 to {other}")
+  made = _read(tmp_path / "run", "summary.json")["selection"]
+  known = pq.read_table(tmp_path / "run" / "documents.parquet").to_pydict()
+  kept = set(known["document_id"]) - set(lost["document_id"])
+  tokens = dict(zip(known["document_id"], known["tokens"], strict=True))
+  assert made["tokens_of_each_kept_document_once"] == sum(
+    tokens[name] for name in kept
+  )
+  page = (tmp_path / "run" / "selection.html").read_text()
+  assert "&lt;0&gt;" in page and "<0>" not in page
 
 
 _UNTARGETED = [name for name, one in METHODS.items() if not one.make().targeted]
@@ -152,6 +197,13 @@ def test_no_target_may_be_asked_for_beside_one(corpus, tmp_path, capsys):
   assert "No target" in capsys.readouterr().err
   table = pq.read_table(tmp_path / "run" / "selection.parquet").to_pydict()
   assert set(table["verdict"]) == {"held back"}
+
+
+def test_a_corpus_without_targets_needs_no_word_of_them(corpus, tmp_path):
+  arguments = _arguments(corpus, tmp_path / "run", "uniform_clusters")
+  arguments.remove("--config.data.targets=")
+  assert main.main(arguments) == 0
+  assert (tmp_path / "run" / "export" / "parquet" / "weights.parquet").exists()
 
 
 @pytest.mark.parametrize(

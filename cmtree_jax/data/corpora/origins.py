@@ -96,6 +96,8 @@ def choose(origin: Origin, plan: Plan) -> dict[str, Target]:
   names = plan.targets or tuple(found)
   if not names or names == (NO_TARGET,):
     return {}
+  if not found and names == Plan().targets:  # those of the default corpus
+    return {}
   unknown = [name for name in names if name not in found]
   if unknown and _FALLBACK in " ".join(origin.notes):
     names, unknown = tuple(found), []
