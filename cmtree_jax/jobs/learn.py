@@ -21,12 +21,14 @@ from cmtree_jax.jobs import (
   compare,
   guard,
   learned,
+  selected,
   untargeted,
 )
 from cmtree_jax.jobs import job as jobs
 from cmtree_jax.jobs import plan as plans
 from cmtree_jax.jobs.job import Job, Show
 from cmtree_jax.jobs.trials import Tried
+from cmtree_jax.methods.base import DocumentWeights
 from cmtree_jax.recipe import domains, export
 from cmtree_jax.recipe import recipe as recipes
 from cmtree_jax.report import guard as guard_report
@@ -74,6 +76,10 @@ def _story(job: Job) -> Show:
     learned_for=build.budget(config, data),
   )
   told = _told(comparison, guarded)
+  if isinstance(made.weights, DocumentWeights):
+    chosen_from, written = selected.write(comparison, guarded.handed)
+    told["selection"] = chosen_from.to_json()
+    files += written
   recipe = {
     **learned.facts(config, data),
     "method": guarded.handed.method,
@@ -84,10 +90,9 @@ def _story(job: Job) -> Show:
   files += recipes.save(workdir, recipe, learned=data.folder)
   summary = {
     **learned.summary(comparison, made, begin),
-    "handed_over": told["guard"]["handed_over"],
+    "handed_over": told.pop("guard")["handed_over"],
     "why": guarded.why,
-    "concentration": told["concentration"],
-    "token_shares": told["token_shares"],
+    **told,
   }
   store.write_atomically(workdir / learned.SUMMARY_FILE, store.to_json(summary))
   files.append(workdir / learned.SUMMARY_FILE)

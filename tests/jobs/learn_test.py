@@ -314,6 +314,19 @@ def test_weights_of_documents_are_handed_over_without_leaves(of_documents):
   assert list(summary["nmi_source"]) == ["partition"]
 
 
+def test_what_is_not_kept_of_single_documents_is_told(of_documents, finished):
+  table = pq.read_table(of_documents / "documents.parquet").to_pydict()
+  weight = dict(zip(table["document_id"], table["weight"], strict=True))
+  lost = pq.read_table(of_documents / "selection.parquet").to_pydict()
+  assert set(lost["document_id"]) == {n for n, w in weight.items() if w < 0.999}
+  assert all(one.startswith("random number") for one in lost["reason"])
+  told = _read(of_documents, "summary.json")["selection"]
+  assert told == _read(of_documents, "recipe.json")["selection"]
+  assert sum(told["all"]["documents"].values()) == len(weight)
+  assert (of_documents / "selection.html").exists()
+  assert not (finished / "selection.html").exists()  # it has leaves
+
+
 def test_exports_keep_the_weight_of_every_document(of_documents):
   export = of_documents / "export"
   table = pq.read_table(of_documents / "documents.parquet").to_pydict()
