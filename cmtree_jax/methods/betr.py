@@ -6,6 +6,7 @@ from cmtree_jax import checks, shapes
 from cmtree_jax.data.draw import packing
 from cmtree_jax.methods import classifier, scoring
 from cmtree_jax.methods.base import (
+  TARGET_DOCUMENTS,
   TARGET_FIRST,
   Documents,
   Facts,
@@ -19,7 +20,9 @@ FEATURES = (*classifier.FEATURES, "ranks")
 _HELD_OUT = 10  # every tenth document of the sample judges the classifier
 
 SMALL = Small()
-PLANTED = Planted(options={"positive": 0.25}, more=TARGET_FIRST)
+PLANTED = Planted(
+  options={"positive": 0.25}, more=TARGET_FIRST, documents=TARGET_DOCUMENTS
+)
 
 
 def make(

@@ -12,7 +12,9 @@ from cmtree_jax.selection import greedy, kmeans, neighbors
 
 SMALL = Small()
 # What repeats itself is seen less. What cannot be learned repeats nothing, and stays.
-PLANTED = Planted(more=(("noise", "target"), ("noise", "other")))
+PLANTED = Planted(
+  more=(("noise", "target"), ("noise", "other")), once=("exact", "near")
+)
 
 
 def make(*, share: float = 0.1, clusters: int = 1) -> Method:
