@@ -11,9 +11,11 @@ from cmtree_jax.methods.reasons import because
 from cmtree_jax.selection import greedy, kmeans, neighbors
 
 SMALL = Small()
-# What repeats itself is seen less. What cannot be learned repeats nothing, and stays.
+# One copy stands for all, and so weighs more; what is rare has to be stood for as well.
 PLANTED = Planted(
-  more=(("noise", "target"), ("noise", "other")), once=("exact", "near")
+  more=(("noise", "target"), ("noise", "other")),
+  documents=(("rare", "plain"), ("copies", "plain")),
+  once=("exact", "near"),
 )
 
 
