@@ -112,8 +112,10 @@ def represent(
   for rows in groups:
     embedding_BE = np.asarray(pool.embedding_NE[rows])
     tokens_B = pool.tokens_N[rows].astype(np.float64)
-    # Rows of zeros add nothing and are not chosen; groups alike share a program.
-    padding = 0 if len(groups) == 1 else -len(rows) % _alike(len(rows))
+    # Rows of zeros add nothing and are not chosen. With them, clusters of many sizes
+    # share a few programs; the pool as a whole needs none.
+    padded = 2 ** max(6, (len(rows) - 1).bit_length())
+    padding = 0 if len(groups) == 1 else padded - len(rows)
     found = greedy.facility_location(
       greedy.of_embedding(np.pad(embedding_BE, [(0, padding), (0, 0)])),
       cost_N=np.pad(tokens_B, (0, padding)),
@@ -124,11 +126,6 @@ def represent(
     place_N[rows[found.order]] = middle_B / tokens_B.sum()
     gained += float(found.gain.astype(np.float64).sum())
   return Found(place_N, gained / len(place_N))
-
-
-def _alike(size: int) -> int:
-  """A step of sizes, at most an eighth of one: padding costs little."""
-  return 2 ** max(3, size.bit_length() - 3)
 
 
 def _by_key(pool: Documents, clusters: int, seed: int) -> list[np.ndarray]:
