@@ -123,7 +123,11 @@ def run(
     facts,
     state.evidence.mean_N,
   )
-  return found._replace(weights=last.weights, reasons=last.reasons)
+  return found._replace(
+    weights=last.weights,
+    reasons=last.reasons,
+    history=history + last.history,
+  )
 
 
 class _Search(NamedTuple):

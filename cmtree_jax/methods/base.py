@@ -268,6 +268,9 @@ class Conclusion(NamedTuple):
 
   weights: Any  # as `Weights`
   reasons: Reasons | None = None  # as of `Method.reasons`
+  history: tuple[
+    dict[str, Any], ...
+  ] = ()  # what a person should know of the end
 
 
 class Method(NamedTuple):

@@ -96,8 +96,9 @@ def make(
     )
     score_N = head.score(pool.embedding_NE) / temperature
     score_N = score_N + scoring.gumbel(pool.key_N, key)
-    return scoring.top(
-      score_N, pool, share=share, max_weight=facts.max_weight
+    found = scoring.top(score_N, pool, share=share, max_weight=facts.max_weight)
+    return found.telling(
+      valued=[len(valued)], spearman=[head.spearman]
     ).conclusion
 
   return Method(

@@ -53,7 +53,7 @@ class Weighed(NamedTuple):
   @property
   def conclusion(self) -> Conclusion:
     """For a method that scores what the loop `values` found."""
-    return Conclusion(self.weights, self.reasons)
+    return Conclusion(self.weights, self.reasons, self.history)
 
   @property
   def history(self) -> tuple[dict[str, Any], ...]:

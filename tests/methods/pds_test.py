@@ -103,6 +103,8 @@ def test_the_loop_hands_it_values_and_it_chooses_the_best_group(tmp_path):
   assert [name for name, _ in found.candidates] == ["start"]
   assert found.history[0]["deviation"] > 0
   assert found.reasons is not None
+  assert found.history[-1]["spearman"] > 0.3
+  assert 10 <= found.history[-1]["valued"] <= len(planted.GROUP_N)
 
 
 def test_an_estimator_that_does_not_see_the_path_is_refused():
