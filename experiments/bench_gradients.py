@@ -187,14 +187,15 @@ def _each(source: single.Source, reads: Any) -> Way:
     if width not in known:
       known[width] = [
         jax.jit(functools.partial(single.steps, losses, one))
-        .lower(phi, lanes, call.batch, call.weight_SDW, call.last_S, *given)
+        .lower(phi, lanes, call.batch, call.weight_SDW, call.stage_S, *given)
         .compile()
         for one, given in ((single.Norm(), []), (reads, more))
       ]
     gradients, whole = (hlo.count(one).flops for one in known[width])
-    # What is read of a gradient is read where it is whole, not at every step.
-    flops += gradients + (whole - gradients) * call.last_S.mean()
-    tokens += call.weight_SDW.size
+    # Gradients are taken while there are pieces, and read where they are whole.
+    busy, read = (call.stage_S > 0).mean(), (call.stage_S == 2).mean()
+    flops += gradients * busy + (whole - gradients) * read
+    tokens += call.weight_SDW.size * busy
     temp = max(temp, known[width][1].memory_analysis().temp_size_in_bytes)
 
   def run():

@@ -156,7 +156,9 @@ class Call(NamedTuple):
 
   batch: Batch  # [S, D, W]
   weight_SDW: np.ndarray  # 1 / tokens of the document; 0 for padding
-  last_S: np.ndarray  # bool: after this step the lanes' documents are whole
+  # 0: nothing is left to do; 1: there are pieces in the lanes; 2: the last ones, after
+  # which the documents are whole
+  stage_S: np.ndarray
   place_SD: np.ndarray  # number among the documents asked for; -1: none
 
 
@@ -170,7 +172,7 @@ def _read(source: Source, document_B: np.ndarray, reads: Any, *more: Any):
   found, tokens = None, 0
   for call in calls(source, np.asarray(document_B)):
     carry, found_SD = go(
-      source.phi, carry, call.batch, call.weight_SDW, call.last_S, *more
+      source.phi, carry, call.batch, call.weight_SDW, call.stage_S, *more
     )
     value_SD = np.asarray(found_SD)[0]
     if found is None:
@@ -196,7 +198,7 @@ def _compiled(
   def start(phi):
     return jax.tree.map(lambda x: jnp.zeros((lanes, *x.shape)), phi.params)
 
-  def go(phi, total, batch, weight_SDW, last_S, *more):
+  def go(phi, total, batch, weight_SDW, stage_S, *more):
     return sharding.shard_map(
       functools.partial(steps, losses, reads),
       mesh,
@@ -209,7 +211,7 @@ def _compiled(
         *(engines.WHOLE,) * (1 + len(more)),
       ),
       out_specs=(lane, chunks),
-    )(phi, total, batch, weight_SDW, last_S, *more)
+    )(phi, total, batch, weight_SDW, stage_S, *more)
 
   whole = [engines.WHOLE] * reads.more
   return (
@@ -220,7 +222,7 @@ def _compiled(
   )
 
 
-def steps(losses, reads, phi, total, batch, weight_SDW, last_S, *more):
+def steps(losses, reads, phi, total, batch, weight_SDW, stage_S, *more):
   """S steps of the lanes of one device: (lanes, readings [S, D, ...])."""
 
   def loss(params, rows, weight_W):
@@ -237,13 +239,18 @@ def steps(losses, reads, phi, total, batch, weight_SDW, last_S, *more):
   )
 
   def step(total, xs):
-    rows, weight_DW, last = xs
-    total = jax.tree.map(jnp.add, total, gradients(phi.params, rows, weight_DW))
-    found = jax.lax.cond(last, read, lambda _: blank, total)
-    total = jax.tree.map(lambda x: jnp.where(last, 0, x), total)
+    rows, weight_DW, stage = xs
+
+    def add(total):
+      new = gradients(phi.params, rows, weight_DW)
+      return jax.tree.map(jnp.add, total, new)
+
+    total = jax.lax.cond(stage > 0, add, lambda total: total, total)
+    found = jax.lax.cond(stage == 2, read, lambda _: blank, total)
+    total = jax.tree.map(lambda x: jnp.where(stage == 2, 0, x), total)
     return total, found
 
-  return jax.lax.scan(step, total, (batch, weight_SDW, last_S))
+  return jax.lax.scan(step, total, (batch, weight_SDW, stage_S))
 
 
 def calls(source: Source, document_B: np.ndarray) -> Iterator[Call]:
@@ -297,7 +304,7 @@ def _group(
         lanes(np.where(real_DW, 0, -1).astype(np.int32), -1),
       ),
       lanes(weight_DW),
-      np.array(last),
+      np.array(2 if last else 1),
       np.pad(
         place_D if last else np.full_like(place_D, -1), idle, constant_values=-1
       ),
@@ -316,6 +323,6 @@ def _stacked(steps: list[Call]) -> Call:
   return Call(
     jax.tree.map(fill, call.batch),
     fill(call.weight_SDW),
-    fill(call.last_S),
+    fill(call.stage_S),
     fill(call.place_SD, -1),
   )
