@@ -51,7 +51,7 @@ def make(
 
   Cost:
     `seeds` proxies of `config.look.steps` steps, and a forward pass of each over
-    the pool; 4 bytes a document for each of them.
+    the pool; 4 bytes a document for each of them, and 90 while they are ranked.
 
   Args:
     share: of the pool's tokens that is kept; more where documents may not be

@@ -50,7 +50,7 @@ def make(
 
   Cost:
     A proxy of `config.look.steps` steps, and `checkpoints` forward passes over the
-    pool; 4 bytes a document for each of them.
+    pool; 4 bytes a document for each of them, and 90 while they are ranked.
 
   Args:
     share: of the pool's tokens that is kept; more where documents may not be

@@ -37,7 +37,8 @@ def make(*, share: float = 0.5) -> Method:
 
   Cost:
     A proxy and a teacher (`config.look.teacher`) of `config.look.steps` steps, and a
-    forward pass of each over the pool; 8 bytes a document.
+    forward pass of each over the pool; 8 bytes a document, and 90 while they are
+    ranked.
 
   Args:
     share: of the pool's tokens that is kept; more where documents may not be

@@ -55,7 +55,7 @@ def make(
 
   Cost:
     Models of `config.look.steps` steps, and `checkpoints` forward passes of each over
-    pool and targets; 4 bytes a document for each pass.
+    pool and targets; 4 bytes a document for each pass, and 90 while they are ranked.
 
   Args:
     share: of the pool's tokens that each target keeps; more where documents may not

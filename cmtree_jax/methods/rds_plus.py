@@ -40,7 +40,7 @@ def make(*, share: float = 0.1) -> Method:
   Cost:
     A proxy of `config.look.steps` steps, and a forward pass over pool and targets;
     then an inner product of each example with each document, a few times. Hidden
-    states, 4 bytes a document for each number, and 21 more.
+    states, 4 bytes a document for each number, and 90 while they are ranked.
 
   Args:
     share: of the pool's tokens that each target keeps; more where documents may not

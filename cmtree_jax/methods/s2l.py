@@ -43,7 +43,8 @@ def make(
 
   Cost:
     A proxy of `config.look.steps` steps, and `checkpoints` forward passes over the
-    pool; 4 bytes a document for each of them, and 12 more.
+    pool; 4 bytes a document for each of them, and 90 while they are ranked. Clusters
+    are fitted to 65,536 documents at most.
 
   Args:
     share: s, of the pool's tokens that is kept; more where documents may not be

@@ -69,9 +69,10 @@ def make(
   Cost:
     "core_set": a proxy of `config.look.steps` steps and a forward pass over the pool,
     or `checkpoints` of them, "forgetting". "active": `rounds` proxies that share the
-    steps, and as many passes. 4 bytes a document for each pass and 33 more;
-    "k_center" 4 for each number of a hidden state, and as many passes over these as
-    it takes documents: a minute for 20,000 documents, days for millions.
+    steps, and as many passes. 4 bytes a document for each pass,
+    and 90 while they are ranked. "k_center" holds the hidden states on the device, and
+    passes over them for each document that it takes: 3 seconds for a half of 20,000
+    documents on two cores, 5 hours for a half of a million.
 
   Args:
     score: "least_confidence", "entropy", "k_center" or "forgetting".
