@@ -123,6 +123,8 @@ def check(config: Any) -> None:
       plan = domains.Plan(**config.partition)
       domains.check_earlier(Path(method.extends), plan)
     _check_files(name, method)
+    if method.loop == "look":
+      _check_look(name, method, made.look)
   ends = {"final": made.final.steps, "trial": made.trial.steps}
   if made.runs.decay:
     ends["runs"] = made.runs.steps
@@ -144,6 +146,21 @@ def check(config: Any) -> None:
     except ValueError as error:
       raise UserError(f"config.{block}: {error}") from error
   _check_mesh(config, made)
+
+
+def _check_look(name: str, method: Method, plan: LookPlan) -> None:
+  """The models that a method looks with must exist, and stop as often as it asks."""
+  if "teacher" in method.look.models and plan.teacher not in (
+    proxy_model.PRESETS
+  ):
+    raise UserError(
+      f"Unknown config.look.teacher {plan.teacher!r}. Known: "
+      f"{', '.join(sorted(proxy_model.PRESETS))}."
+    )
+  try:
+    plan.ends(method.look)
+  except ValueError as error:
+    raise UserError(f"config.{name}: {error}") from error
 
 
 def _check_files(name: str, method: Method) -> None:

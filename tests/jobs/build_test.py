@@ -1,0 +1,28 @@
+"""Settings that contradict each other are told before any work."""
+
+import pytest
+
+from cmtree_jax.jobs import build
+from cmtree_jax.types import UserError
+from configs import method
+
+
+@pytest.mark.parametrize(
+  ("name", "field", "value", "told"),
+  [
+    ("miniplm", "teacher", "7b", r"look\.teacher '7b'\. Known: 0\.1m"),
+    ("forgetting", "steps_per_call", 50, r"config\.forgetting: .* have 3 ends"),
+  ],
+)
+def test_a_look_that_no_model_can_give_is_refused(name, field, value, told):
+  config = method.get_config(name)
+  build.check(config)
+  config.look[field] = value
+  with pytest.raises(UserError, match=told):
+    build.check(config)
+
+
+def test_a_teacher_that_nobody_asks_may_be_unknown():
+  config = method.get_config("forgetting")
+  config.look.teacher = "7b"
+  build.check(config)
