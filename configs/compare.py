@@ -12,6 +12,9 @@ from ml_collections import ConfigDict
 from cmtree_jax.methods import METHODS
 from configs import default, method
 
+# Those that wait for a file of the user's can be named beside them.
+ALL = tuple(name for name, one in METHODS.items() if one.make().labels is None)
+
 
 def get_config():
   """The defaults, and what is compared."""
@@ -19,7 +22,7 @@ def get_config():
   method.make_small(config)
   config.compare = ConfigDict()
   # Names in METHODS or config.variants; natural is compared in any case.
-  config.compare.methods = tuple(METHODS)
+  config.compare.methods = ALL
   # Names of targets; "a+b" is one recipe for the mean of both, "a>b" is searched
   # (and chosen) on a and tested on b.
   config.compare.targets = ("film_reviews", "humaneval")

@@ -17,21 +17,20 @@ from cmtree_jax import budget
 from cmtree_jax.evaluate import statistics
 from cmtree_jax.evaluate.results import MEAN, NATURAL
 from cmtree_jax.jobs.command import command
-from cmtree_jax.methods import METHODS
+from configs import compare
 from experiments import claims
 from experiments.claims import Results
 
 TREE = "joint_16"
 EPOCHS = (1 / 4, 1)
-# `joint_16` is the tree, and its start and the classifiers are among what is free;
-# `quality` waits for a file of labelled texts.
-_LEFT_OUT = ("cmtree", "crisp", "quality", NATURAL)
+# `joint_16` is the tree, and its start and the classifiers are among what is free.
+_NAMED = ("cmtree", "crisp", NATURAL)
 ALL = tuple(
   dict.fromkeys(
     [
       TREE,
       *claims.FREE,
-      *(name for name in METHODS if name not in _LEFT_OUT),
+      *(name for name in compare.ALL if name not in _NAMED),
     ]
   )
 )

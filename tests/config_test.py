@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 from cmtree_jax import config
-from cmtree_jax.jobs import build
+from cmtree_jax.jobs import build, plan
 from cmtree_jax.methods import METHODS, cmtree
 from cmtree_jax.types import UserError
 
@@ -24,6 +24,13 @@ def test_every_config_loads(tmp_path, name):
   loaded = config.load(f"configs/{name}.py{argument}", ["seed=7"])
   assert loaded.seed == 7
   assert loaded.is_locked
+
+
+def test_the_comparison_of_all_methods_is_accepted():
+  loaded = config.load("configs/compare.py", [])
+  plan.check_comparison(loaded)
+  missing = set(METHODS) - set(loaded.compare.methods)
+  assert all(METHODS[name].make().labels is not None for name in missing)
 
 
 def test_the_real_corpus_is_the_argument(tmp_path):
