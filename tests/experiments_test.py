@@ -351,10 +351,10 @@ def test_costs_of_choosing_are_measured_in_processes(
 
 def test_costs_of_choosing_are_told_by_document(tmp_path):
   took = selection_cost.Took(
-    *(1000, 10**6, 2.5e6, 3e12, 4.0, 0.5), 2**30, 5 * 2**20
+    *(1000, 10**6, 2.5e6, 3e12, 4.0, 7.0, 0.5), 2**30, 5 * 2**20
   )
   path = selection_cost.show({"el2n": took}, tmp_path)
-  row = "| el2n | look | 2.50 | 3.0e+12 | 4.0 | 0.5 | 1,024 | 5 | 5.2 |"
+  row = "| el2n | look | 2.50 | 3.0e+12 | 4.0 | 7.0 | 0.5 | 1,024 | 5 | 5.2 |"
   assert row in path.read_text()
 
 
