@@ -50,8 +50,8 @@ def make(
 
   Cost:
     `seeds` proxies of `config.look.steps` steps, and a gradient of each for every
-    document of pool and targets, at most three times that of the same documents in
-    a batch; 4 bytes a document for each of them.
+    document of pool and targets, twice the time of the same documents' in a batch;
+    4 bytes a document for each of them.
 
   Args:
     share: of the pool's tokens that is kept; more where documents may not be
