@@ -176,7 +176,8 @@ def _draw(found: Likeness, path: Path) -> Path:
 
   methods, rho_MM = found
   size = 0.27 * len(methods)
-  figure = Figure((size + 2.6, size + 1.6), layout="constrained")
+  # "compressed", as the axes are square: else names at the edge may be cut.
+  figure = Figure((size + 3.2, size + 1.8), layout="compressed")
   ax = figure.subplots()
   image = ax.imshow(rho_MM, cmap="RdBu_r", vmin=-1, vmax=1)
   ax.set_xticks(range(len(methods)), methods, rotation=90, fontsize=8)
