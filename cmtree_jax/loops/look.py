@@ -30,7 +30,7 @@ class Plan(NamedTuple):
   documents: int = 16_384  # measured between two saves
   steps: int = 150  # training steps of a model
   steps_per_call: int = 25  # drawn and compiled together; divides `steps`
-  teacher: str = "0.4m"  # preset of the larger model
+  teacher: str = "1.6m"  # preset of the larger model, five times the default proxy
   # Rows of the targets that a step on a document is held against; full batches.
   goal_rows: int = 64
 
