@@ -240,7 +240,7 @@ def _screen(heading: str, first: str, chosen: Sequence[Group]) -> Table:
   return tables.table(heading, columns, rows, first=first)
 
 
-_WIDTH = 24  # characters of a name on the screen
+_WIDTH = 20  # characters of a name on the screen
 _LINE = 78  # characters of a document on the screen
 
 
