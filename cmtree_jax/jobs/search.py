@@ -103,7 +103,7 @@ def weigh(
       job,
       data,
       placed,
-    ),
+    )._replace(seed=seed),
   )
   job.reporter.advance(0, f"search of {name}")
   with job.session(stage, seed) as session:

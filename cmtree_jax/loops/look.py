@@ -30,7 +30,9 @@ class Plan(NamedTuple):
   documents: int = 16_384  # measured between two saves
   steps: int = 150  # training steps of a model
   steps_per_call: int = 25  # drawn and compiled together; divides `steps`
-  teacher: str = "1.6m"  # preset of the larger model, five times the default proxy
+  teacher: str = (
+    "1.6m"  # preset of the larger model, five times the default proxy
+  )
   # Rows of the targets that a step on a document is held against; full batches.
   goal_rows: int = 64
 
@@ -52,9 +54,16 @@ class Plan(NamedTuple):
     """The steps at which a model is stopped.
 
     Raises:
-      ValueError: for more checkpoints than calls.
+      ValueError: for more checkpoints than calls, or a model of the targets' texts
+        that has no call at which it could turn to them.
     """
     calls = self.steps // self.steps_per_call
+    if "target" in look.models and calls % 2:
+      raise ValueError(
+        "A model of the targets' texts turns to them in the middle: look.steps = "
+        f"{self.steps} must be an even number of calls of look.steps_per_call, came "
+        f"{calls}."
+      )
     if look.checkpoints > calls:
       raise ValueError(
         f"look.steps = {self.steps} in calls of steps_per_call = "

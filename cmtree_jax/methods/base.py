@@ -187,6 +187,7 @@ class Facts(NamedTuple):
   domain_mass_K: shapes.Array
   # The domains' shares of each target's tokens; rows sum to one.
   target_domain_TK: shapes.Array
+  seed: int = 0  # of the search
   num_documents: int = 0  # documents of the pool
   num_proxies: int = 0  # that value documents (loop `values`)
   # For the loops `steer` and `runs`.

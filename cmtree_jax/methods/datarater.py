@@ -171,6 +171,10 @@ def make(
         for rows in packing.chunks(len(pool.key_N), scoring.CHUNK)
       ]
     )
+    if np.ptp(rating_N) == 0:  # no step was kept: all are alike
+      return scoring.chosen(
+        np.ones(len(rating_N), bool), pool, max_weight=facts.max_weight
+      ).conclusion
     if kind == "hard":
       return scoring.top(
         rating_N, pool, share=1 - drop, max_weight=facts.max_weight

@@ -75,7 +75,8 @@ def make(*, share: float = 0.1, clusters: int = 1) -> Method:
     weighed = weighed.telling(
       clusters=[len(groups)], represented=[found.represented]
     )
-    chosen = np.flatnonzero(weighed.log_w_N >= 0)
+    # Where all are chosen, the weight one may be rounded to a little less.
+    chosen = np.flatnonzero(weighed.log_w_N > -1)
     near = neighbors.nearest(pool.embedding_NE, pool.embedding_NE[chosen])
     why = because(
       "cosine {cosine:.3f} to {other}, which stands for it",

@@ -95,6 +95,8 @@ def scores(pool: Documents, *, learned: float) -> np.ndarray:
   """
   assert pool.correct_ON is not None
   level = reached_by(pool.correct_ON[-1], pool.tokens_N, learned)
+  # A document without one right token has learned nothing.
+  level = max(level, np.finfo(np.float32).tiny)
   return events(row_N >= level for row_N in pool.correct_ON)
 
 

@@ -61,7 +61,8 @@ def make(
     A proxy of `config.look.steps` steps, and at each checkpoint a gradient and 2 P
     FLOPs for each of its numbers for every document of pool and targets: twice the
     time of the same gradients in a batch, and with signs two and a half times for
-    P as large as a document is long, four times for P three times that. On disk 4 P bytes a document for each checkpoint.
+    P as large as a document is long, four times for P three times that. On disk 4 P
+    bytes a document for each checkpoint.
 
   Args:
     share: of the pool's tokens that each target keeps; more where documents may not

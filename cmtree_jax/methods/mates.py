@@ -88,7 +88,7 @@ def make(
   def curate(facts: Facts, observation: int) -> np.ndarray:
     pool = facts.pool
     assert pool is not None
-    key = jax.random.key(observation)
+    key = jax.random.fold_in(jax.random.key(facts.seed), 1 + observation)
     score_N, _ = ranked(pool, range(observation, observation + 1), key)
     return scoring.top(
       score_N, pool, share=share, max_weight=facts.max_weight

@@ -84,6 +84,8 @@ def make(
       "mid": np.abs(u_N - 0.5) < share / 2,
       "high": u_N > 1 - share,
     }[band]
+    # A document may be longer than the band; then the nearest stands for it.
+    kept_N[np.lexsort((pool.key_N, -score_N))[0]] = True
     why = because(
       f"loss {{loss:.3f}}, outside of the {band} {share:.0%} of the tokens",
       loss=pool.loss_ON[-1],

@@ -78,6 +78,8 @@ def make(
   checks.at_least(2, documents=documents)
   for name in models:
     checks.one_of("model", name, MODELS)
+  if len({*models}) < len(models):
+    raise ValueError(f"models = {models} names one twice; give each once.")
   if len(models) * checkpoints < 2:
     raise ValueError(
       f"models = {models} at checkpoints = {checkpoints} must be two or more."

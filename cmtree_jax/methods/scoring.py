@@ -285,7 +285,8 @@ def gumbel(key_N: np.ndarray, key: shapes.Key) -> np.ndarray:
     key: of the draw.
   """
   high, low = np.asarray(jax.random.key_data(key), np.uint64)
-  bits_N = sampler.mixed(key_N ^ (high << np.uint64(32) | low))
+  # Mixed twice, or the noise of key 0 would be the order in which others draw.
+  bits_N = sampler.mixed(sampler.mixed(key_N) ^ (high << np.uint64(32) | low))
   u_N = ((bits_N >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
   return -np.log(-np.log(u_N))
 

@@ -111,7 +111,9 @@ def make(
     assert pool is not None
 
     def score_of(number: int, taken_N: np.ndarray) -> np.ndarray:
-      reach = max(share * (number + 1) / last, least)
+      reach = share * (number + 1) / last
+      # Only what is added at the end: rounds before have been trained on.
+      reach = max(reach, least if number == last - 1 else 0.0)
       return scores(pool, score, number, taken_N=taken_N, reach=reach)
 
     return in_rounds(score_of, pool, rounds=stop, part=share / last)
@@ -219,7 +221,8 @@ def in_rounds(
     score_N = score_of(number, taken_N)
     own_N = np.where(taken_N, own_N, score_N)
     ahead_N = np.where(taken_N, np.inf, score_N)
-    taken_N = scoring.first(ahead_N, pool, share=(number + 1) * part)
+    # A long document could take the place of what was chosen before.
+    taken_N = taken_N | scoring.first(ahead_N, pool, share=(number + 1) * part)
     round_N += ~taken_N
   order_N = np.lexsort((pool.key_N, -own_N, round_N))
   place_N = np.empty(len(order_N), int)

@@ -1,7 +1,8 @@
 """Sets that cover all documents, chosen one document after the other on the device.
 
 Both choose until a budget of costs is reached, such as tokens. Of equal documents
-the first is chosen, so sort them by their keys.
+the first is chosen, so sort them by their keys; gains of `facility_location` that
+differ by rounding alone count as different.
 """
 
 from collections.abc import Callable

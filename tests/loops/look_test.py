@@ -284,3 +284,9 @@ def test_a_model_of_the_targets_wants_some(tmp_path):
       models={},
       parts=(world.pool.tokens,),
     )
+
+
+def test_a_model_of_the_targets_has_to_turn_to_them(tmp_path):
+  plan = PLAN._replace(steps_per_call=8)  # one call, so no middle
+  with pytest.raises(ValueError, match="even number of calls"):
+    run(watching([], "loss_ON", models=("target",)), tmp_path, plan=plan)

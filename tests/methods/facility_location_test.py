@@ -167,3 +167,12 @@ def test_more_clusters_than_documents_are_refused():
 def test_options_out_of_range_are_refused(options):
   with pytest.raises(ValueError, match="must be"):
     facility_location.make(**options)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_all_documents_can_be_chosen(seed):
+  """Their tokens' shares may add up to a little more than one."""
+  tokens_N = np.random.default_rng(seed).integers(1, 10**6, N)
+  for options in ({"share": 1.0}, {"max_weight": 1.0}):
+    state = found(POOL._replace(tokens_N=tokens_N), **options)
+    np.testing.assert_allclose(np.exp(state.log_w_N), 1, rtol=1e-5)

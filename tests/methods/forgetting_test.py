@@ -86,3 +86,11 @@ def test_budget_order_and_equal_counts():
 def test_options_out_of_range_are_refused(options):
   with pytest.raises(ValueError, match="must be"):
     forgetting.make(**options)
+
+
+def test_no_right_token_is_nothing_learned():
+  """Though so many have none that the share would call them learned."""
+  correct_ON = np.array([[0.5, 0.0, 0.0, 0.0], [0.4, 0.2, 0.0, 0.0]])
+  pool = measured.documents(correct_ON=correct_ON)
+  score_N = forgetting.scores(pool, learned=1.0)
+  np.testing.assert_array_equal(score_N, [0, 0, np.inf, np.inf])

@@ -163,8 +163,9 @@ def test_equal_strengths_can_be_ranked_but_not_learned():
     {"checkpoints": 0},
     {"models": ("proxy",), "checkpoints": 1},
     {"models": ("gpt", "proxy")},
+    {"models": ("proxy", "proxy")},
   ],
 )
 def test_options_out_of_range_are_refused(options):
-  with pytest.raises(ValueError, match=r"must be|Unknown"):
+  with pytest.raises(ValueError, match=r"must be|Unknown|names one twice"):
     preselect.make(**options)

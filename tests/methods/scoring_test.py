@@ -1,8 +1,10 @@
 """Weights from scores: the best, or all in proportion, under a cap."""
 
+import jax
 import numpy as np
 import pytest
 
+from cmtree_jax.data.draw import sampler
 from cmtree_jax.methods import scoring
 from cmtree_jax.methods.base import Documents
 from cmtree_jax.methods.reasons import because
@@ -172,3 +174,13 @@ def test_a_share_of_equal_documents_is_met_exactly(parts):
     -np.arange(float(size)), pool, share=1 / parts, max_weight=100.0
   )
   assert np.flatnonzero(found.log_w_N > 0).tolist() == list(range(28))
+
+
+def test_noise_is_not_the_order_in_which_others_draw():
+  """Random documents, or those whose influence is asked, by the same ids."""
+  keys = np.random.default_rng(0).integers(2**63, size=4000, dtype=np.uint64)
+  for seed in range(3):
+    noise_N = scoring.gumbel(keys, jax.random.key(seed))
+    for salt in range(4):
+      drawn_N = sampler.mixed(keys ^ np.uint64(salt)).astype(np.float64)
+      assert abs(np.corrcoef(noise_N, drawn_N)[0, 1]) < 0.08

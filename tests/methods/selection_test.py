@@ -74,3 +74,13 @@ def test_only_a_model_that_reads_targets_makes_the_weights_depend_on_them(
 def test_options_out_of_range_are_refused(make):
   with pytest.raises(ValueError, match=r"must be|Unknown"):
     make()
+
+
+def test_a_document_longer_than_the_band_stands_for_it():
+  method = perplexity.make(share=0.2, band="low")
+  facts = known(method)
+  loss_N = facts.pool.loss_ON[-1]
+  tokens_N = np.ones(len(loss_N))
+  tokens_N[np.argmin(loss_N)] = len(loss_N)  # half of the tokens
+  facts = facts._replace(pool=facts.pool._replace(tokens_N=tokens_N))
+  assert np.argmax(weights(method, facts)) == np.argmin(loss_N)

@@ -204,3 +204,15 @@ def test_equal_scores_are_told_apart_by_the_ids():
 def test_options_out_of_range_are_refused(options):
   with pytest.raises(ValueError, match=r"must be|Unknown"):
     svp.make(**options)
+
+
+@pytest.mark.parametrize("score", ACTIVE)
+def test_what_rounds_trained_on_is_part_of_the_choice(score):
+  """Also where the cap wants more in the end than a round has."""
+  method = svp.make(score=score, form="active", share=0.5, rounds=ROUNDS)
+  assert method.curate is not None
+  facts = FACTS._replace(max_weight=4.0)
+  kept_N = method.init(jax.random.key(0), facts).log_w_N > -1
+  for number in range(ROUNDS - 1):
+    taken_N = method.curate(facts, number) > -1
+    assert (kept_N | ~taken_N).all()
