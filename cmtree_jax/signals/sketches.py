@@ -80,7 +80,7 @@ def project(gradient: shapes.Tree, key: shapes.Key, size: int) -> shapes.Array:
 
   >>> g = {"a": jnp.eye(3), "b": jnp.ones((3, 2))}
   >>> s_BP = project(g, jax.random.key(0), 4096)
-  >>> (s_BP @ s_BP.T).round(1)
+  >>> (s_BP @ s_BP.T).round()
   Array([[3., 2., 2.],
          [2., 3., 2.],
          [2., 2., 3.]], dtype=float32)
