@@ -29,7 +29,8 @@ def in_order(
     seed: of "random".
   """
   if keep == "random":
-    first_N = sampler.mixed(key_N ^ np.uint64(seed))
+    # Mixed twice: k-means starts from the first of what is mixed once.
+    first_N = sampler.mixed(sampler.mixed(key_N) ^ np.uint64(seed))
   else:
     first_N = clusters.cosine_N
   order_N = np.lexsort((key_N, first_N, clusters.of_N))
