@@ -202,7 +202,7 @@ def capped(
   # With the k heaviest at the cap, the others share what is left.
   left_O = 1 - max_weight * (np.cumsum(q_O) - q_O)
   rest_O = np.cumsum((q_O * w_O)[::-1])[::-1]
-  with np.errstate(divide="ignore", invalid="ignore"):
+  with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
     scale_O = left_O / rest_O
     fits_O = (left_O > 0) & (scale_O * w_O <= max_weight)
   return np.minimum(scale_O[np.argmax(fits_O)] * w_N, max_weight)

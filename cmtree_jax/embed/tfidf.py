@@ -62,7 +62,7 @@ def fit(
   if min(len(texts), len(code_F)) <= dim:
     raise UserError(
       f"An embedding of dim={dim} needs more than {dim} texts and 3-grams to"
-      f" learn from, got {len(texts)} and {len(code_F)}; lower dim."
+      f" learn from, got {len(texts)} and {len(code_F)}; lower config.embedding.dim."
     )
   x = _in_chunks(_Grams(code_F).counts, texts)
   in_texts_F = np.bincount(x.indices, minlength=len(code_F))

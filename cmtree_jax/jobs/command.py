@@ -22,7 +22,8 @@ def command(
     job: returns its exit status; imports what is heavy when it is called.
     arguments: of the command line; None: those of this process.
   Returns:
-    The exit status: the job's, 1 for a fault, 2 for a mistake of the user.
+    The exit status: the job's, 1 for a fault, 2 for a mistake of the user, 143 if it
+    was stopped.
   """
   arguments = sys.argv[1:] if arguments is None else arguments
   prefix = "--config."
@@ -41,6 +42,9 @@ def command(
   except Fault as error:
     print(f"Fault: {error}", file=sys.stderr)
     return 1
+  except KeyboardInterrupt:  # before the job looks after signals itself
+    print("Interrupted. Run the same command to go on.", file=sys.stderr)
+    return 143
 
 
 def _parser(name: str, description: str) -> argparse.ArgumentParser:

@@ -97,7 +97,8 @@ def require_untargeted(config: Any) -> None:
     raise UserError(
       f"No target, and {config.method} chooses for one. Give a target with "
       "--config.data.target_files=FILE, or take a method that needs none: "
-      f"{', '.join(others)}."
+      f"{', '.join(others)}; metaclip with config.metaclip.entries, or quota of one of "
+      "these scores with config.quota.mixture = natural."
     )
 
 

@@ -15,6 +15,7 @@ from cmtree_jax.methods.base import (
   Small,
 )
 from cmtree_jax.selection import neighbors
+from cmtree_jax.types import UserError
 
 FEATURES = (*classifier.FEATURES, "ranks")
 _HELD_OUT = 10  # every tenth document of the sample judges the classifier
@@ -138,7 +139,7 @@ def extend(
     positive: share of the sample that is to be found.
     features: of `classifier.FEATURES`.
   Raises:
-    ValueError: the sample is too small to be told apart.
+    UserError: the sample is too small to be told apart.
   """
   rows = classifier.ROWS[features]
   count = round(positive * len(sample))
@@ -148,9 +149,11 @@ def extend(
   fitted_S = ~shown_S
   ends = [positive_S & fitted_S, ~positive_S & fitted_S]
   if not all(one.any() for one in ends):
-    raise ValueError(
-      f"A classifier wants some of both kinds, came {count} of {len(sample)} "
-      f"documents; raise or lower positive = {positive}."
+    few = count < len(sample) / 2
+    raise UserError(
+      "A classifier wants documents that are near to the target and others, came "
+      f"{count} near ones of {len(sample)}; {'raise' if few else 'lower'} "
+      f"config.betr.positive = {positive}, or take config.betr.features = ranks."
     )
   best, rest = (rows(pool, sample[one]) for one in ends)
   held_out, sign_H = rows(pool, sample[shown_S]), np.where(positive_S, 1, -1)

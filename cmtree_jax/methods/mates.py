@@ -111,4 +111,5 @@ def head(pool: Documents, number: int) -> regression.Ridge:
     np.asarray(pool.embedding_NE[asked]),
     regression.standardized(y_N[asked]),
     pool.key_N[asked],
+    source="config.mates.documents",
   )

@@ -93,6 +93,7 @@ def make(
       np.asarray(pool.embedding_NE[valued]),
       regression.standardized(value_N[valued], clip),
       pool.key_N[valued],
+      source="config.values.rounds and config.values.probe_rows",
     )
     score_N = head.score(pool.embedding_NE) / temperature
     score_N = score_N + scoring.gumbel(pool.key_N, key)

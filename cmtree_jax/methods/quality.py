@@ -75,7 +75,10 @@ def make(
         "quality has no labelled texts; name a file of them, config.quality.labels."
       )
     head = regression.fit(
-      labelled.embedding_ME, labelled.score_M, labelled.key_M
+      labelled.embedding_ME,
+      labelled.score_M,
+      labelled.key_M,
+      source="config.quality.labels",
     )
     score_N = head.score(pool.embedding_NE)
     if threshold is None:

@@ -178,6 +178,15 @@ def _mixture(kind: str, facts: Facts) -> np.ndarray:
   return q_K * np.exp(np.nan_to_num(log_w_K, nan=0.0))
 
 
+def _scores(name: str) -> bool:
+  from cmtree_jax.methods import METHODS
+
+  if METHODS[name].make is make:  # it has no score of its own
+    return False
+  method = METHODS[name].make()
+  return method.weighs == "documents" and method.loop in ("none", "look")
+
+
 def _scorer(scorer: Any) -> Method:
   """The method that scores documents: itself, or by its name and as it is made."""
   from cmtree_jax.methods import METHODS  # this file is among them
@@ -185,9 +194,8 @@ def _scorer(scorer: Any) -> Method:
   if isinstance(scorer, Method):
     found = scorer
   else:
-    checks.one_of("scorer", scorer, tuple(METHODS))
-    if METHODS[scorer].make is make:
-      raise ValueError("scorer = quota has no score of its own.")
+    if scorer not in METHODS or not _scores(scorer):
+      checks.one_of("scorer", scorer, tuple(filter(_scores, METHODS)))
     found = METHODS[scorer].make()
   if found.weighs != "documents" or found.loop not in ("none", "look"):
     raise ValueError(

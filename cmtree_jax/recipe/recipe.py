@@ -64,11 +64,12 @@ class Recipe(NamedTuple):
     """The weights as they are for a corpus; documents are known by their ids.
 
     Raises:
-      UserError: the weights are of single documents, and not of all these.
+      UserError: the weights are of single documents, and not of all these, or the ids
+        are of other texts now.
     """
     if self.partition is not None:
       return self.partition
-    known_N, weight_N = self._documents()
+    known_N, weight_N, tokens_N = self._documents()
     order_N = np.argsort(known_N)
     place_N = np.searchsorted(known_N, data.pool.key_N, sorter=order_N)
     row_N = order_N[np.minimum(place_N, len(order_N) - 1)]
@@ -81,20 +82,40 @@ class Recipe(NamedTuple):
         "to the corpus that it was made for or a part of it, or make a recipe with "
         "a method that weighs domains or a tree."
       )
+    # The corpus is tokenized as the recipe's was: equal texts have equal lengths.
+    pairs_N = data.pool.tokens.pairs_N
+    other = np.flatnonzero(tokens_N[row_N] != pairs_N)
+    if len(other):
+      (name,) = data.documents.rows(other[:1], "id")["id"]
+      raise UserError(
+        f"The recipe of {self.folder} knows documents by their ids, and "
+        f"{len(other):,} of these {len(data.pool):,} have other texts than there: "
+        f"{name!r} had {tokens_N[row_N[other[0]]]} tokens and has "
+        f"{pairs_N[other[0]]}. Give documents ids that stay with them "
+        "(config.data.id_field; else an id is a file's name and line), or make a "
+        "recipe for this corpus."
+      )
     with np.errstate(divide="ignore"):
       return DocumentWeights(np.log(weight_N[row_N]))
 
-  def _documents(self) -> tuple[np.ndarray, np.ndarray]:
-    """Hashes of the ids of the documents that have a weight, and the weights."""
+  def _documents(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of the documents that have a weight: hashes of ids, weights and tokens."""
     import pyarrow.parquet as pq
 
     file = pq.ParquetFile(self.folder / assign.DOCUMENTS_FILE)
-    keys, weights = [], []
+    keys, weights, tokens = [], [], []
     for group in range(file.num_row_groups):
-      table = file.read_row_group(group, columns=["document_id", "weight"])
+      table = file.read_row_group(
+        group, columns=["document_id", "weight", "tokens"]
+      )
       keys.append(sampler.document_keys(table["document_id"].to_pylist()))
       weights.append(table["weight"].to_numpy())
-    return np.concatenate(keys), np.concatenate(weights)
+      tokens.append(table["tokens"].to_numpy())
+    return (
+      np.concatenate(keys),
+      np.concatenate(weights),
+      np.concatenate(tokens),
+    )
 
 
 def save(folder: Path, data: dict[str, Any], *, learned: Path) -> list[Path]:

@@ -34,7 +34,11 @@ class Ridge(NamedTuple):
 
 
 def fit(
-  embedding_ME: shapes.FloatNE, score_M: shapes.FloatN, key_M: np.ndarray
+  embedding_ME: shapes.FloatNE,
+  score_M: shapes.FloatN,
+  key_M: np.ndarray,
+  *,
+  source: str,
 ) -> Ridge:
   r"""Ridge regression of scores on embeddings.
 
@@ -54,18 +58,20 @@ def fit(
     embedding_ME: x, of the scored documents; may lie on disk.
     score_M: y.
     key_M: a hash of every document's id: which are held out depends on no order.
+    source: where the scores come from, the setting that a person can change.
   Raises:
     UserError: there are fewer than `LEAST` documents, all scores are equal, or one is
       not finite.
 
   >>> rng = np.random.default_rng(0)
   >>> x_ME = rng.normal(size=(200, 3))
-  >>> found = fit(x_ME, x_ME @ [1.0, -2.0, 0.0] + 5, np.arange(200, dtype=np.uint64))
+  >>> y_M, key_M = x_ME @ [1.0, -2.0, 0.0] + 5, np.arange(200, dtype=np.uint64)
+  >>> found = fit(x_ME, y_M, key_M, source="")
   >>> found.slope_E.round(2) + 0.0, round(found.intercept, 2), round(found.spearman, 2)
   (array([ 1., -2.,  0.]), 5.0, 1.0)
   """
   score_M = np.asarray(score_M, np.float64)
-  _check(score_M)
+  _check(score_M, source)
   order_M = np.argsort(key_M, kind="stable")
   size = max(3, round(_HELD_OUT * len(order_M)))
   held, fitted = np.sort(order_M[:size]), np.sort(order_M[size:])
@@ -112,22 +118,23 @@ def spearman(one_N: np.ndarray, other_N: np.ndarray) -> float:
   return float(np.corrcoef(*rank_2N)[0, 1])
 
 
-def _check(score_M: np.ndarray) -> None:
+def _check(score_M: np.ndarray, source: str) -> None:
   if len(score_M) < LEAST:
     raise UserError(
       f"A head on embeddings wants at least {LEAST} scored documents, came "
-      f"{len(score_M)}; score more."
+      f"{len(score_M)} of {source}; score more."
     )
   bad = np.flatnonzero(~np.isfinite(score_M))
   if len(bad):
     raise UserError(
       f"A head on embeddings wants finite scores, came {score_M[bad[0]]} as number "
-      f"{bad[0] + 1} of {len(score_M)}, and {len(bad)} such in all; leave them out."
+      f"{bad[0] + 1} of {len(score_M)} of {source}, and {len(bad)} such in all; leave "
+      "them out."
     )
   if np.ptp(score_M) == 0:
     raise UserError(
-      f"All {len(score_M)} scores are {score_M[0]:g}: nothing to fit a head to; score "
-      "documents that differ."
+      f"All {len(score_M)} scores of {source} are {score_M[0]:g}: nothing to fit a head "
+      "to; score documents that differ."
     )
 
 

@@ -365,6 +365,12 @@ def test_weights_of_documents_are_for_these_documents_alone(
   status = main.main(_arguments(corpus, tmp_path / "grown", *settings))
   words = ["1 of these 121 are none of them", "'new'", str(of_documents)]
   corpora.assert_one_line(status, 2, words, capsys)
+  first = json.loads(lines[0])
+  moved = {**first, "text": first["text"] + " and more"}
+  other.write_text("\n".join([json.dumps(moved), *lines[1:]]))
+  status = main.main(_arguments(corpus, tmp_path / "moved", *settings))
+  words = ["1 of these 120 have other texts", repr(first["id"])]
+  corpora.assert_one_line(status, 2, words, capsys)
   settings = ("recipe.apply=" + str(of_documents), "export.formats=olmo")
   status = main.main(_arguments(corpus, tmp_path / "olmo", *settings))
   corpora.assert_one_line(status, 2, ["'olmo' mixes leaves"], capsys)

@@ -6,6 +6,7 @@ import pytest
 
 from cmtree_jax.methods import betr
 from cmtree_jax.methods.base import Documents
+from cmtree_jax.types import UserError
 from tests.methods import measured, world
 
 # Three kinds of words; features know the kind too. Of "code" the target has examples
@@ -151,9 +152,12 @@ def test_a_target_without_documents_is_refused():
     found(targets=(CODE, none))
 
 
-@pytest.mark.parametrize("positive", [0.001, 1.0])
-def test_a_sample_of_one_kind_is_refused(positive):
-  with pytest.raises(ValueError, match="some of both kinds"):
+@pytest.mark.parametrize(
+  ("positive", "cure"),
+  [(0.001, "raise config.betr"), (1.0, "lower config.betr")],
+)
+def test_a_sample_of_one_kind_is_refused(positive, cure):
+  with pytest.raises(UserError, match=cure):
     found(positive=positive)
 
 

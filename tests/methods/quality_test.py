@@ -78,7 +78,7 @@ def labelled(score_M):
   ("facts", "told"),
   [
     (FACTS._replace(labelled=None), "no labelled texts"),
-    (labelled(np.ones(20)), "All 20 scores are 1"),
+    (labelled(np.ones(20)), "All 20 scores of config.quality.labels are 1"),
     (labelled(np.arange(4.0)), "at least 10 scored documents, came 4"),
   ],
 )
