@@ -178,28 +178,24 @@ def _mixture(kind: str, facts: Facts) -> np.ndarray:
   return q_K * np.exp(np.nan_to_num(log_w_K, nan=0.0))
 
 
-def _scores(name: str) -> bool:
-  from cmtree_jax.methods import METHODS
-
-  if METHODS[name].make is make:  # it has no score of its own
-    return False
-  method = METHODS[name].make()
-  return method.weighs == "documents" and method.loop in ("none", "look")
-
-
 def _scorer(scorer: Any) -> Method:
   """The method that scores documents: itself, or by its name and as it is made."""
   from cmtree_jax.methods import METHODS  # this file is among them
 
-  if isinstance(scorer, Method):
-    found = scorer
-  else:
-    if scorer not in METHODS or not _scores(scorer):
-      checks.one_of("scorer", scorer, tuple(filter(_scores, METHODS)))
-    found = METHODS[scorer].make()
-  if found.weighs != "documents" or found.loop not in ("none", "look"):
+  if not isinstance(scorer, Method):
+    # This method has no score of its own.
+    made = {n: m.make() for n, m in METHODS.items() if m.make is not make}
+    checks.one_of("scorer", scorer, tuple(n for n in made if _scores(made[n])))
+    return made[scorer]
+  if not _scores(scorer):
     raise ValueError(
       "scorer must be a method that scores single documents (`weighs documents` in "
-      f"docs/methods.md), came one that weighs {found.weighs} by the loop {found.loop}."
+      f"docs/methods.md), came one that weighs {scorer.weighs} by the loop "
+      f"{scorer.loop}."
     )
-  return found
+  return scorer
+
+
+def _scores(method: Method) -> bool:
+  """Whether it has a score for every document."""
+  return method.weighs == "documents" and method.loop in ("none", "look")
