@@ -1,8 +1,9 @@
 """Several proxies at once: a hypergradient of every member, on its own devices.
 
 The members differ in age, so their hypergradients are not those of one moment of
-training. On a mesh each group of devices along the axis `population` holds its own;
-members on one device take turns, so memory is that of one.
+training. On a mesh each group of devices along the axis `population` holds its own.
+Members on one device take turns, so memory is that of one, unless several are asked
+for at once: an accelerator that one small model leaves idle takes many in its time.
 """
 
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from cmtree_jax import sharding
 
 
 def each(
-  function: Callable[..., Any], mesh: Mesh | None = None
+  function: Callable[..., Any], mesh: Mesh | None = None, *, at_once: int = 1
 ) -> Callable[..., Any]:
   """`function` of every member: all arguments and results get a leading axis.
 
@@ -24,13 +25,15 @@ def each(
     function: of one member; may itself use the mesh's other axes.
     mesh: its axis `population` divides the members (their number must be a
       multiple of its size). None: all on one device.
+    at_once: members that a device works on at the same time, in as much memory.
   """
 
   def mapped(*args):
     if jax.tree.leaves(args)[0].shape[0] == 1:
       found = function(*jax.tree.map(lambda x: x[0], args))
       return jax.tree.map(lambda x: x[None], found)
-    return jax.lax.map(lambda one: function(*one), args)
+    batch_size = at_once if at_once > 1 else None
+    return jax.lax.map(lambda x: function(*x), args, batch_size=batch_size)
 
   if mesh is None:
     return mapped

@@ -213,9 +213,17 @@ class Folder(NamedTuple):
 
   path: Path
 
-  def work(self, cell: Search | Trial | Final) -> Path:
-    """Where a cell keeps its checkpoints while it is in progress."""
-    return self._file(cell, "work")
+  def work(self, cell: Search | Trial | Final, *others: Trial | Final) -> Path:
+    """Where a cell keeps its checkpoints while it is in progress.
+
+    Args:
+      cell: one cell; its folder goes when it ends.
+      others: that are in progress with it.
+    """
+    folder = self._file(cell, "work")
+    if not others:
+      return folder
+    return folder / store.key_of([one.name for one in others])
 
   def found(self, cell: Search) -> Found | None:
     """The result of a search; None if it has not ended."""

@@ -1,6 +1,6 @@
 """Final trainings and trials of a comparison, and the frozen sets that score them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -90,21 +90,34 @@ class Training(NamedTuple):
     if not left:
       return
 
-    def one(cell: Trial | Final) -> None:
+    def alike(cell: Trial | Final) -> Any:
+      fraction = cell.fraction if isinstance(cell, Final) else None
       places = plan.places_of(cell.search)
-      if isinstance(cell, Trial):
-        scores = self._trial(cell, places, folder)
-      else:
-        scores = self._final(cell, places, folder)
-      folder.save_scored(cell, scores)
+      return type(cell), self._preset(cell), fraction, places
 
-    size = max(self.model_of(self._preset(x)).num_parameters for x in left)
+    def one(group: Sequence[Trial | Final]) -> None:
+      places = plan.places_of(group[0].search)
+      train = self._trials if isinstance(group[0], Trial) else self._finals
+      scores = train(group, places, folder)
+      for cell, facts in zip(group, scores, strict=True):
+        folder.save_scored(cell, facts)
+
+    presets = {self._preset(cell) for cell in left}
+    size = max(self.model_of(one).num_parameters for one in presets)
     devices = build.final_mesh(self.job.config).size
+    most = min(map(self._at_once, presets))
     side_by_side.run(
-      left,
+      side_by_side.groups(left, alike, most=most),
       one,
       at_once=side_by_side.at_once(size, devices=devices),
       stop=self.job.stop,
+    )
+
+  def _at_once(self, preset: str) -> int:
+    """Models of a size that one program trains."""
+    return engine.members_at_once(
+      self.model_of(preset).num_parameters,
+      devices=build.final_mesh(self.job.config).size,
     )
 
   def _preset(self, cell: Trial | Final) -> str:
@@ -114,10 +127,10 @@ class Training(NamedTuple):
       return plans.trial.preset
     return cell.preset or plans.final.preset
 
-  def _final(
-    self, cell: Final, places: tuple[Place, ...], folder: Folder
-  ) -> dict[str, Any]:
-    config = self.job.config
+  def _finals(
+    self, group: Sequence[Any], places: tuple[Place, ...], folder: Folder
+  ) -> Iterator[dict[str, Any]]:
+    config, cell = self.job.config, group[0]
     plan = build.plans(config).final
     plan = plan._replace(
       steps=steps_of(config, cell.fraction), preset=self._preset(cell)
@@ -127,80 +140,87 @@ class Training(NamedTuple):
       for place in places
       for one in place.scored.values()
     ]
-    found, facts = self._run(cell, plan, wanted, folder)
-    accuracy = [
-      None if np.isnan(one.accuracy) else one.accuracy for one in found
-    ]  # JSON has no NaN
-    return {
-      "bpb": _by_place(places, [one.bpb for one in found]),
-      "accuracy": _by_place(places, accuracy),
-      "final_flops": facts.pop("flops"),
-      **facts,
-    }
+    for found, facts in self._run(group, plan, wanted, folder):
+      accuracy = [
+        None if np.isnan(one.accuracy) else one.accuracy for one in found
+      ]  # JSON has no NaN
+      yield {
+        "bpb": _by_place(places, [one.bpb for one in found]),
+        "accuracy": _by_place(places, accuracy),
+        "final_flops": facts.pop("flops"),
+        **facts,
+      }
 
-  def _trial(
-    self, cell: Trial, places: tuple[Place, ...], folder: Folder
-  ) -> dict[str, Any]:
+  def _trials(
+    self, group: Sequence[Any], places: tuple[Place, ...], folder: Folder
+  ) -> Iterator[dict[str, Any]]:
     plan = build.plans(self.job.config).trial
     names = trial_targets(places)
     wanted = [(name, "validation", plan.max_tokens) for name in names]
-    found, facts = self._run(cell, plan.training, wanted, folder)
     # What a trial is scored on is a part of its cost: it is no evaluation.
     model = self.model_of(plan.preset)
     row_tokens = self.job.config.batch.row_tokens
     scored = sum(
       self.eval_set_of(*one).batches.tokens_BT.size for one in wanted
     )
-    cost = Cost(facts["tokens"], facts["flops"]).plus(
-      scored, FORWARD, model.flops_per_token(row_tokens)
-    )
-    bpb = [one.bpb for one in found]
-    return {
-      **facts,
-      "bpb": dict(zip(names, bpb, strict=True)),
-      "tokens": cost.tokens,
-      "flops": cost.flops,
-    }
+    for found, facts in self._run(group, plan.training, wanted, folder):
+      cost = Cost(facts["tokens"], facts["flops"]).plus(
+        scored, FORWARD, model.flops_per_token(row_tokens)
+      )
+      bpb = [one.bpb for one in found]
+      yield {
+        **facts,
+        "bpb": dict(zip(names, bpb, strict=True)),
+        "tokens": cost.tokens,
+        "flops": cost.flops,
+      }
 
   def _run(
     self,
-    cell: Trial | Final,
+    group: Sequence[Trial | Final],
     plan: final.Plan,
     wanted: list[tuple[str, str, int]],
     folder: Folder,
-  ) -> tuple[list[answers.Score], dict[str, Any]]:
-    """Trains and scores one model: (a score of each set, facts of the training)."""
-    kind = type(cell).__name__.lower()
+  ) -> Iterator[tuple[list[answers.Score], dict[str, Any]]]:
+    """Trains and scores models: (a score of each set, facts of the training)."""
+    kind = type(group[0]).__name__.lower()
     batch, row_tokens = self.job.config.batch, self.pool.row_tokens
-    log_w_N = self.versions.log_w_N(cell.search, cell.version)
     flops = self.model_of(plan.preset).flops_per_token(row_tokens)
     words = {"trial": "trial", "final": "final training"}
-    self.job.reporter.advance(0, f"{words[kind]}, {cell.name}")
-    job = self.job._replace(workdir=folder.work(cell))
-    with job.session(kind, cell.seed) as session:
-      world = fleet.World(
-        fleet.Model(self.engine_of(plan.preset, plan.steps), flops),
-        self.pool._replace(seed=1000 + cell.seed),
-        batch.rows,
-        self.subpools,
-      )
+    more = f" and {len(group) - 1} more" * (len(group) > 1)
+    self.job.reporter.advance(0, f"{words[kind]}, {group[0].name}{more}")
+    world = fleet.World(
+      fleet.Model(self.engine_of(plan.preset, plan.steps), flops),
+      self.pool,
+      batch.rows,
+      self.subpools,
+    )
+    mass_N, models, kept = self.versions.data.pool.tokens.mass_N, [], []
+    for cell in group:
+      log_w_N = self.versions.log_w_N(cell.search, cell.version)
+      kept.append(effective_sample_size(log_w_N, mass_N))
       seen = world.subpool(plan.steps, kind, cell.seed)
+      pool = self.pool._replace(seed=1000 + cell.seed)
+      weight_N = seen.weights(np.exp(log_w_N))
+      models.append(final.Model(cell.name, cell.seed, pool, weight_N))
+    job = self.job._replace(workdir=folder.work(*group))
+    with job.session(kind, group[0].seed) as session:
       found = final.run(
-        cell.name,
-        seen.weights(np.exp(log_w_N)),
+        models,
         [self.eval_set_of(*one) for one in wanted],
         world,
         plan,
         session,
+        places=self._at_once(plan.preset),
       )
     tokens = plan.steps * batch.rows * row_tokens
-    mass_N = self.versions.data.pool.tokens.mass_N
-    return found, {
+    same = {
       "tokens": tokens,
       "flops": Cost().plus(tokens, GRADIENT, flops).flops,
-      "effective_sample_size": effective_sample_size(log_w_N, mass_N),
       "commit": self.commit,
     }
+    for scores, share in zip(found, kept, strict=True):
+      yield scores, {**same, "effective_sample_size": share}
 
 
 def is_done(

@@ -16,9 +16,8 @@ from typing import Any
 import jax
 
 from cmtree_jax.loops.checkpoint import Interrupted, StopFlag
+from cmtree_jax.proxy.engine import SMALL
 
-# Parameters of a model that is too small to use the cores of a CPU by itself.
-SMALL = 2_000_000
 _MOST = 8  # trainings at once; bounds memory
 _LOOK_UP = 0.2  # seconds until a signal is noticed
 
@@ -26,8 +25,8 @@ _LOOK_UP = 0.2  # seconds until a signal is noticed
 def at_once(parameters: int, *, devices: int) -> int:
   """How many trainings of one kind run side by side.
 
-  One, where there is an accelerator, which a model is compiled to fill, or where
-  several devices train one model: their collectives would wait for each other.
+  One, where there is an accelerator, on which one program trains several models, or
+  where several devices train one model: their collectives would wait for each other.
 
   Args:
     parameters: of the model.
@@ -36,6 +35,25 @@ def at_once(parameters: int, *, devices: int) -> int:
   if jax.default_backend() != "cpu" or devices > 1 or parameters > SMALL:
     return 1
   return min(os.cpu_count() or 1, _MOST)
+
+
+def groups(
+  items: Iterable[Any], key_of: Callable[[Any], Any], *, most: int
+) -> list[list[Any]]:
+  """Items that one program can do at once, in their order: at most so many each.
+
+  >>> groups("aabcaba", str, most=2)
+  [['a', 'a'], ['b', 'b'], ['c'], ['a', 'a']]
+  """
+  found: dict[Any, list[list[Any]]] = {}
+  ordered: list[list[Any]] = []
+  for item in items:
+    alike = found.setdefault(key_of(item), [])
+    if not alike or len(alike[-1]) == most:
+      alike.append([])
+      ordered.append(alike[-1])
+    alike[-1].append(item)
+  return ordered
 
 
 def once(make: Callable[..., Any]) -> Callable[..., Any]:

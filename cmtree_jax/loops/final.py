@@ -1,6 +1,8 @@
-"""The loop `final`: one model trained on a recipe and scored, the same for all.
+"""The loop `final`: models trained on recipes and scored, the same for all.
 
-Short trainings that choose among recipes, trials, are done by the same loop.
+Several are trained at once where an accelerator has room for them, each on rows of its
+own and as if it were alone. Short trainings that choose among recipes, trials, are
+done by the same loop.
 """
 
 import contextlib
@@ -9,10 +11,12 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cmtree_jax import checks, shapes
-from cmtree_jax.data.draw.batch import Batch, stack_rows
+from cmtree_jax.data.draw.batch import Batch
+from cmtree_jax.data.draw.sampler import Sampler
 from cmtree_jax.evaluate import answers, perplexity
 from cmtree_jax.loops import fleet as fleets
 from cmtree_jax.loops.fleet import Fleet, Session, World
@@ -83,74 +87,99 @@ class TrialPlan(NamedTuple):
     return Plan(self.preset, self.steps, self.seeds, self.steps_per_call, calls)
 
 
-class State(NamedTuple):
-  """The state of a training; all of it is saved."""
+class Model(NamedTuple):
+  """One of the models that are trained at once."""
 
-  fleet: Fleet  # the one model
+  name: str  # of its recipe, for messages
+  seed: int  # of its parameters at the start
+  pool: Sampler  # its seed gives the arrival points of documents
+  weight_N: np.ndarray  # of the documents; zero outside of what it sees
+
+
+class State(NamedTuple):
+  """The state of trainings; all of it is saved."""
+
+  fleet: Fleet
   step: np.ndarray
 
 
 def run(
-  name: str,
-  weight_N: np.ndarray,
+  models: Sequence[Model],
   eval_sets: Sequence[EvalSet],
   world: World,
   plan: Plan,
   session: Session,
-) -> list[answers.Score]:
-  """Trains a model on the weights of a recipe: its score on every frozen set.
+  *,
+  places: int = 1,
+) -> list[list[answers.Score]]:
+  """Trains models on the weights of recipes: a score of each on every frozen set.
 
-  The seed fixes the parameters at the start, and the pool's sampler the arrival
-  points of documents, so trainings that share both are paired. The next call's rows
-  are drawn while the devices train.
+  Trainings that share the seed and the pool's are paired. The next call's rows are
+  drawn while the devices train.
 
   Args:
-    name: the recipe's name, for messages.
-    weight_N: of the documents; zero outside of what this training sees.
+    models: one or more.
     eval_sets: frozen.
-    world: the model and its pool.
+    world: what the models are; each has a pool of its own.
     plan: the training.
-    session: seed, checkpoints and progress.
+    session: checkpoints and progress.
+    places: models that one program trains; some may stay empty, so that any number
+      of models is trained by the same.
   Raises:
     Fault: a loss is not finite.
     Interrupted: after saving.
   """
   from cmtree_jax.data.draw import pipeline  # Grain: a second of import
 
-  fleet = fleets.start(world, _key(session.seed)[None])
+  empty = max(places - len(models), 0)
+  seeds = [*(one.seed for one in models), *[0] * empty]
+  key_P = jnp.stack([_key(seed) for seed in seeds])
+  fleet = fleets.start(world, key_P, streams=len(seeds))
   state = State(fleet, np.array(0))
   state = session.checkpointer.restore(state) or state
-  draws = pipeline.batches(
-    world.pool,
-    world.pool.start(state.fleet.stream, weight_N),
-    rows=plan.steps_per_call * world.rows,
-  )
-  with contextlib.closing(iter(draws)) as iterator:
+  draws = [
+    pipeline.batches(
+      one.pool,
+      one.pool.start(fleets.settled(stream), one.weight_N),
+      rows=plan.steps_per_call * world.rows,
+    )
+    for one, stream in zip(models, state.fleet.pool, strict=False)
+  ]
+  with contextlib.ExitStack() as stack:
+    closing = contextlib.closing
+    iterators = [stack.enter_context(closing(iter(one))) for one in draws]
     while state.step < plan.steps:
-      batch = stack_rows(next(iterator), world.rows)
-      batches = jax.tree.map(lambda x: x[None], batch)
-      fleet, loss_PS = fleets.train(state.fleet, world, batches)
+      drawn = [*(next(one) for one in iterators), *[None] * empty]
+      batches = fleets.by_member(drawn, world.rows)
+      which_P = np.arange(len(seeds)) < len(models)
+      fleet, loss_PS = fleets.train(
+        state.fleet, world, batches, which_P=which_P
+      )
       step = state.step + plan.steps_per_call
-      loss = float(loss_PS[0, -1])
+      loss_P = np.asarray(loss_PS)[:, -1]
       # Saved now and then, and always before the job stops; not at the end, where
       # scoring takes less time than a save.
       calls = int(step) // plan.steps_per_call
       due = step < plan.steps and calls % plan.calls_per_save == 0
-      saves = due or session.stop.raised or not math.isfinite(loss)
+      saves = due or session.stop.raised or not np.isfinite(loss_P).all()
       if saves:
-        fleet = fleet._replace(pool=(pipeline.state(iterator),))
+        streams = map(pipeline.state, iterators)
+        unused = fleet.pool[len(models) :]
+        fleet = fleet._replace(pool=(*streams, *unused))
       state = State(fleet, step)
       if saves:
         session.checkpointer.save(int(step), state)
-      fleets.require_finite(
-        loss,
-        f"The loss of {name}, seed {session.seed}, at step {int(step)} (saved)",
-        "Lower config.optimizer.learning_rate and start anew with --overwrite.",
-      )
-      session.advance(plan.steps_per_call * world.rows, "")
+      for one, loss in zip(models, loss_P, strict=False):
+        fleets.require_finite(
+          loss,
+          f"The loss of {one.name}, seed {one.seed}, at step {int(step)} (saved)",
+          "Lower config.optimizer.learning_rate and start anew with --overwrite.",
+        )
+      session.advance(len(models) * plan.steps_per_call * world.rows, "")
       if saves:
         session.stop.check()
-  return _scores(world.model.engine, state.fleet.phi.params, eval_sets)
+  scores = _scores(world.model.engine, state.fleet.phi.params, eval_sets)
+  return scores[: len(models)]
 
 
 def _key(seed: int) -> shapes.Key:
@@ -160,21 +189,25 @@ def _key(seed: int) -> shapes.Key:
 
 def _scores(
   engine: Engine, params: Any, eval_sets: Sequence[EvalSet]
-) -> list[answers.Score]:
-  """The model's score on every set; one program, whatever their sizes are."""
+) -> list[list[answers.Score]]:
+  """Every model's score on every set; one program, whatever their sizes are."""
   if not eval_sets:
-    return []
+    return [[] for _ in range(len(jax.tree.leaves(params)[0]))]
   batches = jax.tree.map(
     lambda *x: np.concatenate(x), *(one.batches for one in eval_sets)
   )
-  loss_CBT = _losses(engine, params, batches)
   ends = np.cumsum([len(one.batches.tokens_BT) for one in eval_sets])
-  parts = np.split(loss_CBT, ends[:-1])
-  return [_score(*one) for one in zip(parts, eval_sets, strict=True)]
+  return [
+    [
+      _score(*one)
+      for one in zip(np.split(loss_CBT, ends[:-1]), eval_sets, strict=True)
+    ]
+    for loss_CBT in _losses(engine, params, batches)
+  ]
 
 
 def _losses(engine: Engine, params: Any, batches: Batch) -> np.ndarray:
-  """The loss of every token [C, B, T], by `_CHUNKS` at a time."""
+  """The loss of every token [P, C, B, T], by `_CHUNKS` at a time."""
   chunks = len(batches.tokens_BT)
   more = -chunks % _CHUNKS
   padded = jax.tree.map(
@@ -184,8 +217,8 @@ def _losses(engine: Engine, params: Any, batches: Batch) -> np.ndarray:
   found = []
   for i in range(0, chunks + more, _CHUNKS):
     part = jax.tree.map(lambda x, i=i: x[i : i + _CHUNKS], padded)
-    found.append(np.asarray(engine.losses(params, part))[0])
-  return np.concatenate(found)[:chunks]
+    found.append(np.asarray(engine.losses(params, part)))
+  return np.concatenate(found, axis=1)[:, :chunks]
 
 
 def _score(loss_CBT: np.ndarray, one: EvalSet) -> answers.Score:

@@ -94,6 +94,7 @@ def make(
   mesh: Mesh | None = None,
   estimator: str = "unrolled",
   options: dict[str, Any] | None = None,
+  at_once: int | None = None,
 ) -> Engine:
   """The compiled functions of one model size and optimizer.
 
@@ -104,9 +105,13 @@ def make(
       of its data axis. None: the first device.
     estimator: name in `HYPERGRADS`.
     options: of the estimator.
+    at_once: members that a device works on at the same time; None: as many as pay
+      there.
   """
   if mesh is None:
     mesh = sharding.make_mesh(data=1)
+  if at_once is None:
+    at_once = members_at_once(config.num_parameters, devices=mesh.size)
   proxy = Proxy(config)
   run = HYPERGRADS[estimator].run
   hypergradient = functools.partial(run, mesh=mesh, **(options or {}))
@@ -119,7 +124,7 @@ def make(
     along_path=(options or {}).get("along_path", False),
   )
   phi = _shardings(mesh, jax.eval_shape(one.init, jax.random.key(0)))
-  of_all = functools.partial(members, mesh)
+  of_all = functools.partial(members, mesh, at_once=at_once)
   return Engine(
     proxy=proxy,
     mesh=mesh,
@@ -139,6 +144,26 @@ def make(
   )
 
 
+# Parameters of a model whose steps leave an accelerator or the cores of a CPU idle.
+SMALL = 2_000_000
+_MOST = 16  # members at once on an accelerator; bounds memory
+
+
+def members_at_once(parameters: int, *, devices: int) -> int:
+  """How many members a device works on at the same time.
+
+  On a CPU four small models at once take longer than four in turn; on an accelerator
+  a step of one is a row of kernels that are too small for it.
+
+  Args:
+    parameters: of the model.
+    devices: of its mesh; several do not wait for one small model.
+  """
+  if jax.default_backend() == "cpu" or devices > 1 or parameters > SMALL:
+    return 1
+  return _MOST
+
+
 def members(
   mesh: Mesh,
   function: Callable[..., Any],
@@ -146,6 +171,7 @@ def members(
   *,
   out: Any = None,
   donate: Sequence[int] = (),
+  at_once: int = 1,
 ) -> Callable[..., Any]:
   """A function of one member, compiled for all of them.
 
@@ -157,13 +183,14 @@ def members(
       unless the spec names the axis of members.
     out: shardings of the results; None leaves them to the compiler.
     donate: positions of arguments whose memory the results take over.
+    at_once: members that a device works on at the same time.
   """
   own = sum(x is None or sharding.POPULATION in x for x in in_specs)
 
   def of_all(*args):
     shared = args[own:]
     one = lambda *mine: function(*mine, *shared)  # noqa: E731
-    return population.each(one, mesh)(*args[:own])
+    return population.each(one, mesh, at_once=at_once)(*args[:own])
 
   of_all.__name__ = (
     function.__name__

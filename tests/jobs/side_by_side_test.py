@@ -115,7 +115,8 @@ def test_what_is_trained_does_not_depend_on_how_many_are_at_once(tmp_path):
           seed, checkpointer, StopFlag(), lambda work, text: None
         )
         log_w_N = np.where(world.domain_N == seed % 3, 1.0, 0.0)
-        found[seed] = final.run("x", log_w_N, held, world, plan, session)
+        model = final.Model("x", seed, world.pool, log_w_N)
+        (found[seed],) = final.run([model], held, world, plan, session)
 
     run(range(6), work, at_once=at_once)
     return found

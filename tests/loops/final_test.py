@@ -27,7 +27,11 @@ def eval_set(max_tokens):
 SETS = [eval_set(60), eval_set(30)]
 
 
-def trained(folder, stop_after=None):
+def model(seed=0):
+  return final.Model("x", seed, WORLD.pool._replace(seed=seed), WEIGHT_N)
+
+
+def trained(folder, stop_after=None, *, seeds=(0,), places=1):
   stop, calls = StopFlag(), []
 
   def advance(work, text):
@@ -37,14 +41,20 @@ def trained(folder, stop_after=None):
 
   with contextlib.closing(Checkpointer(folder)) as checkpointer:
     session = fleet.Session(0, checkpointer, stop, advance)
-    return final.run("x", WEIGHT_N, SETS, WORLD, PLAN, session)
+    models = [model(seed) for seed in seeds]
+    return final.run(models, SETS, WORLD, PLAN, session, places=places)
+
+
+def bpb(scores):
+  return [[one.bpb for one in of_model] for of_model in scores]
 
 
 def test_sets_are_scored_together_as_each_alone():
   assert len({len(one.batches.tokens_BT) for one in SETS}) == 2
   engine = WORLD.model.engine
   params = fleet.start(WORLD, jax.random.key(0)[None]).phi.params
-  for found, one in zip(final._scores(engine, params, SETS), SETS, strict=True):
+  (scores,) = final._scores(engine, params, SETS)
+  for found, one in zip(scores, SETS, strict=True):
     nats_P = engine.weighted_nats(params, (one.batches, one.weight_CBT))
     expected = perplexity.bits_per_byte(float(nats_P[0]), one.num_bytes)
     assert found.bpb == pytest.approx(expected, rel=1e-6)
@@ -54,7 +64,7 @@ def test_a_training_that_ends_at_once_leaves_no_checkpoint(tmp_path):
   plan = PLAN._replace(calls_per_save=3)
   with contextlib.closing(Checkpointer(tmp_path / "x")) as checkpointer:
     session = fleet.Session(0, checkpointer, StopFlag(), lambda *_: None)
-    final.run("x", WEIGHT_N, SETS, WORLD, plan, session)
+    final.run([model()], SETS, WORLD, plan, session)
   assert not (tmp_path / "x").exists()
 
 
@@ -63,6 +73,13 @@ def test_a_training_that_is_stopped_goes_on_bit_for_bit(tmp_path):
   with pytest.raises(Interrupted):
     trained(tmp_path / "stopped", stop_after=1)
   assert any((tmp_path / "stopped").iterdir())
-  assert [one.bpb for one in trained(tmp_path / "stopped")] == [
-    one.bpb for one in alone
-  ]
+  assert bpb(trained(tmp_path / "stopped")) == bpb(alone)
+
+
+def test_models_at_once_are_trained_as_each_alone(tmp_path):
+  alone = [bpb(trained(tmp_path / f"{seed}", seeds=[seed])) for seed in (0, 1)]
+  with pytest.raises(Interrupted):
+    trained(tmp_path / "both", stop_after=1, seeds=(0, 1), places=3)
+  together = trained(tmp_path / "both", seeds=(0, 1), places=3)
+  np.testing.assert_allclose(bpb(together), np.concatenate(alone), rtol=1e-5)
+  assert bpb(together)[0] != bpb(together)[1]

@@ -94,6 +94,29 @@ def test_an_unroll_of_two_is_two_unrolls(engine, phi):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["unrolled", "difference"])
+def test_members_at_once_are_as_members_in_turn(name):
+  chosen = np.array([True, True, False])
+  batches, weights = rows(0, 3, S, B), ones(3, S, B)
+
+  def found(at_once):
+    engine = engines.make(CONFIG, OPTIMIZER, estimator=name, at_once=at_once)
+    phi = engine.init(jax.random.split(jax.random.key(0), 3))
+    phi, loss_PS = engine.train(phi, batches, weights, chosen)
+    outer = (rows(1, 3, 1, B), ones(3, 1, B))
+    unrolled = engine.unroll(phi, batches, weights, outer)
+    losses = engine.losses(phi.params, rows(2, 2, B))
+    return jax.device_get((loss_PS, phi.params, unrolled, losses))
+
+  def close(one, other):
+    # A difference of gradients loses digits of the small ones.
+    scale = np.abs(one).max()
+    np.testing.assert_allclose(one, other, rtol=0, atol=5e-3 * scale)
+
+  jax.tree.map(close, found(1), found(2))
+
+
 def test_a_value_along_the_path_is_of_the_mean_loss():
   follows = engines.make(
     CONFIG, OPTIMIZER, estimator="unrolled", options={"along_path": True}
