@@ -76,6 +76,7 @@ def run(
   with workdirs.hold(workdir):
     workdirs.claim_workdir(workdir, config, overwrite=overwrite)
     _keep_compiled(build.cache_dir(config) / "xla")
+    _multiply_in_full()
     with Reporter() as reporter, stop_on_signal() as stop:
       try:
         show = story(Job(config, workdir, reporter, stop))
@@ -97,6 +98,16 @@ def _keep_compiled(folder: Path) -> None:
   }.items():
     if name.upper() not in os.environ:
       jax.config.update(name, value)
+
+
+def _multiply_in_full() -> None:
+  """Lets float32 mean float32 on all devices, whatever the environment says.
+
+  Accelerators multiply such matrices in fewer bits by default, and a hypergradient by
+  differences has none to spare. Numbers of 16 bits are multiplied as they are.
+  """
+  # For all threads, which a context manager is not.
+  jax.config.update("jax_default_matmul_precision", "float32")
 
 
 def _require_elsewhere(config: Any, workdir: Path) -> None:

@@ -1,6 +1,7 @@
 """What every job does around its story."""
 
 import jax
+import numpy as np
 import pytest
 
 from cmtree_jax.jobs import job
@@ -35,3 +36,13 @@ def test_the_environment_chooses_what_is_kept(tmp_path, monkeypatch, settings):
     monkeypatch.setenv(name.upper(), "set")
   job._keep_compiled(tmp_path)
   assert {name: getattr(jax.config, name) for name in _NAMES} == settings
+
+
+def test_float32_is_multiplied_in_full():
+  before = jax.config.jax_default_matmul_precision
+  try:
+    job._multiply_in_full()
+    lowered = jax.jit(lambda x: x @ x).lower(np.ones((2, 2), np.float32))
+  finally:
+    jax.config.update("jax_default_matmul_precision", before)
+  assert "HIGHEST" in lowered.as_text()
