@@ -1,11 +1,12 @@
 """Where every document lies in a fixed space, and the first clusters in it.
 
-An embedder is one file here and one entry of `EMBEDDERS`.
+An embedder of topics is one file here and one entry of `EMBEDDERS`, another view of
+documents one of `VIEWS`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -17,16 +18,46 @@ from cmtree_jax.types import UserError
 class Plan(NamedTuple):
   """The config's block `embedding`, with its defaults."""
 
-  kind: str = "tfidf"  # a name in EMBEDDERS
+  kind: str = "tfidf"  # of the view "topic", a name in EMBEDDERS
   dim: int = 64  # numbers per document that tfidf keeps; minilm has 384
   max_features: int = 20_000  # commonest 3-grams looked at
-  sample: int = 5_000  # documents that tfidf is fitted on
+  sample: int = 5_000  # documents that tfidf and form are fitted on
+  # Names in VIEWS, side by side in this order: "topic" is what a text is about,
+  # "form" how it is written.
+  views: tuple[str, ...] = ("topic",)
 
   def check(self) -> None:
-    """Raises ValueError for a field below one."""
+    """Raises ValueError for a field below one, and for no views or one twice."""
+    if not self.views or len(set(self.views)) < len(self.views):
+      raise ValueError(
+        "views must name at least one view and each once, came "
+        f"{', '.join(self.views) or 'none'}; known: {', '.join(VIEWS)}."
+      )
     checks.at_least(
       1, dim=self.dim, max_features=self.max_features, sample=self.sample
     )
+
+  def identity(self) -> dict[str, Any]:
+    """What tells plans of different embedders apart, for keys of what they made.
+
+    The default view is left out: what was made before there were others is still
+    found.
+    """
+    fields = self._asdict()
+    if self.views == Plan().views:
+      del fields["views"]
+    return fields
+
+
+class Block(NamedTuple):
+  """The columns of an embedding that one view gives."""
+
+  name: str
+  start: int
+  stop: int
+
+
+Blocks = tuple[Block, ...]
 
 
 @runtime_checkable  # tests check signatures at run time
@@ -42,22 +73,31 @@ class Embedder(Protocol):
     ...
 
 
+Fit = Callable[[Sequence[str], Plan, Path], Embedder]
+
+
 class Kind(NamedTuple):
   """How embedders of one kind are made; what is large is imported then."""
 
-  fit: Callable[[Sequence[str], Plan, Path], Embedder]
+  fit: Fit
   load: Callable[[dict[str, np.ndarray], Path], Embedder]
   saved_as: str  # what its files call it
 
 
 def fit(texts: Sequence[str], plan: Plan, *, cache_dir: Path) -> Embedder:
   """The embedder of a plan: fitted on the texts, or fetched into `cache_dir`."""
-  if plan.kind not in EMBEDDERS:
-    raise UserError(
-      f"Unknown embedding.kind {plan.kind!r}. Known: "
-      f"{', '.join(sorted(EMBEDDERS))}."
-    )
-  return EMBEDDERS[plan.kind].fit(texts, plan, cache_dir)
+  for field, name, known in (
+    ("kind", plan.kind, EMBEDDERS),
+    *(("views", view, VIEWS) for view in plan.views),
+  ):
+    if name not in known:
+      raise UserError(
+        f"Unknown embedding.{field} {name!r}. Known: "
+        f"{', '.join(sorted(known))}."
+      )
+  if plan.views == ("topic",):
+    return VIEWS["topic"](texts, plan, cache_dir)
+  return KINDS["views"].fit(texts, plan, cache_dir)
 
 
 def to_arrays(embedder: Embedder) -> dict[str, np.ndarray]:
@@ -72,14 +112,33 @@ def from_arrays(
   """The embedder that `to_arrays` was called on."""
   kept = dict(arrays)
   name = str(kept.pop("kind", None))
-  for kind in EMBEDDERS.values():
+  for kind in KINDS.values():
     if kind.saved_as == name:
       return kind.load(kept, cache_dir)
-  known = ", ".join(kind.saved_as for kind in EMBEDDERS.values())
+  known = ", ".join(kind.saved_as for kind in KINDS.values())
   raise UserError(
     f"Unknown embedder {name!r} in a file. Known: {known}; use the version of "
     "this package that wrote it."
   )
+
+
+# In the arrays of an embedder of several views: their names, and where the columns of
+# each end.
+NAMES, STOPS = "views", "stops"
+
+
+def blocks(arrays: Mapping[str, np.ndarray], width: int) -> Blocks:
+  """The views' columns of an embedding.
+
+  Args:
+    arrays: what `to_arrays` said of its embedder; few of them are read.
+    width: E, of the embedding.
+  """
+  if NAMES not in arrays:
+    return (Block("topic", 0, width),)
+  stops = arrays[STOPS].tolist()
+  starts = [0, *stops]
+  return tuple(map(Block, arrays[NAMES].tolist(), starts, stops))
 
 
 def _fit_minilm(texts: Sequence[str], plan: Plan, cache_dir: Path) -> Embedder:
@@ -116,7 +175,43 @@ def _load_tfidf(arrays: dict[str, np.ndarray], cache_dir: Path) -> Embedder:
   return tfidf.TfidfEmbedder.from_arrays(arrays)
 
 
+def _fit_form(texts: Sequence[str], plan: Plan, cache_dir: Path) -> Embedder:
+  from cmtree_jax.embed import form
+
+  del cache_dir
+  return form.fit(texts, sample=plan.sample, seed=0)
+
+
+def _load_form(arrays: dict[str, np.ndarray], cache_dir: Path) -> Embedder:
+  from cmtree_jax.embed import form
+
+  del cache_dir
+  return form.FormEmbedder.from_arrays(arrays)
+
+
+def _fit_views(texts: Sequence[str], plan: Plan, cache_dir: Path) -> Embedder:
+  from cmtree_jax.embed import views
+
+  return views.fit(texts, plan, cache_dir)
+
+
+def _load_views(arrays: dict[str, np.ndarray], cache_dir: Path) -> Embedder:
+  from cmtree_jax.embed import views
+
+  return views.load(arrays, cache_dir)
+
+
+def _fit_topic(texts: Sequence[str], plan: Plan, cache_dir: Path) -> Embedder:
+  return EMBEDDERS[plan.kind].fit(texts, plan, cache_dir)
+
+
 EMBEDDERS = {
   "minilm": Kind(_fit_minilm, _load_minilm, "MiniLmEmbedder"),
   "tfidf": Kind(_fit_tfidf, _load_tfidf, "TfidfEmbedder"),
+}
+VIEWS: dict[str, Fit] = {"topic": _fit_topic, "form": _fit_form}
+# All that a file may hold.
+KINDS = EMBEDDERS | {
+  "form": Kind(_fit_form, _load_form, "FormEmbedder"),
+  "views": Kind(_fit_views, _load_views, "ViewsEmbedder"),
 }

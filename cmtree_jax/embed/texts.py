@@ -5,6 +5,7 @@ it reads a few; what it wants to know of every one is a `Measure`, which whoever
 the texts has done where and how it likes (`data/build/texts.py`), and keeps.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, overload, runtime_checkable
 
@@ -46,3 +47,14 @@ class Texts(Protocol):
   def measured(self, measure: Measure) -> Mapping[str, np.ndarray]:
     """What the measure says of all texts; its arrays may lie on disk."""
     ...
+
+
+def sample(texts: Sequence[str], size: int, seed: int) -> list[str]:
+  """The texts with the smallest hashes, in the order of their hashes."""
+  salt = seed.to_bytes(8, "little")
+
+  def key(text: str) -> tuple[bytes, str]:
+    data = text.encode(errors="surrogatepass")
+    return hashlib.blake2b(data, digest_size=16, salt=salt).digest(), text
+
+  return sorted(texts, key=key)[:size]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from cmtree_jax.embed import texts as of_texts
 from cmtree_jax.shapes import FloatNE
 from cmtree_jax.types import UserError
 
@@ -52,7 +53,7 @@ def fit(
   from sklearn.decomposition import TruncatedSVD
   from sklearn.preprocessing import normalize
 
-  texts = _sample(texts, sample, seed)
+  texts = of_texts.sample(texts, sample, seed)
   code_F = _commonest(texts, max_features)
   if not len(code_F):
     raise UserError(
@@ -233,17 +234,6 @@ def _weighted(counts: Any, idf: np.ndarray) -> Any:
   """(1 + ln n) idf in the place of each count n."""
   counts.data = (np.log(counts.data) + np.float32(1)) * idf[counts.indices]
   return counts
-
-
-def _sample(texts: Sequence[str], size: int, seed: int) -> list[str]:
-  """The texts with the smallest hashes, in the order of their hashes."""
-  salt = seed.to_bytes(8, "little")
-
-  def key(text: str) -> tuple[bytes, str]:
-    data = text.encode(errors="surrogatepass")
-    return hashlib.blake2b(data, digest_size=16, salt=salt).digest(), text
-
-  return sorted(texts, key=key)[:size]
 
 
 def _normalize(rows: np.ndarray) -> np.ndarray:

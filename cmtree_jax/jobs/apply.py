@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from cmtree_jax import config as configs
+from cmtree_jax import embed
 from cmtree_jax.budget import Budget
 from cmtree_jax.data import store
 from cmtree_jax.data.build import prepare
@@ -25,13 +26,7 @@ def story(job: Job) -> Show:
   """Applies a recipe to a corpus that may outgrow the one it was learned on."""
   config, folder = job.config, Path(job.config.recipe.apply)
   recipe = recipes.load(folder)
-  for block, field in (("tokenizer", "kind"), ("embedding", "kind")):
-    wanted, came = recipe.data["config"][block][field], config[block][field]
-    if came != wanted:
-      raise UserError(
-        f"config.{block}.{field} must be {wanted!r} as in the recipe of "
-        f"{folder}, came {came!r}."
-      )
+  _require_readers(recipe, config)
   if recipe.partition is None:
     export.require_leaves(config.export.formats)
   data = jobs.prepared(job, learned=folder)
@@ -47,6 +42,28 @@ def story(job: Job) -> Show:
     learned_for=recipe.budget,
   )
   return lambda: tables.show_files(files)
+
+
+def _require_readers(recipe: recipes.Recipe, config: Any) -> None:
+  """What reads documents comes with the recipe, and the config must agree."""
+  for block, field in _READERS:
+    made, came = recipe.data["config"][block], config[block][field]
+    # Recipes that were made before there was the setting have its default.
+    wanted = made.get(field, _BEFORE.get(field))
+    wanted = tuple(wanted) if isinstance(came, tuple) else wanted
+    if came != wanted:
+      raise UserError(
+        f"config.{block}.{field} must be {wanted!r} as in the recipe of "
+        f"{recipe.folder}, came {came!r}."
+      )
+
+
+_READERS = (
+  ("tokenizer", "kind"),
+  ("embedding", "kind"),
+  ("embedding", "views"),
+)
+_BEFORE = {"views": embed.Plan().views}
 
 
 def hand_over(

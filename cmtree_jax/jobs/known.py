@@ -48,6 +48,7 @@ def facts_of(
     target_domain_TK=np.array([placed.shares(one) for one in train]).reshape(
       len(train), len(placed.mass_K)
     ),
+    blocks=data.blocks,
     num_documents=len(pool),
     num_proxies=plans.values.population,
     final_steps=max(1, round(budget.tokens / tokens_per_step)),

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cmtree_jax import shapes
+from cmtree_jax.embed import Blocks
 from cmtree_jax.embed.grams import Grams
 from cmtree_jax.embed.texts import Texts
 from cmtree_jax.methods.reasons import Reasons
@@ -187,6 +188,7 @@ class Facts(NamedTuple):
   domain_mass_K: shapes.Array
   # The domains' shares of each target's tokens; rows sum to one.
   target_domain_TK: shapes.Array
+  blocks: Blocks = ()  # which columns of the features are of which view
   seed: int = 0  # of the search
   num_documents: int = 0  # documents of the pool
   num_proxies: int = 0  # that value documents (loop `values`)

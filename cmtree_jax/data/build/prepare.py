@@ -61,6 +61,7 @@ class Prepared(NamedTuple):
   pool: DocumentSet
   targets: dict[str, dict[str, DocumentSet]]
   documents: shards.Documents  # texts, for reports and exports; hidden labels
+  blocks: embed.Blocks  # which columns of an embedding are of which view
   vocab_size: int
   digest: str  # a hash of all ids and texts
   folder: Path  # holds the tokenizer and the embedder
@@ -137,7 +138,7 @@ class _Task(NamedTuple):
   def key(self, digest: str) -> str:
     """The name of the folder: a hash of everything that decides its bytes."""
     data, tokenizer, embedding = self.plan
-    parts = [tokenizer._asdict(), embedding._asdict(), data.max_overlap]
+    parts = [tokenizer._asdict(), embedding.identity(), data.max_overlap]
     if self.learned:
       parts += [store.file_digest(self.learned / x) for x in LEARNED_FILES]
     return store.key_of(_FORMAT, digest, data.drop_repeated_texts, *parts)
@@ -425,13 +426,17 @@ def _load(folder: Path, targets: dict[str, Target], *, notes) -> Prepared:
     for number in range(len(sizes))
   ]
   starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+  pool = load_set(folder, "pool", mmap_mode="r")
+  with np.load(folder / EMBEDDER_FILE) as file:
+    blocks = embed.blocks(file, pool.embedding_NE.shape[1])
   return Prepared(
-    pool=load_set(folder, "pool", mmap_mode="r"),
+    pool=pool,
     targets={
       name: {s: load_set(folder, f"{name}.{s}") for s in store.SPLITS}
       for name in targets
     },
     documents=shards.Documents(tuple(paths), starts),
+    blocks=blocks,
     vocab_size=manifest["vocab_size"],
     digest=manifest["corpus_digest"],
     folder=folder,

@@ -119,9 +119,11 @@ def test_what_is_not_used_stands_in_the_manifest(corpus):
   assert sum(manifest["shards"]) == 60
 
 
-def test_arrays_do_not_depend_on_how_the_work_is_cut(corpus):
-  whole = _prepare(corpus)
-  cut = _prepare(corpus, "data.shard_documents=7", cache="other")
+@pytest.mark.parametrize("views", ["topic", "topic,form"])
+def test_arrays_do_not_depend_on_how_the_work_is_cut(corpus, views):
+  views = f"embedding.views={views}"
+  whole = _prepare(corpus, views)
+  cut = _prepare(corpus, views, "data.shard_documents=7", cache="other")
   assert len(whole.documents.paths) == 2
   assert len(cut.documents.paths) == 10
   for one, other in zip(
