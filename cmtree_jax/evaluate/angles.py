@@ -8,14 +8,15 @@ where nothing is separated; it is not cut off.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from cmtree_jax import shapes
 from cmtree_jax.evaluate.statistics import Values
-from cmtree_jax.tree import model, penalties
+from cmtree_jax.tree import model, penalties, views
+from cmtree_jax.tree.mixture import Sample
 
 
 class Separation(NamedTuple):
@@ -88,6 +89,31 @@ def overlaps(theta: model.Theta) -> dict[tuple[int, int], float]:
   """The overlap of the angles of every pair of levels, between 0 and 1."""
   pairs = penalties.pair_overlaps(theta)
   return {pair: float(overlap) for pair, overlap in pairs.items()}
+
+
+def view_shares(
+  theta: model.Theta,
+  features_NE: shapes.FloatNE,
+  mass_N: shapes.FloatN,
+  blocks: Sequence[tuple[str, int, int]],
+) -> list[dict[str, float]]:
+  """What each level sees of each view, from the root down; nothing of one view alone.
+
+  Args:
+    theta: the tree.
+    features_NE: of a sample of the corpus.
+    mass_N: their masses, of any scale.
+    blocks: name and columns of every view, as a prepared corpus tells them.
+  """
+  masks = views.masks(blocks, features_NE.shape[1])
+  if not masks:
+    return []
+  scatter_EE = views.scatter(Sample(features_NE, mass_N))
+  share_of = views.level_shares(theta, scatter_EE, masks)
+  return [
+    {name: float(share_D[depth]) for name, share_D in share_of.items()}
+    for depth in range(len(theta))
+  ]
 
 
 def information(one_N: Values, two_N: Values, mass_N: Values) -> float:

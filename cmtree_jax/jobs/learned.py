@@ -60,17 +60,18 @@ def of(comparison: compare.Comparison, one: Tried) -> Learned:
   weights = shown = comparison.training.versions.recipe(cell, one.version)
   if isinstance(weights, DocumentWeights):
     shown = DocumentWeights(np.asarray(weights.log_w_N)[rows])
-  texts, mass_N = (
-    data.documents.rows(rows, "id", "text"),
-    data.pool.tokens.mass_N,
-  )
+  texts = data.documents.rows(rows, "id", "text")
+  embedding_NE = np.asarray(data.pool.embedding_NE[rows])
+  mass_N = data.pool.tokens.mass_N[rows]
+  mass_N = mass_N / mass_N.sum()
   description = describe.describe(
-    shown,
-    np.asarray(data.pool.embedding_NE[rows]),
-    mass_N[rows] / mass_N[rows].sum(),
-    texts["text"],
-    texts["id"],
+    shown, embedding_NE, mass_N, texts["text"], texts["id"]
   )
+  if isinstance(weights, partitions.TreePartition):
+    levels = angles.view_shares(
+      weights.weights.theta, embedding_NE, mass_N, data.blocks
+    )
+    description = description._replace(levels=tuple(levels))
   return Learned(found, weights, description, folder.value_N(cell))
 
 

@@ -170,7 +170,7 @@ def _start(search: _Search, facts: Facts) -> tuple[State, tuple[str, ...]]:
     for what in ("loss", "weight")
     for name in world.target_names
   ]
-  fields = (*info._fields, *LOOP_FIELDS, *of_targets)
+  fields = (*_columns(info), *LOOP_FIELDS, *of_targets)
   candidates = jax.tree.map(
     lambda x: np.zeros((1 + plan.rounds, *np.shape(x)), np.asarray(x).dtype),
     search.method.finalize(method),
@@ -230,7 +230,7 @@ def _play_round(search: _Search, state: State, advance: Advance) -> State:
   history = state.history.copy()
   kept = stepped and not gain.is_harm
   mine = (loss_T @ weight_T, *gain, kept, *loss_T, *weight_T)
-  history[number - 1] = [*map(float, info), *map(float, mine)]
+  history[number - 1] = [*map(float, (*_columns(info).values(), *mine))]
   return State(
     method=method,
     fleet=fleet.settled(),
@@ -242,6 +242,17 @@ def _play_round(search: _Search, state: State, advance: Advance) -> State:
     target_weight_T=weight_T,
     first_loss_T=first_loss_T,
   )
+
+
+def _columns(info: Any) -> dict[str, Any]:
+  """What a method tells of a round, by name; several of one kind are "kind.name"."""
+  found = {}
+  for name, value in info._asdict().items():
+    if isinstance(value, dict):
+      found |= {f"{name}.{key}": one for key, one in value.items()}
+    else:
+      found[name] = value
+  return found
 
 
 def _told(info: Any, stepped: bool) -> str:

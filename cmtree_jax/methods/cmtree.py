@@ -26,6 +26,7 @@ from cmtree_jax.tree import (
   model,
   penalties,
   starts,
+  views,
 )
 from cmtree_jax.tree.evidence import Leaves
 from cmtree_jax.tree.learner import Step
@@ -80,6 +81,7 @@ def make(
             H\,\mathbb{E}_i\left[v_i \frac{u(w_i(\theta)) - u(w_{i0})}{u'(w_{i0})}
             \right] - \beta\, \mathrm{KL}(w(\theta) \Vert w(\theta_r))
             - \lambda\, \mathrm{KL}(w(\theta) \Vert 1) - \mu\, \mathrm{overlap}
+            - \nu\, \mathrm{mixing}
 
   with the expectation over the natural distribution, estimated from documents
   drawn with a known proposal. Values are in units of the outer loss, so steps
@@ -127,6 +129,11 @@ def make(
       f"branching {branching} must give every level at least 2 children."
     )
   shared = projection == "shared"
+  if shared and start.angles == "views":
+    raise ValueError(
+      'start.angles = "views" gives every level an angle of its own; leave '
+      'projection at "per_level".'
+    )
   form = Form(tuple(branching), oblivious, shared)
   optimizer = _optimizer(step, joint=mode == "joint", tied=shared)
   plan = learner.Plan(_LEAVES, optimizer, step, replay)
@@ -148,8 +155,15 @@ def _init(
   key_start, key_noise = jax.random.split(key)
   corpus = Sample(facts.sample_NE, facts.sample_mass_N)
   targets = _each(facts.target_NE, facts.target_mass_N, facts.target_of_N)
+  masks = views.masks(facts.blocks, facts.sample_NE.shape[1])
   theta = starts.make(
-    key_start, corpus, targets, form=form, start=start, kmeans=_kmeans
+    key_start,
+    corpus,
+    targets,
+    form=form,
+    start=start,
+    kmeans=_kmeans,
+    masks=masks,
   )
   max_weight = facts.max_weight
   if start.kind == "ratio":
@@ -160,15 +174,16 @@ def _init(
     theta = density_ratio.fit(
       jax.random.fold_in(key_start, 1),
       theta,
-      density_ratio.Texts(corpus, targets, held_out),
+      density_ratio.Texts(corpus, targets, held_out, masks),
       optimizer=plan.optimizer,
       max_weight=max_weight,
       num_steps=start.steps,
       batch=plan.step.solver_sample,
+      view_penalty=plan.step.view_penalty,
     )
   theta = starts.merged(theta, corpus, max_weight=max_weight)
   corpus = jax.tree.map(jnp.asarray, corpus)
-  return valuing.start(key_noise, theta, corpus, plan, facts)
+  return valuing.start(key_noise, theta, corpus, plan, facts, masks=masks)
 
 
 def _each(features_NE, mass_N, of_N) -> tuple[Sample, ...]:
@@ -236,4 +251,6 @@ def _log_p_leaf(theta, embedding_BE, temperature=1.0, key=None):
   return model.log_p_leaf(theta, embedding_BE, temperature=temperature, key=key)
 
 
-_LEAVES = Leaves(_log_p_leaf, mixture.leaf_tilt, penalties.angle_overlap)
+_LEAVES = Leaves(
+  _log_p_leaf, mixture.leaf_tilt, penalties.angle_overlap, views.level_shares
+)

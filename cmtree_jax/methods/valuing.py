@@ -2,7 +2,7 @@
 
 from cmtree_jax import shapes
 from cmtree_jax.methods.base import Facts, Signals
-from cmtree_jax.tree import learner
+from cmtree_jax.tree import learner, views
 from cmtree_jax.tree.evidence import Training
 from cmtree_jax.tree.mixture import Sample
 from cmtree_jax.tree.replay import Round
@@ -19,6 +19,8 @@ def start(
   corpus: Sample,
   plan: learner.Plan,
   facts: Facts,
+  *,
+  masks: views.Masks | None = None,
 ) -> learner.State:
   """The learner before the first round, for the training that the facts tell of."""
   training = Training(
@@ -32,6 +34,7 @@ def start(
     training,
     targets=facts.num_targets,
     proxies=facts.num_proxies,
+    masks=masks,
   )
 
 

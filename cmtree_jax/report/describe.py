@@ -48,13 +48,17 @@ class Description(NamedTuple):
 
   nodes: tuple[Node, ...]  # none without leaves
   favored: Favored | None = None  # where documents have weights of their own
+  # What each level of a tree sees of each view, where there are several.
+  levels: tuple[dict[str, float], ...] = ()
 
   def to_json(self) -> dict[str, Any]:
     """Its part of recipe.json."""
-    found = {
+    found: dict[str, Any] = {
       "nodes": [node._asdict() for node in self.nodes],
       "mixtures": children(self.nodes),
     }
+    if self.levels:
+      found["levels"] = list(self.levels)
     if self.favored is None:
       return found
     heaviest = [one._asdict() for one in self.favored.heaviest]

@@ -84,6 +84,8 @@ def show_recipe(
     console.print(tree(description.nodes))
   else:
     console.print(documents(description.favored, one.effective_sample_size))
+  for line in level_lines(description.levels):
+    console.print(line, markup=False)
   console.print(advice(one), markup=False)
   console.print(concentration_line(summary["concentration"]), markup=False)
   for line in token_lines(summary["token_shares"]):
@@ -92,6 +94,23 @@ def show_recipe(
     console.print(f"NMI with the hidden sources, {name}: {value:.3f}")
   peak = summary["peak_rss_bytes"] / 2**30
   console.print(f"{summary['wall_seconds']:.0f} s, {peak:.2f} GiB at the peak")
+
+
+def level_lines(levels: Sequence[Mapping[str, float]]) -> list[str]:
+  """What every level sees of each view, the view that it sees most of first.
+
+  >>> level_lines([{"topic": 0.3, "form": 0.7}])
+  ['Level 1 sees form .70, topic .30.']
+  """
+  return [
+    f"Level {number} sees "
+    + ", ".join(
+      f"{name} {share:.2f}".replace(" 0.", " .")
+      for name, share in sorted(level.items(), key=lambda one: -one[1])
+    )
+    + "."
+    for number, level in enumerate(levels, 1)
+  ]
 
 
 def concentration_line(found: Mapping[str, float]) -> str:

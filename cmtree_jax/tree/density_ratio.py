@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from cmtree_jax import shapes
-from cmtree_jax.tree import mixture, model
+from cmtree_jax.tree import mixture, model, views
 from cmtree_jax.tree.mixture import Sample
 
 
@@ -23,6 +23,7 @@ class Texts(NamedTuple):
   corpus: Sample
   targets: tuple[Sample, ...]  # documents of each
   held_out: tuple[Sample, ...]  # more of each, which no step sees
+  masks: views.Masks  # of the features' views; none where there is one
 
 
 def fit(
@@ -34,6 +35,7 @@ def fit(
   max_weight: float | shapes.Scalar,
   num_steps: int,
   batch: int,
+  view_penalty: float = 0.0,
 ) -> model.Theta:
   r"""The partition with the likeliest density ratios of all targets below a bound.
 
@@ -67,6 +69,7 @@ def fit(
     max_weight: R, of any document.
     num_steps: of the optimizer, at most.
     batch: documents of the corpus per step, and at most of all targets.
+    view_penalty: nats that levels are charged for seeing several views at once.
   Returns:
     The tree, with tilts for every target.
   References:
@@ -81,16 +84,28 @@ def fit(
     optimizer=optimizer,
     num_steps=num_steps,
     batch=batch,
+    view_penalty=view_penalty,
   )
 
 
-@functools.partial(jax.jit, static_argnames=("optimizer", "num_steps", "batch"))
-def _ascend(key, theta, texts, max_weight, *, optimizer, num_steps, batch):
+@functools.partial(
+  jax.jit, static_argnames=("optimizer", "num_steps", "batch", "view_penalty")
+)
+def _ascend(
+  key, theta, texts, max_weight, *, optimizer, num_steps, batch, view_penalty
+):
+  scatter_EE = views.scatter(texts.corpus) if texts.masks else None
+
+  def cost(theta, key):
+    total = _cost(theta, texts, max_weight, batch, key)
+    if view_penalty and texts.masks:
+      share_of = views.level_shares(theta, scatter_EE, texts.masks)
+      total += view_penalty * views.mixing(share_of)
+    return total
+
   def step(carry, number):
     theta, opt_state = carry
-    grads = jax.grad(_cost)(
-      theta, texts, max_weight, batch, jax.random.fold_in(key, number)
-    )
+    grads = jax.grad(cost)(theta, jax.random.fold_in(key, number))
     update, opt_state = optimizer.update(grads, opt_state, theta)
     return (optax.apply_updates(theta, update), opt_state), None
 

@@ -22,6 +22,9 @@ class Leaves(NamedTuple):
   tilt: Callable[..., shapes.FloatL]
   # theta -> how much alike the levels cut, which a step may be charged for.
   overlap: Callable[..., shapes.Scalar]
+  # (theta, covariance [E, E] of the features, masks of views) -> each view's share of
+  # every level, as `views.level_shares`. None where levels project no features.
+  shares: Callable[..., dict[str, shapes.Array]] | None = None
 
 
 class Training(NamedTuple):

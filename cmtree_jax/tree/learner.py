@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from cmtree_jax import checks, shapes
-from cmtree_jax.tree import evidence, mixture, proximal, replay
+from cmtree_jax.tree import evidence, mixture, proximal, replay, views
 from cmtree_jax.tree.mixture import Sample
 
 
@@ -25,6 +25,9 @@ class Step:
     trust: nats that a round may move.
     kl_penalty: :math:`\lambda` in units of the outer loss per nat.
     overlap_penalty: :math:`\mu`.
+    view_penalty: :math:`\nu`, for levels that see several views of documents at once
+      (`views.mixing`), in units of the outer loss; where the start is the density
+      ratio, in nats of a target's text, too.
     solver_steps: Adam steps per round.
     solver_sample: documents of the corpus sample that every Adam step draws.
     tilt_rate: Adam's learning rate of the tilts.
@@ -43,6 +46,7 @@ class Step:
   trust: float = 0.1
   kl_penalty: float = 0.0
   overlap_penalty: float = 0.01
+  view_penalty: float = 0.0
   solver_steps: int = 80
   solver_sample: int = 4096
   tilt_rate: float = 0.05
@@ -58,6 +62,7 @@ class Step:
       trust=self.trust,
       kl_penalty=self.kl_penalty,
       overlap_penalty=self.overlap_penalty,
+      view_penalty=self.view_penalty,
       tilt_rate=self.tilt_rate,
       partition_rate=self.partition_rate,
     )
@@ -65,6 +70,7 @@ class Step:
       0,
       kl_penalty=self.kl_penalty,
       overlap_penalty=self.overlap_penalty,
+      view_penalty=self.view_penalty,
       tilt_rate=self.tilt_rate,
       partition_rate=self.partition_rate,
     )
@@ -103,6 +109,7 @@ class State(NamedTuple):
   key: shapes.Array  # key data
   proxies_P: shapes.Array  # numbers of the proxies
   training: evidence.Training
+  views: views.Masks  # of the features; none where there is one view
 
 
 class Info(NamedTuple):
@@ -121,6 +128,8 @@ class Info(NamedTuple):
   effective_sample_size: shapes.Scalar
   overlap: shapes.Scalar  # of the levels' angles
   step_size: shapes.Scalar
+  # What every level sees of each of several views, "level_1.topic".
+  view_share: dict[str, shapes.Scalar]
 
 
 def start(
@@ -132,6 +141,7 @@ def start(
   *,
   targets: int,
   proxies: int,
+  masks: views.Masks | None = None,
 ) -> State:
   """The state before the first round, without values.
 
@@ -143,6 +153,7 @@ def start(
     training: that the recipe is for.
     targets: how many there are.
     proxies: that value documents; at least four, or no step is ever taken.
+    masks: of the features' views, where there are several.
   """
   training = jax.tree.map(jnp.float32, training)
   log_w_L, _ = _weigh(theta, corpus, plan, training.max_weight)
@@ -157,6 +168,7 @@ def start(
     key=jax.random.key_data(key),
     proxies_P=jnp.arange(proxies),
     training=training,
+    views=masks or {},
   )
 
 
@@ -212,6 +224,7 @@ def step(
     key=state.key,
     proxies_P=state.proxies_P,
     training=state.training,
+    views=state.views,
   ), info
 
 
@@ -247,6 +260,7 @@ def _solve(state, seen, plan, key_sample, key_noise):
   options = plan.step
   fit_R, judge_R = replay.split(seen.replay, state.round)
   some = evidence.with_fewer(seen, options.solver_sample, key_sample)
+  shares = _shares(state, seen.corpus, plan)
 
   def measure(theta, seen, weight_R, key=None):
     return evidence.measure(
@@ -255,11 +269,14 @@ def _solve(state, seen, plan, key_sample, key_noise):
 
   def cost(theta, gain, found):
     """What a step minimizes; and the KL divergence that it moves."""
-    return (
+    total = (
       -gain
       + options.kl_penalty * found.kl_natural
       + options.overlap_penalty * plan.leaves.overlap(theta)
-    ), found.kl_step
+    )
+    if options.view_penalty and (share_of := shares(theta)):
+      total += options.view_penalty * views.mixing(share_of)
+    return total, found.kl_step
 
   def noisy_cost(theta, key):
     """On documents drawn anew, or a tree would carve out a sample."""
@@ -305,6 +322,7 @@ def _info(state, theta, seen, plan) -> Info:
   more_P = measure(theta, judge_R).gain_P - measure(state.theta, judge_R).gain_P
   gain, error = evidence.over_proxies(more_P, judge_R, seen)
   taken = gain > error
+  shares = _shares(state, seen.corpus, plan)
 
   step_size = jnp.where(
     state.step_size > 0,
@@ -329,7 +347,18 @@ def _info(state, theta, seen, plan) -> Info:
       plan.leaves.overlap(theta), plan.leaves.overlap(state.theta)
     ),
     step_size=stands(step_size, state.step_size),
+    view_share=jax.tree.map(
+      stands, views.by_level(shares(theta)), views.by_level(shares(state.theta))
+    ),
   )
+
+
+def _shares(state, corpus, plan):
+  """theta -> what its levels see of each view; of one view nothing is told."""
+  if not state.views or plan.leaves.shares is None:
+    return lambda theta: {}
+  scatter_EE = views.scatter(corpus)
+  return lambda theta: plan.leaves.shares(theta, scatter_EE, state.views)
 
 
 def _weigh(theta, corpus, plan, max_weight):

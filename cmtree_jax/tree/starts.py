@@ -15,10 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from cmtree_jax import checks, shapes
-from cmtree_jax.tree import mixture, model, random_start
+from cmtree_jax.tree import mixture, model, random_start, views
 from cmtree_jax.tree.mixture import Sample
 
 KINDS = ("kmeans", "random", "ratio")
+ANGLES = ("principal", "views")
 # (points [N, P], masses [N], number of clusters) -> centers [C, P]
 Cluster = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
 # (features [N, E], masses [N], node of each [N], levels above) -> angle [P, E]
@@ -35,6 +36,9 @@ class Start:
       mode lets move is fitted to the density ratios of targets and corpus, as
       long as validation texts grow likelier; "random": random projections, and
       random documents of the corpus as prototypes, with tilts from similarity.
+    angles: "principal": the principal directions are those of all features;
+      "views": each level begins in one view of documents, the root in the first of
+      `embedding.views`, and so on around.
     angle_dim: P of every level. Levels differ in angle only below the embedding's
       dimension, which an oblivious tree needs.
     kappa: sharpness of every level, at most 1e4: beyond that a cut has no
@@ -49,6 +53,7 @@ class Start:
   """
 
   kind: str = "ratio"
+  angles: str = "principal"
   angle_dim: int = 64
   kappa: float = 64.0
   target_share: float = 0.5
@@ -57,6 +62,12 @@ class Start:
 
   def __post_init__(self):
     checks.one_of("kind", self.kind, KINDS)
+    checks.one_of("angles", self.angles, ANGLES)
+    if self.kind == "random" and self.angles != "principal":
+      raise ValueError(
+        f"angles = {self.angles!r} is for a start that looks for angles; those of "
+        "kind 'random' are random. Leave one of the two as it is."
+      )
     checks.at_least(1, angle_dim=self.angle_dim)
     checks.at_least(0, steps=self.steps)
     checks.finite(kappa=self.kappa, max_weight=self.max_weight)
@@ -89,6 +100,7 @@ def make(
   form: Form,
   start: Start,
   kmeans: Callable[..., np.ndarray],
+  masks: views.Masks,
 ) -> model.Theta:
   """A tree with tilts of similarity to every target, from k-means or by chance.
 
@@ -103,6 +115,7 @@ def make(
     form: of the tree.
     start: what it is made of.
     kmeans: a `Cluster` that takes a `seed`, too.
+    masks: of the features' views; none where there is one.
   Returns:
     A tree whose levels have tilts [T, M, C].
   """
@@ -118,6 +131,8 @@ def make(
   else:
     seen = _together(corpus, targets, start.target_share)
     angle = functools.partial(principal_angle, angle_dim=angle_dim)
+    if start.angles == "views" and masks:
+      angle = functools.partial(view_angle, angle_dim=angle_dim, masks=masks)
     cluster = functools.partial(kmeans, seed=seed)
   theta = grow(seen, form, kappa=start.kappa, angle=angle, cluster=cluster)
   return mixture.stacked(
@@ -233,6 +248,31 @@ def principal_angle(
   return (
     angle_PE * np.sign(angle_PE[np.arange(len(angle_PE)), largest])[:, None]
   )
+
+
+def view_angle(
+  sample_NE: np.ndarray,
+  mass_N: np.ndarray,
+  node_N: np.ndarray,
+  above: model.Theta,
+  *,
+  angle_dim: int,
+  masks: views.Masks,
+) -> np.ndarray:
+  """The same in one view: its columns alone, of which it may have fewer than P.
+
+  Args:
+    sample_NE: document features.
+    mass_N: their masses.
+    node_N: the node of each.
+    above: the levels so far; their number says whose turn it is.
+    angle_dim: P, at most.
+    masks: of the views, in the order of their turns.
+  """
+  mask_E = np.asarray(list(masks.values())[len(above) % len(masks)])
+  dim = min(angle_dim, int(mask_E.sum()))
+  seen_NE = sample_NE * mask_E
+  return principal_angle(seen_NE, mass_N, node_N, above, angle_dim=dim)
 
 
 def with_similarity_tilts(

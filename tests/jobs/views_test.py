@@ -62,6 +62,15 @@ def test_the_recipe_reads_new_texts_as_the_corpus_was_read(finished):
   assert np.abs(shouted.confidence_N - applied.confidence_N).max() > 1e-3
 
 
+def test_a_person_reads_what_every_level_sees(finished):
+  made = json.loads((finished[0] / "recipe.json").read_text())
+  assert [set(level) for level in made["levels"]] == [{"topic", "form"}] * 2
+  for number, level in enumerate(made["levels"], 1):
+    assert sum(level.values()) == pytest.approx(1, abs=1e-5)
+    told = made["history"][-1][f"view_share.level_{number}.form"]
+    assert told == pytest.approx(level["form"], abs=0.02)
+
+
 def test_it_is_applied_to_another_corpus(finished, tmp_path):
   workdir, corpus = finished
   rows = [{"id": f"new{i}", "text": f"{i} + {i} IS {2 * i}."} for i in range(9)]

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cmtree_jax import embed
 from cmtree_jax.tree import mixture, model
 from cmtree_jax.types import UserError
 from tests.methods.world import SAMPLE, assert_equal, facts, make
@@ -51,6 +52,49 @@ def test_a_shared_angle_is_that_of_the_root():
     start(kind="kmeans", projection="shared")[1].angle_PE,
     start(kind="kmeans")[0].angle_PE,
   )
+
+
+VIEWS = (embed.Block("first", 0, 2), embed.Block("second", 2, 6))
+
+
+@pytest.mark.parametrize("penalty", [0.0, 0.1])
+@pytest.mark.parametrize("kind", ["kmeans", "ratio"])
+def test_levels_take_turns_at_views(kind, penalty):
+  """The density ratio moves them on, if nobody is charged for it."""
+  known = facts()._replace(blocks=VIEWS)
+  first = dict(kind=kind, angles="views", steps=20)
+  method = make("cmtree", start=first, step=dict(view_penalty=penalty))
+  root, below = method.init(jax.random.key(0), known).theta
+  # A view of two features has no three directions.
+  assert root.angle_PE.shape == (2, 6) and below.angle_PE.shape == (3, 6)
+  left = [np.abs(root.angle_PE[:, 2:]), np.abs(below.angle_PE[:, :2])]
+  if kind == "kmeans":
+    assert not np.any(left[0]) and not np.any(left[1])
+  else:
+    assert all((x.max() > 0.01) == (penalty == 0) for x in left)
+  one = facts()._replace(blocks=(embed.Block("all", 0, 6),))
+  assert_equal(
+    start(known=one, kind="kmeans"), make_start(one, angles="views"), rtol=0
+  )
+
+
+def make_start(known, **first):
+  method = make("cmtree", start=dict(kind="kmeans", **first))
+  return method.init(jax.random.key(0), known).theta
+
+
+@pytest.mark.parametrize(
+  ("settings", "words"),
+  [
+    (dict(start=dict(kind="random", angles="views")), "Leave one of the two"),
+    (dict(start=dict(angles="sideways")), "sideways"),
+    (dict(start=dict(angles="views"), projection="shared"), "per_level"),
+    (dict(step=dict(view_penalty=-1.0)), "view_penalty"),
+  ],
+)
+def test_what_says_nothing_of_views_is_refused(settings, words):
+  with pytest.raises(ValueError, match=words):
+    make("cmtree", **settings)
 
 
 def test_the_density_ratio_makes_the_target_likelier_than_kmeans_does():

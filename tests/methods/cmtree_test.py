@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from cmtree_jax import embed
 from cmtree_jax.bilevel.problem import Inner, InnerLoss, Problem
 from cmtree_jax.bilevel.unrolled import unrolled
 from cmtree_jax.data.draw.batch import Batch
@@ -22,6 +23,7 @@ from tests.methods.world import (
   POOL,
   SAMPLE,
   SIGNALS,
+  E,
   assert_equal,
   facts,
   features,
@@ -258,6 +260,40 @@ def test_weights_of_targets_say_whose_values_count():
     )
     gains.append((SIGNALS.mass_B[:POOL] * value_BT[:POOL, 0]) @ moved_N)
   assert gains[0] > 0 > gains[1]
+
+
+VIEWS = (embed.Block("first", 0, 3), embed.Block("second", 3, E))
+
+
+@pytest.mark.slow
+def test_levels_are_charged_for_seeing_several_views():
+  """And a method that is not charged learns as if it did not know of them."""
+
+  def played(penalty, blocks):
+    step = STEP | dict(view_penalty=penalty)
+    method = make("cmtree", step=step, start=dict(kind="kmeans"))
+    signals = SIGNALS._replace(
+      log_proposal_B=np.zeros_like(SIGNALS.log_proposal_B)
+    )
+    known = facts(4.0)._replace(blocks=blocks)
+    before = method.init(jax.random.key(0), known)
+    signals = take(method, np.arange(POOL), signals)
+    after, info = jax.jit(method.step)(before, signals)
+    assert info.stepped
+    return after.theta, info.view_share
+
+  (blind, nothing), (free, share), (_, charged) = (
+    played(0.0, ()),
+    played(0.0, VIEWS),
+    played(0.01, VIEWS),
+  )
+  assert nothing == {}
+  assert_equal(free, blind, rtol=1e-6)
+  for found in (share, charged):
+    for level in ("level_1", "level_2"):
+      total = sum(float(found[f"{level}.{one.name}"]) for one in VIEWS)
+      assert total == pytest.approx(1, abs=1e-5)
+  assert 0.5 < share["level_1.first"] < charged["level_1.first"] - 0.05
 
 
 def test_without_values_nothing_moves():

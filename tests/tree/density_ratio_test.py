@@ -49,7 +49,7 @@ CORPUS = documents((0.5, 0.3, 0.2), 0)
 TARGET = documents((0.1, 0.7, 0.2), 1)
 
 TEXTS = Texts(
-  Sample(*CORPUS[:2]), (Sample(*TARGET[:2]),), (Sample(*TARGET[:2]),)
+  Sample(*CORPUS[:2]), (Sample(*TARGET[:2]),), (Sample(*TARGET[:2]),), {}
 )
 
 
@@ -147,11 +147,15 @@ def test_the_likeliest_tree_of_what_is_held_out_is_kept(moves, seed):
     start = (KNOWN[0]._replace(log_kappa=jnp.log(jnp.float32(10.0))),)
     optimizer = optax.adam(0.01)
   arguments = dict(seed=seed, optimizer=optimizer, max_weight=NO_LIMIT)
-  sure = fit(start, Texts(TEXTS.corpus, (few,), (few,)), **arguments)
+  sure = fit(
+    start, TEXTS._replace(targets=(few,), held_out=(few,)), **arguments
+  )
   # It would have gone on: towards all of the weight on the half of the corpus that
   # has the kind's leaf, a gain of log 2, or on less of it.
   assert float(jnp.mean(log_w(sure, few))) > 0.5
-  stopped = fit(start, Texts(TEXTS.corpus, (few,), (others,)), **arguments)
+  stopped = fit(
+    start, TEXTS._replace(targets=(few,), held_out=(others,)), **arguments
+  )
   for before, after in zip(start[0][:3], stopped[0][:3], strict=True):
     np.testing.assert_array_equal(before, after)
   # The read-out of the start, whose tilts are zero.
@@ -185,7 +189,7 @@ def test_a_target_in_a_tiny_leaf_keeps_its_share_of_the_tokens():
       starts.with_similarity_tilts(partition, corpus, one) for one in together
     ]
     start = mixture.stacked(each)
-    texts = Texts(corpus, tuple(together), tuple(together))
+    texts = Texts(corpus, tuple(together), tuple(together), {})
     theta = fit(start, texts, optimizer=ADAM, max_weight=20.0)
     log_p_NL = model.log_p_leaf(theta, corpus.features)
     log_w_L = mixture.weigh(
