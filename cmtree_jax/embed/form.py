@@ -7,15 +7,14 @@ costs a pass over the characters and a compression of each text's beginning: 22 
 """
 
 import functools
-import math
 import unicodedata
 import zlib
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float
 
 from cmtree_jax.embed import texts as of_texts
+from cmtree_jax.embed import whiten
 from cmtree_jax.shapes import FloatNE
 
 # Shares are those of a text's characters if nothing else is said. Of every share the
@@ -39,85 +38,39 @@ FEATURES = (
 
 
 def fit(texts: Sequence[str], *, sample: int, seed: int) -> "FormEmbedder":
-  r"""An embedder for which the sampled texts are standardized and whitened.
-
-  .. math:: y = \mathrm{clip}\big(C^{-1/2} \, (x - \mu) / \sigma, \pm 3\big), \quad
-            h = \mathrm{normalize}\big(y, \tfrac12 \sqrt F\big)
-
-  with the correlations C of the F features x. The root of C is the symmetric one, so
-  each number of y is its feature, as far as the others do not tell it. The constant
-  at the end of h keeps what bringing a row to unit length would take away, namely how
-  far a text lies from the mean: a tree sees directions alone, and can still cut "much"
-  from "little" by it. It is a quarter of a row's squared length in the mean.
+  """An embedder for which the sampled texts are standardized and whitened.
 
   Args:
     texts: the corpus.
     sample: how many texts, chosen by hash, to learn from.
     seed: chooses the texts.
   """
-  x_NF = features(of_texts.sample(texts, sample, seed))
-  mean_F = x_NF.mean(axis=0)
-  # What is the same in all texts of the sample may differ in others.
-  scale_F = np.maximum(x_NF.std(axis=0), _LEAST_SPREAD)
-  z_NF = (x_NF - mean_F) / scale_F
-  variance, vectors = np.linalg.eigh(z_NF.T @ z_NF / len(z_NF))
-  root = 1 / np.sqrt(np.maximum(variance, _LEAST_VARIANCE))
   return FormEmbedder(
-    mean_F=mean_F, scale_F=scale_F, whiten_FF=(vectors * root) @ vectors.T
+    whiten.fit(features(of_texts.sample(texts, sample, seed)))
   )
-
-
-_LEAST_SPREAD = 1e-3
-# A direction in which the sample varies less is stretched as if it varied by this:
-# what is left of two features that all but say the same is noise.
-_LEAST_VARIANCE = 0.05
-_CLIP = 3.0  # standard deviations
 
 
 class FormEmbedder:
   """Gives texts their form: `embedder(texts)` has unit rows [N, F + 1], float32."""
 
-  def __init__(
-    self,
-    *,
-    mean_F: Float[np.ndarray, " F"],
-    scale_F: Float[np.ndarray, " F"],
-    whiten_FF: Float[np.ndarray, "F F"],
-  ):
-    self._mean_F, self._scale_F = mean_F, scale_F
-    self._whiten_FF = whiten_FF
+  def __init__(self, whitening: whiten.Whitening):
+    self._whitening = whitening
 
   def __call__(self, texts: Sequence[str]) -> FloatNE:
     """One unit row per text; the last number is the constant's."""
     rows: list[FloatNE] = [np.zeros((0, len(FEATURES) + 1), np.float32)]
     for start in range(0, len(texts), _CHUNK):
-      x_NF = features(texts[start : start + _CHUNK])
-      z_NF = (x_NF - self._mean_F) / self._scale_F
-      # No product of matrices, which rounds by how many rows there are.
-      y_NF = (z_NF[:, :, None] * self._whiten_FF).sum(axis=1)
-      y_NF = np.clip(y_NF, -_CLIP, _CLIP)
-      constant = np.full((len(y_NF), 1), math.sqrt(len(FEATURES)) / 2)
-      lifted = np.concatenate([y_NF, constant], axis=1)
-      lifted /= np.sqrt((lifted**2).sum(axis=1, keepdims=True))
-      rows.append(lifted.astype(np.float32))
+      rows.append(self._whitening(features(texts[start : start + _CHUNK])))
     return np.concatenate(rows)
 
   def to_arrays(self) -> dict[str, np.ndarray]:
     """Plain arrays, to be kept as .npz; `from_arrays` gives equal results."""
-    return {
-      "mean": self._mean_F,
-      "scale": self._scale_F,
-      "whiten": self._whiten_FF,
-    }
+    return self._whitening._asdict()
 
   @classmethod
   def from_arrays(cls, arrays: dict[str, np.ndarray]) -> "FormEmbedder":
     """The embedder that `to_arrays` was called on."""
-    return cls(
-      mean_F=arrays["mean"],
-      scale_F=arrays["scale"],
-      whiten_FF=arrays["whiten"],
-    )
+    return cls(whiten.Whitening(**arrays))
 
 
 _CHUNK = 1000  # documents; bounds the memory of their characters
