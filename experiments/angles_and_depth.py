@@ -128,13 +128,14 @@ def _draw(found, trees, grids, labels):
 def _documents(found: Results) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
   """Features, masses and labels of a sample of the pool."""
   from cmtree_jax.evaluate import angles
-  from cmtree_jax.jobs import search as learn
+  from cmtree_jax.jobs import hidden, known
 
   config, data = found.config, found.data()
-  rows = learn.sample_rows(config, len(data.pool))
+  rows = known.sample_rows(config, len(data.pool))
   rows = rows[:: max(1, len(rows) // config["values"].sample_documents)]
   tokens = data.pool.tokens
-  source_N, names = data.documents.labels("source")
+  known_labels = hidden.labels(data)
+  source_N, names = known_labels.pop("source")
   names = np.array(names)[source_N[rows]]
   mass_N = tokens.mass_N[rows]
   loss_N = _reference_loss(config, data, rows)
@@ -148,6 +149,7 @@ def _documents(found: Results) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
     "domain": numbered([_domain(name) for name in names]),
     "length": angles.quantile_bins(tokens.pairs_N[rows], mass_N, BINS),
     "reference loss": angles.quantile_bins(loss_N, mass_N, BINS),
+    **{name: label_N[rows] for name, (label_N, _) in known_labels.items()},
   }
   return np.asarray(data.pool.embedding_NE[rows]), mass_N, labels
 

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from cmtree_jax import checks
+from cmtree_jax.data.corpora import bed
 
 NO_TARGET = "none"  # a name that stands for no target where there are some
 
@@ -27,6 +28,10 @@ class Plan(NamedTuple):
   drop_repeated_texts: bool = False  # keep the first of equal texts only
   shard_documents: int = 8192  # in a shard, the unit of parallel work
   max_overlap: float = 0.01  # share of a target's 13-word runs in the pool
+  # A test bed, made of the pool by functions of ours, such as spoiled:words:0.5; see
+  # `data/corpora/bed.py`. Empty: the pool as it is.
+  bed: str = ""
+  bed_seed: int = 0  # of all draws of the bed
 
   def check(self) -> None:
     """Refuses what contradicts itself, with a ValueError."""
@@ -46,3 +51,6 @@ class Plan(NamedTuple):
       0, max_skipped=self.max_skipped, max_documents=self.max_documents
     )
     checks.share(max_overlap=self.max_overlap)
+    checks.at_least(0, bed_seed=self.bed_seed)
+    if self.bed:
+      bed.parse(self.bed)

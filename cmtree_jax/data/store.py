@@ -105,11 +105,11 @@ def write_row_groups(path: Path, tables: Iterable[Any]) -> None:
 
 
 def read_table(path: Path, *names: str) -> dict[str, list[str]]:
-  """Columns of a Parquet file as lists, in the order of the names."""
+  """Columns of a Parquet file as lists, in the order of the names; no name: all."""
   import pyarrow.parquet as pq
 
-  table = pq.read_table(path, columns=list(names))
-  return {name: table[name].to_pylist() for name in names}
+  table = pq.read_table(path, columns=list(names) or None)
+  return {name: table[name].to_pylist() for name in names or table.column_names}
 
 
 def remove(folder: Path) -> None:

@@ -20,6 +20,7 @@ from cmtree_jax.jobs import (
   cells,
   compare,
   guard,
+  hidden,
   learned,
   selected,
   untargeted,
@@ -186,7 +187,7 @@ def _token_shares(comparison: compare.Comparison, one: Tried) -> dict[str, Any]:
   budget = build.budget(comparison.job.config, data)
   groups = {
     "nearest_target": (near_N, tuple(driving)),
-    "source": data.documents.labels("source"),
+    **hidden.labels(data),
   }
   return {
     name: [

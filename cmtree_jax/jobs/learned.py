@@ -11,7 +11,7 @@ from cmtree_jax import config as configs
 from cmtree_jax.data.build import prepare
 from cmtree_jax.embed import kmeans
 from cmtree_jax.evaluate import angles
-from cmtree_jax.jobs import build, cells, compare, known, variants
+from cmtree_jax.jobs import build, cells, compare, hidden, known, variants
 from cmtree_jax.jobs import workdir as workdirs
 from cmtree_jax.jobs.trials import Tried
 from cmtree_jax.methods.base import DocumentWeights
@@ -30,6 +30,8 @@ class Learned(NamedTuple):
   weights: partitions.Partition | DocumentWeights
   description: describe.Description
   value_N: np.ndarray  # measured values of the pool's documents
+  # In a bed, what each level of a tree tells of the hidden labels.
+  separations: tuple[dict[str, Any], ...] = ()
 
   def to_json(self, trials: Cost) -> dict[str, Any]:
     """Its part of recipe.json; `trials` is the cost of all trials of the job."""
@@ -47,6 +49,7 @@ class Learned(NamedTuple):
         "trial_flops": trials.flops,
       },
       "history": self.found.history,
+      **({"separations": self.separations} if self.separations else {}),
     }
 
 
@@ -72,7 +75,10 @@ def of(comparison: compare.Comparison, one: Tried) -> Learned:
       weights.weights.theta, embedding_NE, mass_N, data.blocks
     )
     description = description._replace(levels=tuple(levels))
-  return Learned(found, weights, description, folder.value_N(cell))
+  told: list[dict[str, Any]] = []
+  if hidden.has_factor(data) and not isinstance(weights, DocumentWeights):
+    told = hidden.separations(weights, data, rows)
+  return Learned(found, weights, description, folder.value_N(cell), tuple(told))
 
 
 def facts(config: Any, data: prepare.Prepared) -> dict[str, Any]:

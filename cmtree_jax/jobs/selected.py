@@ -9,7 +9,8 @@ import numpy as np
 from cmtree_jax.budget import Budget
 from cmtree_jax.data import store
 from cmtree_jax.data.build import prepare
-from cmtree_jax.jobs import build, compare, known, variants
+from cmtree_jax.data.corpora import bed
+from cmtree_jax.jobs import build, compare, hidden, known, variants
 from cmtree_jax.jobs.trials import Tried
 from cmtree_jax.methods.reasons import Reasons
 from cmtree_jax.recipe import assign
@@ -116,6 +117,9 @@ def _selection(corpus: _Corpus, budget: Budget) -> Selection:
   }
   if corpus.domains == corpus.sources:
     del by["domain"]
+  if hidden.has_factor(corpus.data):
+    factor = corpus.data.documents.labels(bed.FACTOR)
+    by[bed.FACTOR] = selection.groups(*factor, *weights)
   return Selection(
     every,
     by,

@@ -144,6 +144,9 @@ def token_lines(tokens: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
   if len(source) > 1:
     moved = sorted(source, key=lambda one: one["natural"] - one["recipe"])
     lines.append(f"More than natural has: {listed(moved[:_SOURCES])}.")
+  if "factor" in tokens:
+    listed_all = listed(tokens["factor"])
+    lines.append(f"By what the bed did to documents: {listed_all}.")
   return lines
 
 

@@ -128,7 +128,7 @@ def _build(place, parts, rules, workers) -> None:
 
 def read_part(item: PartItem) -> None:
   """Writes the raw shards of one part, then its report."""
-  writer = _Writer(item.done.with_suffix(""), item.rules.shard_documents)
+  writer = shards.Writer(item.done.with_suffix(""), item.rules.shard_documents)
   skips: dict[str, dict[str, Any]] = {}
   for found in sources.read(item.part, item.rules.fields):
     if isinstance(found, Record):
@@ -176,32 +176,6 @@ def _is_whole(item: PartItem) -> bool:
   """Whether a part's files are those that its report is about."""
   report = json.loads(item.done.read_text())
   return _digests(item, report["shards"]) == report["digests"]
-
-
-class _Writer:
-  """Cuts a stream of documents into shards."""
-
-  def __init__(self, stem: Path, max_documents: int):
-    self._stem, self._max_documents = stem, max_documents
-    self._records: list[Record] = []
-    self._bytes = 0
-    self.shards: list[tuple[str, int]] = []
-
-  def add(self, record: Record) -> None:
-    size = len(record.text.encode())
-    if self._records and self._bytes + size > shards.MAX_BYTES:
-      self.flush()
-    self._records.append(record)
-    self._bytes += size
-    if len(self._records) == self._max_documents:
-      self.flush()
-
-  def flush(self) -> None:
-    if self._records:
-      name = f"{self._stem.name}-{len(self.shards):05d}.parquet"
-      shards.write(self._stem.with_name(name), self._records)
-      self.shards.append((name, len(self._records)))
-      self._records, self._bytes = [], 0
 
 
 def _bucket_files(folder: Path, name: str, num_documents: int) -> list[Path]:

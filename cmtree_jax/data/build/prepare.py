@@ -17,7 +17,7 @@ import numpy as np
 
 from cmtree_jax import embed
 from cmtree_jax.data import cache, store
-from cmtree_jax.data.build import intake, overlap, shards
+from cmtree_jax.data.build import bedding, intake, overlap, shards
 from cmtree_jax.data.build import tokenizer as tokenizers
 from cmtree_jax.data.build.workers import Workers
 from cmtree_jax.data.corpora import origins
@@ -104,6 +104,11 @@ def prepare(
       _read(data, found.parts, cache_dir, workers, progress),
       data.max_documents,
     )
+    if data.bed:
+      laid = bedding.lay(
+        data, taken, found.targets, cache_dir=cache_dir, workers=workers
+      )
+      taken, found = laid.taken, found._replace(targets=laid.targets)
     targets = {} if learned else origins.choose(found, data)
     task = _Task(plan, found.skipped, taken, targets, cache_dir, learned)
     digest = task.digest()
@@ -132,6 +137,8 @@ class _Task(NamedTuple):
     for name, target in sorted(self.targets.items()):
       parts.append([name, *target[1:]])
     digest = store.key_of(*parts)
+    if self.plan.data.bed:
+      digest = store.key_of(digest, self.plan.data.bed)
     size = self.plan.data.max_documents
     return store.key_of(digest, size) if size else digest
 

@@ -5,7 +5,7 @@ work for all cores. Their order is the corpus's order. Beside each lies a small
 array of digests, from which repeated ids and texts are found without the texts.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
@@ -26,8 +26,18 @@ def digest(text: str) -> bytes:
   return blake2b(text.encode(), digest_size=16).digest()
 
 
-def write(path: Path, records: Sequence[Record]) -> None:
-  """Writes a shard, and before it the digests, to `digests_path(path)`."""
+def write(
+  path: Path,
+  records: Sequence[Record],
+  hidden: Mapping[str, Sequence[str]] | None = None,
+) -> None:
+  """Writes a shard, and before it the digests, to `digests_path(path)`.
+
+  Args:
+    path: of the shard.
+    records: its documents.
+    hidden: more labels of each, in columns of their own.
+  """
   rows = [
     digest(one.id)
     + digest(one.text)
@@ -36,7 +46,41 @@ def write(path: Path, records: Sequence[Record]) -> None:
   ]
   digests = np.frombuffer(b"".join(rows), "<u8").reshape(len(rows), 5)
   store.save_array(digests_path(path), digests)
-  store.write_table(path, Record._fields, records)
+  labels = hidden or {}
+  names = (*Record._fields, *labels)
+  columns = (*zip(*records, strict=True), *labels.values())
+  store.write_table(path, names, zip(*columns, strict=True))
+
+
+class Writer:
+  """Cuts a stream of documents into shards."""
+
+  def __init__(self, stem: Path, max_documents: int):
+    self._stem, self._max_documents = stem, max_documents
+    self._records: list[Record] = []
+    self._hidden: dict[str, list[str]] = {}
+    self._bytes = 0
+    self.shards: list[tuple[str, int]] = []
+
+  def add(self, record: Record, **hidden: str) -> None:
+    """Takes one document, and hidden labels that all documents here have."""
+    size = len(record.text.encode())
+    if self._records and self._bytes + size > MAX_BYTES:
+      self.flush()
+    self._records.append(record)
+    for name, label in hidden.items():
+      self._hidden.setdefault(name, []).append(label)
+    self._bytes += size
+    if len(self._records) == self._max_documents:
+      self.flush()
+
+  def flush(self) -> None:
+    """Writes what has been added since the last shard."""
+    if self._records:
+      name = f"{self._stem.name}-{len(self.shards):05d}.parquet"
+      write(self._stem.with_name(name), self._records, self._hidden)
+      self.shards.append((name, len(self._records)))
+      self._records, self._hidden, self._bytes = [], {}, 0
 
 
 def digests_path(path: Path) -> Path:
@@ -90,16 +134,13 @@ class Documents(NamedTuple):
 
 def keep(source: Path, path: Path, rows: np.ndarray) -> dict[str, list[str]]:
   """Writes the given rows of a shard as another shard; returns id and text."""
-  columns = store.read_table(source, *Record._fields)
-  records = [
-    Record(*(columns[name][row] for name in Record._fields))
-    for row in rows.tolist()
-  ]
-  store.write_table(path, Record._fields, records)
-  return {
-    "id": [one.id for one in records],
-    "text": [one.text for one in records],
+  columns = store.read_table(source)
+  kept = {
+    name: [column[row] for row in rows.tolist()]
+    for name, column in columns.items()
   }
+  store.write_table(path, kept, zip(*kept.values(), strict=True))
+  return {name: kept[name] for name in ("id", "text")}
 
 
 class BucketItem(NamedTuple):
