@@ -10,8 +10,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-# Words of letters and digits; what stands between them stays where it is.
-_WORD = re.compile(r"\w+(?:['’\-]\w+)*")
+# What blanks separate: signs move with their words, so that runs of letters change at
+# the ends of words alone and hardly tell.
+_WORD = re.compile(r"\S+")
 # A sentence ends with its sign, a line with its end. Both groups of white space stay.
 BETWEEN = re.compile(r"((?<=[.!?。！？])\s+|\s*\n\s*)")
 
@@ -46,7 +47,7 @@ BOILERPLATE = (
 def shuffled_words(
   text: str, strength: float, rng: np.random.Generator, other: str = ""
 ) -> str:
-  """The words of some sentences in another order; all else stays in its place.
+  """The words of some sentences in another order; white space stays in its place.
 
   Args:
     text: what is spoiled.
@@ -55,7 +56,7 @@ def shuffled_words(
     other: not read.
 
   >>> shuffled_words("One, two three. Four.", 1.0, np.random.default_rng(3))
-  'One, three two. Four.'
+  'One, three. two Four.'
   """
   del other
   pieces = BETWEEN.split(text)

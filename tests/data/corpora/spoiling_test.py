@@ -49,15 +49,14 @@ def test_more_strength_changes_more(name):
 
 
 def test_words_change_places_within_their_sentence():
-  before, after = _sentences(TEXT), _sentences(_FULL["words"])
-  assert len(before) == len(after)
-  word = r"\w+(?:['’\-]\w+)*"
-  for one, other in zip(before, after, strict=True):
-    assert Counter(re.findall(word, one)) == Counter(re.findall(word, other))
-    signs = [re.sub(word, "_", x) for x in (one, other)]
-    assert signs[0] == signs[1]
+  at = 0
+  for sentence in _sentences(TEXT):
+    at = TEXT.index(sentence, at)
+    other = _FULL["words"][at : at + len(sentence)]
+    assert Counter(other.split()) == Counter(sentence.split())
+  blanks = [re.sub(r"\S+", "_", x) for x in (TEXT, _FULL["words"])]
+  assert blanks[0] == blanks[1]
   assert len(_FULL["words"].encode()) == len(TEXT.encode())
-  assert "didn't" in _FULL["words"]
 
 
 def test_lines_of_the_other_stand_between_its_own():
