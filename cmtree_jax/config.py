@@ -27,7 +27,7 @@ def load(path: str, overrides: Sequence[str]) -> ml_collections.ConfigDict:
   Args:
     path: a Python file with `get_config()`, or `get_config(argument)` when called
       as `file.py:argument`; relative to the working directory or, failing that,
-      to the repository.
+      to the repository. Folders may be written with points, as `beds.b:toy`.
     overrides: `a.b=value` without the leading `--config.`; values are Python
       literals of the default's type, tuples also as `4,4`.
   Raises:
@@ -78,7 +78,8 @@ def _call_get_config(path: str) -> ml_collections.ConfigDict:
 
 def _find(name: str) -> Path:
   for base in (Path(), _REPOSITORY, _REPOSITORY / "configs"):
-    for file in (base / name, base / f"{name}.py"):
+    dotted = base / f"{name.replace('.', '/')}.py"
+    for file in (base / name, base / f"{name}.py", dotted):
       if file.is_file():
         return file
   known = sorted(

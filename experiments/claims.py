@@ -219,12 +219,8 @@ def at_epochs(
   parts: dict[float, Results] = {}
   status = 0
   for one in epochs:
-    own = plain(config)
-    own.budget.epochs = one
-    # With four looks at most, four epochs leave nothing but natural.
-    own.budget.max_epochs = max(own.budget.max_epochs, _LOOKS * one)
     status, parts[one] = compared(
-      own.lock(),
+      at_budget(config, one),
       workdir / f"epochs_{one:g}",
       name,
       methods,
@@ -233,6 +229,15 @@ def at_epochs(
     if status:
       break
   return status, parts
+
+
+def at_budget(config: Any, epochs: float) -> Any:
+  """A config for so many epochs, with full trainings of one size alone."""
+  own = plain(config)
+  own.budget.epochs = epochs
+  # With four looks at most, four epochs leave nothing but natural.
+  own.budget.max_epochs = max(own.budget.max_epochs, _LOOKS * epochs)
+  return own.lock()
 
 
 def write_table(
