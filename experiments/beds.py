@@ -12,24 +12,22 @@ is that of the bed's own config.
 """
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from cmtree_jax.data.corpora import bed as corpus_beds
-from cmtree_jax.evaluate import statistics
-from cmtree_jax.evaluate.results import FULL, NATURAL
-from cmtree_jax.evaluate.statistics import Interval
+from cmtree_jax.evaluate.results import NATURAL
 from cmtree_jax.jobs.command import command
-from experiments import claims
+from experiments import claims, verdicts
 from experiments.claims import Results
-from experiments.planted import Bench, of_any
+from experiments.planted import Bench
+from experiments.verdicts import Bed, Level
 
 DIRECT, THROUGH = "classifier_soft", "classifier_in_leaves"
 RANDOM, ORACLE, BOTH = "random_equal", "oracle", "oracle_classifier"
-_MOST_OVERLAP = 0.3  # of two levels' angles that are two
 
 
 def main(arguments: Any = None) -> int:
@@ -63,34 +61,14 @@ def run(config: Any, workdir: Path, *, overwrite: bool = False) -> int:
   return 0
 
 
-class Level(NamedTuple):
-  """What a level of a tree tells of a label, the mean over searches."""
-
-  level: int
-  label: str
-  share: float  # of the label's entropy that it adds to the levels above
-
-
-class Bed(NamedTuple):
-  """A bed that was compared at one budget."""
-
-  results: Results
-  # (method, set of targets) -> what was done to documents -> their share of tokens.
-  factor: Mapping[tuple[str, str], Mapping[str, float]]
-  levels: Mapping[tuple[str, str], list[Level]]  # of (tree, set of targets)
-  overlap: Mapping[tuple[str, str], float]  # the largest of two levels
-
-  @property
-  def tree(self) -> str:
-    """The one that is judged."""
-    return self.results.config.bed.trees[0]
-
-
 def _compared(
   config: Any, workdir: Path, *, overwrite: bool
 ) -> tuple[int, Any]:
   """Searches of methods, then the planted recipes beside them."""
-  methods = tuple(config.compare.methods)
+  needed = (config.bed.trees[0], DIRECT)
+  methods = tuple(dict.fromkeys((*needed, *config.compare.methods)))
+  with config.unlocked():
+    config.compare.methods = methods
   status, first = claims.compared(
     config, workdir, "searched", methods, overwrite=overwrite
   )
@@ -118,7 +96,7 @@ def plant(bench: Bench) -> None:
       kept.append(bench.found.value(tree, target, "effective_sample_size"))
       if factor_N is not None:
         bench.plant(BOTH, DIRECT, place, factor_N * direct_N)
-    untargeted = of_any(bench.search(NATURAL, bench.targets[0], seed))
+    untargeted = bench.search(NATURAL, bench.targets[0], seed)
     if factor_N is not None:
       bench.plant(ORACLE, NATURAL, untargeted, factor_N)
     rng = np.random.default_rng([bench.found.config.seed, seed])
@@ -169,10 +147,11 @@ def measured(found: Results, bench: Bench) -> Bed:
         for seed in bench.seeds
       ]
       levels[tree, target] = _levels(told)
-      pairs = [
-        [row["overlap"] for row in one if "overlap" in row] for one in told
+      found_overlaps = [
+        max((row["overlap"] for row in one if "overlap" in row), default=0.0)
+        for one in told
       ]
-      overlap[tree, target] = float(np.mean([max(one) for one in pairs]))
+      overlap[tree, target] = float(np.mean(found_overlaps))
   return Bed(found, _factors(found, bench), levels, overlap)
 
 
@@ -191,6 +170,7 @@ def _factors(found: Results, bench: Bench):
   """Where the tokens of what was trained go, by what was done to documents."""
   from cmtree_jax.evaluate import shares
   from cmtree_jax.jobs import hidden
+  from cmtree_jax.jobs import plan as plans
   from cmtree_jax.jobs.cells import Version
   from cmtree_jax.jobs.versions import Versions
 
@@ -198,24 +178,15 @@ def _factors(found: Results, bench: Bench):
     return {}
   factor_N, names = bench.data.documents.labels(corpus_beds.FACTOR)
   versions = Versions.make(bench.data, found.cells, max_weight=bench.max_weight)
-  table = {}
+  plan, table = plans.of_comparison(found.config), {}
   for method in found.trained((NATURAL, *found.config.compare.methods)):
     for target in bench.targets:
       kept = found.value(method, target, "kept_share")
-      cell = bench.search(method, target, 0)
-      if method in bench.names:
-        cell = found_search(found, method, target)
+      cell = plan.search(method, target, 0)
       log_w_N = versions.log_w_N(cell, Version(share=kept))
       groups = shares.of_groups(factor_N, names, log_w_N, bench.mass_N)
       table[method, target] = {one.name: one.recipe for one in groups}
   return table
-
-
-def found_search(found: Results, method: str, target: str) -> Any:
-  """The first search of a method of a comparison."""
-  from cmtree_jax.jobs import plan
-
-  return plan.of_comparison(found.config).search(method, target, 0)
 
 
 def show(parts: Mapping[float, Bed], folder: Path) -> Iterator[Path]:
@@ -225,7 +196,7 @@ def show(parts: Mapping[float, Bed], folder: Path) -> Iterator[Path]:
       place = f"{target}.epochs_{epochs:g}.md"
       yield claims.write_table(
         folder / f"methods.{place}",
-        f"{_title(one)}, {epochs:g} epochs, test bits per byte, {target}",
+        f"{verdicts.title(one)}, {epochs:g} epochs, test bits per byte, {target}",
         ["method", "BPB", "- natural", "kept share", *_factor_names(one)],
         _rows(one, target),
       )
@@ -236,11 +207,7 @@ def show(parts: Mapping[float, Bed], folder: Path) -> Iterator[Path]:
           ["tree", "level", *_labels(one, target), "overlap"],
           _level_rows(one, target),
         )
-  yield write_verdict(parts, folder / "verdict.md")
-
-
-def _title(one: Bed) -> str:
-  return f"Bed {one.results.config.data.bed or 'of the corpus as it is'}"
+  yield verdicts.write(parts, folder / "verdict.md")
 
 
 def _factor_names(one: Bed) -> list[str]:
@@ -286,168 +253,6 @@ def _level_rows(one: Bed, target: str) -> Iterator[list[str]]:
         *(f"{share[number, label]:.2f}" for label in _labels(one, target)),
         f"{one.overlap[tree, target]:.2f}",
       ]
-
-
-class Verdict(NamedTuple):
-  """Whether a bed refuted its claim, and by what."""
-
-  refuted: bool
-  why: str
-
-
-def best(one: Bed, target: str, names: Any) -> str:
-  """The best of some methods by their validation."""
-  found = one.results
-  return min(
-    found.trained(names),
-    key=lambda name: np.mean(found.bpb(name, target, "validation")),
-  )
-
-
-def no_better(one: Bed, target: str) -> Verdict:
-  """Refuted unless the tree is better than the best rival, beyond the interval."""
-  rival = best(one, target, one.results.config.bed.rivals)
-  interval = one.results.difference(one.tree, rival, target)
-  why = f"{one.tree} - {rival}: {claims.signed(interval)}"
-  return Verdict(not interval.high < 0, why)
-
-
-def overfits_more(one: Bed, target: str) -> Verdict:
-  """Refuted if the tree loses more from validation to test than the best rival."""
-  rival = best(one, target, one.results.config.bed.rivals)
-  gaps = [_gap(one.results, name, target) for name in (one.tree, rival)]
-  interval = _paired(one.results, *gaps)
-  test = claims.signed(one.results.difference(one.tree, rival, target))
-  why = (
-    f"the gain on validation that the test does not have, {one.tree} - {rival}: "
-    f"{claims.signed(interval)}; on the test {test}"
-  )
-  return Verdict(interval.low > 0, why)
-
-
-def _gap(found: Results, method: str, target: str) -> np.ndarray:
-  """What of the gain over natural on validation is missing on the test, by seed."""
-  gains = [
-    np.subtract(
-      found.bpb(NATURAL, target, split), found.bpb(method, target, split)
-    )
-    for split in ("validation", "test")
-  ]
-  return gains[0] - gains[1]
-
-
-def one_level_tells_both(one: Bed, target: str) -> Verdict:
-  """Refuted if one level tells most of the factor and of the source."""
-  levels = one.levels[one.tree, target]
-  most = {
-    label: max(
-      (each for each in levels if each.label == label),
-      key=lambda each: each.share,
-    )
-    for label in ("factor", "source")
-  }
-  overlap = one.overlap[one.tree, target]
-  told = ", ".join(
-    f"{each.share:.2f} of {label} at level {each.level + 1}"
-    for label, each in most.items()
-  )
-  rival = no_better(one, target).why
-  same = most["factor"].level == most["source"].level
-  why = f"most is told: {told}; overlap {overlap:.2f}; {rival}"
-  return Verdict(same or not overlap < _MOST_OVERLAP, why)
-
-
-def no_better_on_the_worst(one: Bed, target: str) -> Verdict:
-  """Refuted unless the tree is better on the target that gains least."""
-  rival = best(one, target, one.results.config.bed.rivals)
-  worst = [_worst(one.results, name, target) for name in (one.tree, rival)]
-  interval = _paired(one.results, *worst)
-  mean = claims.signed(one.results.difference(one.tree, rival, target))
-  why = (
-    f"on the worst target, {one.tree} - {rival}: {claims.signed(interval)}; on the "
-    f"mean {mean}"
-  )
-  return Verdict(not interval.high < 0, why)
-
-
-def _worst(found: Results, method: str, target: str) -> np.ndarray:
-  """Bits per byte less natural's on the target that gains least, by seed."""
-
-  def by_target(name: str) -> dict[str, dict[int, float]]:
-    table: dict[str, dict[int, float]] = {}
-    for row in found.rows:
-      if (row["method"], row["target_set"]) == (name, target) and (
-        row["split"] == "test" and row["fraction"] == FULL
-      ):
-        table.setdefault(row["target"], {})[row["seed"]] = row["bpb"]
-    return table
-
-  own, natural = by_target(method), by_target(NATURAL)
-  return np.array(
-    [
-      max(own[one][seed] - natural[one][seed] for one in own)
-      for seed in range(found.config.compare.seeds)
-    ]
-  )
-
-
-def _paired(found: Results, one_S: np.ndarray, other_S: np.ndarray) -> Interval:
-  return statistics.paired_difference(one_S, other_S, search_S=found.searches)
-
-
-VERDICTS: dict[str, Callable[[Bed, str], Verdict]] = {
-  "no_better": no_better,
-  "overfits_more": overfits_more,
-  "one_level_tells_both": one_level_tells_both,
-  "no_better_on_the_worst": no_better_on_the_worst,
-}
-RANKS = "ranks_alike"  # the one verdict that compares budgets
-_SAME_ORDER = 0.8  # Spearman's rho from which on two orders are alike
-
-
-def ranks_alike(parts: Mapping[float, Bed], target: str) -> Verdict:
-  """Refuted if methods rank at the most epochs as they do at the fewest."""
-  from scipy import stats
-
-  means = {
-    epochs: [
-      np.mean(one.results.bpb(name, target))
-      for name in one.results.trained(one.results.config.compare.methods)
-    ]
-    for epochs, one in parts.items()
-  }
-  fewest, *others = sorted(means)
-  rho = {
-    epochs: float(stats.spearmanr(means[fewest], means[epochs]).statistic)
-    for epochs in others
-  }
-  told = ", ".join(f"{x:+.2f} at {epochs:g}" for epochs, x in rho.items())
-  why = f"Spearman's rho with the order at {fewest:g} epochs: {told}"
-  return Verdict(min(rho.values()) >= _SAME_ORDER, why)
-
-
-def write_verdict(parts: Mapping[float, Bed], path: Path) -> Path:
-  """A row for every set of targets and budget."""
-  first = next(iter(parts.values()))
-  name = first.results.config.bed.refuted_if
-  rows = []
-  for target in first.results.targets:
-    if name == RANKS:
-      rows.append([target, "all", *_told(ranks_alike(parts, target))])
-      continue
-    for epochs, one in parts.items():
-      verdict = VERDICTS[name](one, target)
-      rows.append([target, f"{epochs:g}", *_told(verdict)])
-  return claims.write_table(
-    path,
-    f"{_title(first)}: {name.replace('_', ' ')}?",
-    ["targets", "epochs", "verdict", "why"],
-    rows,
-  )
-
-
-def _told(verdict: Verdict) -> list[str]:
-  return ["refuted" if verdict.refuted else "stands", verdict.why]
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from cmtree_jax import budget
-from cmtree_jax.jobs import build, cells
+from cmtree_jax.jobs import build
 from cmtree_jax.jobs import plan as plans
 from cmtree_jax.jobs.cells import Found, Search
 from cmtree_jax.proxy.ledger import Cost
@@ -114,8 +114,3 @@ class Bench:
     own.variants.update(self.names)
     own.compare.methods = (*methods, *self.names)
     return own.lock()
-
-
-def of_any(search: Search) -> Search:
-  """The search of a recipe that is the same for all targets."""
-  return search._replace(target_set=cells.ANY)
