@@ -135,15 +135,16 @@ def _oracle(data: Any) -> np.ndarray | None:
 
 def measured(found: Results, bench: Bench) -> Bed:
   """What recipes do to the factor, and what the levels of trees tell of it."""
-  from cmtree_jax.jobs import hidden, known
+  from cmtree_jax.jobs import hidden
 
   trees = found.trained(found.config.bed.trees)
-  rows = known.sample_rows(found.config, len(bench.data.pool))
   levels, overlap = {}, {}
   for tree in trees:
     for target in bench.targets:
       told = [
-        hidden.separations(bench.tree(tree, target, seed), bench.data, rows)
+        hidden.separations(
+          bench.tree(tree, target, seed), bench.data, bench.sample_rows
+        )
         for seed in bench.seeds
       ]
       levels[tree, target] = _levels(told)

@@ -40,6 +40,17 @@ class Bench:
     """Searches of each method."""
     return range(self.plan.search_seeds)
 
+  @property
+  def sample_rows(self) -> np.ndarray:
+    """Documents that stand for the corpus."""
+    from cmtree_jax.jobs import known
+
+    return known.sample_rows(self.found.config, len(self.data.pool))
+
+  def searched(self, target: str) -> list[str]:
+    """The targets of a set that its searches read."""
+    return [place.searched for place in self.plan.target_sets[target]]
+
   def search(self, method: str, target: str, seed: int) -> Search:
     """The finished search of a method."""
     return self.plan.search(method, target, seed)
