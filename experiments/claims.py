@@ -351,8 +351,14 @@ def save(figure: Any, path: Path) -> Path:
   from cmtree_jax.data import store
 
   content = io.BytesIO()
-  style = {"svg.hashsalt": path.stem, "svg.fonttype": "none"}
+  style = {
+    "svg.hashsalt": path.stem,
+    "svg.fonttype": "none",
+    "font.sans-serif": ["DejaVu Sans", "Arial"],  # named by every text
+  }
   with matplotlib.rc_context(style):
-    figure.savefig(content, format="svg", metadata={"Date": None})
+    figure.savefig(
+      content, format="svg", metadata={"Date": None}, bbox_inches="tight"
+    )
   store.write_atomically(path, content.getvalue())
   return path
