@@ -117,6 +117,14 @@ def remove(folder: Path) -> None:
   shutil.rmtree(folder, ignore_errors=True)
 
 
+def link(path: Path, other: Path) -> None:
+  """The same file by another name; a copy where the file system has no links."""
+  try:
+    other.hardlink_to(path)
+  except OSError:
+    shutil.copyfile(path, other)
+
+
 def sync(folder: Path) -> None:
   """Waits until the names in a folder are on disk, where it can be asked for."""
   descriptor = os.open(folder, os.O_RDONLY)

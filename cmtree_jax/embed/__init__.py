@@ -1,7 +1,7 @@
 """Where every document lies in a fixed space, and the first clusters in it.
 
 An embedder of topics is one file here and one entry of `EMBEDDERS`, another view of
-documents one of `VIEWS`.
+texts one of `VIEWS`. Views of a model need a trained proxy: `jobs/proxy_views.py`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,29 +22,49 @@ class Plan(NamedTuple):
   dim: int = 64  # numbers per document that tfidf keeps; minilm has 384
   max_features: int = 20_000  # commonest 3-grams looked at
   sample: int = 5_000  # documents that tfidf and form are fitted on
-  # Names in VIEWS, side by side in this order: "topic" is what a text is about,
-  # "form" how it is written.
+  # Side by side in this order. Of VIEWS: "topic" is what a text is about, "form" how
+  # it is written. Of MODEL_VIEWS: "loss" and "hidden" are what a proxy makes of it
+  # that `config.look.steps` of natural text have trained.
   views: tuple[str, ...] = ("topic",)
+  hidden_dim: int = 16  # numbers that are kept of its hidden states
+
+  @property
+  def of_texts(self) -> tuple[str, ...]:
+    """The views that a text alone gives."""
+    return tuple(name for name in self.views if name not in MODEL_VIEWS)
+
+  @property
+  def of_models(self) -> tuple[str, ...]:
+    """The others, which want a trained proxy."""
+    return tuple(name for name in self.views if name in MODEL_VIEWS)
 
   def check(self) -> None:
-    """Raises ValueError for a field below one, and for no views or one twice."""
-    if not self.views or len(set(self.views)) < len(self.views):
+    """Raises ValueError for a field below one, and for views that cannot be."""
+    texts_first = self.views == (*self.of_texts, *self.of_models)
+    once = len(set(self.views)) == len(self.views)
+    if not (self.of_texts and texts_first and once):
       raise ValueError(
-        "views must name at least one view and each once, came "
-        f"{', '.join(self.views) or 'none'}; known: {', '.join(VIEWS)}."
+        f"views must name each view once, one of texts ({', '.join(VIEWS)}) or more "
+        f"and then any of a model ({', '.join(MODEL_VIEWS)}), came "
+        f"{', '.join(self.views) or 'none'}."
       )
     checks.at_least(
-      1, dim=self.dim, max_features=self.max_features, sample=self.sample
+      1,
+      dim=self.dim,
+      max_features=self.max_features,
+      sample=self.sample,
+      hidden_dim=self.hidden_dim,
     )
 
   def identity(self) -> dict[str, Any]:
-    """What tells plans of different embedders apart, for keys of what they made.
+    """What tells embedders of texts apart, for keys of what they made.
 
     The default view is left out: what was made before there were others is still
     found.
     """
-    fields = self._asdict()
-    if self.views == Plan().views:
+    fields = self._asdict() | {"views": self.of_texts}
+    del fields["hidden_dim"]
+    if self.of_texts == Plan().views:
       del fields["views"]
     return fields
 
@@ -74,30 +94,33 @@ class Embedder(Protocol):
 
 
 Fit = Callable[[Sequence[str], Plan, Path], Embedder]
+Load = Callable[[dict[str, np.ndarray], Path], Embedder]
 
 
 class Kind(NamedTuple):
   """How embedders of one kind are made; what is large is imported then."""
 
   fit: Fit
-  load: Callable[[dict[str, np.ndarray], Path], Embedder]
+  load: Load
   saved_as: str  # what its files call it
 
 
 def fit(texts: Sequence[str], plan: Plan, *, cache_dir: Path) -> Embedder:
-  """The embedder of a plan: fitted on the texts, or fetched into `cache_dir`."""
+  """The embedder of a plan's views of texts: fitted, or fetched into `cache_dir`."""
   for field, name, known in (
     ("kind", plan.kind, EMBEDDERS),
-    *(("views", view, VIEWS) for view in plan.views),
+    *(("views", view, VIEWS) for view in plan.of_texts),
   ):
     if name not in known:
       raise UserError(
         f"Unknown embedding.{field} {name!r}. Known: "
         f"{', '.join(sorted(known))}."
       )
-  if plan.views == ("topic",):
+  if plan.of_texts == ("topic",):
     return VIEWS["topic"](texts, plan, cache_dir)
-  return KINDS["views"].fit(texts, plan, cache_dir)
+  from cmtree_jax.embed import views
+
+  return views.fit(texts, plan, cache_dir)
 
 
 def to_arrays(embedder: Embedder) -> dict[str, np.ndarray]:
@@ -112,10 +135,9 @@ def from_arrays(
   """The embedder that `to_arrays` was called on."""
   kept = dict(arrays)
   name = str(kept.pop("kind", None))
-  for kind in KINDS.values():
-    if kind.saved_as == name:
-      return kind.load(kept, cache_dir)
-  known = ", ".join(kind.saved_as for kind in KINDS.values())
+  if name in LOADERS:
+    return LOADERS[name](kept, cache_dir)
+  known = ", ".join(LOADERS)
   raise UserError(
     f"Unknown embedder {name!r} in a file. Known: {known}; use the version of "
     "this package that wrote it."
@@ -189,10 +211,11 @@ def _load_form(arrays: dict[str, np.ndarray], cache_dir: Path) -> Embedder:
   return form.FormEmbedder.from_arrays(arrays)
 
 
-def _fit_views(texts: Sequence[str], plan: Plan, cache_dir: Path) -> Embedder:
-  from cmtree_jax.embed import views
+def _load_proxy(arrays: dict[str, np.ndarray], cache_dir: Path) -> Embedder:
+  from cmtree_jax.embed import of_proxy
 
-  return views.fit(texts, plan, cache_dir)
+  del cache_dir
+  return of_proxy.ProxyEmbedder.from_arrays(arrays)
 
 
 def _load_views(arrays: dict[str, np.ndarray], cache_dir: Path) -> Embedder:
@@ -210,8 +233,12 @@ EMBEDDERS = {
   "tfidf": Kind(_fit_tfidf, _load_tfidf, "TfidfEmbedder"),
 }
 VIEWS: dict[str, Fit] = {"topic": _fit_topic, "form": _fit_form}
-# All that a file may hold.
-KINDS = EMBEDDERS | {
-  "form": Kind(_fit_form, _load_form, "FormEmbedder"),
-  "views": Kind(_fit_views, _load_views, "ViewsEmbedder"),
+MODEL_VIEWS = ("loss", "hidden")
+# What a file may hold, by the class that wrote it.
+LOADERS: dict[str, Load] = {
+  kind.saved_as: kind.load for kind in EMBEDDERS.values()
+} | {
+  "FormEmbedder": _load_form,
+  "ProxyEmbedder": _load_proxy,
+  "ViewsEmbedder": _load_views,
 }

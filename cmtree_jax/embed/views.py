@@ -19,7 +19,7 @@ def fit(
 ) -> "ViewsEmbedder":
   """Every view of the plan, made of the same texts."""
   part_of = {
-    name: embed.VIEWS[name](texts, plan, cache_dir) for name in plan.views
+    name: embed.VIEWS[name](texts, plan, cache_dir) for name in plan.of_texts
   }
   widths = [part(texts[:1]).shape[1] for part in part_of.values()]
   return ViewsEmbedder(part_of, np.cumsum(widths))
@@ -39,6 +39,42 @@ def load(arrays: Mapping[str, np.ndarray], cache_dir: Path) -> "ViewsEmbedder":
   return ViewsEmbedder(part_of, arrays[embed.STOPS])
 
 
+def extended(
+  base: embed.Embedder,
+  blocks: embed.Blocks,
+  more: Mapping[str, embed.Embedder],
+  widths: Sequence[int],
+) -> "ViewsEmbedder":
+  """An embedder with more views, which come after its own.
+
+  Args:
+    base: of one view or of several.
+    blocks: of its columns.
+    more: the others.
+    widths: how many columns each of these has.
+  """
+  (name, *_) = (block.name for block in blocks)
+  own = base.part_of if isinstance(base, ViewsEmbedder) else {name: base}
+  stops = [block.stop for block in blocks]
+  stop_V = np.concatenate([stops, stops[-1] + np.cumsum(widths)])
+  return ViewsEmbedder({**own, **more}, stop_V.astype(np.int64))
+
+
+def side_by_side(
+  base_NE: np.ndarray, number: int, more: Sequence[np.ndarray]
+) -> np.ndarray:
+  """Unit rows of several views, and of more; each view counts for as much.
+
+  Args:
+    base_NE: of the first views.
+    number: how many these are.
+    more: unit rows of each of the others.
+  """
+  total = number + len(more)
+  rows = [base_NE * np.float32(np.sqrt(number)), *more]
+  return np.concatenate(rows, axis=1) / np.float32(np.sqrt(total))
+
+
 class ViewsEmbedder:
   r"""Gives texts their place in every view: :math:`(h_1, .., h_V) / \sqrt V`.
 
@@ -47,19 +83,19 @@ class ViewsEmbedder:
   """
 
   def __init__(self, part_of: Mapping[str, embed.Embedder], stop_V: np.ndarray):
-    self._part_of, self._stop_V = dict(part_of), stop_V
+    self.part_of, self._stop_V = dict(part_of), stop_V
 
   def __call__(self, texts: Sequence[str]) -> FloatNE:
     """One unit row per text, float32."""
-    rows = [part(texts) for part in self._part_of.values()]
-    return np.concatenate(rows, axis=1) / np.float32(np.sqrt(len(rows)))
+    first, *others = (part(texts) for part in self.part_of.values())
+    return side_by_side(first, 1, others)
 
   def to_arrays(self) -> dict[str, np.ndarray]:
     """The views' names, where the columns of each end, and what each keeps."""
     kept = {
       f"{name}.{field}": array
-      for name, part in self._part_of.items()
+      for name, part in self.part_of.items()
       for field, array in embed.to_arrays(part).items()
     }
-    names = np.array(list(self._part_of))
+    names = np.array(list(self.part_of))
     return {embed.NAMES: names, embed.STOPS: self._stop_V, **kept}

@@ -11,6 +11,7 @@ from cmtree_jax import embed
 from cmtree_jax.budget import Budget
 from cmtree_jax.data import store
 from cmtree_jax.data.build import prepare
+from cmtree_jax.embed import of_proxy
 from cmtree_jax.jobs import build
 from cmtree_jax.jobs import job as jobs
 from cmtree_jax.jobs.job import Job, Show
@@ -26,6 +27,8 @@ def story(job: Job) -> Show:
   """Applies a recipe to a corpus that may outgrow the one it was learned on."""
   config, folder = job.config, Path(job.config.recipe.apply)
   recipe = recipes.load(folder)
+  if told := recipe.data.get("proxy_views"):
+    raise UserError(of_proxy.refusal(told["flops_per_token"]))
   _require_readers(recipe, config)
   if recipe.partition is None:
     export.require_leaves(config.export.formats)

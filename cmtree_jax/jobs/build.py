@@ -215,7 +215,11 @@ def _check_names(config: Any, made: Plans) -> None:
     ("method", recipe_names(config), METHODS),
     ("config.workers.name", [config.workers.name], workers.WORKERS),
     ("config.tokenizer.kind", [config.tokenizer.kind], tokenizer.TOKENIZERS),
-    ("config.embedding.views", config.embedding.views, embed.VIEWS),
+    (
+      "config.embedding.views",
+      config.embedding.views,
+      (*embed.VIEWS, *embed.MODEL_VIEWS),
+    ),
     ("config.embedding.kind", [config.embedding.kind], embed.EMBEDDERS),
     ("config.export.formats", config.export.formats, export.EXPORTERS),
     ("config.proxy.dtype", [config.proxy.dtype], proxy_model.DTYPES),

@@ -16,6 +16,7 @@ from cmtree_jax.jobs import (
   cells,
   final,
   programs,
+  proxy_views,
   rows,
   search,
   trials,
@@ -100,7 +101,8 @@ def prepared(job: Job, plan: cells.Plan) -> prepare.Prepared:
   )
   if not config.data.targets:
     config.data.targets = tuple(dict.fromkeys(target for target, _ in needed))
-  data = jobs.prepared(job._replace(config=config))
+  job = job._replace(config=config)
+  data = proxy_views.added(job, jobs.prepared(job))
   for target, split in needed:
     if target not in data.targets:
       raise UserError(

@@ -22,6 +22,7 @@ from cmtree_jax.jobs import (
   guard,
   hidden,
   learned,
+  proxy_views,
   selected,
   untargeted,
 )
@@ -57,7 +58,7 @@ def run(config: Any, workdir: Path, *, overwrite: bool = False) -> int:
 def _story(job: Job) -> Show:
   begin = time.monotonic()
   config, workdir = job.config, job.workdir
-  data = jobs.prepared(job)
+  data = proxy_views.added(job, jobs.prepared(job))
   if not data.targets:
     return untargeted.story(job, data, begin)
   comparison, guarded = _judged(job, data)

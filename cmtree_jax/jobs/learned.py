@@ -96,7 +96,14 @@ def facts(config: Any, data: prepare.Prepared) -> dict[str, Any]:
     "skipped": data.manifest["skipped"],
     "repeated_texts": data.manifest["repeated_texts"],
     "notes": list(data.notes),
+    **_proxy_views(data),
   }
+
+
+def _proxy_views(data: prepare.Prepared) -> dict[str, Any]:
+  """What views of a model cost, and would cost of documents that are new."""
+  told = data.manifest.get("proxy_views")
+  return {"proxy_views": told} if told else {}
 
 
 def summary(

@@ -111,6 +111,36 @@ def run(
     Interrupted: after saving, if the job is asked to stop.
     ValueError: the method asks for what the plan or the targets do not give.
   """
+  cost = observe(
+    method, facts, world, plan, session, models=models, parts=parts
+  )
+  found = method.init(
+    jax.random.key(session.seed),
+    _filled(facts, method, session.checkpointer),
+  )
+  return Outcome(
+    method.finalize(found),
+    cost,
+    method.history(found),
+    reasons=method.reasons(found),
+  )
+
+
+def observe(
+  method: Method,
+  facts: Facts | None,
+  world: World,
+  plan: Plan,
+  session: Session,
+  *,
+  models: Mapping[str, Callable[[], Model]],
+  parts: tuple[packing.TokenStore, ...],
+) -> Cost:
+  """Trains the models and measures all documents; the session's arrays have it.
+
+  The arguments and errors are those of `run`; without facts nothing may be asked of
+  single documents.
+  """
   ends = plan.ends(method.look)
   if "target" in method.look.models and world.targets is None:
     raise ValueError(
@@ -131,16 +161,7 @@ def run(
         parts,
       )
       cost += one.observe()
-  arrays = session.checkpointer
-  found = method.init(
-    jax.random.key(session.seed), _filled(facts, method, arrays)
-  )
-  return Outcome(
-    method.finalize(found),
-    Cost(*cost),
-    method.history(found),
-    reasons=method.reasons(found),
-  )
+  return Cost(*cost)
 
 
 def work(method: Method, plan: Plan, rows: int) -> float:
@@ -156,7 +177,7 @@ class _Model(NamedTuple):
   name: str
   first: int  # number of its first observation
   method: Method
-  facts: Facts
+  facts: Facts | None
   world: World
   plan: Plan
   session: Session
@@ -213,6 +234,7 @@ class _Model(NamedTuple):
     subpool = self.world.subpool(self.plan.steps, "search", self.session.seed)
     if not at or self.method.curate is None:
       return subpool.inside_N.astype(float)
+    assert self.facts is not None
     facts = _filled(self.facts, self.method, self._arrays)
     log_w_N = self.method.curate(facts, self.first + done - 1)
     return subpool.weights(np.exp(log_w_N - log_w_N.max()))
@@ -260,7 +282,7 @@ class _Model(NamedTuple):
     of_pool = of_targets._replace(sketch=look.sketch)
     if look.asked:
       number = self.first + int(state.observed)
-      assert self.facts.pool is not None
+      assert self.facts is not None and self.facts.pool is not None
       of_pool = of_pool._replace(
         goal=_goal(world, self.plan),
         asked_N=_asked(self.facts.pool.key_N, look.asked, number),

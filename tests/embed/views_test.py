@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cmtree_jax import embed
-from cmtree_jax.embed import form
+from cmtree_jax.embed import form, of_proxy, views, whiten
 from cmtree_jax.types import UserError
 
 TEXTS = [f"text {i} of some Words {i * i}.\n" * (1 + i % 3) for i in range(40)]
@@ -47,6 +47,9 @@ def test_one_topic_is_the_embedder_of_its_kind(tmp_path):
   several = PLAN._replace(views=("topic", "form"))
   other = PLAN._replace(views=("form", "topic"))
   assert several.identity() != other.identity()
+  # What a proxy makes of texts is not of the folder that it reads them from.
+  of_models = several._replace(views=("topic", "form", "loss"), hidden_dim=3)
+  assert of_models.identity() == several.identity()
 
 
 def test_it_comes_back_from_a_file_with_its_blocks(tmp_path):
@@ -77,7 +80,40 @@ def test_views_that_there_are_not_are_told_with_the_known(tmp_path):
     fit(tmp_path, "topic", "shape")
 
 
-@pytest.mark.parametrize("views", [(), ("form", "form")])
-def test_no_view_and_one_twice_are_refused(views):
-  with pytest.raises(ValueError, match="views must name .* known: topic, form"):
+@pytest.mark.parametrize(
+  "views", [(), ("form", "form"), ("loss",), ("loss", "topic")]
+)
+def test_views_that_cannot_be_are_refused(views):
+  with pytest.raises(
+    ValueError, match="each view once, one of texts .topic, form"
+  ):
     PLAN._replace(views=views).check()
+
+
+@pytest.mark.parametrize("base", [("topic",), ("form", "topic")])
+def test_views_of_a_model_come_after_those_of_texts(tmp_path, base):
+  first = fit(tmp_path, *base)
+  rows, width = first(TEXTS), first(TEXTS).shape[1]
+  x_NF = np.random.default_rng(0).normal(size=(40, 2))
+  whitening = whiten.fit(x_NF)
+  whole = views.extended(
+    first,
+    embed.blocks(embed.to_arrays(first), width),
+    {"loss": of_proxy.ProxyEmbedder(whitening, 2e6)},
+    [3],
+  )
+  arrays = embed.to_arrays(whole)
+  names = [block.name for block in embed.blocks(arrays, width + 3)]
+  assert names == [*base, "loss"]
+  assert embed.blocks(arrays, width + 3)[-1] == ("loss", width, width + 3)
+  found = views.side_by_side(rows, len(base), [whitening(x_NF)])
+  np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-6)
+  # Every view counts for as much as any other.
+  for _, start, stop in embed.blocks(arrays, width + 3):
+    length = np.linalg.norm(found[:, start:stop], axis=1)
+    np.testing.assert_allclose(length, (len(base) + 1) ** -0.5, rtol=1e-5)
+  again = embed.from_arrays(arrays, cache_dir=tmp_path)
+  with pytest.raises(
+    UserError, match="a pass of its proxy, 2e.06 FLOPs per token"
+  ):
+    again(TEXTS)

@@ -9,6 +9,7 @@ import pytest
 from cmtree_jax import embed, main
 from cmtree_jax.data.build import prepare
 from cmtree_jax.recipe import recipe
+from cmtree_jax.types import UserError
 from tests import corpora
 
 _TARGETS = {"arithmetic": "sums"}
@@ -31,6 +32,21 @@ def finished(tmp_path_factory):
   workdir = tmp_path_factory.mktemp("runs") / "views"
   assert main.main(_arguments(corpus, workdir, _VIEWS, *_SETTINGS)) == 0
   return workdir, corpus
+
+
+@pytest.fixture(scope="module")
+def of_proxy(finished, tmp_path_factory):
+  """Two workdirs of jobs with views of a model, that share what it makes."""
+  folder = tmp_path_factory.mktemp("proxy")
+  settings = (
+    *("embedding.views=topic,loss,hidden", "embedding.hidden_dim=3"),
+    *("method=crisp", "baselines=", "guard.on=false", "final.seeds=1"),
+    *("partition.num_clusters=3", "look.steps=8", "look.steps_per_call=4"),
+  )
+  for name in ("one", "two"):
+    arguments = _arguments(finished[1], folder / name, *settings)
+    assert main.main(arguments) == 0
+  return folder / "one", folder / "two"
 
 
 def _arguments(corpus, workdir, *settings):
@@ -89,8 +105,15 @@ def test_it_is_applied_to_another_corpus(finished, tmp_path):
   ("settings", "words"),
   [
     (("recipe.apply={}",), ["config.embedding.views", "'form'", "'topic',"]),
-    (("embedding.views=topic,shape",), ["views 'shape'", "form, topic"]),
-    (("embedding.views=form,form",), ["embedding.views", "each once"]),
+    (
+      ("embedding.views=topic,shape",),
+      ["views 'shape'", "form, hidden, loss, topic"],
+    ),
+    (("embedding.views=form,form",), ["embedding.views", "each view once"]),
+    (
+      ("embedding.views=topic,loss", "look.steps=8", "look.steps_per_call=8"),
+      ["embedding.views", "lower look.steps_per_call"],
+    ),
   ],
 )
 def test_other_views_are_refused_in_one_line(
@@ -100,3 +123,63 @@ def test_other_views_are_refused_in_one_line(
   settings = [one.format(workdir) for one in settings]
   status = main.main(_arguments(corpus, tmp_path / "out", *settings))
   corpora.assert_one_line(status, 2, words, capsys)
+
+
+def test_views_of_a_model_are_made_once(of_proxy):
+  one, two = (workdir / "recipe.json" for workdir in of_proxy)
+  assert (of_proxy[0] / "views").exists()
+  assert not (of_proxy[1] / "views").exists()
+  made = json.loads(one.read_text())
+  assert made["partition"] == json.loads(two.read_text())["partition"]
+  told = made["proxy_views"]
+  assert told["views"] == ["loss", "hidden"] and told["steps"] == 8
+  # A step takes three passes; both ages of the loss take one each, as hidden states do.
+  forward = told["flops_per_token"] / 3
+  measured = told["flops"] / forward - 3 * 8 * 4 * 16
+  # Statistics and hidden states at two ages; rows are filled up.
+  assert measured > 4 * 120 * 5
+
+
+def test_they_are_the_whitened_numbers_of_all_documents(of_proxy, finished):
+  arrays = of_proxy[0] / "views"
+  cache = finished[1] / "cache" / "prepared"
+  places = [
+    place for place in cache.iterdir() if (place / "manifest.json").exists()
+  ]
+  (place,) = (
+    place
+    for place in places
+    if "proxy_views" in json.loads((place / "manifest.json").read_text())
+  )
+  data = prepare.load(place, ["arithmetic"], notes=())
+  assert [tuple(block) for block in data.blocks] == [
+    ("topic", 0, 8),
+    ("loss", 8, 11),
+    ("hidden", 11, 15),
+  ]
+  for number, some in enumerate(
+    [data.pool, *(data.targets["arithmetic"][s] for s in ("train", "test"))]
+  ):
+    number = (0, 1, 3)[number]
+    young_N, old_N = np.load(arrays / f"{number}.loss_ON.npy")
+    assert np.isfinite(old_N).all() and not np.allclose(young_N, old_N)
+    with np.load(place / prepare.EMBEDDER_FILE) as file:
+      mean, scale, root = (
+        file[f"loss.{name}"] for name in ("mean_F", "scale_F", "whiten_FG")
+      )
+    y_NF = (np.stack([old_N, young_N - old_N], 1) - mean) / scale @ root
+    y_NF = np.clip(y_NF, -3, 3)
+    block = np.asarray(some.embedding_NE)[:, 8:11]
+    found = block[:, :2] / block[:, 2:] * 2**0.5 / 2
+    np.testing.assert_allclose(found, y_NF, atol=1e-4)
+
+
+def test_documents_that_the_proxy_never_saw_are_refused(
+  of_proxy, finished, tmp_path, capsys
+):
+  workdir = of_proxy[0]
+  with pytest.raises(UserError, match="FLOPs per token"):
+    recipe.load(workdir).apply(["1 + 1 = 2"])
+  settings = (f"recipe.apply={workdir}", "embedding.views=topic,loss,hidden")
+  status = main.main(_arguments(finished[1], tmp_path / "out", *settings))
+  corpora.assert_one_line(status, 2, ["FLOPs per token"], capsys)

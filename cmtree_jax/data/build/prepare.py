@@ -9,7 +9,7 @@ import functools
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -116,7 +116,7 @@ def prepare(
       cache_dir / "prepared" / task.key(digest),
       lambda place: _build(task, place, digest, workers, progress),
     )
-    return _load(folder, targets, notes=(*found.notes, *taken.notes))
+    return load(folder, targets, notes=(*found.notes, *taken.notes))
   except OSError as error:
     raise UserError(store.unwritable(cache_dir, error)) from error
 
@@ -425,7 +425,10 @@ def _join(folder: Path, arrays: Sequence[Path], vocab_size: int) -> list[int]:
   return sizes
 
 
-def _load(folder: Path, targets: dict[str, Target], *, notes) -> Prepared:
+def load(
+  folder: Path, targets: Iterable[str], *, notes: Iterable[str]
+) -> Prepared:
+  """A prepared folder; what a person must be told of it comes from elsewhere."""
   manifest = json.loads((folder / "manifest.json").read_text())
   sizes = manifest["shards"]
   paths = [
