@@ -270,7 +270,7 @@ def _world(learner: Learner, model: fleet.Model, seed: int) -> fleet.World:
   config, data, placed = learner.job.config, learner.data, learner.domains
   targets, weight_N, scale_N = None, np.zeros(0), np.zeros(0)
   if data.targets:
-    targets, weight_N, scale_N = _targets(data, "train", config)
+    targets, weight_N, scale_N = targets_of(data, "train", config)
   loop = learner.method.loop
   world = fleet.World(
     model=model,
@@ -317,7 +317,7 @@ def subpools(data: Prepared, config: Any) -> Subpools:
 def _validation(learner: Learner):
   """Rows that every change is measured on: (batches, each target's weights)."""
   config, data = learner.job.config, learner.data
-  held, weight_N, scale_N = _targets(data, "validation", config)
+  held, weight_N, scale_N = targets_of(data, "validation", config)
   assert held is not None
   begin = held.start(held.init(), weight_N)
   _, rows = held.draw(begin, learner.plans.values.validation_rows)
@@ -396,7 +396,9 @@ def pool_sampler(data: Prepared, config: Any, *, seed: int) -> sampler.Sampler:
   )
 
 
-def _targets(data, split, config):
+def targets_of(
+  data: Prepared, split: str, config: Any
+) -> tuple[sampler.Sampler, np.ndarray, np.ndarray]:
   """All targets' documents of a split: (sampler, weights, bits per byte).
 
   Every target gives the same number of tokens, so the mean of a token's nats
