@@ -262,8 +262,13 @@ def search_cell(cell: cells.Search, one: Comparison) -> None:
     partition = partitions.partition_of(
       method, weights, parts[method.partition].partition
     )
-    log_w[name] = log_w_N
-    leaves[name] = None if partition is None else partition.to_json()
+    log_w[name], leaves[name] = log_w_N, None
+    if partition is not None:
+      pool = one.data.pool
+      partition = partitions.measured(
+        partition, pool.embedding_NE, pool.tokens.mass_N
+      )
+      leaves[name] = partition.to_json()
   settings = variants.settings_of(cell.method, job.config)
   facts = cells.Found(found.cost, found.history, settings, leaves)
   folder.save_found(cell, facts, log_w, found.value_N, found.reasons)

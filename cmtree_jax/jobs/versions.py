@@ -3,7 +3,6 @@
 import math
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
 from cmtree_jax.data.build import prepare
@@ -13,7 +12,6 @@ from cmtree_jax.jobs.cells import Folder, Search, Version
 from cmtree_jax.methods.base import DocumentWeights
 from cmtree_jax.recipe import concentrate
 from cmtree_jax.recipe import partition as partitions
-from cmtree_jax.tree import mixture
 
 Recipe = partitions.Partition | DocumentWeights
 
@@ -50,9 +48,13 @@ class Versions(NamedTuple):
     if not version.share:
       return recipe
     ground = self._ground(search, version.candidate, recipe)
-    return concentrate.to_share(
+    found = concentrate.to_share(
       recipe, version.share, ground, max_weight=self.max_weight
     )
+    if isinstance(found, DocumentWeights):
+      return found
+    pool = self.data.pool
+    return partitions.measured(found, pool.embedding_NE, pool.tokens.mass_N)
 
   def log_w_N(self, search: Search, version: Version) -> np.ndarray:
     """Log-weights of the pool's documents, float64."""
@@ -91,7 +93,8 @@ class Versions(NamedTuple):
       at_share = concentrate.to_share(
         recipe, share, ground, max_weight=self.max_weight
       )
-      if not _same(own, share) and _same(ground.share(_units(at_share)), share):
+      reached = ground.share(concentrate.units(at_share, ground))
+      if not _same(own, share) and _same(reached, share):
         found.append(share)
     return tuple(found)
 
@@ -108,22 +111,15 @@ class Versions(NamedTuple):
       return np.asarray(recipe.log_w_N, np.float64)
     pool, documents = self.data.pool, self.data.documents
     source_N, names = documents.labels("source")
-    log_w_L = jnp.asarray(recipe.log_w_L)
     found = []
     for rows in packing.chunks(len(pool), concentrate.CHUNK):
       labels = [names[i] for i in source_N[rows]] if names else None
-      log_p_NL = recipe.log_p_leaf(np.asarray(pool.embedding_NE[rows]), labels)
-      log_w_B = mixture.document_log_w(jnp.asarray(log_p_NL), log_w_L)
-      found.append(np.asarray(log_w_B, np.float64))
+      some_NE = np.asarray(pool.embedding_NE[rows])
+      log_p_NL = recipe.log_p_leaf(some_NE, labels)
+      log_w_B = partitions.document_log_w(recipe, some_NE, log_p_NL)
+      found.append(log_w_B.astype(np.float64))
     return np.concatenate(found)
 
 
 def _same(a: float, b: float) -> bool:
   return abs(math.log(a / b)) < math.log(_SAME_SHARE)
-
-
-def _units(recipe: Recipe) -> np.ndarray:
-  """Log-weights of leaves or documents."""
-  if isinstance(recipe, DocumentWeights):
-    return np.asarray(recipe.log_w_N, np.float64)
-  return np.asarray(recipe.log_w_L, np.float64)

@@ -40,16 +40,17 @@ class TreeWeights(NamedTuple):
   """A tree with its leaves' weights: answers for any document."""
 
   theta: model.Theta
-  log_w_L: shapes.FloatL
+  log_w_L: shapes.FloatL  # as `mixture.normalized` has them
+  max_weight: shapes.Scalar | None = None  # R, where leaves score
 
   def log_p_leaf(self, embedding_BE: shapes.FloatBE) -> shapes.FloatBL:
     """Where documents fall, without noise."""
     return model.log_p_leaf(self.theta, embedding_BE)
 
   def log_w(self, signals: Signals) -> shapes.FloatB:
-    """The mean weight of each document's leaves."""
-    log_p_BL = self.log_p_leaf(signals.embedding_BE)
-    return mixture.document_log_w(log_p_BL, self.log_w_L)
+    """The mean weight of each document's leaves, as these score it."""
+    placed_B = model.place(self.theta, signals.embedding_BE)
+    return mixture.log_w(placed_B, self.log_w_L, max_weight=self.max_weight)
 
 
 SMALL = Small()
@@ -69,6 +70,7 @@ def make(
   mode: str = "joint",
   projection: str = "per_level",
   oblivious: bool = False,
+  scores: bool = False,
   start: Start = Start(),
   step: Step = Step(),
   replay: Replay = Replay(),
@@ -82,6 +84,7 @@ def make(
             \right] - \beta\, \mathrm{KL}(w(\theta) \Vert w(\theta_r))
             - \lambda\, \mathrm{KL}(w(\theta) \Vert 1) - \mu\, \mathrm{overlap}
             - \nu\, \mathrm{mixing}
+            - \frac{\rho}{L} \sum_L \lVert s_L \rVert
 
   with the expectation over the natural distribution, estimated from documents
   drawn with a known proposal. Values are in units of the outer loss, so steps
@@ -93,16 +96,28 @@ def make(
   that it moves `step.trust` nats, and raised where a later one would move more; it
   doubles whenever a step was measured to do harm, and that step is taken back.
 
+  A document weighs what its leaves do in the mean. Where leaves score, it weighs
+
+  .. math:: w(h) = \min\Big(R,\, c \sum_L p_L(h)\, e^{m_L + s_L \cdot z(h)}\Big)
+
+  with its last level's projection z and a vector s of each leaf; the cap holds for
+  documents then. One leaf with a score is a log-linear scorer of documents, scores of
+  zero are a tree of tilts alone, and a frozen partition with scores is a selection
+  inside quotas.
+
   Args:
     branching: children per node, from the root down. One number is a flat
-      partition.
-    mode: "joint" moves angles, prototypes, sharpness and tilts; "frozen" moves
-      the tilts alone, on the partition of the start.
+      partition; a single 1 is one leaf, which has to score.
+    mode: "joint" moves angles, prototypes, sharpness, tilts and scores; "frozen"
+      moves tilts and scores alone, on the partition of the start.
     projection: "per_level", or "shared": all levels have one angle, which is
       learned as one parameter (gradients are summed over levels). The overlap
       penalty is then a constant.
     oblivious: a level's prototypes are shared by its nodes (a product of
       partitions).
+    scores: whether each leaf tells its documents apart by a linear score. They start
+      at zero and move with the tilts; with `start.kind="ratio"` one score of a leaf
+      serves all targets.
     start: what the first partition is made of.
     step: how far a round moves, and by which solver.
     replay: which values it learns from.
@@ -113,8 +128,8 @@ def make(
     `values.probe_rows` probed rows; per step that is taken, `values.lookahead` steps
     twice of every second proxy.
   Raises:
-    ValueError: an unknown mode or projection, or a level of fewer than two
-      children.
+    ValueError: an unknown mode or projection, a level of fewer than two children,
+      or a single leaf that does not score.
   References:
     Values: Gu et al., `PDS <https://arxiv.org/abs/2410.07064>`_, 2024; start:
     Grangier et al., `CRISP <https://arxiv.org/abs/2410.03735>`_, 2024, and
@@ -124,9 +139,11 @@ def make(
   """
   checks.one_of("mode", mode, ("joint", "frozen"))
   checks.one_of("projection", projection, ("per_level", "shared"))
-  if not branching or min(branching) < 2:
+  one_leaf = scores and tuple(branching) == (1,)
+  if not branching or (min(branching) < 2 and not one_leaf):
     raise ValueError(
-      f"branching {branching} must give every level at least 2 children."
+      f"branching {branching} must give every level at least 2 children, or be one "
+      "leaf, 1, with scores."
     )
   shared = projection == "shared"
   if shared and start.angles == "views":
@@ -138,9 +155,11 @@ def make(
   optimizer = _optimizer(step, joint=mode == "joint", tied=shared)
   plan = learner.Plan(_LEAVES, optimizer, step, replay)
   return Method(
-    init=functools.partial(_init, form=form, start=start, plan=plan),
+    init=functools.partial(
+      _init, form=form, scores=scores, start=start, plan=plan
+    ),
     step=functools.partial(_step, plan=plan),
-    finalize=lambda state: TreeWeights(state.theta, state.log_w_L),
+    finalize=_weights,
     signals=valuing.SIGNALS | {"embedding_BE", "sample_NE", "sample_mass_N"},
     loop="values",
     undo=learner.undo,
@@ -149,7 +168,13 @@ def make(
 
 
 def _init(
-  key: shapes.Key, facts: Facts, *, form: Form, start: Start, plan: learner.Plan
+  key: shapes.Key,
+  facts: Facts,
+  *,
+  form: Form,
+  scores: bool,
+  start: Start,
+  plan: learner.Plan,
 ) -> learner.State:
   """From k-means or chance, then by the density ratio if it is asked for."""
   key_start, key_noise = jax.random.split(key)
@@ -165,6 +190,8 @@ def _init(
     kmeans=_kmeans,
     masks=masks,
   )
+  if scores:
+    theta = model.with_scores(theta)
   max_weight = facts.max_weight
   if start.kind == "ratio":
     held_out = _each(
@@ -201,6 +228,12 @@ def _step(
   return valuing.step(state, signals, signals.embedding_BE, corpus, plan)
 
 
+def _weights(state: learner.State) -> TreeWeights:
+  if not model.scores(state.theta):
+    return TreeWeights(state.theta, state.log_w_L)
+  return TreeWeights(state.theta, state.log_w_L, state.training.max_weight)
+
+
 def _kmeans(points, point_mass, count, *, seed):
   if len(points) < count:
     raise UserError(
@@ -214,18 +247,25 @@ def _kmeans(points, point_mass, count, *, seed):
 def _optimizer(
   step: Step, *, joint: bool, tied: bool
 ) -> optax.GradientTransformation:
-  """Adam with two rates; a partition that is frozen has the rate zero."""
+  """Adam with three rates; a partition that is frozen has the rate zero."""
   partition = optax.adam(step.partition_rate) if joint else optax.set_to_zero()
   optimizer = optax.multi_transform(
-    {"tilt": optax.adam(step.tilt_rate), "partition": partition}, _labels
+    {
+      "tilt": optax.adam(step.tilt_rate),
+      "score": optax.adam(step.score_rate),
+      "partition": partition,
+    },
+    _labels,
   )
   return optax.chain(_tied_angles(), optimizer) if tied else optimizer
 
 
 def _labels(theta: model.Theta):
-  """Which of the two learning rates a parameter has."""
+  """Which of the learning rates a parameter has."""
+  kinds = model.Level("partition", "partition", "partition", "tilt", "score")
   return tuple(
-    model.Level("partition", "partition", "partition", "tilt") for _ in theta
+    kinds if level.score_MCP is not None else kinds._replace(score_MCP=None)
+    for level in theta
   )
 
 
@@ -240,17 +280,21 @@ def _tied_angles() -> optax.GradientTransformation:
   return optax.stateless(tie)
 
 
-def _log_p_leaf(theta, embedding_BE, temperature=1.0, key=None):
+def _place(theta, embedding_BE, temperature=1.0, key=None):
   """Noisy leaves at the temperature, or the read-out at temperature one.
 
   The two agree: the mean of Gumbel samples at low temperatures is the softmax at
   temperature one.
   """
   if key is None:
-    return model.log_p_leaf(theta, embedding_BE)
-  return model.log_p_leaf(theta, embedding_BE, temperature=temperature, key=key)
+    return model.place(theta, embedding_BE)
+  return model.place(theta, embedding_BE, temperature=temperature, key=key)
 
 
 _LEAVES = Leaves(
-  _log_p_leaf, mixture.leaf_tilt, penalties.angle_overlap, views.level_shares
+  _place,
+  mixture.leaf_tilt,
+  penalties.angle_overlap,
+  penalties.score_norm,
+  views.level_shares,
 )

@@ -21,7 +21,7 @@ from cmtree_jax.methods.base import (
   Signals,
   Small,
 )
-from cmtree_jax.tree import learner, mixture
+from cmtree_jax.tree import learner, mixture, model
 from cmtree_jax.tree.evidence import Leaves
 from cmtree_jax.tree.learner import Step
 from cmtree_jax.tree.mixture import Sample
@@ -124,11 +124,11 @@ def _corpus(domain_mass_K: shapes.FloatK) -> Sample:
   return Sample(jnp.arange(num_domains, dtype=jnp.int32), domain_mass_K)
 
 
-def _log_p_domain(tilt_K, domain_B, temperature=1.0, key=None):
+def _place(tilt_K, domain_B, temperature=1.0, key=None):
   """A document is in its own domain, however noisy the step."""
   del temperature, key
   own_BK = jax.nn.one_hot(domain_B, tilt_K.shape[0])
-  return _ELSEWHERE * (1 - own_BK)
+  return model.Placed(_ELSEWHERE * (1 - own_BK))
 
 
 # Log-probability of other domains: zero beside one in float32, and it has
@@ -136,7 +136,8 @@ def _log_p_domain(tilt_K, domain_B, temperature=1.0, key=None):
 _ELSEWHERE = -100.0
 
 _LEAVES = Leaves(
-  log_p=_log_p_domain,
+  place=_place,
   tilt=lambda tilt_K: tilt_K,
   overlap=lambda tilt_K: jnp.zeros(()),
+  score_norm=lambda tilt_K: jnp.zeros(()),
 )

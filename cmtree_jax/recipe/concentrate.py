@@ -3,8 +3,9 @@ r"""A recipe made more or less concentrated: a power of its weights, capped.
 .. math:: v_u = \min(R,\, c\, w_u^{\beta}), \qquad \sum_u q_u v_u = 1
 
 A unit u is what has a weight of its own: a leaf of a partition, so that its recipe
-stays one of leaves, or a document. The share of the corpus that a recipe keeps is
-always that of the documents.
+stays one of leaves, or a document. Where leaves score it is a document, too, and w is
+c e^f before it is capped, so that the recipe stays one for any documents. The share of
+the corpus that a recipe keeps is always that of the documents.
 """
 
 from typing import NamedTuple, TypeVar, cast
@@ -17,7 +18,11 @@ from cmtree_jax import budget
 from cmtree_jax.data.build import prepare
 from cmtree_jax.data.draw import packing
 from cmtree_jax.methods.base import DocumentWeights
-from cmtree_jax.recipe.partition import ClusterPartition, Partition
+from cmtree_jax.recipe.partition import (
+  ClusterPartition,
+  Partition,
+  TreePartition,
+)
 from cmtree_jax.tree import mixture
 
 Weights = TypeVar("Weights", bound=Partition | DocumentWeights)
@@ -32,6 +37,7 @@ class Ground(NamedTuple):
   # sum over documents of their mass times their parts in two leaves; None where the
   # units are documents, which do not overlap.
   overlap_UU: np.ndarray | None = None
+  f_U: np.ndarray | None = None  # of documents, where leaves score
 
   def share(self, log_w_U: np.ndarray) -> float:
     """The effective sample size, 1 / E[w^2] of documents, as a share of the corpus."""
@@ -58,6 +64,8 @@ def ground_of(
   source_N, names = np.zeros(0, int), ()
   if isinstance(weights, ClusterPartition) and weights.sources:
     source_N, names = data.documents.labels("source")
+  if isinstance(weights, TreePartition) and weights.scores:
+    return Ground(mass_N, f_U=_scores(weights, data.pool.embedding_NE))
   size = len(weights.log_w_L)
   overlap_LL = np.zeros((size, size))
   for rows in packing.chunks(len(mass_N), CHUNK):
@@ -68,6 +76,14 @@ def ground_of(
     overlap_LL += p_NL.T @ (mass_N[rows, None] * p_NL)
   overlap_LL /= overlap_LL.sum()  # float32 probabilities sum to one up to 1e-6
   return Ground(overlap_LL.sum(axis=1), overlap_LL)
+
+
+def _scores(leaves: TreePartition, embedding_NE: np.ndarray) -> np.ndarray:
+  found = []
+  for rows in packing.chunks(len(embedding_NE), CHUNK):
+    some_NE = np.asarray(embedding_NE[rows])
+    found.append(leaves.score(some_NE, leaves.log_p_leaf(some_NE)))
+  return np.concatenate(found)
 
 
 def at_power(
@@ -83,9 +99,14 @@ def at_power(
   Returns:
     v, of the type of `weights`.
   """
-  log_v_U = _powers(_log_w(weights), power, ground, max_weight)
+  log_w_U = _log_w(weights, ground)
+  log_v_U = _powers(log_w_U, power, ground, max_weight)
   if isinstance(weights, DocumentWeights):
     return cast(Weights, DocumentWeights(log_v_U))
+  if ground.f_U is not None:
+    # What is capped is below c w^beta, all else is there.
+    log_c = float(np.max(log_v_U - power * log_w_U))
+    return cast(Weights, _tempered(weights, power, log_c, max_weight))
   return cast(Weights, weights.with_weights(log_v_U.astype(np.float32)))
 
 
@@ -126,7 +147,7 @@ def power_of(
   weight together are more than it, or the cap forbids it), it is the largest one of
   the search; where already natural on what has a weight is less, it is zero.
   """
-  log_w_U = _log_w(weights)
+  log_w_U = _log_w(weights, ground)
   low, high = 0.0, _LARGEST_POWER
   for _ in range(_HALVINGS):
     power = (low + high) / 2
@@ -138,10 +159,33 @@ def power_of(
 _LARGEST_POWER, _HALVINGS = 64.0, 30  # beta to 1e-7
 
 
-def _log_w(weights: Partition | DocumentWeights) -> np.ndarray:
+def units(weights: Partition | DocumentWeights, ground: Ground) -> np.ndarray:
+  """Log-weights of leaves or documents, whichever the units are, float64."""
+  if ground.f_U is not None:
+    assert isinstance(weights, TreePartition)
+    return weights.log_w_of(ground.f_U)
+  return _log_w(weights, ground)
+
+
+def _log_w(weights: Partition | DocumentWeights, ground: Ground) -> np.ndarray:
+  """The same, where leaves score before the cap."""
   if isinstance(weights, DocumentWeights):
     return np.asarray(weights.log_w_N, np.float64)
+  if ground.f_U is not None:
+    assert isinstance(weights, TreePartition)
+    return weights.log_scale + weights.power * ground.f_U
   return np.asarray(weights.log_w_L, np.float64)
+
+
+def _tempered(weights, power, log_c, max_weight) -> TreePartition:
+  """Leaves that score, with c w^beta for w; what is inside is to be measured."""
+  assert isinstance(weights, TreePartition)
+  return weights._replace(
+    weights=weights.weights._replace(max_weight=np.float32(max_weight)),
+    power=power * weights.power,
+    log_scale=log_c + power * weights.log_scale,
+    inside_L=None,
+  )
 
 
 def _powers(log_w_U, power, ground, max_weight):

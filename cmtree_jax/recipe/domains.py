@@ -237,7 +237,12 @@ def earlier_log_w(folder: Path, domains: Domains) -> np.ndarray:
 def _places(partition: partitions.Partition) -> dict[str, Any]:
   """What says where a partition puts documents, without weights."""
   told = partition.to_json()
-  return {x: told[x] for x in told if x not in ("log_w_leaf", "hard")}
+  if "levels" in told:
+    told["levels"] = [
+      {x: level[x] for x in level if x != "score_MCP"}
+      for level in told["levels"]
+    ]
+  return {x: told[x] for x in told if x not in ("log_w_leaf", "hard", "score")}
 
 
 def _placed(

@@ -3,9 +3,12 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cmtree_jax import shapes
+from cmtree_jax.data.draw import packing
 from cmtree_jax.embed import codes as quantizers
 from cmtree_jax.embed import kmeans
 from cmtree_jax.methods.base import (
@@ -28,7 +31,7 @@ class Partition(Protocol):
 
   @property
   def log_w_L(self) -> np.ndarray:
-    """Log-weight of every leaf."""
+    """Log-weight of every leaf: of its documents, or the mean of theirs."""
     ...
 
   def log_p_leaf(
@@ -52,10 +55,27 @@ class Partition(Protocol):
 
 
 class TreePartition(NamedTuple):
-  """The leaves of a cluster-mixture tree."""
+  r"""The leaves of a cluster-mixture tree.
+
+  Where they score, the weight of a document is
+
+  .. math:: w(h) = \min\big(R,\, c\, e^{\beta f(h)}\big)
+
+  with f of `tree.mixture`. A leaf's weight is then the mean weight of its documents,
+  of which each is in several leaves by the parts that they have in e^f.
+  """
 
   weights: TreeWeights
   hard: bool = False  # a document belongs to its most probable leaf alone
+  # The next three are read where leaves score.
+  power: float = 1.0  # beta
+  log_scale: float = 0.0  # log c
+  inside_L: np.ndarray | None = None  # log of the mean weight; see `measured`
+
+  @property
+  def scores(self) -> bool:
+    """Whether the leaves score: then a document's weight is its own."""
+    return model.scores(self.weights.theta)
 
   @property
   def branching(self) -> tuple[int, ...]:
@@ -64,8 +84,11 @@ class TreePartition(NamedTuple):
 
   @property
   def log_w_L(self) -> np.ndarray:
-    """Log-weight of every leaf."""
-    return np.asarray(self.weights.log_w_L)
+    """Log-weight of every leaf, where it scores the mean inside."""
+    if not self.scores:
+      return np.asarray(self.weights.log_w_L)
+    assert self.inside_L is not None
+    return self.inside_L
 
   def log_p_leaf(
     self, embedding_NE: np.ndarray, source_N: Sequence[str] | None = None
@@ -78,21 +101,68 @@ class TreePartition(NamedTuple):
     return _one_leaf(np.argmax(log_p_NL, axis=1), log_p_NL.shape[1])
 
   def with_weights(self, log_w_L: np.ndarray) -> "TreePartition":
-    """The same tree with other leaf weights."""
-    theta = self.weights.theta
-    return self._replace(weights=TreeWeights(theta, jnp.asarray(log_w_L)))
+    """The same tree with other leaf weights, and leaves that do not score."""
+    *above, last = self.weights.theta
+    theta = (*above, last._replace(score_MCP=None))
+    return TreePartition(TreeWeights(theta, jnp.asarray(log_w_L)), self.hard)
 
   def to_json(self) -> dict[str, Any]:
     """All parameters as nested lists of numbers."""
-    return {
+    told = {
       "kind": "tree",
       "hard": self.hard,
       "log_w_leaf": self.log_w_L.tolist(),
       "levels": [
-        {k: np.asarray(v).tolist() for k, v in level._asdict().items()}
+        {
+          k: np.asarray(v).tolist()
+          for k, v in level._asdict().items()
+          if v is not None
+        }
         for level in self.weights.theta
       ],
     }
+    if self.scores:
+      told["score"] = {
+        "log_w_leaf": np.asarray(self.weights.log_w_L).tolist(),
+        "max_weight": float(self.max_weight),
+        "power": self.power,
+        "log_scale": self.log_scale,
+      }
+    return told
+
+  @property
+  def max_weight(self) -> shapes.Scalar:
+    """R, where leaves score."""
+    assert self.weights.max_weight is not None
+    return self.weights.max_weight
+
+  def score(self, embedding_NE: np.ndarray, log_p_NL: np.ndarray) -> np.ndarray:
+    """f of documents in their leaves, float64."""
+    part_NL = self._parts(embedding_NE, log_p_NL)
+    return np.asarray(jax.nn.logsumexp(part_NL, axis=1), np.float64)
+
+  def log_w_of(self, f_N: np.ndarray) -> np.ndarray:
+    """Log-weights of documents from their f."""
+    log_c_N = self.log_scale + self.power * f_N
+    return np.minimum(log_c_N, np.log(float(self.max_weight)))
+
+  def by_leaf(
+    self, embedding_NE: np.ndarray, log_p_NL: np.ndarray
+  ) -> np.ndarray:
+    """w_NL: the parts that leaves which score have in the weights of documents."""
+    part_NL = self._parts(embedding_NE, log_p_NL)
+    w_N = np.exp(self.log_w_of(self.score(embedding_NE, log_p_NL)))
+    return w_N[:, None] * np.asarray(jax.nn.softmax(part_NL, axis=1))
+
+  def lean(self, embedding_NE: np.ndarray) -> np.ndarray:
+    """What every leaf's score says of documents [N, L]."""
+    lean_NL = model.lean(self.weights.theta, jnp.asarray(embedding_NE))
+    assert lean_NL is not None
+    return np.asarray(lean_NL)
+
+  def _parts(self, embedding_NE, log_p_NL) -> jax.Array:
+    lean_NL = self.lean(embedding_NE)
+    return jnp.asarray(log_p_NL) + lean_NL + self.weights.log_w_L
 
 
 class ClusterPartition(NamedTuple):
@@ -215,6 +285,48 @@ def partition_of(
   return domains.with_weights(np.asarray(weights.log_w_K))
 
 
+CHUNK = 65_536  # documents that are placed together; bounds memory
+
+
+def measured(
+  partition: Partition, embedding_NE: np.ndarray, mass_N: np.ndarray
+) -> Partition:
+  """The same partition; of leaves that score, with the mean weights inside.
+
+  Args:
+    partition: any.
+    embedding_NE: features of the corpus; may lie on disk.
+    mass_N: shares of its tokens.
+  """
+  if not (isinstance(partition, TreePartition) and partition.scores):
+    return partition
+  mass_L = np.zeros((2, len(partition.weights.log_w_L)))
+  for rows in packing.chunks(len(mass_N), CHUNK):
+    some_NE = np.asarray(embedding_NE[rows])
+    log_p_NL = partition.log_p_leaf(some_NE)
+    mass_L[0] += mass_N[rows] @ np.exp(log_p_NL)
+    mass_L[1] += mass_N[rows] @ partition.by_leaf(some_NE, log_p_NL)
+  # An empty leaf has a weight although it takes no part.
+  log_q_L, log_p_L = np.log(np.maximum(mass_L, 1e-30))
+  return partition._replace(inside_L=(log_p_L - log_q_L).astype(np.float32))
+
+
+def document_log_w(
+  partition: Partition, embedding_NE: np.ndarray, log_p_NL: np.ndarray
+) -> np.ndarray:
+  """Log-weights of documents.
+
+  Args:
+    partition: leaves and weights.
+    embedding_NE: document features.
+    log_p_NL: where the documents fall, as `log_p_leaf` or otherwise.
+  """
+  if isinstance(partition, TreePartition) and partition.scores:
+    return partition.log_w_of(partition.score(embedding_NE, log_p_NL))
+  log_w_L = jnp.asarray(partition.log_w_L)
+  return np.asarray(mixture.document_log_w(jnp.asarray(log_p_NL), log_w_L))
+
+
 def partition_from_json(data: dict[str, Any]) -> Partition:
   """Reads back what `Partition.to_json` wrote."""
   log_w_L = np.array(data["log_w_leaf"], np.float32)
@@ -236,7 +348,17 @@ def partition_from_json(data: dict[str, Any]) -> Partition:
     model.Level(**{k: jnp.asarray(v, jnp.float32) for k, v in level.items()})
     for level in data["levels"]
   )
-  return TreePartition(TreeWeights(theta, jnp.asarray(log_w_L)), data["hard"])
+  if "score" not in data:
+    return TreePartition(TreeWeights(theta, jnp.asarray(log_w_L)), data["hard"])
+  told = data["score"]
+  weights = TreeWeights(
+    theta,
+    jnp.asarray(told["log_w_leaf"], jnp.float32),
+    jnp.float32(told["max_weight"]),
+  )
+  return TreePartition(
+    weights, data["hard"], told["power"], told["log_scale"], log_w_L
+  )
 
 
 class Applied(NamedTuple):
@@ -266,13 +388,10 @@ def apply_partition(
   """
   log_p_NL = partition.log_p_leaf(embedding_NE, source_N)
   leaf_N = np.argmax(log_p_NL, axis=1)
+  weighed_NL = log_p_NL
   if harden:
-    weight_N = np.exp(partition.log_w_L[leaf_N])
-  else:
-    log_w_N = mixture.document_log_w(
-      jnp.asarray(log_p_NL), jnp.asarray(partition.log_w_L)
-    )
-    weight_N = np.exp(np.asarray(log_w_N))
+    weighed_NL = _one_leaf(leaf_N, log_p_NL.shape[1])
+  weight_N = np.exp(document_log_w(partition, embedding_NE, weighed_NL))
   paths = [path_of(leaf, partition.branching) for leaf in leaf_N.tolist()]
   confidence_N = np.exp(log_p_NL[np.arange(len(leaf_N)), leaf_N])
   return Applied(weight_N, leaf_N, paths, confidence_N)

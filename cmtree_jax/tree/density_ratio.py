@@ -44,7 +44,8 @@ def fit(
             \quad \text{with} \quad \mathbb{E}_{x \sim q}[w_t(x)] = 1, \;
             w_t \le R
 
-  All targets share the partition, and each has tilts of its own. With tilts for
+  All targets share the partition, and the scores where leaves score, and each has
+  tilts of its own. With tilts for
   all of them together, the mass that the bound takes from a small target goes to
   the others: a leaf around some texts of it sits at the bound and satisfies the
   likelihood, and the target is left with a few per cent of the tokens. Each with
@@ -141,7 +142,10 @@ def _cost(theta, texts, max_weight, batch, key):
   found = [
     jnp.mean(
       _log_w(
-        theta, log_w_L, _draw(jax.random.fold_in(key_targets, t), target, each)
+        theta,
+        log_w_L,
+        _draw(jax.random.fold_in(key_targets, t), target, each),
+        max_weight,
       )
     )
     for t, (target, log_w_L) in enumerate(
@@ -156,7 +160,7 @@ def _score(theta, texts, max_weight):
   log_w_TL = _weigh(theta, texts.corpus, max_weight)
   found = []
   for (features, mass_N), log_w_L in zip(texts.held_out, log_w_TL, strict=True):
-    w_N = jnp.exp(_log_w(theta, log_w_L, features))
+    w_N = jnp.exp(_log_w(theta, log_w_L, features, max_weight))
     floored_N = jnp.log((1 - _FLOOR) * w_N + _FLOOR)
     found.append(mass_N @ floored_N / jnp.sum(mass_N))
   return sum(found) / len(found)
@@ -164,13 +168,14 @@ def _score(theta, texts, max_weight):
 
 def _weigh(theta, sample, max_weight):
   """log_w_TL."""
-  log_p_NL = model.log_p_leaf(theta, sample.features)
-  log_q_L = mixture.leaf_mass(log_p_NL, sample.mass_N / jnp.sum(sample.mass_N))
-  return mixture.each_log_w(theta, log_q_L, max_weight=max_weight)
+  placed_N = model.place(theta, sample.features)
+  mass_N = sample.mass_N / jnp.sum(sample.mass_N)
+  return mixture.each_normalized(theta, placed_N, mass_N, max_weight=max_weight)
 
 
-def _log_w(theta, log_w_L, features):
-  return mixture.document_log_w(model.log_p_leaf(theta, features), log_w_L)
+def _log_w(theta, log_w_L, features, max_weight):
+  placed_B = model.place(theta, features)
+  return mixture.log_w(placed_B, log_w_L, max_weight=max_weight)
 
 
 def _draw(key, documents, batch):

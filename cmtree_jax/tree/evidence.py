@@ -15,13 +15,16 @@ from cmtree_jax.tree.replay import Buffer
 class Leaves(NamedTuple):
   """How theta is read: as leaves that documents fall into, and their tilts."""
 
-  # (theta, features, temperature, key) -> log_p_BL, where documents fall. Without a
-  # key there is no noise, and the temperature is not read.
-  log_p: Callable[..., shapes.FloatBL]
+  # (theta, features, temperature, key) -> model.Placed, where documents fall, and how
+  # they lean where leaves score. Without a key there is no noise, and the temperature
+  # is not read.
+  place: Callable[..., model.Placed]
   # theta -> tilt_L, the leaves' log-weights before they are scaled and capped.
   tilt: Callable[..., shapes.FloatL]
   # theta -> how much alike the levels cut, which a step may be charged for.
   overlap: Callable[..., shapes.Scalar]
+  # theta -> how much its leaves score, which a step may be charged for.
+  score_norm: Callable[..., shapes.Scalar]
   # (theta, covariance [E, E] of the features, masks of views) -> each view's share of
   # every level, as `views.level_shares`. None where levels project no features.
   shares: Callable[..., dict[str, shapes.Array]] | None = None
@@ -98,25 +101,21 @@ def measure(
   """
   corpus, buffer = evidence.corpus, evidence.replay
   keys = (None, None) if key is None else tuple(jax.random.split(key))
-  log_p_NL, log_p_RL = (
-    leaves.log_p(theta, features, evidence.temperature, noise)
+  placed_N, placed_R = (
+    leaves.place(theta, features, evidence.temperature, noise)
     for features, noise in zip(
       (corpus.features, buffer.features), keys, strict=True
     )
   )
   if hard:
-    log_p_NL, log_p_RL = (
-      jnp.log(model.straight_through(x) + 1e-9) for x in (log_p_NL, log_p_RL)
-    )
+    placed_N, placed_R = (_hard(x) for x in (placed_N, placed_R))
   training = evidence.training
-  log_w_L = mixture.weigh(
-    leaves.tilt(theta),
-    log_p_NL,
-    corpus.mass_N,
-    max_weight=training.max_weight,
+  max_weight = training.max_weight
+  log_w_L = mixture.normalized(
+    leaves.tilt(theta), placed_N, corpus.mass_N, max_weight=max_weight
   )
-  log_w_N = mixture.document_log_w(log_p_NL, log_w_L)
-  log_w_R = mixture.document_log_w(log_p_RL, log_w_L)
+  log_w_N = mixture.log_w(placed_N, log_w_L, max_weight=max_weight)
+  log_w_R = mixture.log_w(placed_R, log_w_L, max_weight=max_weight)
   all_R = buffer.weight_R / jnp.sum(buffer.weight_R)
   kl_corpus = mixture.kl_divergence(log_w_N, evidence.before_N, corpus.mass_N)
   kl_replay = mixture.kl_divergence(log_w_R, evidence.before_R, all_R)
@@ -133,6 +132,11 @@ def measure(
     kl_natural=mixture.kl_divergence(log_w_N, natural_N, corpus.mass_N),
     effective_sample_size=mixture.effective_sample_size(log_w_N, corpus.mass_N),
   )
+
+
+def _hard(placed: model.Placed) -> model.Placed:
+  p_BL = model.straight_through(placed.log_p_BL)
+  return placed._replace(log_p_BL=jnp.log(p_BL + 1e-9))
 
 
 def worth(more: shapes.Array, *, saturation: shapes.Array) -> shapes.Array:

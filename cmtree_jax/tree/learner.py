@@ -1,8 +1,9 @@
 """Rounds of learning from values: each is a proximal step of all that may move.
 
 The learner does not know what theta is. `evidence.Leaves` tells it where documents
-fall and how the leaves are tilted, so that one learner serves a tree, all of whose
-parts move together, and domains that are given, of which the tilts alone do.
+fall, how the leaves are tilted and whether they score, so that one learner serves a
+tree, all of whose parts move together, and domains that are given, of which the tilts
+alone do.
 """
 
 import dataclasses
@@ -28,9 +29,12 @@ class Step:
     view_penalty: :math:`\nu`, for levels that see several views of documents at once
       (`views.mixing`), in units of the outer loss; where the start is the density
       ratio, in nats of a target's text, too.
+    score_penalty: :math:`\rho` in units of the outer loss per unit of the leaves'
+      mean score vector.
     solver_steps: Adam steps per round.
     solver_sample: documents of the corpus sample that every Adam step draws.
     tilt_rate: Adam's learning rate of the tilts.
+    score_rate: Adam's learning rate of the leaves' scores.
     partition_rate: Adam's learning rate of everything else.
     temperature: of the Gumbel-softmax, in the first and the last round; the tree
       is read out at one, the mean of hard samples.
@@ -47,9 +51,11 @@ class Step:
   kl_penalty: float = 0.0
   overlap_penalty: float = 0.01
   view_penalty: float = 0.0
+  score_penalty: float = 0.0
   solver_steps: int = 80
   solver_sample: int = 4096
   tilt_rate: float = 0.05
+  score_rate: float = 0.05
   partition_rate: float = 0.003
   temperature: tuple[float, float] = (1.0, 0.5)
   annealing_rounds: int = 8
@@ -58,22 +64,18 @@ class Step:
 
   def __post_init__(self):
     checks.above_zero(trust=self.trust)
-    checks.finite(
-      trust=self.trust,
+    checks.finite(trust=self.trust)
+    not_negative = dict(
       kl_penalty=self.kl_penalty,
       overlap_penalty=self.overlap_penalty,
       view_penalty=self.view_penalty,
+      score_penalty=self.score_penalty,
       tilt_rate=self.tilt_rate,
+      score_rate=self.score_rate,
       partition_rate=self.partition_rate,
     )
-    checks.at_least(
-      0,
-      kl_penalty=self.kl_penalty,
-      overlap_penalty=self.overlap_penalty,
-      view_penalty=self.view_penalty,
-      tilt_rate=self.tilt_rate,
-      partition_rate=self.partition_rate,
-    )
+    checks.finite(**not_negative)
+    checks.at_least(0, **not_negative)
     checks.at_least(
       1,
       solver_steps=self.solver_steps,
@@ -100,7 +102,7 @@ class State(NamedTuple):
   """What the next round needs."""
 
   theta: shapes.Tree
-  log_w_L: shapes.FloatL  # of theta's leaves
+  log_w_L: shapes.FloatL  # of theta's leaves, as `mixture.normalized` has them
   previous: shapes.Tree  # theta before the last step, to go back to
   previous_log_w_L: shapes.FloatL
   replay: replay.Buffer
@@ -199,8 +201,10 @@ def step(
   key_sample, key_noise, key_shuffle = jax.random.split(key, 3)
   if plan.replay.shuffle:
     new = replay.shuffled(new, key_shuffle)
-  log_p_BL = plan.leaves.log_p(state.theta, new.features)
-  log_w_B = mixture.document_log_w(log_p_BL, state.log_w_L)
+  placed_B = plan.leaves.place(state.theta, new.features)
+  log_w_B = mixture.log_w(
+    placed_B, state.log_w_L, max_weight=state.training.max_weight
+  )
   buffer = replay.remember(
     state.replay, new, log_w_B, plan.replay, proxies=len(state.proxies_P)
   )
@@ -239,15 +243,14 @@ def undo(state: State) -> State:
 
 def _evidence(state, buffer, corpus, target_weight_T, plan):
   """Theta's leaves are weighed anew, on the round's sample."""
-  log_w_L, log_p_NL = _weigh(
-    state.theta, corpus, plan, state.training.max_weight
-  )
-  log_p_RL = plan.leaves.log_p(state.theta, buffer.features)
+  max_weight = state.training.max_weight
+  log_w_L, placed_N = _weigh(state.theta, corpus, plan, max_weight)
+  placed_R = plan.leaves.place(state.theta, buffer.features)
   return evidence.Evidence(
     corpus=corpus,
-    before_N=mixture.document_log_w(log_p_NL, log_w_L),
+    before_N=mixture.log_w(placed_N, log_w_L, max_weight=max_weight),
     replay=buffer,
-    before_R=mixture.document_log_w(log_p_RL, log_w_L),
+    before_R=mixture.log_w(placed_R, log_w_L, max_weight=max_weight),
     target_weight_T=target_weight_T,
     proxies_P=state.proxies_P,
     temperature=_temperature(plan.step, state.round),
@@ -276,6 +279,8 @@ def _solve(state, seen, plan, key_sample, key_noise):
     )
     if options.view_penalty and (share_of := shares(theta)):
       total += options.view_penalty * views.mixing(share_of)
+    if options.score_penalty:
+      total += options.score_penalty * plan.leaves.score_norm(theta)
     return total, found.kl_step
 
   def noisy_cost(theta, key):
@@ -362,12 +367,12 @@ def _shares(state, corpus, plan):
 
 
 def _weigh(theta, corpus, plan, max_weight):
-  """(log_w_L, log_p_NL): the leaves' weights as a sample of the corpus has them."""
-  log_p_NL = plan.leaves.log_p(theta, corpus.features)
+  """(log_w_L, placed_N): the leaves' weights as a sample of the corpus has them."""
+  placed_N = plan.leaves.place(theta, corpus.features)
   tilt_L = plan.leaves.tilt(theta)
-  return mixture.weigh(
-    tilt_L, log_p_NL, corpus.mass_N, max_weight=max_weight
-  ), log_p_NL
+  return mixture.normalized(
+    tilt_L, placed_N, corpus.mass_N, max_weight=max_weight
+  ), placed_N
 
 
 def _temperature(options: Step, round_number):

@@ -4,6 +4,14 @@ A leaf's weight is :math:`w_L = e^{m_L} / \sum_k q_k e^{m_k}` with :math:`m_L` t
 sum of the tilts on its path and q the corpus mass of the leaves, so that zero tilt
 is the natural mixture whatever the partition is. The mixture itself is
 :math:`p_L = q_L w_L`, and a document's weight is the mean of its leaves' weights.
+
+Where leaves score, every document has a weight of its own,
+
+.. math:: w(h) = \min\big(R,\, c\, e^{f(h)}\big), \qquad
+          f(h) = \log \sum_L p_L(h)\, e^{m_L + s_L \cdot z(h)}
+
+with c such that the corpus mean is one: what the cap holds for is the document then,
+and not the leaf.
 """
 
 from collections.abc import Sequence
@@ -13,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from cmtree_jax import shapes
-from cmtree_jax.tree.model import Theta
+from cmtree_jax.tree.model import Placed, Theta
 
 
 class Sample(NamedTuple):
@@ -23,6 +31,57 @@ class Sample(NamedTuple):
   mass_N: shapes.Array  # what each counts for
 
 
+def normalized(
+  tilt_L: shapes.FloatL,
+  placed: Placed,
+  mass_N: shapes.FloatN,
+  *,
+  max_weight: float | shapes.Scalar,
+) -> shapes.FloatL:
+  """log_w_L with which the mean weight of a sample's documents is one (`log_w`).
+
+  They are the weights of leaves, or, where these score, the tilts and the logarithm
+  of c.
+
+  Args:
+    tilt_L: m, of the leaves.
+    placed: where the sample's documents fall.
+    mass_N: their masses, which sum to one.
+    max_weight: R.
+  """
+  if placed.lean_BL is None:
+    return weigh(tilt_L, placed.log_p_BL, mass_N, max_weight=max_weight)
+  log_mass_N = jnp.log(jnp.maximum(mass_N, 1e-30))
+  f_N = score(placed, tilt_L)
+  return tilt_L + log_scale(f_N, log_mass_N, max_weight=max_weight)
+
+
+def log_w(
+  placed: Placed,
+  log_w_L: shapes.FloatL,
+  *,
+  max_weight: float | shapes.Scalar | None,
+) -> shapes.FloatB:
+  """log_w_B of documents, from what `normalized` said of a sample.
+
+  Args:
+    placed: where they fall.
+    log_w_L: of the leaves.
+    max_weight: R, of documents. It is not read where leaves do not score: they are
+      capped themselves.
+  """
+  if placed.lean_BL is None:
+    return document_log_w(placed.log_p_BL, log_w_L)
+  assert max_weight is not None
+  return jnp.minimum(score(placed, log_w_L), jnp.log(max_weight))
+
+
+def score(placed: Placed, tilt_L: shapes.FloatL) -> shapes.FloatB:
+  """f_B: the log of the mean of a document's leaves, each with its own score."""
+  assert placed.lean_BL is not None
+  return document_log_w(placed.log_p_BL + placed.lean_BL, tilt_L)
+
+
 def weigh(
   tilt_L: shapes.FloatL,
   log_p_NL: shapes.FloatNL,
@@ -30,7 +89,7 @@ def weigh(
   *,
   max_weight: float | shapes.Scalar,
 ) -> shapes.FloatL:
-  """log_w_L of tilted leaves, against their masses in a sample of the corpus.
+  """log_w_L of tilted leaves that do not score, against their masses in a sample.
 
   Args:
     tilt_L: m, of the leaves.
@@ -108,6 +167,17 @@ def leaf_log_w(
   >>> jnp.exp(leaf_log_w(tilt, log_q, max_weight=2.0)).round(3).tolist()
   [0.667, 0.667, 2.0]
   """
+  log_c = log_scale(tilt_L, log_q_L, max_weight=max_weight)
+  return jnp.minimum(log_c + tilt_L, jnp.log(max_weight))
+
+
+def log_scale(
+  tilt_L: shapes.FloatL,
+  log_q_L: shapes.FloatL,
+  *,
+  max_weight: float | shapes.Scalar,
+) -> shapes.Scalar:
+  """log c of `leaf_log_w`, for leaves or for whatever else has tilts and masses."""
   order_L = jnp.argsort(-tilt_L, stable=True)
   m_L, log_mass_L = tilt_L[order_L], (log_q_L + tilt_L)[order_L]
   q_L = jnp.exp(log_q_L)[order_L]
@@ -120,8 +190,26 @@ def leaf_log_w(
   # last k that leaves anything.
   fits_L = log_c_L + m_L <= jnp.log(max_weight) + 1e-6
   is_last_L = jnp.arange(left_L.shape[0]) == jnp.sum(left_L > 0) - 1
-  log_c = log_c_L[jnp.argmax(fits_L | is_last_L)]
-  return jnp.minimum(log_c + tilt_L, jnp.log(max_weight))
+  return log_c_L[jnp.argmax(fits_L | is_last_L)]
+
+
+def each_normalized(
+  theta: Theta,
+  placed: Placed,
+  mass_N: shapes.FloatN,
+  *,
+  max_weight: float | shapes.Scalar,
+) -> shapes.Array:
+  """`normalized` of a tree with tilts for every target [T, L], each by itself."""
+  if placed.lean_BL is None:
+    log_q_L = leaf_mass(placed.log_p_BL, mass_N)
+    return each_log_w(theta, log_q_L, max_weight=max_weight)
+  return jnp.stack(
+    [
+      normalized(leaf_tilt(one), placed, mass_N, max_weight=max_weight)
+      for one in unstacked(theta)
+    ]
+  )
 
 
 def each_log_w(

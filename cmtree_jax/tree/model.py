@@ -3,6 +3,8 @@ r"""A differentiable top-down tree: every level cuts the documents by its own an
 Level l sees :math:`z = \mathrm{normalize}(A_l h)`; each of its nodes has unit
 prototypes, one per child, and a document goes to a child with the softmax of
 its sharpened cosines. A leaf's probability is the product along its path.
+
+Leaves may score: each then tells its documents apart by a line in the last level's z.
 """
 
 import math
@@ -21,15 +23,67 @@ class Level(NamedTuple):
   prototype_MCP: shapes.FloatMCP  # directions; M is 1 in an oblivious level
   log_kappa: shapes.Scalar  # sharpness of the cut, a logarithm
   tilt_MC: shapes.FloatMC  # log of the weight against the corpus mass
+  # Slopes of the leaves' scores; None above the last level, and where none scores.
+  score_MCP: shapes.FloatMCP | None = None
 
 
 # theta: the levels from the root down.
 Theta = tuple[Level, ...]
 
 
+class Placed(NamedTuple):
+  """Where documents fall, and what they weigh more there than others do."""
+
+  log_p_BL: shapes.FloatBL
+  # What each leaf's score adds to the log of a document's weight; None: all
+  # documents of a leaf weigh the same.
+  lean_BL: shapes.FloatBL | None = None
+
+
 def num_leaves(theta: Theta) -> int:
   """The number of leaves, empty ones included."""
   return math.prod(level.tilt_MC.shape[1] for level in theta)
+
+
+def scores(theta: Theta) -> bool:
+  """Whether the leaves score."""
+  return theta[-1].score_MCP is not None
+
+
+def with_scores(theta: Theta) -> Theta:
+  """The same tree with leaves that score all documents zero."""
+  last = theta[-1]
+  shape = (*last.tilt_MC.shape[-2:], last.angle_PE.shape[0])
+  return (*theta[:-1], last._replace(score_MCP=jnp.zeros(shape)))
+
+
+def place(
+  theta: Theta,
+  embedding_BE: shapes.FloatBE,
+  *,
+  temperature: float | shapes.Scalar = 1.0,
+  key: shapes.Key | None = None,
+) -> Placed:
+  r"""Where documents fall, and :math:`s_L \cdot z` where the leaves score.
+
+  Args:
+    theta: the tree.
+    embedding_BE: document features.
+    temperature: as in `log_p_leaf`.
+    key: as in `log_p_leaf`; a document leans the same way wherever it falls.
+  """
+  log_p_BL = log_p_leaf(theta, embedding_BE, temperature=temperature, key=key)
+  return Placed(log_p_BL, lean(theta, embedding_BE))
+
+
+def lean(theta: Theta, embedding_BE: shapes.FloatBE) -> shapes.FloatBL | None:
+  """What every leaf's score says of documents; None where the leaves do not score."""
+  score_MCP = theta[-1].score_MCP
+  if score_MCP is None:
+    return None
+  score_LP = score_MCP.reshape(-1, score_MCP.shape[-1])
+  z_BP = project(theta[-1], embedding_BE)
+  return jnp.einsum("bp,lp->bl", z_BP, score_LP)
 
 
 def log_p_leaf(
@@ -73,10 +127,15 @@ def log_p_leaf(
 
 def child_logits(level: Level, embedding_BE: shapes.FloatBE):
   """Sharpened cosines [B, M, C] between projected documents and prototypes."""
-  z_BP = normalize(jnp.einsum("be,pe->bp", embedding_BE, level.angle_PE))
+  z_BP = project(level, embedding_BE)
   prototype_MCP = normalize(level.prototype_MCP)
   cosine_BMC = jnp.einsum("bp,mcp->bmc", z_BP, prototype_MCP)
   return jnp.exp(level.log_kappa) * cosine_BMC
+
+
+def project(level: Level, embedding_BE: shapes.FloatBE):
+  """z: what a level sees of documents, unit vectors [B, P]."""
+  return normalize(jnp.einsum("be,pe->bp", embedding_BE, level.angle_PE))
 
 
 def straight_through(log_p_BL: shapes.FloatBL) -> shapes.FloatBL:

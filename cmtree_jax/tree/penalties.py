@@ -1,4 +1,4 @@
-"""What keeps the levels of a tree apart."""
+"""What keeps the levels of a tree apart, and the scores of its leaves small."""
 
 import itertools
 
@@ -19,6 +19,23 @@ def angle_overlap(theta: Theta) -> shapes.Scalar:
   if len(theta) < 2:
     return jnp.zeros(())
   return jnp.mean(jnp.stack(list(pair_overlaps(theta).values())))
+
+
+def score_norm(theta: Theta) -> shapes.Scalar:
+  r"""Mean length of the leaves' score vectors: a group lasso with a group per leaf.
+
+  .. math:: \frac1L \sum_L \lVert s_L \rVert
+
+  Zero where leaves do not score. A slope of zero stands for the missing one at a
+  vector of zeros.
+  """
+  score_MCP = theta[-1].score_MCP
+  if score_MCP is None:
+    return jnp.zeros(())
+  square_MC = jnp.sum(score_MCP**2, axis=-1)
+  is_zero_MC = square_MC == 0
+  length_MC = jnp.sqrt(jnp.where(is_zero_MC, 1.0, square_MC))
+  return jnp.mean(jnp.where(is_zero_MC, 0.0, length_MC))
 
 
 def pair_overlaps(theta: Theta) -> dict[tuple[int, int], shapes.Scalar]:

@@ -148,7 +148,9 @@ def merged(
   .. math:: w_L = \frac{1}{T} \sum_t \min(R, c_t e^{m_{tL}})
 
   The weights of every target have mean one, so that each has its share of the
-  tokens whatever the cap takes from its leaves.
+  tokens whatever the cap takes from its leaves. Where leaves score, a document is
+  capped when all targets are together: the mean is then that of
+  :math:`c_t e^{m_{tL}}`.
 
   Args:
     theta: its levels have tilts [T, M, C].
@@ -156,7 +158,16 @@ def merged(
     max_weight: R, of the weights of one target.
   """
   corpus_L = _mass(theta, corpus)
-  log_w_TL = mixture.each_log_w(theta, jnp.log(corpus_L), max_weight=max_weight)
+  if model.scores(theta):
+    placed_N = model.place(theta, jnp.asarray(corpus.features, jnp.float32))
+    mass_N = jnp.asarray(corpus.mass_N)
+    log_w_TL = mixture.each_normalized(
+      theta, placed_N, mass_N / jnp.sum(mass_N), max_weight=max_weight
+    )
+  else:
+    log_w_TL = mixture.each_log_w(
+      theta, jnp.log(corpus_L), max_weight=max_weight
+    )
   mixture_L = corpus_L * jnp.mean(jnp.exp(log_w_TL), axis=0)
   return _with_tilts(mixture.unstacked(theta)[0], mixture_L, corpus_L)
 

@@ -158,6 +158,16 @@ def test_unknown_words_are_refused(option, known):
     make("cmtree", **option)
 
 
+@pytest.mark.parametrize(
+  ("branching", "scores"), [((1,), False), ((1, 2), True), ((), True)]
+)
+def test_a_level_of_one_child_is_refused_but_for_one_leaf_that_scores(
+  branching, scores
+):
+  with pytest.raises(ValueError, match="at least 2 children, or be one leaf"):
+    make("cmtree", branching=branching, scores=scores)
+
+
 @pytest.mark.parametrize("kind", ["kmeans", "random"])
 def test_more_children_than_documents_are_refused(kind):
   with pytest.raises(UserError, match=r"fewer.*config\.cmtree\.branching"):

@@ -98,8 +98,74 @@ def test_a_frozen_partition_moves_tilts_alone():
 def test_a_joint_step_moves_everything():
   _, before, after, _ = tree_round("joint")
   for old, new in zip(before.theta, after.theta, strict=True):
-    for field in model.Level._fields:
-      assert np.abs(getattr(old, field) - getattr(new, field)).max() > 1e-3
+    for x, y in zip(*map(jax.tree.leaves, (old, new)), strict=True):
+      assert np.abs(x - y).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+  ("mode", "branching", "least"),
+  [
+    # Tilts of four leaves alone reach a fifth of what so many nats could gain.
+    ("joint", (2, 2), 0.3),
+    ("frozen", (2, 2), 0.3),
+    # All documents lean one way, as their values do.
+    ("joint", (1,), 0.9),
+  ],
+)
+def test_leaves_that_score_follow_values_that_are_linear(
+  mode, branching, least
+):
+  method = make(
+    "cmtree",
+    mode=mode,
+    scores=True,
+    branching=branching,
+    start=dict(kind="kmeans"),
+    step=STEP,
+  )
+  before = method.init(jax.random.key(0), facts(4.0))
+  signals = SIGNALS._replace(
+    log_proposal_B=np.zeros_like(SIGNALS.log_proposal_B)
+  )
+  step = jax.jit(method.step)
+  after, info = step(before, take(method, np.arange(POOL), signals))
+  assert info.stepped
+  old_N, new_N = pool_log_w(method, before), pool_log_w(method, after)
+  mass_N = SIGNALS.mass_B[:POOL].astype(np.float64)
+  value_N = SIGNALS.value_BT[:POOL].mean(axis=1)
+  value_N = value_N - (mass_N * np.exp(old_N)) @ value_N
+  gain = 10.0 * (mass_N * value_N) @ (np.exp(new_N) - np.exp(old_N))
+  kl = (mass_N * np.exp(new_N)) @ (new_N - old_N)
+  assert 0.001 < kl <= 1.2 * TRUST * (1 + 1e-4)
+  assert gain > least * 10.0 * np.sqrt(2 * kl * (mass_N @ value_N**2))
+  # The cap is that of documents.
+  np.testing.assert_allclose(mass_N @ np.exp(new_N), 1.0, rtol=1e-5)
+  assert np.exp(new_N).max() <= 4.0 * (1 + 1e-6)
+  one, two = before.theta[-1], after.theta[-1]
+  assert np.array_equal(one.angle_PE, two.angle_PE) == (mode == "frozen")
+  assert not np.array_equal(one.score_MCP, two.score_MCP)
+  back = method.undo(after)
+  np.testing.assert_array_equal(pool_log_w(method, back), old_N)
+
+
+def test_a_penalty_keeps_scores_small():
+  def length(penalty):
+    method = make(
+      "cmtree",
+      scores=True,
+      branching=(1,),
+      start=dict(kind="kmeans"),
+      step=dict(score_penalty=penalty, **STEP),
+    )
+    before = method.init(jax.random.key(0), facts(4.0))
+    signals = take(method, np.arange(POOL))
+    after, info = jax.jit(method.step)(before, signals)
+    assert info.stepped
+    (last,) = after.theta
+    return np.linalg.norm(last.score_MCP, axis=-1).mean()
+
+  free, held = length(0.0), length(0.05)
+  assert 0 < held < 0.8 * free
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.optimize
 
 from cmtree_jax.tree import density_ratio, mixture, model, starts
 from cmtree_jax.tree.density_ratio import Texts
@@ -111,6 +112,34 @@ def test_a_partition_that_moves_finds_a_likelier_ratio():
   assert likelihood["start"] == pytest.approx(0, abs=1e-6)
   assert likelihood["tilts"] < 0.05
   assert likelihood["all"] > 0.3
+
+
+def test_one_leaf_that_scores_is_the_log_linear_density_ratio():
+  # A level sees unit vectors.
+  z_NE, z_ME = (
+    one[0] / np.linalg.norm(one[0], axis=1, keepdims=True)
+    for one in (CORPUS, TARGET)
+  )
+  masses = CORPUS[1], TARGET[1]
+
+  def cost(s_E):
+    f_N = z_NE @ s_E
+    mean = np.log(masses[0] @ np.exp(f_N))
+    w_N = masses[0] * np.exp(f_N - mean)
+    return mean - masses[1] @ (z_ME @ s_E), w_N @ z_NE - masses[1] @ z_ME
+
+  direct = scipy.optimize.minimize(cost, np.zeros(4), jac=True)
+  start = model.with_scores(tree([[1, 1, 1, 1]]))
+  theta = fit(start, optimizer=optax.adam(0.1), max_weight=NO_LIMIT)
+  assert theta[0].score_MCP is not None
+  found, _ = cost(np.asarray(theta[0].score_MCP, np.float64)[0, 0])
+  gained = cost(np.zeros(4))[0] - direct.fun
+  assert gained > 0.2
+  # Every step draws documents anew, and small features want long slopes.
+  assert found - direct.fun < 0.05 * gained
+  # Tilt and score together are the weights, of mean one.
+  f_N = mixture.score(model.place(theta, CORPUS[0]), theta[0].tilt_MC[0])
+  assert masses[0] @ np.exp(f_N) == pytest.approx(1, rel=1e-4)
 
 
 @pytest.mark.parametrize("limit", [1.2, 1.5])

@@ -12,11 +12,12 @@ from cmtree_jax.tree.mixture import Sample
 Q_K = np.array([0.5, 0.3, 0.2])  # masses of three leaves, which are documents
 # A document is in its own leaf, and tilts are theta.
 LEAVES = Leaves(
-  log_p=lambda theta, leaf_B, temperature, key: (
+  place=lambda theta, leaf_B, temperature, key: model.Placed(
     -100.0 * (1 - jax.nn.one_hot(leaf_B, 3))
   ),
   tilt=lambda theta: theta,
   overlap=lambda theta: jnp.zeros(()),
+  score_norm=lambda theta: jnp.zeros(()),
 )
 LEAF_R, PROXY_R = np.array([0, 1, 2, 0, 1, 2]), np.array([0, 0, 0, 1, 1, 1])
 VALUE_RT = np.array([[1, 0], [0, 2], [3, 1], [1, 1], [0, 0], [2, 5]], float)
@@ -108,9 +109,9 @@ def test_hard_leaves_are_hard_for_the_corpus_and_for_what_was_valued():
   )
   feature = jnp.array([[0.8, 0.6], [0.6, 0.8]])
   leaves = Leaves(
-    lambda theta, x, temperature, key: model.log_p_leaf(theta, x),
+    lambda theta, x, temperature, key: model.place(theta, x),
     lambda theta: theta[0].tilt_MC[0],
-    lambda theta: jnp.zeros(()),
+    *[lambda theta: jnp.zeros(())] * 2,
   )
   one = seen()
   one = one._replace(

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,11 +30,18 @@ def by_bisection(tilt_L, q_L, max_weight):
 def weights_of(theta, corpus, max_weight):
   """(log_w_L, log_w_N): of the leaves, and of the sample's documents."""
   sample_NE, mass_N = corpus
-  log_p_NL = model.log_p_leaf(theta, sample_NE)
-  log_w_L = mixture.weigh(
-    mixture.leaf_tilt(theta), log_p_NL, mass_N, max_weight=max_weight
+  placed_N = model.place(theta, sample_NE)
+  log_w_L = mixture.normalized(
+    mixture.leaf_tilt(theta), placed_N, mass_N, max_weight=max_weight
   )
-  return log_w_L, mixture.document_log_w(log_p_NL, log_w_L)
+  return log_w_L, mixture.log_w(placed_N, log_w_L, max_weight=max_weight)
+
+
+def scoring(theta, seed=0, size=2.0):
+  """The same tree with leaves that score."""
+  last: Any = model.with_scores(theta)[-1]
+  score_MCP = np.random.default_rng(seed).normal(0, size, last.score_MCP.shape)
+  return (*theta[:-1], last._replace(score_MCP=jnp.asarray(score_MCP)))
 
 
 @pytest.fixture
@@ -62,18 +70,23 @@ def test_the_mass_of_leaves_is_the_documents_mean(x64, random_tree, corpus):
   )
 
 
+@pytest.mark.parametrize("kind", ["tilts", "scores"])
 @pytest.mark.parametrize("max_weight", [1.0, 1.2, 2.0, NO_CAP])
 def test_the_corpus_mean_is_one_and_the_cap_holds(
-  random_tree, corpus, max_weight
+  random_tree, corpus, max_weight, kind
 ):
   sample_NE, mass_N = corpus
   binding = 0
   for seed in range(10):
     theta = random_tree(seed, tilt=3.0)
+    if kind == "scores":
+      theta = scoring(theta, seed)
     log_w_L, log_w_N = weights_of(theta, (sample_NE, mass_N), max_weight)
     np.testing.assert_allclose(mass_N @ np.exp(log_w_N), 1.0, rtol=1e-5)
     assert np.exp(log_w_N).max() <= max_weight * (1 + 1e-5)
-    binding += np.exp(log_w_L).max() > max_weight * (1 - 1e-5)
+    # What is capped: leaves, or documents.
+    capped = log_w_L if kind == "tilts" else log_w_N
+    binding += np.exp(capped).max() > max_weight * (1 - 1e-5)
   assert binding == (0 if max_weight == NO_CAP else 10)
 
 
@@ -176,26 +189,71 @@ def test_tilts_of_any_size_stay_finite(x64):
   np.testing.assert_allclose(slope_L, 0.0, atol=1e-12)
 
 
+def test_scores_of_zero_are_the_tree_of_tilts(x64, random_tree, corpus):
+  for seed in range(5):
+    theta = random_tree(seed)
+    zero = model.with_scores(theta)
+    assert model.scores(zero) and not model.scores(theta)
+    for found, expected in zip(
+      weights_of(zero, corpus, NO_CAP),
+      weights_of(theta, corpus, NO_CAP),
+      strict=True,
+    ):
+      np.testing.assert_allclose(found, expected, atol=1e-12)
+    # Where every document is in one leaf, the cap holds for the same ones.
+    sharp = tuple(x._replace(log_kappa=jnp.asarray(12.0)) for x in theta)
+    np.testing.assert_allclose(
+      weights_of(model.with_scores(sharp), corpus, 1.5)[1],
+      weights_of(sharp, corpus, 1.5)[1],
+      atol=1e-5,
+    )
+
+
+def test_scores_rank_the_documents_inside_quotas(x64, random_tree, corpus):
+  sample_NE, mass_N = corpus
+  theta: Any = scoring(random_tree(0, (4,)))
+  theta = (theta[0]._replace(log_kappa=jnp.asarray(14.0)),)
+  leaf_N = np.argmax(model.log_p_leaf(theta, sample_NE), axis=1)
+  z_NP = np.asarray(sample_NE @ theta[0].angle_PE.T)
+  z_NP = z_NP / np.linalg.norm(z_NP, axis=1, keepdims=True)
+  e_N = np.exp(np.sum(z_NP * np.asarray(theta[0].score_MCP[0])[leaf_N], axis=1))
+  quota_L, mass_N = np.array([0.1, 0.2, 0.3, 0.4]), np.asarray(mass_N)
+  total_L = np.bincount(leaf_N, mass_N * e_N, minlength=4)
+  theta = (theta[0]._replace(tilt_MC=jnp.log(quota_L / total_L)[None]),)
+  w_N = np.exp(weights_of(theta, (sample_NE, mass_N), NO_CAP)[1])
+  found_L = np.bincount(leaf_N, mass_N * w_N, minlength=4)
+  np.testing.assert_allclose(found_L, quota_L, rtol=1e-6)
+  np.testing.assert_allclose(w_N, (quota_L / total_L)[leaf_N] * e_N, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["tilts", "scores"])
 @pytest.mark.parametrize("max_weight", [1.3, NO_CAP])
 def test_derivatives_are_finite_differences(
-  x64, random_tree, corpus, embedding_BE, max_weight
+  x64, random_tree, corpus, embedding_BE, max_weight, kind
 ):
-  theta = random_tree(3)
+  theta = random_tree(3) if kind == "tilts" else scoring(random_tree(3))
   sample_NE, mass_N = corpus
   coefficient_B = jnp.asarray(np.random.default_rng(6).normal(size=7))
 
   @jax.jit
   def objective(theta):
     log_w_L, _ = weights_of(theta, (sample_NE, mass_N), max_weight)
-    log_p_BL = model.log_p_leaf(theta, embedding_BE)
-    return coefficient_B @ mixture.document_log_w(log_p_BL, log_w_L)
+    placed_B = model.place(theta, embedding_BE)
+    return coefficient_B @ mixture.log_w(
+      placed_B, log_w_L, max_weight=max_weight
+    )
 
-  log_w_L, _ = weights_of(theta, (sample_NE, mass_N), max_weight)
-  capped = int((np.exp(log_w_L) > max_weight - 1e-9).sum())
-  assert capped == (0 if max_weight == NO_CAP else 3)
+  log_w_L, log_w_N = weights_of(theta, (sample_NE, mass_N), max_weight)
+  # Some of six leaves, or of forty documents.
+  log_w = log_w_L if kind == "tilts" else log_w_N
+  capped = int((np.exp(log_w) > max_weight - 1e-9).sum())
+  few = 3 if kind == "tilts" else 16
+  assert capped == (0 if max_weight == NO_CAP else few)
   slope = jax.jit(jax.grad(objective))(theta)
   step = 1e-5  # truncation of order 1e-10, rounding of 1e-16 / 1e-5
   for depth, field in itertools.product(range(2), model.Level._fields):
+    if getattr(theta[depth], field) is None:
+      continue
     value = np.asarray(getattr(theta[depth], field))
     found = np.zeros_like(value)
     for index in np.ndindex(value.shape):

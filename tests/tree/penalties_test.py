@@ -1,12 +1,14 @@
-"""The overlap of angles on spaces whose principal angles are known."""
+"""The overlap of angles whose principal angles are known, and lengths of scores."""
 
 import math
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cmtree_jax.tree import penalties
+from cmtree_jax.tree import model, penalties
 
 
 def overlap(theta, *angles):
@@ -65,3 +67,17 @@ def test_of_three_levels_it_is_the_mean_over_pairs(x64, random_tree):
 
 def test_one_level_has_nothing_to_overlap_with(random_tree):
   assert penalties.angle_overlap(random_tree(0, (6,))) == 0
+
+
+def test_scores_are_charged_by_the_lengths_of_their_vectors(pair):
+  assert penalties.score_norm(pair) == 0
+  zero: Any = model.with_scores(pair)
+  norm = lambda theta: penalties.score_norm(theta)  # noqa: E731
+  slope = jax.grad(norm)(zero)[-1].score_MCP
+  assert norm(zero) == 0 and not np.any(slope)
+  score_MCP = zero[-1].score_MCP.at[0, 1].set([3.0, 0.0, 4.0])
+  theta = (*zero[:-1], zero[-1]._replace(score_MCP=score_MCP))
+  assert norm(theta) == pytest.approx(5 / 6)
+  slope = np.asarray(jax.grad(norm)(theta)[-1].score_MCP)
+  np.testing.assert_allclose(slope[0, 1], np.array([0.6, 0, 0.8]) / 6)
+  assert np.count_nonzero(slope) == 2

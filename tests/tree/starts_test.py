@@ -2,6 +2,7 @@
 
 import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -112,8 +113,7 @@ def test_starts_are_equal_bit_by_bit(corpus):
   for one, two in zip(
     start(features, mass_N), start(features, mass_N), strict=True
   ):
-    for field in model.Level._fields:
-      np.testing.assert_array_equal(getattr(one, field), getattr(two, field))
+    jax.tree.map(np.testing.assert_array_equal, one, two)
 
 
 def test_on_hard_leaves_the_weights_are_ratios_of_counts(corpus, target):
