@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cmtree_jax.methods.base import DocumentWeights
-from cmtree_jax.recipe.partition import Partition
+from cmtree_jax.recipe.partition import Partition, TreePartition
 
 _SNIPPET = 160  # characters of a typical document
 
@@ -24,6 +24,12 @@ class Node(NamedTuple):
   terms: tuple[str, ...]
   typical_id: str
   typical: str  # the beginning of that document
+  # Of a leaf that scores: words that more of its quarter with the highest scores have
+  # than of that with the lowest, words of the opposite, and how many times the one
+  # outweighs the other by the score alone.
+  towards: tuple[str, ...] | None = None
+  away: tuple[str, ...] | None = None
+  times: float | None = None
 
 
 class Document(NamedTuple):
@@ -54,7 +60,10 @@ class Description(NamedTuple):
   def to_json(self) -> dict[str, Any]:
     """Its part of recipe.json."""
     found: dict[str, Any] = {
-      "nodes": [node._asdict() for node in self.nodes],
+      "nodes": [
+        {k: v for k, v in node._asdict().items() if v is not None}
+        for node in self.nodes
+      ],
       "mixtures": children(self.nodes),
     }
     if self.levels:
@@ -104,10 +113,16 @@ def nodes(
   Mass and mixture are those of the soft leaves; terms and the typical document
   come from the documents whose most probable leaf lies below the node.
   """
-  p_NL = np.exp(partition.log_p_leaf(embedding_NE))
+  log_p_NL = partition.log_p_leaf(embedding_NE)
+  p_NL = np.exp(log_p_NL)
   leaf_N = np.argmax(p_NL, axis=1)
   mass_L = mass_N @ p_NL
-  mixture_L = mass_L * np.exp(partition.log_w_L)
+  lean_NL = None
+  if isinstance(partition, TreePartition) and partition.scores:
+    mixture_L = mass_N @ partition.by_leaf(embedding_NE, log_p_NL)
+    lean_NL = partition.lean(embedding_NE)
+  else:
+    mixture_L = mass_L * np.exp(partition.log_w_L)
   counts = _term_counts(texts, leaf_N, p_NL.shape[1])
   found = []
   for depth in range(len(partition.branching) + 1):
@@ -124,19 +139,45 @@ def nodes(
       mixed = float(mixture_L[leaves].sum())
       path = ".".join(map(str, digits))
       terms = _top_terms(counts, leaves, num_terms)
-      found.append(
-        Node(
-          path=path,
-          name=f"{path or 'root'}: {' '.join(terms[:3])}".strip(),
-          mass=mass,
-          mixture=mixed,
-          weight=mixed / max(mass, 1e-12),
-          terms=terms,
-          typical_id=ids[typical],
-          typical=_beginning(texts[typical]),
-        )
+      node = Node(
+        path=path,
+        name=f"{path or 'root'}: {' '.join(terms[:3])}".strip(),
+        mass=mass,
+        mixture=mixed,
+        weight=mixed / max(mass, 1e-12),
+        terms=terms,
+        typical_id=ids[typical],
+        typical=_beginning(texts[typical]),
       )
+      if lean_NL is not None and above == partition.branching:
+        rows = np.flatnonzero(inside_N)
+        some = [texts[i] for i in rows.tolist()]
+        node = _leaning(node, lean_NL[rows, number], some, num_terms)
+      found.append(node)
   return found
+
+
+def _leaning(
+  node: Node, lean_N: np.ndarray, texts: Sequence[str], num_terms: int
+) -> Node:
+  """The same leaf with the way that its score leans among its documents."""
+  quarter = len(texts) // 4
+  if not quarter:
+    return node
+  order_N = np.argsort(lean_N, kind="stable")
+  ends = np.concatenate([order_N[:quarter], order_N[-quarter:]])
+  is_high_N = np.repeat([0, 1], quarter)
+  counts = _term_counts([texts[i] for i in ends], is_high_N, 2)
+  more_W = (counts.leaf_LW[1] - counts.leaf_LW[0]) / quarter
+  low, high = lean_N[ends].reshape(2, quarter).mean(axis=1)
+
+  def words(more_W):
+    best = np.argsort(-more_W, kind="stable")[:num_terms]
+    return tuple(str(counts.words[w]) for w in best if more_W[w] > 0)
+
+  return node._replace(
+    towards=words(more_W), away=words(-more_W), times=float(np.exp(high - low))
+  )
 
 
 def favored(

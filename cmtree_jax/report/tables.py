@@ -295,6 +295,8 @@ def tree(nodes: Sequence[Node]) -> Tree:
       f"mixture {node.mixture:.1%}  weight {node.weight:.2f}  "
       f"[cyan]{escape(', '.join(node.terms))}[/cyan]"
     )
+    if node.times is not None:
+      label += f"\n{escape(_leaning(node))}"
     if node.path:
       label += f"\n[dim]{escape(node.typical)}[/dim]"
       parent = drawn[node.path.rpartition(".")[0]]
@@ -311,6 +313,18 @@ def tree(nodes: Sequence[Node]) -> Tree:
         f"{len(others)} smaller ones: mass {mass:.1%}  mixture {mixture:.1%}"
       )
   return drawn[""]
+
+
+def _leaning(node: Node) -> str:
+  """Which way a leaf's score leans."""
+  more, less = (
+    ", ".join(words) or "no word"
+    for words in (node.towards or (), node.away or ())
+  )
+  return (
+    f"leans to {more} and from {less}: the quarter that it scores highest weighs "
+    f"{node.times:.3g} times the lowest"
+  )
 
 
 def documents(favored: Favored, effective_sample_size: float) -> Tree:

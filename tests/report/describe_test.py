@@ -1,10 +1,14 @@
-"""A recipe in words: what weights of single documents prefer."""
+"""A recipe in words: what weights of single documents prefer, how leaves lean."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from cmtree_jax.methods.base import DocumentWeights
+from cmtree_jax.methods.cmtree import TreeWeights
+from cmtree_jax.recipe.partition import TreePartition
 from cmtree_jax.report import describe
+from cmtree_jax.tree import model
 
 TEXTS = ["apples\n and pears", "pears", "stones and sand", "sand", "apples"]
 MASS = np.array([0.1, 0.2, 0.3, 0.2, 0.2])
@@ -52,3 +56,32 @@ def test_texts_without_words_have_no_terms():
   found = describe.describe(weights, FEATURES, MASS, texts, ids)
   assert found.favored is not None
   assert found.favored.terms == ()
+
+
+def test_a_leaf_that_scores_tells_which_way_it_leans():
+  # One leaf, whose score is the first feature.
+  level = model.Level(
+    *(jnp.eye(2), jnp.ones((1, 1, 2)), jnp.zeros(()), jnp.zeros((1, 1))),
+    score_MCP=jnp.array([[[2.0, 0.0]]]),
+  )
+  weights = TreeWeights((level,), jnp.zeros(1), jnp.float32(1.5))
+  number = 8
+  angle_N = np.linspace(0.1, 1.4, number)
+  features_NE = np.stack([np.cos(angle_N), np.sin(angle_N)], axis=1)
+  texts = ["apples and pears", "apples"] + ["and"] * 4 + ["sand and", "sand"]
+  mass_N = np.full(number, 1 / number)
+  root, leaf = describe.nodes(
+    TreePartition(weights),
+    features_NE.astype(np.float32),
+    mass_N,
+    texts,
+    list("abcdefgh"),
+  )
+  assert root.times is None and root.towards is None
+  assert leaf.towards == ("apples", "pears") and leaf.away == ("sand",)
+  of_ends = [2 * np.cos(angle_N)[rows].mean() for rows in ([0, 1], [6, 7])]
+  assert leaf.times == pytest.approx(np.exp(of_ends[0] - of_ends[1]), rel=1e-4)
+  w_N = np.minimum(np.exp(2 * np.cos(angle_N)), 1.5)
+  assert leaf.weight == pytest.approx(w_N.mean(), rel=1e-5)
+  made = describe.Description((root, leaf)).to_json()["nodes"]
+  assert "times" not in made[0] and describe.Node(**made[1]) == leaf
