@@ -56,6 +56,10 @@ SEARCH_BLOCKS = frozenset(
 )
 
 
+# Options of methods that name another one, which scores documents for them.
+SCORERS = ("scorer", "offset")
+
+
 def plans(config: Any) -> Plans:
   """The loops' plans of a config, each checked by itself.
 
@@ -306,14 +310,21 @@ def export_budget(config: Any, data: prepare.Prepared) -> budgets.Budget:
 def make_method(name: str, config: Any) -> Method:
   """A method with the options of its config block.
 
-  A scorer that it names is made with those of its own block.
+  A scorer that it names is made with those of its own block, or as a variant of the
+  config has it.
   """
+  from cmtree_jax.jobs import variants  # it asks here what a variant may set
+
   options = (
     configs.factory_options(name, config[name]) if name in config else {}
   )
-  scorer = options.get("scorer")
-  if scorer in METHODS and scorer != name:
-    options["scorer"] = make_method(scorer, config)
+  for option in SCORERS:
+    scorer = options.get(option, "")
+    if scorer in config.variants:
+      own = variants.config_of(scorer, config)
+      options[option] = make_method(own.method, own)
+    elif scorer in METHODS and scorer != name:
+      options[option] = make_method(scorer, config)
   try:
     return _made(name, tuple(options.items()))
   except ValueError as error:

@@ -49,6 +49,7 @@ def facts_of(
       len(train), len(placed.mass_K)
     ),
     blocks=data.blocks,
+    sample_index_N=chosen,
     num_documents=len(pool),
     num_proxies=plans.values.population,
     final_steps=max(1, round(budget.tokens / tokens_per_step)),

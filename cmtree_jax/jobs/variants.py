@@ -8,7 +8,7 @@ or it would not be fair.
 from typing import Any
 
 from cmtree_jax import config as configs
-from cmtree_jax.jobs.build import SEARCH_BLOCKS
+from cmtree_jax.jobs.build import SCORERS, SEARCH_BLOCKS
 from cmtree_jax.methods import METHODS
 from cmtree_jax.types import UserError
 
@@ -44,8 +44,9 @@ def config_of(name: str, config: Any) -> Any:
   for override in overrides:
     block = override.partition(".")[0]
     # Options of the scorer that a method names are options of the method.
-    scorer = own[method].get("scorer") if method in own else None
-    if block not in {*SEARCH_BLOCKS, method, scorer}:
+    options = own.get(method, {})
+    scorers = {options[name] for name in SCORERS if name in options}
+    if block not in {*SEARCH_BLOCKS, method, *scorers}:
       raise UserError(
         f"Variant {name!r} sets {override!r}; a variant may set fields of "
         f"{', '.join(sorted(SEARCH_BLOCKS))} and of its method's block, all else "

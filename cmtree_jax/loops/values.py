@@ -309,6 +309,7 @@ def _log_w_N(search: _Search, method: Any) -> np.ndarray:
       Signals(
         mass_B=world.mass_N[rows].astype(np.float32),
         domain_B=world.domain_N[rows],
+        index_B=np.arange(len(world.mass_N), dtype=np.int32)[rows],
         embedding_BE=np.asarray(world.embedding_NE[rows]),
       ),
     )
@@ -403,17 +404,19 @@ def _signals(
     np.stack(x, axis=1).reshape(-1, *x[0].shape[1:])
     for x in zip(*padded, strict=True)
   )
-  sample_NE, sample_mass_N = _sample(search, number)
+  sample_N, sample_mass_N = _sample(search, number)
   return Signals(
     mass_B=jnp.asarray(mass, jnp.float32),
     domain_B=jnp.asarray(world.domain_N[document]),
+    index_B=jnp.asarray(document, jnp.int32),
     embedding_BE=jnp.asarray(world.embedding_NE[document]),
     value_BT=jnp.asarray(value_BT, jnp.float32),
     proxy_B=jnp.tile(jnp.arange(plan.population), size),
     log_proposal_B=jnp.asarray(log_proposal, jnp.float32),
     target_weight_T=jnp.asarray(target_weight_T, jnp.float32),
-    sample_NE=sample_NE,
+    sample_NE=jnp.asarray(world.embedding_NE[sample_N]),
     sample_mass_N=sample_mass_N,
+    sample_index_N=jnp.asarray(sample_N, jnp.int32),
   ).only(search.method.signals)
 
 
@@ -423,17 +426,14 @@ def _filled(x: np.ndarray, size: int) -> np.ndarray:
   return np.pad(x, [(0, size - len(x))] + [(0, 0)] * (x.ndim - 1))
 
 
-def _sample(search: _Search, number: int) -> tuple[jax.Array, jax.Array]:
-  """Features and masses that stand for the corpus in one round."""
+def _sample(search: _Search, number: int) -> tuple[np.ndarray, jax.Array]:
+  """Numbers and masses of documents that stand for the corpus in one round."""
   world, size = search.world, len(search.world.mass_N)
   rng = np.random.default_rng([search.seed, number])
   wanted = min(search.plan.sample_documents, size)
   chosen = np.sort(rng.choice(size, wanted, replace=False))
   mass_N = world.mass_N[chosen]
-  return (
-    jnp.asarray(world.embedding_NE[chosen]),
-    jnp.asarray(mass_N / mass_N.sum(), jnp.float32),
-  )
+  return chosen, jnp.asarray(mass_N / mass_N.sum(), jnp.float32)
 
 
 def _proxy_keys(search: _Search, number_P: np.ndarray) -> shapes.Key:

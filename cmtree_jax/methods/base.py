@@ -40,6 +40,7 @@ class Signals(NamedTuple):
   log_proposal_B: Any = None  # log density that the documents were drawn with
   sample_NE: Any = None  # features of a corpus sample
   sample_mass_N: Any = None  # the sample's masses; sum to one
+  sample_index_N: Any = None  # their numbers in the pool
 
   # Domains, seen by a proxy in training (loop `steer`) on equally many fresh rows of
   # each. A domain's gradient is the gradient of its mean loss.
@@ -189,6 +190,7 @@ class Facts(NamedTuple):
   # The domains' shares of each target's tokens; rows sum to one.
   target_domain_TK: shapes.Array
   blocks: Blocks = ()  # which columns of the features are of which view
+  sample_index_N: shapes.Array = ()  # numbers of the sample's documents
   seed: int = 0  # of the search
   num_documents: int = 0  # documents of the pool
   num_proxies: int = 0  # that value documents (loop `values`)

@@ -8,7 +8,8 @@ prototypes and tilts move at once.
 """
 
 import functools
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ import optax
 
 from cmtree_jax import checks, shapes
 from cmtree_jax.embed import kmeans
-from cmtree_jax.methods import valuing
+from cmtree_jax.methods import residual, valuing
 from cmtree_jax.methods.base import Facts, Method, Planted, Signals, Small
 from cmtree_jax.tree import (
   density_ratio,
@@ -71,6 +72,7 @@ def make(
   projection: str = "per_level",
   oblivious: bool = False,
   scores: bool = False,
+  offset: Any = "",
   start: Start = Start(),
   step: Step = Step(),
   replay: Replay = Replay(),
@@ -103,7 +105,10 @@ def make(
   with its last level's projection z and a vector s of each leaf; the cap holds for
   documents then. One leaf with a score is a log-linear scorer of documents, scores of
   zero are a tree of tilts alone, and a frozen partition with scores is a selection
-  inside quotas.
+  inside quotas. With an offset, the scorer's own weight of the document is one more
+  factor in front of the sum, whether leaves score or not; zero tilts and scores,
+  from which the search then starts, are the scorer's recipe, and the tree learns
+  from values what that lacks.
 
   Args:
     branching: children per node, from the root down. One number is a flat
@@ -118,18 +123,21 @@ def make(
     scores: whether each leaf tells its documents apart by a linear score. They start
       at zero and move with the tilts; with `start.kind="ratio"` one score of a leaf
       serves all targets.
+    offset: name of a method or variant that weighs single documents before any
+      training, with the options of its own block: the tree is a residual on it, on
+      the partition of `start`. The recipe is one of documents of the pool. "": none.
     start: what the first partition is made of.
     step: how far a round moves, and by which solver.
     replay: which values it learns from.
   Returns:
-    A Method of the loop `values`.
+    A Method of the loop `values`; with an offset it reads what the scorer reads, too.
   Cost:
     Per round, proxy and target, one hypergradient through `values.unroll` steps and
     `values.probe_rows` probed rows; per step that is taken, `values.lookahead` steps
     twice of every second proxy.
   Raises:
     ValueError: an unknown mode or projection, a level of fewer than two children,
-      or a single leaf that does not score.
+      a single leaf that does not score, or an offset that cannot be one.
   References:
     Values: Gu et al., `PDS <https://arxiv.org/abs/2410.07064>`_, 2024; start:
     Grangier et al., `CRISP <https://arxiv.org/abs/2410.03735>`_, 2024, and
@@ -154,10 +162,18 @@ def make(
   form = Form(tuple(branching), oblivious, shared)
   optimizer = _optimizer(step, joint=mode == "joint", tied=shared)
   plan = learner.Plan(_LEAVES, optimizer, step, replay)
+  begin = functools.partial(
+    _begin, form=form, scores=scores and not offset, start=start, plan=plan
+  )
+  if offset:
+    return residual.method(
+      residual.scorer_of(offset),
+      begin,
+      plan._replace(leaves=residual.leaves(_LEAVES)),
+      scores=scores,
+    )
   return Method(
-    init=functools.partial(
-      _init, form=form, scores=scores, start=start, plan=plan
-    ),
+    init=functools.partial(_init, begin=begin, plan=plan),
     step=functools.partial(_step, plan=plan),
     finalize=_weights,
     signals=valuing.SIGNALS | {"embedding_BE", "sample_NE", "sample_mass_N"},
@@ -171,18 +187,33 @@ def _init(
   key: shapes.Key,
   facts: Facts,
   *,
+  begin: Callable[[shapes.Key, Facts], model.Theta],
+  plan: learner.Plan,
+) -> learner.State:
+  key_start, key_noise = jax.random.split(key)
+  theta = begin(key_start, facts)
+  corpus = Sample(
+    jnp.asarray(facts.sample_NE), jnp.asarray(facts.sample_mass_N)
+  )
+  masks = views.masks(facts.blocks, facts.sample_NE.shape[1])
+  return valuing.start(key_noise, theta, corpus, plan, facts, masks=masks)
+
+
+def _begin(
+  key: shapes.Key,
+  facts: Facts,
+  *,
   form: Form,
   scores: bool,
   start: Start,
   plan: learner.Plan,
-) -> learner.State:
+) -> model.Theta:
   """From k-means or chance, then by the density ratio if it is asked for."""
-  key_start, key_noise = jax.random.split(key)
   corpus = Sample(facts.sample_NE, facts.sample_mass_N)
   targets = _each(facts.target_NE, facts.target_mass_N, facts.target_of_N)
   masks = views.masks(facts.blocks, facts.sample_NE.shape[1])
   theta = starts.make(
-    key_start,
+    key,
     corpus,
     targets,
     form=form,
@@ -197,9 +228,13 @@ def _init(
     held_out = _each(
       facts.held_out_NE, facts.held_out_mass_N, facts.held_out_of_N
     )
-    max_weight = min(start.max_weight, max_weight)
+    # Where leaves score, the budget caps documents afterwards; under its bound a
+    # score that has all of a target among the heaviest would have no more to learn.
+    max_weight = (
+      start.max_weight if scores else min(start.max_weight, max_weight)
+    )
     theta = density_ratio.fit(
-      jax.random.fold_in(key_start, 1),
+      jax.random.fold_in(key, 1),
       theta,
       density_ratio.Texts(corpus, targets, held_out, masks),
       optimizer=plan.optimizer,
@@ -208,9 +243,7 @@ def _init(
       batch=plan.step.solver_sample,
       view_penalty=plan.step.view_penalty,
     )
-  theta = starts.merged(theta, corpus, max_weight=max_weight)
-  corpus = jax.tree.map(jnp.asarray, corpus)
-  return valuing.start(key_noise, theta, corpus, plan, facts, masks=masks)
+  return starts.merged(theta, corpus, max_weight=max_weight)
 
 
 def _each(features_NE, mass_N, of_N) -> tuple[Sample, ...]:

@@ -55,7 +55,7 @@ class Step:
   solver_steps: int = 80
   solver_sample: int = 4096
   tilt_rate: float = 0.05
-  score_rate: float = 0.05
+  score_rate: float = 0.2
   partition_rate: float = 0.003
   temperature: tuple[float, float] = (1.0, 0.5)
   annealing_rounds: int = 8

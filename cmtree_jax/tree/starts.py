@@ -46,7 +46,8 @@ class Start:
     target_share: of the documents that k-means sees.
     max_weight: of a document by the density ratio of one target, if the budget
       does not ask for less; the effective sample size at the start is then at
-      least its inverse.
+      least its inverse. Where leaves score, the budget's cap is that of the sum over
+      targets, and not of each.
     steps: Adam steps of the density ratio, at most.
   Raises:
     ValueError: an unknown kind, or a number out of its range.

@@ -49,27 +49,37 @@ class Info(NamedTuple):
   """What the method below saw."""
 
   mismatch: jax.Array  # documents whose features are not those of their domain
+  mistaken: jax.Array  # documents whose number is another's
   documents: jax.Array
 
 
-def watching(*, moves: bool = False) -> Method:
+def watching(*, moves: bool = False, domain_N=planted.GROUP_N) -> Method:
   """Looks at domains and features, and doubles the weight of domain 0.
 
   Args:
     moves: it changes its mind in every round.
+    domain_N: of all documents.
   """
+  domain_N = jnp.asarray(domain_N)
   log_w_K = jnp.log(jnp.array([2.0, 0.5, 0.5, 1.0]))
 
   def step(state, signals):
     near_B = jnp.argmax(signals.embedding_BE, axis=1) == signals.domain_B
     there_B = signals.mass_B > 0
-    return state + 1, Info(jnp.sum(there_B & ~near_B), jnp.sum(there_B))
+    own_B = domain_N[signals.index_B] == signals.domain_B
+    sampled_N = domain_N[signals.sample_index_N]
+    mistaken = jnp.sum(there_B & ~own_B) + jnp.sum(
+      jnp.argmax(signals.sample_NE, axis=1) != sampled_N
+    )
+    info = Info(jnp.sum(there_B & ~near_B), mistaken, jnp.sum(there_B))
+    return state + 1, info
 
   return Method(
     init=lambda key, facts: jnp.zeros(()),
     step=step,
     finalize=lambda state: DomainWeights(log_w_K * (1 + 0.5 * moves * state)),
-    signals=frozenset({"mass_B", "domain_B", "embedding_BE"}),
+    signals=frozenset({"mass_B", "domain_B", "embedding_BE", "index_B"})
+    | {"sample_NE", "sample_index_N"},
     loop="values",
   )
 
@@ -134,11 +144,11 @@ def mean_value(weight_N, value_N=VALUE_N) -> float:
 
 def test_documents_come_with_their_domains(tmp_path):
   plan = PLAN._replace(rounds=2, min_age=2, outer_rows=ROWS, lookahead=2)
-  result, _ = run(
-    watching(moves=True), tmp_path, corpus=toy.corpus(), plan=plan
-  )
+  corpus = toy.corpus()
+  method = watching(moves=True, domain_N=corpus.world.domain_N)
+  result, _ = run(method, tmp_path, corpus=corpus, plan=plan)
   for row in result.history:
-    assert row["mismatch"] == 0 < row["documents"]
+    assert row["mismatch"] == row["mistaken"] == 0 < row["documents"]
     # Weights that read domains alone were enough to draw by.
     assert row["gain"] != 0 < row["gain_error"] < 1
     assert row["loss.goal"] == row["outer_loss"] > 0

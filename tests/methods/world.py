@@ -116,7 +116,9 @@ BY_ROW = {
   if x is not None and len(x) == POOL + TARGET
 }
 SAMPLE = dict(
-  sample_NE=SIGNALS.embedding_BE[:POOL], sample_mass_N=SIGNALS.mass_B[:POOL]
+  sample_NE=SIGNALS.embedding_BE[:POOL],
+  sample_mass_N=SIGNALS.mass_B[:POOL],
+  sample_index_N=np.arange(POOL, dtype=np.int32),
 )
 
 
