@@ -161,6 +161,28 @@ def _gpu(config):
 _SCALES = {"toy": _toy, "cpu": _cpu, "gpu": _gpu}
 
 
+def scoring_variants() -> dict[str, tuple[str, ...]]:
+  """Scores without leaves and with them, on the partition's own or on a scorer.
+
+  Beside `joint_16`, which has leaves without scores. All of them have sixteen leaves,
+  or one where the name ends in a 1; `offset` alone is the scorer's recipe.
+  """
+  tree, one = (
+    ("cmtree", "cmtree.branching=4,4"),
+    ("cmtree", "cmtree.branching=1"),
+  )
+  scores, offset = "cmtree.scores=true", "cmtree.offset=classifier_soft"
+  return {
+    "scores_1": (*one, scores),
+    "scores_16": (*tree, scores),
+    "scores_frozen_16": (*tree, scores, "cmtree.mode=frozen"),
+    "offset": (*one, scores, offset, "values.rounds=0"),
+    "offset_scores_1": (*one, scores, offset),
+    "offset_16": (*tree, offset),
+    "offset_scores_16": (*tree, scores, offset),
+  }
+
+
 def variants(final: str, leaves_of: tuple[int, ...], *, rounds: int):
   """Name -> (method, override, ...): joint and frozen trees, and what ablates them.
 
@@ -186,6 +208,7 @@ def variants(final: str, leaves_of: tuple[int, ...], *, rounds: int):
     )
     found[f"random_{leaves}"] = (*frozen, "cmtree.start.kind=random")
   found["sources"] = ("tilts", "partition.kind=sources")
+  found |= scoring_variants()
   # With all dimensions of the embedding every angle would cut alike.
   angle = "cmtree.start.angle_dim=16"
   for name, branching in (
