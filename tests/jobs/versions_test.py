@@ -1,5 +1,6 @@
 """What versions of a search's recipe weigh, and which concentrations are tried."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -7,14 +8,17 @@ from cmtree_jax.jobs import cells
 from cmtree_jax.jobs.cells import Version
 from cmtree_jax.jobs.versions import Versions
 from cmtree_jax.methods.base import DocumentWeights
+from cmtree_jax.methods.cmtree import TreeWeights
 from cmtree_jax.proxy.ledger import Cost
 from cmtree_jax.recipe import partition as partitions
+from cmtree_jax.tree import mixture, model
 from tests import corpora
 
 MAX_WEIGHT = 8.0
 EXPONENTS = (0.2, 0.5, 0.8)
 LEAVES = cells.Search("leaves", "goal", 0)
 DOCUMENTS = cells.Search("documents", "goal", 0)
+SCORES = cells.Search("scores", "goal", 0)
 HARD = cells.Search("hard", "goal", 0)
 EQUAL = cells.Search("natural", "any", 0)
 
@@ -50,6 +54,13 @@ def versions(tmp_path_factory) -> Versions:
     sources=names, log_w_L=np.log(w_K).astype(np.float32)
   )
   rng = np.random.default_rng(0)
+  scoring = partitions.TreePartition(
+    _scoring(rng, data.pool.embedding_NE, mass_N)
+  )
+  told = partitions.measured(scoring, data.pool.embedding_NE, mass_N)
+  log_p_NL = scoring.log_p_leaf(data.pool.embedding_NE)
+  log_w_N = partitions.document_log_w(scoring, data.pool.embedding_NE, log_p_NL)
+  save(SCORES, np.exp(log_w_N), told.to_json())
   save(LEAVES, w_K[source_N], leaves.to_json())
   save(DOCUMENTS, rng.exponential(size=len(mass_N)))
   save(HARD, (rng.uniform(size=len(mass_N)) < 0.4).astype(float))
@@ -57,8 +68,27 @@ def versions(tmp_path_factory) -> Versions:
   return Versions.make(data, kept, max_weight=MAX_WEIGHT)
 
 
+def _scoring(rng, embedding_NE, mass_N) -> TreeWeights:
+  """Two leaves that score documents at random."""
+  width = embedding_NE.shape[1]
+  level = model.Level(
+    jnp.eye(width),
+    jnp.float32(rng.normal(size=(1, 2, width))),
+    jnp.float32(1.0),
+    jnp.array([[0.0, 1.0]]),
+    score_MCP=jnp.float32(rng.normal(0, 2, (1, 2, width))),
+  )
+  log_w_L = mixture.normalized(
+    level.tilt_MC[0],
+    model.place((level,), jnp.asarray(embedding_NE)),
+    jnp.float32(mass_N),
+    max_weight=MAX_WEIGHT,
+  )
+  return TreeWeights((level,), log_w_L, jnp.float32(MAX_WEIGHT))
+
+
 def test_a_recipe_of_its_own_concentration_is_what_the_search_left(versions):
-  for cell in (LEAVES, DOCUMENTS):
+  for cell in (LEAVES, DOCUMENTS, SCORES):
     np.testing.assert_array_equal(
       versions.log_w_N(cell, Version()), versions.folder.log_w_N(cell)
     )
@@ -68,7 +98,7 @@ def test_a_recipe_of_its_own_concentration_is_what_the_search_left(versions):
     )
 
 
-@pytest.mark.parametrize("cell", [LEAVES, DOCUMENTS])
+@pytest.mark.parametrize("cell", [LEAVES, DOCUMENTS, SCORES])
 def test_a_share_is_kept_and_weights_stay_of_one_kind(versions, cell):
   version = Version("", 0.5)
   log_w_N = versions.log_w_N(cell, version)
@@ -78,6 +108,13 @@ def test_a_share_is_kept_and_weights_stay_of_one_kind(versions, cell):
   recipe = versions.recipe(cell, version)
   if cell == DOCUMENTS:
     assert isinstance(recipe, DocumentWeights)
+    return
+  if cell == SCORES:
+    assert isinstance(recipe, partitions.TreePartition) and recipe.scores
+    # The mean weights inside are measured anew.
+    log_p_NL = recipe.log_p_leaf(versions.data.pool.embedding_NE)
+    q_L = mass_N @ np.exp(log_p_NL)
+    assert q_L @ np.exp(recipe.log_w_L) == pytest.approx(1, rel=1e-4)
     return
   source_N, _ = versions.data.documents.labels("source")
   np.testing.assert_allclose(log_w_N, recipe.log_w_L[source_N], atol=1e-6)

@@ -123,6 +123,18 @@ def test_the_density_ratio_makes_the_target_likelier_than_kmeans_does():
   np.testing.assert_array_equal(one.angle_PE, two.angle_PE)
 
 
+def test_where_leaves_score_the_budget_does_not_bound_the_density_ratio():
+  # It caps documents afterwards; below so small a bound scores would not move.
+  one, two = (
+    start(known=facts(R), kind="ratio", scores=True) for R in (1.5, 100.0)
+  )
+  assert_equal(one, two, rtol=0)
+  score_MCP = one[-1].score_MCP
+  assert score_MCP is not None
+  assert np.linalg.norm(score_MCP, axis=-1).min() > 0.1
+  assert one[0].score_MCP is None
+
+
 def test_random_prototypes_are_projected_documents():
   for level in start(kind="random"):
     z_NP = model.normalize(SAMPLE["sample_NE"] @ level.angle_PE.T)

@@ -111,7 +111,8 @@ def test_hard_leaves_are_hard_for_the_corpus_and_for_what_was_valued():
   leaves = Leaves(
     lambda theta, x, temperature, key: model.place(theta, x),
     lambda theta: theta[0].tilt_MC[0],
-    *[lambda theta: jnp.zeros(())] * 2,
+    overlap=lambda theta: jnp.zeros(()),
+    score_norm=lambda theta: jnp.zeros(()),
   )
   one = seen()
   one = one._replace(
