@@ -11,6 +11,7 @@ _NAMES = (
   "jax_persistent_cache_min_compile_time_secs",
   "jax_persistent_cache_min_entry_size_bytes",
 )
+_PRECISION = "jax_default_matmul_precision"
 
 
 @pytest.fixture
@@ -39,10 +40,10 @@ def test_the_environment_chooses_what_is_kept(tmp_path, monkeypatch, settings):
 
 
 def test_float32_is_multiplied_in_full():
-  before = jax.config.jax_default_matmul_precision
+  before = getattr(jax.config, _PRECISION)
   try:
     job._multiply_in_full()
     lowered = jax.jit(lambda x: x @ x).lower(np.ones((2, 2), np.float32))
   finally:
-    jax.config.update("jax_default_matmul_precision", before)
+    jax.config.update(_PRECISION, before)
   assert "HIGHEST" in lowered.as_text()
