@@ -46,7 +46,7 @@ def title(one: Bed) -> str:
 class Verdict(NamedTuple):
   """Whether a bed refuted its claim, and by what."""
 
-  refuted: bool
+  refuted: bool | None  # None: one search has no interval
   why: str
 
 
@@ -64,7 +64,12 @@ def no_better(one: Bed, target: str) -> Verdict:
   rival = best(one, target, one.results.config.bed.rivals)
   interval = one.results.difference(one.tree, rival, target)
   why = f"{one.tree} - {rival}: {claims.signed(interval)}"
-  return Verdict(not interval.high < 0, why)
+  return Verdict(_unless(interval.high < 0, interval), why)
+
+
+def _unless(beyond: bool, interval: Interval) -> bool | None:
+  """Refuted unless a difference is beyond its interval, which it must have."""
+  return None if np.isnan(interval.low) else not beyond
 
 
 def overfits_more(one: Bed, target: str) -> Verdict:
@@ -77,7 +82,7 @@ def overfits_more(one: Bed, target: str) -> Verdict:
     f"the gain on validation that the test does not have, {one.tree} - {rival}: "
     f"{claims.signed(interval)}; on the test {test}"
   )
-  return Verdict(interval.low > 0, why)
+  return Verdict(_unless(not interval.low > 0, interval), why)
 
 
 def _gap(found: Results, method: str, target: str) -> np.ndarray:
@@ -122,7 +127,7 @@ def no_better_on_the_worst(one: Bed, target: str) -> Verdict:
     f"on the worst target, {one.tree} - {rival}: {claims.signed(interval)}; on the "
     f"mean {mean}"
   )
-  return Verdict(not interval.high < 0, why)
+  return Verdict(_unless(interval.high < 0, interval), why)
 
 
 def _worst(found: Results, method: str, target: str) -> np.ndarray:
@@ -202,4 +207,7 @@ def write(parts: Mapping[float, Bed], path: Path) -> Path:
 
 
 def _told(verdict: Verdict) -> list[str]:
-  return ["refuted" if verdict.refuted else "stands", verdict.why]
+  return [_WORDS[verdict.refuted], verdict.why]
+
+
+_WORDS = {True: "refuted", False: "stands", None: "one search"}

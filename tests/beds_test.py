@@ -102,7 +102,8 @@ def test_a_bed_shows_methods_levels_and_a_verdict(finished):
   levels = (folder / "levels.arithmetic.epochs_0.5.md").read_text()
   assert levels.count(f"| {_TREE} |") == 2 and "factor" in levels
   verdict = (folder / "verdict.md").read_text()
-  assert "refuted" in verdict and f"{_TREE} - {beds.DIRECT}" in verdict
+  assert "| one search |" in verdict
+  assert f"{_TREE} - {beds.DIRECT}" in verdict
 
 
 @pytest.mark.slow
@@ -185,6 +186,15 @@ def _bed(bpb, levels=(), overlap=0.1, rivals=("rival", "other")):
   found = claims.Results(config, None, None, rows)  # type: ignore
   key = (_TREE, "a+b")
   return Bed(found, {}, {key: list(levels)}, {key: overlap})
+
+
+def test_one_search_judges_nothing():
+  one = _bed({_TREE: 2.5, "rival": 2.9})
+  with one.results.config.unlocked():
+    one.results.config.compare.seeds = 1
+    one.results.config.compare.search_seeds = 1
+  for name in ("no_better", "overfits_more", "no_better_on_the_worst"):
+    assert verdicts.VERDICTS[name](one, "a+b").refuted is None
 
 
 def _at(of_split, split, target):
