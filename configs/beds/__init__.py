@@ -21,7 +21,11 @@ FROZEN = (
   "ratio_frozen",
 )  # the same learner on k-means, on the own start
 CRISP = ("crisp_16", "crisp_64", "crisp_256")
-ONE_ANGLE = (*CRISP, "dsir", "classifier", "classifier_soft", "betr")
+# Those that count words see spoiled ones; the last but one knows the embedding alone.
+ONE_ANGLE = (
+  *(*CRISP, "dsir", "classifier", "classifier_soft"),
+  *("classifier_embedding", "betr"),
+)
 TWO_ANGLES = "perplexity_in_crisp"
 UNION = "film_reviews+humaneval+news"
 
