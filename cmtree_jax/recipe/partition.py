@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -62,7 +61,7 @@ class TreePartition(NamedTuple):
   .. math:: w(h) = \min\big(R,\, c\, e^{\beta f(h)}\big)
 
   with f of `tree.mixture`. A leaf's weight is then the mean weight of its documents,
-  of which each is in several leaves by the parts that they have in e^f.
+  each counted by its probability of being there.
   """
 
   weights: TreeWeights
@@ -138,31 +137,20 @@ class TreePartition(NamedTuple):
 
   def score(self, embedding_NE: np.ndarray, log_p_NL: np.ndarray) -> np.ndarray:
     """f of documents in their leaves, float64."""
-    part_NL = self._parts(embedding_NE, log_p_NL)
-    return np.asarray(jax.nn.logsumexp(part_NL, axis=1), np.float64)
+    lean_NL = jnp.asarray(self.lean(embedding_NE))
+    placed_N = model.Placed(jnp.asarray(log_p_NL), lean_NL)
+    return np.asarray(mixture.score(placed_N, self.weights.log_w_L), np.float64)
 
   def log_w_of(self, f_N: np.ndarray) -> np.ndarray:
     """Log-weights of documents from their f."""
     log_c_N = self.log_scale + self.power * f_N
     return np.minimum(log_c_N, np.log(float(self.max_weight)))
 
-  def by_leaf(
-    self, embedding_NE: np.ndarray, log_p_NL: np.ndarray
-  ) -> np.ndarray:
-    """w_NL: the parts that leaves which score have in the weights of documents."""
-    part_NL = self._parts(embedding_NE, log_p_NL)
-    w_N = np.exp(self.log_w_of(self.score(embedding_NE, log_p_NL)))
-    return w_N[:, None] * np.asarray(jax.nn.softmax(part_NL, axis=1))
-
   def lean(self, embedding_NE: np.ndarray) -> np.ndarray:
     """What every leaf's score says of documents [N, L]."""
     lean_NL = model.lean(self.weights.theta, jnp.asarray(embedding_NE))
     assert lean_NL is not None
     return np.asarray(lean_NL)
-
-  def _parts(self, embedding_NE, log_p_NL) -> jax.Array:
-    lean_NL = self.lean(embedding_NE)
-    return jnp.asarray(log_p_NL) + lean_NL + self.weights.log_w_L
 
 
 class ClusterPartition(NamedTuple):
@@ -304,8 +292,8 @@ def measured(
   for rows in packing.chunks(len(mass_N), CHUNK):
     some_NE = np.asarray(embedding_NE[rows])
     log_p_NL = partition.log_p_leaf(some_NE)
-    mass_L[0] += mass_N[rows] @ np.exp(log_p_NL)
-    mass_L[1] += mass_N[rows] @ partition.by_leaf(some_NE, log_p_NL)
+    w_N = np.exp(document_log_w(partition, some_NE, log_p_NL))
+    mass_L += np.stack([mass_N[rows], mass_N[rows] * w_N]) @ np.exp(log_p_NL)
   # An empty leaf has a weight although it takes no part.
   log_q_L, log_p_L = np.log(np.maximum(mass_L, 1e-30))
   return partition._replace(inside_L=(log_p_L - log_q_L).astype(np.float32))

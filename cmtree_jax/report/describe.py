@@ -8,7 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cmtree_jax.methods.base import DocumentWeights
-from cmtree_jax.recipe.partition import Partition, TreePartition
+from cmtree_jax.recipe.partition import (
+  Partition,
+  TreePartition,
+  document_log_w,
+)
 
 _SNIPPET = 160  # characters of a typical document
 
@@ -119,7 +123,8 @@ def nodes(
   mass_L = mass_N @ p_NL
   lean_NL = None
   if isinstance(partition, TreePartition) and partition.scores:
-    mixture_L = mass_N @ partition.by_leaf(embedding_NE, log_p_NL)
+    log_w_N = document_log_w(partition, embedding_NE, log_p_NL)
+    mixture_L = (mass_N * np.exp(log_w_N)) @ p_NL
     lean_NL = partition.lean(embedding_NE)
   else:
     mixture_L = mass_L * np.exp(partition.log_w_L)
