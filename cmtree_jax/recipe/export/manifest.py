@@ -175,7 +175,12 @@ def told(folder: Path) -> str:
     )
   cap = manifest["cap"]
   lines += recap.text(cap["moved"], cap["documents_at_cap"], cap["max_weight"])
-  looks = whole_looks(budget)
+  looks, resampled = whole_looks(budget), manifest["counts"]["resampled"]
+  if not resampled["documents"]:
+    lines += (
+      " Resampled text is empty, as so few tokens are less than a document; raise "
+      "config.export.tokens."
+    )
   if looks == budget.epochs < budget.max_epochs:
     lines += (
       f" Resampled text is natural, as {looks} whole copies of every document are "
@@ -183,10 +188,9 @@ def told(folder: Path) -> str:
       "leaves the recipe room."
     )
   if looks < budget.epochs:
-    tokens = manifest["counts"]["resampled"]["tokens"]
     lines += (
-      f" Resampled text holds {tokens:,} of these tokens, as {looks} whole copies "
-      f"of a document are the most below {budget.max_epochs:g}."
+      f" Resampled text holds {resampled['tokens']:,} of these tokens, as {looks} "
+      f"whole copies of a document are the most below {budget.max_epochs:g}."
     )
   return lines
 

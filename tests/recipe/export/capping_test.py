@@ -227,6 +227,13 @@ def test_resampled_text_that_whole_copies_make_natural_is_told(tmp_path):
     assert ("Resampled text is natural" in export.told(folder)) == natural
 
 
+def test_resampled_text_without_a_document_is_told(tmp_path):
+  for epochs, empty in ((1e-4, True), (1.0, False)):
+    folder = tmp_path / str(epochs)
+    export.write(folder, ["jsonl"], corpus_of(WEIGHT_N), options_of(epochs), {})
+    assert ("Resampled text is empty" in export.told(folder)) == empty
+
+
 def test_copies_do_not_depend_on_where_a_corpus_is_cut():
   def copies_of(seed, *cuts):
     corpus = corpus_of(WEIGHT_N, *cuts)
