@@ -15,6 +15,9 @@ import jax  # noqa: E402
 
 # For the tests of sharding; everything else stays on the first.
 jax.config.update("jax_num_cpu_devices", 8)
+# As every job sets it, or what is compiled before the first job of a run would be
+# compiled again after it.
+jax.config.update("jax_default_matmul_precision", "float32")
 
 import jaxtyping  # noqa: E402
 import pytest  # noqa: E402

@@ -41,6 +41,7 @@ def test_the_environment_chooses_what_is_kept(tmp_path, monkeypatch, settings):
 
 def test_float32_is_multiplied_in_full():
   before = getattr(jax.config, _PRECISION)
+  jax.config.update(_PRECISION, None)
   try:
     job._multiply_in_full()
     lowered = jax.jit(lambda x: x @ x).lower(np.ones((2, 2), np.float32))
