@@ -22,6 +22,7 @@ from cmtree_jax.jobs.command import command
 from experiments import claims
 
 SEARCHES = 5
+ALL = "all"  # stands for the targets where the config names none
 ASKED, RIVAL, HANDED = "asked for", "best free rival", "handed over"
 
 
@@ -46,7 +47,8 @@ def run(config: Any, workdir: Path, *, overwrite: bool = False) -> int:
   for target_set in target_sets:
     for search in range(searches):
       own = config.copy_and_resolve_references().unlock()
-      own.data.targets = tuple(target_set.split("+"))
+      if target_set != ALL:
+        own.data.targets = tuple(target_set.split("+"))
       own.seed += search
       place = folder / target_set / f"search_{search}"
       if status := learn.run(own.lock(), place, overwrite=overwrite):
@@ -59,7 +61,7 @@ def run(config: Any, workdir: Path, *, overwrite: bool = False) -> int:
 def _wanted(config: Any) -> tuple[list[str], int]:
   """Sets of targets, and how often each is searched."""
   if "compare" not in config:
-    return ["+".join(config.data.targets)], SEARCHES
+    return ["+".join(config.data.targets) or ALL], SEARCHES
   sets = [one for one in config.compare.targets if ">" not in one]
   return sets, config.compare.search_seeds or config.compare.seeds
 

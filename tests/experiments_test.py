@@ -17,6 +17,7 @@ from cmtree_jax.methods import METHODS
 from cmtree_jax.proxy.ledger import Cost
 from cmtree_jax.proxy.model import from_preset
 from cmtree_jax.types import UserError
+from configs import smoke
 from configs.claims import LEAVES, get_config
 from experiments import (
   against_everything,
@@ -397,6 +398,12 @@ def test_the_guard_is_judged_by_what_it_handed_over(tmp_path):
   assert "| cmtree | 2.700 | 2.800 | -0.200 ±" in text
   assert f"| {guarded.HANDED} | 2.650 | 2.750 | -0.250 ±" in text
   assert "| a+b | 1 of 2 | crisp_64, cmtree | -0.050 ±" in guard.read_text()
+
+
+def test_a_guarded_job_without_named_targets_has_all_of_them():
+  config = smoke.get_config()
+  assert config.data.targets == ()
+  assert guarded._wanted(config) == ([guarded.ALL], guarded.SEARCHES)
 
 
 @pytest.mark.slow
