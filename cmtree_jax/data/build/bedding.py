@@ -109,7 +109,7 @@ def make_shard(item: Item) -> None:
   columns = store.read_table(item.paths[item.number], *Record._fields)
   others = [""] * len(item.rows)
   if one.name == "lines":
-    others = _texts(item.paths, item.partner_N2)
+    others = shards.texts(item.paths, item.partner_N2.tolist())
   writer = shards.Writer(item.done.with_suffix(""), item.plan.shard_documents)
   factors: Counter[str] = Counter()
   same = 0
@@ -282,13 +282,3 @@ def _columns(
     for name in names:
       found[name] += [columns[name][row] for row in of_shard.tolist()]
   return found
-
-
-def _texts(paths: Sequence[Path], place_N2: np.ndarray) -> list[str]:
-  """Texts by shard and row; one shard is in memory at a time."""
-  texts = [""] * len(place_N2)
-  for shard in np.unique(place_N2[:, 0]).tolist():
-    column = store.read_table(paths[shard], "text")["text"]
-    for place in np.flatnonzero(place_N2[:, 0] == shard).tolist():
-      texts[place] = column[int(place_N2[place, 1])]
-  return texts

@@ -284,8 +284,8 @@ def _learn(task: _Task, folder: Path):
       content = (task.learned / name).read_bytes()
       store.write_atomically(folder / name, content)
     return _loaded(folder, tokenizer.kind, task.cache_dir)
-  sample = _texts(
-    taken, shards.smallest(taken.digests, max_bytes=_TOKENIZER_BYTES)
+  sample = shards.texts(
+    taken.paths, shards.smallest(taken.digests, max_bytes=_TOKENIZER_BYTES)
   )
   tok = tokenizers.load_or_train(
     sample, tokenizer, cache_dir=task.cache_dir / "tokenizers"
@@ -297,23 +297,10 @@ def _learn(task: _Task, folder: Path):
     max_documents=embedding.sample,
   )
   embedder = embed.fit(
-    _texts(taken, chosen), embedding, cache_dir=task.cache_dir
+    shards.texts(taken.paths, chosen), embedding, cache_dir=task.cache_dir
   )
   store.save_arrays(folder / EMBEDDER_FILE, embed.to_arrays(embedder))
   return tok, embedder
-
-
-def _texts(taken: intake.Intake, rows: Sequence[tuple[int, int]]) -> list[str]:
-  """Texts of (shard, row) in their order; each shard is read once."""
-  texts = [""] * len(rows)
-  wanted: dict[int, list[tuple[int, int]]] = {}
-  for place, (shard, row) in enumerate(rows):
-    wanted.setdefault(shard, []).append((place, row))
-  for shard, places in wanted.items():
-    column = store.read_table(taken.paths[shard], "text")["text"]
-    for place, row in places:
-      texts[place] = column[row]
-  return texts
 
 
 def make_arrays(item: ShardItem) -> None:

@@ -143,6 +143,19 @@ def keep(source: Path, path: Path, rows: np.ndarray) -> dict[str, list[str]]:
   return {name: kept[name] for name in ("id", "text")}
 
 
+def texts(paths: Sequence[Path], rows: Sequence[tuple[int, int]]) -> list[str]:
+  """Texts of (shard, row) in their order; each shard is read once, by itself."""
+  found = [""] * len(rows)
+  wanted: dict[int, list[tuple[int, int]]] = {}
+  for place, (shard, row) in enumerate(rows):
+    wanted.setdefault(shard, []).append((place, row))
+  for shard, places in wanted.items():
+    column = store.read_table(paths[shard], "text")["text"]
+    for place, row in places:
+      found[place] = column[row]
+  return found
+
+
 class BucketItem(NamedTuple):
   """Repeated digests of one range of values; see `find_repeated`."""
 
