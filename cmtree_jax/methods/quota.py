@@ -76,7 +76,13 @@ def make(
     checks.one_of("mixture", mixture, MIXTURES)
   checks.share(share=share)
   checks.above_zero(share=share)
-  inner = _scorer(scorer)
+  inner = scoring.named(
+    "scorer",
+    scorer,
+    _scores,
+    "scores single documents (`weighs documents` in docs/methods.md)",
+    but=make,
+  )
 
   def init(key: shapes.Key, facts: Facts) -> scoring.Weighed:
     assert facts.pool is not None
@@ -176,24 +182,6 @@ def _mixture(kind: str, facts: Facts) -> np.ndarray:
     return (1 - 1e-3) * target_K + 1e-3 * q_K
   log_w_K = np.asarray(facts.earlier_log_w_K, np.float64)
   return q_K * np.exp(np.nan_to_num(log_w_K, nan=0.0))
-
-
-def _scorer(scorer: Any) -> Method:
-  """The method that scores documents: itself, or by its name and as it is made."""
-  from cmtree_jax.methods import METHODS  # this file is among them
-
-  if not isinstance(scorer, Method):
-    # This method has no score of its own.
-    made = {n: m.make() for n, m in METHODS.items() if m.make is not make}
-    checks.one_of("scorer", scorer, tuple(n for n in made if _scores(made[n])))
-    return made[scorer]
-  if not _scores(scorer):
-    raise ValueError(
-      "scorer must be a method that scores single documents (`weighs documents` in "
-      f"docs/methods.md), came one that weighs {scorer.weighs} by the loop "
-      f"{scorer.loop}."
-    )
-  return scorer
 
 
 def _scores(method: Method) -> bool:

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cmtree_jax import checks, shapes
-from cmtree_jax.methods import valuing
+from cmtree_jax import shapes
+from cmtree_jax.methods import scoring, valuing
 from cmtree_jax.methods.base import Facts, Method, Signals
 from cmtree_jax.tree import learner, mixture, model, views
 from cmtree_jax.tree.evidence import Leaves
@@ -133,19 +133,12 @@ def scorer_of(offset: Any) -> Method:
     ValueError: an unknown name, or a method that does not weigh documents, or that
       trains models for it.
   """
-  from cmtree_jax.methods import METHODS  # a method of them asks for this
-
-  if not isinstance(offset, Method):
-    made = {name: one.make() for name, one in METHODS.items()}
-    checks.one_of("offset", offset, tuple(n for n in made if _serves(made[n])))
-    return made[offset]
-  if not _serves(offset):
-    raise ValueError(
-      "offset must be a method that weighs single documents before any training "
-      f"(loop none), came one that weighs {offset.weighs} by the loop "
-      f"{offset.loop}."
-    )
-  return offset
+  return scoring.named(
+    "offset",
+    offset,
+    _serves,
+    "weighs single documents before any training (loop none)",
+  )
 
 
 def _serves(scorer: Method) -> bool:

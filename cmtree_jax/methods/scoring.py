@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from cmtree_jax import budget, shapes
+from cmtree_jax import budget, checks, shapes
 from cmtree_jax.data.draw import sampler
 from cmtree_jax.methods.base import (
   MEASURED,
@@ -106,6 +106,39 @@ def method(
     weighs="documents",
     targeted=targeted,
   )
+
+
+def named(
+  option: str,
+  given: Any,
+  serves: Callable[[Method], bool],
+  wanted: str,
+  *,
+  but: Callable[..., Method] | None = None,
+) -> Method:
+  """The method that an option names: itself, or by its name and as it is made.
+
+  Args:
+    option: that is told in errors.
+    given: what it holds.
+    serves: whether a method may stand there.
+    wanted: the same in words.
+    but: makes the method whose option it is, which cannot name itself.
+  Raises:
+    ValueError: an unknown name, or a method that does not serve.
+  """
+  from cmtree_jax.methods import METHODS  # methods of them ask for this
+
+  if not isinstance(given, Method):
+    made = {n: m.make() for n, m in METHODS.items() if m.make is not but}
+    checks.one_of(option, given, tuple(n for n in made if serves(made[n])))
+    return made[given]
+  if not serves(given):
+    raise ValueError(
+      f"{option} must be a method that {wanted}, came one that weighs "
+      f"{given.weighs} by the loop {given.loop}."
+    )
+  return given
 
 
 def best(
