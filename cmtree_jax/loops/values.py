@@ -309,7 +309,7 @@ def _log_w_N(search: _Search, method: Any) -> np.ndarray:
       Signals(
         mass_B=world.mass_N[rows].astype(np.float32),
         domain_B=world.domain_N[rows],
-        index_B=np.arange(len(world.mass_N), dtype=np.int32)[rows],
+        index_B=np.arange(rows.start, rows.stop, dtype=np.int32),
         embedding_BE=np.asarray(world.embedding_NE[rows]),
       ),
     )
