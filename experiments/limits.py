@@ -194,11 +194,7 @@ def _plant_steps(
   start_N = bench.found.cells.log_w_N(place, name).astype(np.float64)
   end_N = bench.found.cells.log_w_N(place).astype(np.float64)
   distance = _divergence(end_N, start_N, bench.mass_N)
-  leaf_NL = np.exp(
-    bench.tree(TREE, target, seed).log_p_leaf(
-      np.asarray(bench.data.pool.embedding_NE)
-    )
-  )
+  leaf_NL = bench.p_NL(bench.tree(TREE, target, seed))
   told = {}
   for step, features in (
     (STEP_EMBEDDING, np.asarray(bench.data.pool.embedding_NE)),

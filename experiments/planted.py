@@ -104,18 +104,19 @@ class Bench:
 
   def of_leaves(self, leaves: Partition) -> np.ndarray:
     """Log-weights of documents whose leaves have these weights."""
-    return np.log(self._p_NL(leaves) @ np.exp(np.asarray(leaves.log_w_L)))
+    return np.log(self.p_NL(leaves) @ np.exp(np.asarray(leaves.log_w_L)))
 
   def through(self, leaves: Partition, weight_N: np.ndarray) -> Partition:
     """The leaves with the mean weight of their documents, capped."""
-    p_NL = self._p_NL(leaves)
+    p_NL = self.p_NL(leaves)
     q_L = self.mass_N @ p_NL
     weight_L = (self.mass_N * weight_N) @ p_NL / np.maximum(q_L, 1e-12)
     weight_L = budget.capped(weight_L, q_L, max_weight=self.max_weight)
     log_w_L = np.log(np.maximum(weight_L, 1e-9))  # JSON has no weight of zero
     return leaves.with_weights(log_w_L.astype(np.float32))
 
-  def _p_NL(self, leaves: Partition) -> np.ndarray:
+  def p_NL(self, leaves: Partition) -> np.ndarray:
+    """The probability of every leaf for every document of the pool."""
     embedding_NE = np.asarray(self.data.pool.embedding_NE)
     return np.exp(np.asarray(leaves.log_p_leaf(embedding_NE), np.float64))
 
