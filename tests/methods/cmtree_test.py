@@ -55,16 +55,22 @@ def pool_log_w(method, state):
   return np.asarray(log_w_N, np.float64)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("mode", ["joint", "frozen"])
-def test_a_step_raises_the_expected_value_within_the_trust_region(mode):
-  method, before, after, info = tree_round(mode)
-  old_N, new_N = pool_log_w(method, before), pool_log_w(method, after)
+def told_by_values(old_N, new_N):
+  """Masses and centered values of the pool, a step's gain by them, and its nats."""
   mass_N = SIGNALS.mass_B[:POOL].astype(np.float64)
   value_N = SIGNALS.value_BT[:POOL].mean(axis=1)
   value_N = value_N - (mass_N * np.exp(old_N)) @ value_N
   gain = 10.0 * (mass_N * value_N) @ (np.exp(new_N) - np.exp(old_N))
   kl = (mass_N * np.exp(new_N)) @ (new_N - old_N)
+  return mass_N, value_N, gain, kl
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["joint", "frozen"])
+def test_a_step_raises_the_expected_value_within_the_trust_region(mode):
+  method, before, after, info = tree_round(mode)
+  old_N, new_N = pool_log_w(method, before), pool_log_w(method, after)
+  mass_N, value_N, gain, kl = told_by_values(old_N, new_N)
   # Half of what is told is an estimate in which every proxy counts alike.
   np.testing.assert_allclose(kl, info.kl_step, rtol=0.05)
   assert 0.001 < kl <= 1.2 * TRUST * (1 + 1e-4)
@@ -131,11 +137,7 @@ def test_leaves_that_score_follow_values_that_are_linear(
   after, info = step(before, take(method, np.arange(POOL), signals))
   assert info.stepped
   old_N, new_N = pool_log_w(method, before), pool_log_w(method, after)
-  mass_N = SIGNALS.mass_B[:POOL].astype(np.float64)
-  value_N = SIGNALS.value_BT[:POOL].mean(axis=1)
-  value_N = value_N - (mass_N * np.exp(old_N)) @ value_N
-  gain = 10.0 * (mass_N * value_N) @ (np.exp(new_N) - np.exp(old_N))
-  kl = (mass_N * np.exp(new_N)) @ (new_N - old_N)
+  mass_N, value_N, gain, kl = told_by_values(old_N, new_N)
   assert 0.001 < kl <= 1.2 * TRUST * (1 + 1e-4)
   assert gain > least * 10.0 * np.sqrt(2 * kl * (mass_N @ value_N**2))
   # The cap is that of documents.
