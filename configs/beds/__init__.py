@@ -44,7 +44,7 @@ def start(
     argument: a scale.
     bed: what `config.data.bed` is set to; "": the corpus as it is.
     targets: the set that is searched for, names joined by "+".
-    refuted_if: a name in `experiments.beds.VERDICTS`.
+    refuted_if: a name in `experiments.verdicts.VERDICTS`.
     rivals: what the verdict compares the tree with; the best of them by validation.
   """
   config = claims.get_config(argument)
