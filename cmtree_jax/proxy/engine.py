@@ -83,8 +83,9 @@ class Engine(NamedTuple):
   losses: Callable[..., shapes.Array]
   # the same -> Statistics, of [P, C, B, T]
   statistics: Callable[..., Statistics]
-  # the same -> hidden states of the last layer, [P, C, B, T, D]
+  # the same -> hidden states of the last layers, [P, C, B, T, hidden_width]
   hidden: Callable[..., shapes.Array]
+  hidden_width: int
 
 
 def make(
@@ -95,6 +96,7 @@ def make(
   estimator: str = "unrolled",
   options: dict[str, Any] | None = None,
   at_once: int | None = None,
+  hidden_layers: int = 1,
 ) -> Engine:
   """The compiled functions of one model size and optimizer.
 
@@ -107,6 +109,7 @@ def make(
     options: of the estimator.
     at_once: members that a device works on at the same time; None: as many as pay
       there.
+    hidden_layers: how many of the last layers `Engine.hidden` tells of.
   """
   if mesh is None:
     mesh = sharding.make_mesh(data=1)
@@ -122,6 +125,7 @@ def make(
     mesh,
     hypergradient,
     along_path=(options or {}).get("along_path", False),
+    hidden_layers=hidden_layers,
   )
   phi = _shardings(mesh, jax.eval_shape(one.init, jax.random.key(0)))
   of_all = functools.partial(members, mesh, at_once=at_once)
@@ -141,6 +145,7 @@ def make(
     losses=of_all(one.losses, [None, CHUNKS]),
     statistics=of_all(one.statistics, [None, CHUNKS]),
     hidden=of_all(one.hidden, [None, CHUNKS]),
+    hidden_width=hidden_layers * config.width,
   )
 
 
@@ -220,6 +225,7 @@ class _Member(NamedTuple):
   mesh: Mesh
   hypergradient: Callable[..., Hypergradient]
   along_path: bool  # whether it sums the outer loss over the steps
+  hidden_layers: int  # that `hidden` tells of
 
   def init(self, key):
     params = proxy_loss.init(self.proxy, key)
@@ -333,13 +339,10 @@ class _Member(NamedTuple):
     return self._on_documents(one, 1, out=CHUNKS)(params, batches)
 
   def hidden(self, params, batches):
-    outputs = proxy_loss.hidden_and_logits(self.proxy)
+    states = proxy_loss.hidden_states(self.proxy, self.hidden_layers)
 
     def one(params, batches):
-      def of_batch(batch):
-        return outputs(params, batch)[0].astype(jnp.float32)
-
-      return jax.lax.map(of_batch, batches)
+      return jax.lax.map(lambda batch: states(params, batch), batches)
 
     return self._on_documents(one, 1, out=CHUNKS)(params, batches)
 

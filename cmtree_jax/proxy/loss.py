@@ -80,17 +80,49 @@ def hidden_and_logits(
   """
 
   def outputs(params: shapes.Tree, batch: Batch):
-    logits_BTV, captured = proxy.apply(
-      {"params": params},
-      batch.tokens_BT,
-      batch.segment_BT,
-      capture_intermediates=lambda module, _: module.path == ("norm",),
-      mutable=["intermediates"],
-    )
-    (hidden_BTD,) = captured["intermediates"]["norm"]["__call__"]
+    logits_BTV, found = _observed(proxy, params, batch)
+    (hidden_BTD,) = found["norm"]["__call__"]
     return hidden_BTD, logits_BTV
 
   return outputs
+
+
+def hidden_states(
+  proxy: model.Proxy, layers: int
+) -> Callable[[shapes.Tree, Batch], shapes.Array]:
+  """A function (params, batch) -> hidden states of the last layers, [B, T, layers * D].
+
+  The last of them are those of `hidden_and_logits`. Those of layers before it have
+  unit mean square, as the last norm would bring them to, but not its scale.
+  """
+
+  def states(params: shapes.Tree, batch: Batch):
+    _, found = _observed(proxy, params, batch)
+    (hidden_BTD,) = found["norm"]["__call__"]
+    (after_LBTD,) = found["blocks"]["after"]
+    before = [unit_mean_square(x_BTD) for x_BTD in after_LBTD[-layers:-1]]
+    return jnp.concatenate([*before, hidden_BTD], axis=-1, dtype=jnp.float32)
+
+  return states
+
+
+def unit_mean_square(x: shapes.Array) -> shapes.Array:
+  """Vectors along the last axis, divided by their root mean square; float32."""
+  wide = x.astype(jnp.float32)
+  square = jnp.mean(wide**2, axis=-1, keepdims=True)
+  return wide * jax.lax.rsqrt(square + 1e-6)  # as Flax's norm has it
+
+
+def _observed(proxy: model.Proxy, params: shapes.Tree, batch: Batch):
+  """(logits, what the last norm and each block hand over)."""
+  logits_BTV, captured = proxy.apply(
+    {"params": params},
+    batch.tokens_BT,
+    batch.segment_BT,
+    capture_intermediates=lambda module, _: module.path == ("norm",),
+    mutable=["intermediates"],
+  )
+  return logits_BTV, captured["intermediates"]
 
 
 def init(proxy: model.Proxy, key: shapes.Key) -> shapes.Tree:

@@ -118,7 +118,7 @@ class Proxy(nn.Module):
     mask_BTT = causal_TT & (segment_BT[:, :, None] == segment_BT[:, None, :])
     blocks = nn.scan(
       _Block,
-      variable_axes={"params": 0},
+      variable_axes={"params": 0, "intermediates": 0},
       split_rngs={"params": True},
       in_axes=nn.broadcast,
       length=config.layers,
@@ -159,6 +159,7 @@ class _Block(nn.Module):
     gate_up = dense((2, config.mlp_width), "gate_up")(h_BTD)
     hidden = nn.silu(gate_up[:, :, 0]) * gate_up[:, :, 1]
     x_BTD += dense(config.width, "down")(hidden)
+    self.sow("intermediates", "after", x_BTD)  # for whoever asks for it
     return x_BTD, None
 
 

@@ -106,7 +106,7 @@ def _hidden(
 ) -> tuple[dict[str, np.ndarray], Cost]:
   """Means of the hidden states, plain and weighted by position."""
   some, blocks, rows = _blocks(seen, tokens, document_B)
-  width = seen.phi.params["embedding"].shape[-1]
+  width = seen.engine.hidden_width
   plain, late = np.zeros((2, len(document_B), width))
   counted_B = np.zeros(len(document_B), np.int64)
   for block in blocks:
