@@ -83,7 +83,7 @@ def test_a_stopped_command_goes_on(tmp_path):
   settings = """
   data.targets= values.unroll=4 values.max_age=8 values.min_age=4
   values.outer_rows=8 embedding.dim=3 embedding.hidden_dim=2 look.steps=8
-  look.steps_per_call=4 measure.proxies=2 measure.documents=60
+  look.steps_per_call=2 measure.proxies=2 measure.documents=60
   measure.trainings=4 measure.steps=4 measure.together=2
   """.split()
   arguments = corpora.arguments(
@@ -99,7 +99,7 @@ def test_a_stopped_command_goes_on(tmp_path):
     "topic 12",
     "form",
     "loss",
-    "topic + form + loss + hidden",
+    "topic + form + loss + trajectory + hidden",
   ):
     assert f"| {name} |" in first
   made = {

@@ -23,10 +23,14 @@ class Plan(NamedTuple):
   max_features: int = 20_000  # commonest 3-grams looked at
   sample: int = 5_000  # documents that tfidf and form are fitted on
   # Side by side in this order. Of VIEWS: "topic" is what a text is about, "form" how
-  # it is written. Of MODEL_VIEWS: "loss" and "hidden" are what a proxy makes of it
-  # that `config.look.steps` of natural text have trained.
+  # it is written. Of MODEL_VIEWS: "loss", "trajectory" and "hidden" are what a proxy
+  # makes of it that `config.look.steps` of natural text have trained.
   views: tuple[str, ...] = ("topic",)
   hidden_dim: int = 16  # numbers that are kept of its hidden states
+  hidden_layers: int = 1  # the last layers, whose states "hidden" is made of
+  # Ages of the proxy at which "trajectory" has the loss; even, for "loss" has it at
+  # half of them and at the end.
+  trajectory_ages: int = 4
 
   @property
   def of_texts(self) -> tuple[str, ...]:
@@ -54,7 +58,13 @@ class Plan(NamedTuple):
       max_features=self.max_features,
       sample=self.sample,
       hidden_dim=self.hidden_dim,
+      hidden_layers=self.hidden_layers,
     )
+    if self.trajectory_ages < 2 or self.trajectory_ages % 2:
+      raise ValueError(
+        "trajectory_ages must be an even number of at least 2, came "
+        f"{self.trajectory_ages}."
+      )
 
   def identity(self) -> dict[str, Any]:
     """What tells embedders of texts apart, for keys of what they made.
@@ -63,7 +73,8 @@ class Plan(NamedTuple):
     found.
     """
     fields = self._asdict() | {"views": self.of_texts}
-    del fields["hidden_dim"]
+    for of_models in ("hidden_dim", "hidden_layers", "trajectory_ages"):
+      del fields[of_models]
     if self.of_texts == Plan().views:
       del fields["views"]
     return fields
@@ -233,7 +244,7 @@ EMBEDDERS = {
   "tfidf": Kind(_fit_tfidf, _load_tfidf, "TfidfEmbedder"),
 }
 VIEWS: dict[str, Fit] = {"topic": _fit_topic, "form": _fit_form}
-MODEL_VIEWS = ("loss", "hidden")
+MODEL_VIEWS = ("loss", "trajectory", "hidden")
 # What a file may hold, by the class that wrote it.
 LOADERS: dict[str, Load] = {
   kind.saved_as: kind.load for kind in EMBEDDERS.values()

@@ -1,9 +1,10 @@
 """Views of a model, measured for a whole corpus: once per content and proxy.
 
 A proxy trains on the natural pool, as long as those of the loop `look`, and stops in
-the middle and at its end. There it measures every document of the pool and of the
-targets; the numbers are whitened and join the columns of the views of texts, in a
-prepared folder of their own that shares all other files with the first.
+the middle and at its end, for "trajectory" more often. There it measures every document
+of the pool and of the targets; the numbers are whitened and join the columns of the
+views of texts, in a prepared folder of their own that shares all other files with the
+first.
 """
 
 import functools
@@ -26,6 +27,7 @@ from cmtree_jax.loops.checkpoint import Checkpointer
 from cmtree_jax.methods.base import EqualWeights, Look, Method
 from cmtree_jax.proxy import engine
 from cmtree_jax.proxy.ledger import Cost
+from cmtree_jax.proxy.model import ProxyConfig
 from cmtree_jax.types import UserError
 
 # Raise it when the folders change, so that old ones are unused.
@@ -35,16 +37,22 @@ _SEED = 0  # of the proxy: one for all seeds of searches
 _STAGE = "views"  # folder of the checkpoints in the workdir
 
 
-# What the loop `look` reads of a method: a proxy at two ages.
-_MEASURED = Method(
-  init=lambda key, facts: None,
-  step=lambda state, signals: (state, None),
-  finalize=lambda state: EqualWeights(),
-  signals=frozenset(),
-  loop="look",
-  features=frozenset({"loss_ON", "hidden_ONH"}),
-  look=Look(checkpoints=2),
-)
+def _measured(plan: Plan) -> Method:
+  """What the loop `look` reads of a method: a proxy at several ages."""
+  return Method(
+    init=lambda key, facts: None,
+    step=lambda state, signals: (state, None),
+    finalize=lambda state: EqualWeights(),
+    signals=frozenset(),
+    loop="look",
+    features=frozenset({"loss_ON", "hidden_ONH"}),
+    look=Look(checkpoints=_ages(plan)),
+  )
+
+
+def _ages(plan: Plan) -> int:
+  """How often the proxy stops: half of it is always among them, and its end."""
+  return plan.trajectory_ages if "trajectory" in plan.of_models else 2
 
 
 class _Part(NamedTuple):
@@ -62,15 +70,22 @@ def added(job: Job, data: Prepared) -> Prepared:
   """The corpus with the views of a model that the config asks for.
 
   Raises:
-    UserError: `config.look` has no end at which the proxy could be looked at.
+    UserError: `config.look` has no end at which the proxy could be looked at, or the
+      proxy has fewer layers.
   """
   plan = build.corpus_plan(job.config).embedding
   if not plan.of_models:
     return data
   try:
-    build.plans(job.config).look.ends(_MEASURED.look)
+    build.plans(job.config).look.ends(_measured(plan).look)
   except ValueError as error:
     raise UserError(f"config.embedding.views: {error}") from error
+  layers = _proxy(job.config, data).layers
+  if plan.hidden_layers > layers:
+    raise UserError(
+      f"config.embedding.hidden_layers = {plan.hidden_layers}, but a proxy of "
+      f"config.proxy.preset = {job.config.proxy.preset!r} has {layers}."
+    )
   folder = cache.build_once(
     build.cache_dir(job.config) / "prepared" / _key(job.config, data, plan),
     lambda place: _build(job, data, plan, place),
@@ -92,7 +107,18 @@ def _key(config: Any, data: Prepared, plan: Plan) -> str:
     config.budget.to_dict(),  # decides how large a part of the pool it sees
     config.look.steps,
     config.look.steps_per_call,
+    *_later(plan),
   )
+
+
+def _later(plan: Plan) -> list[dict[str, int]]:
+  """Settings of the key that came later; none, where they say what was done before."""
+  found = {}
+  if "hidden" in plan.of_models and plan.hidden_layers > 1:
+    found["hidden_layers"] = plan.hidden_layers
+  if "trajectory" in plan.of_models:
+    found["trajectory_ages"] = plan.trajectory_ages
+  return [found] if found else []
 
 
 def _build(job: Job, data: Prepared, plan: Plan, place: Path) -> None:
@@ -102,7 +128,7 @@ def _build(job: Job, data: Prepared, plan: Plan, place: Path) -> None:
     for split, some in splits.items()
   ]
   with job.session(_STAGE, _SEED) as session:
-    cost, flops = _measure(job, data, parts, session)
+    cost, flops = _measure(job, data, plan, parts, session)
     numbers = functools.partial(_numbers, session.checkpointer)
     made = _fit(plan, data, numbers, flops)
     for number, part in enumerate(parts):
@@ -119,20 +145,34 @@ def _fit(
   for view in plan.of_models:
     dim = plan.hidden_dim if view == "hidden" else None
     fitted = whiten.fit(numbers(view, 0, chosen_N), dim=dim)
-    passes = 2 if view == "loss" else 1  # one for each age
+    # One for each age.
+    passes = {"loss": 2, "trajectory": _ages(plan), "hidden": 1}[view]
     made[view] = ProxyEmbedder(fitted, passes * flops_per_token)
   return made
 
 
+def _proxy(config: Any, data: Prepared) -> ProxyConfig:
+  return build.proxy_of(config.proxy.preset, config, data.vocab_size)
+
+
 def _measure(
-  job: Job, data: Prepared, parts: Sequence[_Part], session: fleet.Session
+  job: Job,
+  data: Prepared,
+  plan: Plan,
+  parts: Sequence[_Part],
+  session: fleet.Session,
 ) -> tuple[Cost, float]:
   """Trains the proxy and measures all parts; (cost, FLOPs of a pass per token)."""
   config, plans = job.config, build.plans(job.config)
-  proxy = build.proxy_of(config.proxy.preset, config, data.vocab_size)
+  proxy = _proxy(config, data)
   flops = proxy.flops_per_token(config.batch.row_tokens)
   optimizer = build.optimizer_of(config, total_steps=plans.look.steps)
-  made = engine.make(proxy, optimizer, mesh=build.final_mesh(config))
+  made = engine.make(
+    proxy,
+    optimizer,
+    mesh=build.final_mesh(config),
+    hidden_layers=plan.hidden_layers,
+  )
   world = fleet.World(
     model=fleet.Model(made, flops),
     pool=search.pool_sampler(data, config, seed=_SEED),
@@ -144,7 +184,7 @@ def _measure(
     advance=lambda work, text: job.reporter.advance(0, text)
   )
   cost = look.observe(
-    _MEASURED,
+    _measured(plan),
     None,
     world,
     plans.look,
@@ -161,9 +201,11 @@ def _numbers(
   """What a view is made of, [N, F], of some documents of a part."""
   if view == "hidden":
     return np.asarray(arrays.array(f"{part}.hidden_ONH")[-1, rows], np.float64)
-  young_N, old_N = np.asarray(arrays.array(f"{part}.loss_ON")[:, rows], float)
-  # With both and their difference, a third number would tell nothing.
-  return np.stack([old_N, young_N - old_N], axis=1)
+  loss_ON = np.asarray(arrays.array(f"{part}.loss_ON")[:, rows], float)
+  if view == "loss":
+    loss_ON = loss_ON[[len(loss_ON) // 2 - 1, -1]]
+  # With the last one and all falls, the others would tell nothing.
+  return np.stack([loss_ON[-1], *(loss_ON[:-1] - loss_ON[1:])], axis=1)
 
 
 def _write(

@@ -48,7 +48,12 @@ def test_one_topic_is_the_embedder_of_its_kind(tmp_path):
   other = PLAN._replace(views=("form", "topic"))
   assert several.identity() != other.identity()
   # What a proxy makes of texts is not of the folder that it reads them from.
-  of_models = several._replace(views=("topic", "form", "loss"), hidden_dim=3)
+  of_models = several._replace(
+    views=("topic", "form", "loss"),
+    hidden_dim=3,
+    hidden_layers=2,
+    trajectory_ages=6,
+  )
   assert of_models.identity() == several.identity()
 
 
@@ -88,6 +93,12 @@ def test_views_that_cannot_be_are_refused(views):
     ValueError, match="each view once, one of texts .topic, form"
   ):
     PLAN._replace(views=views).check()
+
+
+def test_an_odd_number_of_ages_is_refused():
+  for ages in (0, 3):
+    with pytest.raises(ValueError, match=f"even number .* came {ages}"):
+      PLAN._replace(trajectory_ages=ages).check()
 
 
 @pytest.mark.parametrize("base", [("topic",), ("form", "topic")])

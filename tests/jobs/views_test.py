@@ -14,6 +14,7 @@ from tests import corpora
 
 _TARGETS = {"arithmetic": "sums"}
 _VIEWS = "embedding.views=topic,form"
+_OF_MODELS = "embedding.views=topic,loss,trajectory,hidden"
 _SETTINGS = """
 method=cmtree baselines= guard.on=false final.seeds=1
 values.rounds=1 values.population=4 values.max_age=24 values.min_age=4
@@ -39,9 +40,9 @@ def of_proxy(finished, tmp_path_factory):
   """Two workdirs of jobs with views of a model, that share what it makes."""
   folder = tmp_path_factory.mktemp("proxy")
   settings = (
-    *("embedding.views=topic,loss,hidden", "embedding.hidden_dim=3"),
+    *(_OF_MODELS, "embedding.hidden_dim=3", "embedding.hidden_layers=2"),
     *("method=crisp", "baselines=", "guard.on=false", "final.seeds=1"),
-    *("partition.num_clusters=3", "look.steps=8", "look.steps_per_call=4"),
+    *("partition.num_clusters=3", "look.steps=8", "look.steps_per_call=2"),
   )
   for name in ("one", "two"):
     arguments = _arguments(finished[1], folder / name, *settings)
@@ -107,12 +108,20 @@ def test_it_is_applied_to_another_corpus(finished, tmp_path):
     (("recipe.apply={}",), ["config.embedding.views", "'form'", "'topic',"]),
     (
       ("embedding.views=topic,shape",),
-      ["views 'shape'", "form, hidden, loss, topic"],
+      ["views 'shape'", "form, hidden, loss, topic, trajectory"],
     ),
     (("embedding.views=form,form",), ["embedding.views", "each view once"]),
     (
       ("embedding.views=topic,loss", "look.steps=8", "look.steps_per_call=8"),
       ["embedding.views", "lower look.steps_per_call"],
+    ),
+    (
+      ("embedding.views=topic,hidden", "embedding.hidden_layers=3"),
+      ["embedding.hidden_layers = 3", "has 2"],
+    ),
+    (
+      ("embedding.views=topic,trajectory", "embedding.trajectory_ages=3"),
+      ["trajectory_ages", "embedding", "even number", "came 3"],
     ),
   ],
 )
@@ -132,12 +141,13 @@ def test_views_of_a_model_are_made_once(of_proxy):
   made = json.loads(one.read_text())
   assert made["partition"] == json.loads(two.read_text())["partition"]
   told = made["proxy_views"]
-  assert told["views"] == ["loss", "hidden"] and told["steps"] == 8
-  # A step takes three passes; both ages of the loss take one each, as hidden states do.
-  forward = told["flops_per_token"] / 3
+  assert told["views"] == ["loss", "trajectory", "hidden"]
+  assert told["steps"] == 8
+  # A step takes three passes; every age of a loss takes one, and hidden states do.
+  forward = told["flops_per_token"] / (2 + 4 + 1)
   measured = told["flops"] / forward - 3 * 8 * 4 * 16
-  # Statistics and hidden states at two ages; rows are filled up.
-  assert measured > 4 * 120 * 5
+  # Statistics and hidden states at four ages; rows are filled up.
+  assert measured > 8 * 120 * 5
 
 
 def test_they_are_the_whitened_numbers_of_all_documents(of_proxy, finished):
@@ -155,23 +165,38 @@ def test_they_are_the_whitened_numbers_of_all_documents(of_proxy, finished):
   assert [tuple(block) for block in data.blocks] == [
     ("topic", 0, 8),
     ("loss", 8, 11),
-    ("hidden", 11, 15),
+    ("trajectory", 11, 16),
+    ("hidden", 16, 20),
   ]
   for number, some in enumerate(
     [data.pool, *(data.targets["arithmetic"][s] for s in ("train", "test"))]
   ):
     number = (0, 1, 3)[number]
-    young_N, old_N = np.load(arrays / f"{number}.loss_ON.npy")
+    first_N, young_N, third_N, old_N = np.load(arrays / f"{number}.loss_ON.npy")
     assert np.isfinite(old_N).all() and not np.allclose(young_N, old_N)
-    with np.load(place / prepare.EMBEDDER_FILE) as file:
-      mean, scale, root = (
-        file[f"loss.{name}"] for name in ("mean_F", "scale_F", "whiten_FG")
-      )
-    y_NF = (np.stack([old_N, young_N - old_N], 1) - mean) / scale @ root
-    y_NF = np.clip(y_NF, -3, 3)
-    block = np.asarray(some.embedding_NE)[:, 8:11]
-    found = block[:, :2] / block[:, 2:] * 2**0.5 / 2
-    np.testing.assert_allclose(found, y_NF, atol=1e-4)
+    falls = first_N - young_N, young_N - third_N, third_N - old_N
+    hidden_NH = np.load(arrays / f"{number}.hidden_ONH.npy")[-1]
+    assert hidden_NH.shape[1] == 2 * 64  # both layers of 0.3m
+    for name, x_NF in (
+      ("loss", np.stack([old_N, young_N - old_N], 1)),
+      ("trajectory", np.stack([old_N, *falls], 1)),
+      ("hidden", hidden_NH),
+    ):
+      (block,) = (block for block in data.blocks if block.name == name)
+      _assert_whitened(some, block, x_NF, place / prepare.EMBEDDER_FILE)
+
+
+def _assert_whitened(some, block, x_NF, embedder):
+  """The block's columns are these numbers, whitened."""
+  with np.load(embedder) as file:
+    mean, scale, root = (
+      file[f"{block.name}.{name}"]
+      for name in ("mean_F", "scale_F", "whiten_FG")
+    )
+  y_NG = np.clip((x_NF - mean) / scale @ root, -3, 3)
+  part = np.asarray(some.embedding_NE)[:, block.start : block.stop]
+  found = part[:, :-1] / part[:, -1:] * y_NG.shape[1] ** 0.5 / 2
+  np.testing.assert_allclose(found, y_NG, atol=1e-4)
 
 
 def test_documents_that_the_proxy_never_saw_are_refused(
@@ -180,6 +205,6 @@ def test_documents_that_the_proxy_never_saw_are_refused(
   workdir = of_proxy[0]
   with pytest.raises(UserError, match="FLOPs per token"):
     recipe.load(workdir).apply(["1 + 1 = 2"])
-  settings = (f"recipe.apply={workdir}", "embedding.views=topic,loss,hidden")
+  settings = (f"recipe.apply={workdir}", _OF_MODELS)
   status = main.main(_arguments(finished[1], tmp_path / "out", *settings))
   corpora.assert_one_line(status, 2, ["FLOPs per token"], capsys)
