@@ -11,7 +11,10 @@ from configs import quickstart
 def get_config():
   """The quickstart's corpus and proxies, with all views there are."""
   config = quickstart.get_config()
-  config.embedding.views = ("topic", "form", "loss", "trajectory", "hidden")
+  config.embedding.views = (
+    *("topic", "form", "grams"),
+    *("loss", "trajectory", "hidden"),
+  )
   config.measure = ConfigDict()
   config.measure.proxies = (
     8  # that value documents; one half predicts the other

@@ -99,7 +99,7 @@ def test_a_stopped_command_goes_on(tmp_path):
     "topic 12",
     "form",
     "loss",
-    "topic + form + loss + trajectory + hidden",
+    "topic + form + grams + loss + trajectory + hidden",
   ):
     assert f"| {name} |" in first
   made = {

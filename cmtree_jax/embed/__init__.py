@@ -6,6 +6,7 @@ texts one of `VIEWS`. Views of a model need a trained proxy: `jobs/proxy_views.p
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -21,9 +22,10 @@ class Plan(NamedTuple):
   kind: str = "tfidf"  # of the view "topic", a name in EMBEDDERS
   dim: int = 64  # numbers per document that tfidf keeps; minilm has 384
   max_features: int = 20_000  # commonest 3-grams looked at
-  sample: int = 5_000  # documents that tfidf and form are fitted on
+  sample: int = 5_000  # documents that views of texts are fitted on
   # Side by side in this order. Of VIEWS: "topic" is what a text is about, "form" how
-  # it is written. Of MODEL_VIEWS: "loss", "trajectory" and "hidden" are what a proxy
+  # it is written, "grams" how much likelier its words are in each of the targets. Of
+  # MODEL_VIEWS: "loss", "trajectory" and "hidden" are what a proxy
   # makes of it that `config.look.steps` of natural text have trained.
   views: tuple[str, ...] = ("topic",)
   hidden_dim: int = 16  # numbers that are kept of its hidden states
@@ -105,6 +107,10 @@ class Embedder(Protocol):
 
 
 Fit = Callable[[Sequence[str], Plan, Path], Embedder]
+Goals = Mapping[
+  str, Sequence[str]
+]  # texts of every target that drive the search
+FitView = Callable[[Sequence[str], Goals, Plan, Path], Embedder]
 Load = Callable[[dict[str, np.ndarray], Path], Embedder]
 
 
@@ -116,8 +122,21 @@ class Kind(NamedTuple):
   saved_as: str  # what its files call it
 
 
-def fit(texts: Sequence[str], plan: Plan, *, cache_dir: Path) -> Embedder:
-  """The embedder of a plan's views of texts: fitted, or fetched into `cache_dir`."""
+def fit(
+  texts: Sequence[str],
+  plan: Plan,
+  *,
+  cache_dir: Path,
+  goals: Goals = MappingProxyType({}),
+) -> Embedder:
+  """The embedder of a plan's views of texts: fitted, or fetched into `cache_dir`.
+
+  Args:
+    texts: of the corpus.
+    plan: says which views.
+    cache_dir: for what is fetched.
+    goals: the targets' training texts, which views of the targets read.
+  """
   for field, name, known in (
     ("kind", plan.kind, EMBEDDERS),
     *(("views", view, VIEWS) for view in plan.of_texts),
@@ -128,10 +147,10 @@ def fit(texts: Sequence[str], plan: Plan, *, cache_dir: Path) -> Embedder:
         f"{', '.join(sorted(known))}."
       )
   if plan.of_texts == ("topic",):
-    return VIEWS["topic"](texts, plan, cache_dir)
+    return VIEWS["topic"](texts, goals, plan, cache_dir)
   from cmtree_jax.embed import views
 
-  return views.fit(texts, plan, cache_dir)
+  return views.fit(texts, goals, plan, cache_dir)
 
 
 def to_arrays(embedder: Embedder) -> dict[str, np.ndarray]:
@@ -208,10 +227,12 @@ def _load_tfidf(arrays: dict[str, np.ndarray], cache_dir: Path) -> Embedder:
   return tfidf.TfidfEmbedder.from_arrays(arrays)
 
 
-def _fit_form(texts: Sequence[str], plan: Plan, cache_dir: Path) -> Embedder:
+def _fit_form(
+  texts: Sequence[str], goals: Goals, plan: Plan, cache_dir: Path
+) -> Embedder:
   from cmtree_jax.embed import form
 
-  del cache_dir
+  del goals, cache_dir
   return form.fit(texts, sample=plan.sample, seed=0)
 
 
@@ -220,6 +241,22 @@ def _load_form(arrays: dict[str, np.ndarray], cache_dir: Path) -> Embedder:
 
   del cache_dir
   return form.FormEmbedder.from_arrays(arrays)
+
+
+def _fit_grams(
+  texts: Sequence[str], goals: Goals, plan: Plan, cache_dir: Path
+) -> Embedder:
+  from cmtree_jax.embed import log_odds
+
+  del cache_dir
+  return log_odds.fit(texts, goals, sample=plan.sample, seed=0)
+
+
+def _load_grams(arrays: dict[str, np.ndarray], cache_dir: Path) -> Embedder:
+  from cmtree_jax.embed import log_odds
+
+  del cache_dir
+  return log_odds.LogOddsEmbedder.from_arrays(arrays)
 
 
 def _load_proxy(arrays: dict[str, np.ndarray], cache_dir: Path) -> Embedder:
@@ -235,7 +272,10 @@ def _load_views(arrays: dict[str, np.ndarray], cache_dir: Path) -> Embedder:
   return views.load(arrays, cache_dir)
 
 
-def _fit_topic(texts: Sequence[str], plan: Plan, cache_dir: Path) -> Embedder:
+def _fit_topic(
+  texts: Sequence[str], goals: Goals, plan: Plan, cache_dir: Path
+) -> Embedder:
+  del goals
   return EMBEDDERS[plan.kind].fit(texts, plan, cache_dir)
 
 
@@ -243,13 +283,18 @@ EMBEDDERS = {
   "minilm": Kind(_fit_minilm, _load_minilm, "MiniLmEmbedder"),
   "tfidf": Kind(_fit_tfidf, _load_tfidf, "TfidfEmbedder"),
 }
-VIEWS: dict[str, Fit] = {"topic": _fit_topic, "form": _fit_form}
+VIEWS: dict[str, FitView] = {
+  "topic": _fit_topic,
+  "form": _fit_form,
+  "grams": _fit_grams,
+}
 MODEL_VIEWS = ("loss", "trajectory", "hidden")
 # What a file may hold, by the class that wrote it.
 LOADERS: dict[str, Load] = {
   kind.saved_as: kind.load for kind in EMBEDDERS.values()
 } | {
   "FormEmbedder": _load_form,
+  "LogOddsEmbedder": _load_grams,
   "ProxyEmbedder": _load_proxy,
   "ViewsEmbedder": _load_views,
 }

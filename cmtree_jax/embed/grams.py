@@ -8,7 +8,7 @@ Words end where letters and digits do: a language that is written without blanks
 hardly any, and is better told by an embedding.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -71,10 +71,14 @@ def count(texts: Texts, plan: Plan) -> Grams:
 
   Memory: eight bytes a document, and what is read of the rest.
   """
-  found = texts.measured(Words(*plan))
+  return gathered(texts.measured(Words(*plan)), plan.buckets)
+
+
+def gathered(found: Mapping[str, np.ndarray], buckets: int) -> Grams:
+  """What `Words` said of some texts, to be read text by text."""
   start_N1 = np.zeros(len(found["size_N"]) + 1, np.int64)
   np.cumsum(found["size_N"], out=start_N1[1:])
-  return Grams(start_N1, found["bucket"], found["count"], plan.buckets)
+  return Grams(start_N1, found["bucket"], found["count"], buckets)
 
 
 class Words(NamedTuple):

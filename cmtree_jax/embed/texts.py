@@ -52,9 +52,15 @@ class Texts(Protocol):
 def sample(texts: Sequence[str], size: int, seed: int) -> list[str]:
   """The texts with the smallest hashes, in the order of their hashes."""
   salt = seed.to_bytes(8, "little")
+  return sorted(texts, key=lambda text: (_digest(text, salt), text))[:size]
 
-  def key(text: str) -> tuple[bytes, str]:
-    data = text.encode(errors="surrogatepass")
-    return hashlib.blake2b(data, digest_size=16, salt=salt).digest(), text
 
-  return sorted(texts, key=key)[:size]
+def folds(texts: Sequence[str], number: int) -> np.ndarray:
+  """Which of so many parts each text is of, by its hash: equal texts of the same."""
+  hash_N = [int.from_bytes(_digest(text, b"folds"), "little") for text in texts]
+  return np.array([one % number for one in hash_N], np.int64)
+
+
+def _digest(text: str, salt: bytes) -> bytes:
+  data = text.encode(errors="surrogatepass")
+  return hashlib.blake2b(data, digest_size=16, salt=salt).digest()

@@ -15,11 +15,12 @@ from cmtree_jax.shapes import FloatNE
 
 
 def fit(
-  texts: Sequence[str], plan: embed.Plan, cache_dir: Path
+  texts: Sequence[str], goals: embed.Goals, plan: embed.Plan, cache_dir: Path
 ) -> "ViewsEmbedder":
   """Every view of the plan, made of the same texts."""
   part_of = {
-    name: embed.VIEWS[name](texts, plan, cache_dir) for name in plan.of_texts
+    name: embed.VIEWS[name](texts, goals, plan, cache_dir)
+    for name in plan.of_texts
   }
   widths = [part(texts[:1]).shape[1] for part in part_of.values()]
   return ViewsEmbedder(part_of, np.cumsum(widths))

@@ -4,6 +4,7 @@ import numpy as np
 
 from cmtree_jax import checks, shapes
 from cmtree_jax.data.draw import packing
+from cmtree_jax.embed import log_odds
 from cmtree_jax.methods import classifier, scoring
 from cmtree_jax.methods.base import (
   TARGET_DOCUMENTS,
@@ -159,7 +160,7 @@ def extend(
   held_out, sign_H = rows(pool, sample[shown_S]), np.where(positive_S, 1, -1)
   fits = []
   for strength in classifier.STRENGTHS:
-    model = classifier.logistic(best, rest, strength)
+    model = log_odds.logistic(best, rest, strength)
     f_H = model.decision_function(held_out)
     loss_H = np.logaddexp(0, -sign_H[shown_S] * f_H)
     # Both kinds count alike, as in the fit.

@@ -1,6 +1,5 @@
 """Classifier: documents by how well a plain classifier takes them for the target's."""
 
-import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,6 +7,7 @@ import numpy as np
 
 from cmtree_jax import checks, shapes
 from cmtree_jax.data.draw import packing
+from cmtree_jax.embed import log_odds
 from cmtree_jax.methods import scoring
 from cmtree_jax.methods.base import (
   TARGET_DOCUMENTS,
@@ -148,7 +148,7 @@ def fit(
   for strength in strengths:
     models, losses = [], []
     for own, other in zip(halves, reversed(halves), strict=True):
-      models.append(logistic(positive, other, strength))
+      models.append(log_odds.logistic(positive, other, strength))
       losses += [np.logaddexp(0, -_f(models[-1], x)).mean() for x in shown]
       losses.append(np.logaddexp(0, _f(models[-1], own)).mean())
     found.append(Fit(tuple(models), middle, strength, np.mean(losses)))
@@ -167,46 +167,14 @@ def _first(key_N: np.ndarray, among_N: np.ndarray, most: int) -> np.ndarray:
   return np.sort(number[np.argsort(key_N[number], kind="stable")[:most]])
 
 
-def logistic(positive: Any, negative: Any, strength: float) -> Any:
-  """scikit-learn's fit of two classes that count alike, however many are in each."""
-  import scipy.sparse
-  from sklearn.exceptions import ConvergenceWarning
-  from sklearn.linear_model import LogisticRegression
-
-  sizes = positive.shape[0], negative.shape[0]
-  x = (
-    scipy.sparse.vstack([positive, negative])
-    if scipy.sparse.issparse(positive)
-    else np.concatenate([positive, negative])
-  )
-  model = LogisticRegression(
-    C=strength,
-    solver="liblinear",  # one thread and a seed: equal bits everywhere
-    dual=scipy.sparse.issparse(positive),  # fewer documents than features
-    random_state=0,
-    max_iter=200,
-  )
-  with warnings.catch_warnings():
-    # Of a weak penalty on few documents; held-out ones judge that fit as it is.
-    warnings.simplefilter("ignore", ConvergenceWarning)
-    return model.fit(
-      x,
-      np.repeat([True, False], sizes),
-      sample_weight=np.repeat([1.0, sizes[0] / sizes[1]], sizes),
-    )
-
-
 def _f(model: Any, x: Any) -> np.ndarray:
   return model.decision_function(x)
 
 
 def word_rows(documents: Documents, which: Any) -> Any:
   """Logarithms of the counts of words of some documents, rows of length one."""
-  from sklearn.feature_extraction.text import TfidfTransformer
-
   assert documents.grams is not None
-  to_unit = TfidfTransformer(use_idf=False, sublinear_tf=True)
-  return to_unit.fit_transform(documents.grams.rows(which))
+  return log_odds.unit_rows(documents.grams.rows(which))
 
 
 def _embedding_rows(documents: Documents, which: Any) -> np.ndarray:

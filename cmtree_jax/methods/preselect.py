@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 
 from cmtree_jax import checks, shapes
+from cmtree_jax.embed import log_odds
 from cmtree_jax.methods import classifier, scoring
 from cmtree_jax.methods.base import (
   MODELS,
@@ -168,7 +169,7 @@ def fit(
   for regularity in classifier.STRENGTHS:
     models, losses = [], []
     for own, (high, low) in zip(ends, reversed(ends), strict=True):
-      models.append(classifier.logistic(high, low, regularity))
+      models.append(log_odds.logistic(high, low, regularity))
       for x, sign in zip(own, (-1, 1), strict=True):
         f = models[-1].decision_function(x)
         losses.append(np.logaddexp(0, sign * f).mean())

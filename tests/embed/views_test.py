@@ -81,7 +81,9 @@ def test_the_order_of_texts_changes_nothing(tmp_path):
 
 
 def test_views_that_there_are_not_are_told_with_the_known(tmp_path):
-  with pytest.raises(UserError, match=r"embedding.views 'shape'.*form, topic"):
+  with pytest.raises(
+    UserError, match=r"embedding.views 'shape'.*form, grams, topic"
+  ):
     fit(tmp_path, "topic", "shape")
 
 

@@ -1,4 +1,4 @@
-"""A whole job on two views: learned, kept, and applied to documents that are new."""
+"""A whole job on several views: learned, kept, and applied to documents that are new."""
 
 import json
 
@@ -13,7 +13,7 @@ from cmtree_jax.types import UserError
 from tests import corpora
 
 _TARGETS = {"arithmetic": "sums"}
-_VIEWS = "embedding.views=topic,form"
+_VIEWS = "embedding.views=topic,form,grams"
 _OF_MODELS = "embedding.views=topic,loss,trajectory,hidden"
 _SETTINGS = """
 method=cmtree baselines= guard.on=false final.seeds=1
@@ -27,7 +27,7 @@ cmtree.replay.size=256
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-  """(workdir, folder of the corpus) of a job on two views."""
+  """(workdir, folder of the corpus) of a job on all views of texts."""
   corpus = tmp_path_factory.mktemp("corpus")
   corpora.write_job_corpus(corpus, _TARGETS)
   workdir = tmp_path_factory.mktemp("runs") / "views"
@@ -63,9 +63,10 @@ def test_the_recipe_reads_new_texts_as_the_corpus_was_read(finished):
   level = json.loads((workdir / "recipe.json").read_text())["partition"]
   angle_PE = np.array(level["levels"][0]["angle_PE"])
   with np.load(workdir / prepare.EMBEDDER_FILE) as file:
-    topic, form = embed.blocks(file, angle_PE.shape[1])
-  assert (topic.name, form.name) == ("topic", "form")
-  assert (topic.stop, form.stop) == (8, angle_PE.shape[1])
+    topic, form, grams = embed.blocks(file, angle_PE.shape[1])
+  assert (topic.name, form.name, grams.name) == ("topic", "form", "grams")
+  assert (topic.stop, grams.stop) == (8, angle_PE.shape[1])
+  assert grams.stop - grams.start == 2  # one target's, and the constant
   rows = [
     json.loads(line)
     for line in (corpus / "pool.jsonl").read_text().splitlines()
@@ -81,7 +82,8 @@ def test_the_recipe_reads_new_texts_as_the_corpus_was_read(finished):
 
 def test_a_person_reads_what_every_level_sees(finished):
   made = json.loads((finished[0] / "recipe.json").read_text())
-  assert [set(level) for level in made["levels"]] == [{"topic", "form"}] * 2
+  views = {"topic", "form", "grams"}
+  assert [set(level) for level in made["levels"]] == [views] * 2
   for number, level in enumerate(made["levels"], 1):
     assert sum(level.values()) == pytest.approx(1, abs=1e-5)
     told = made["history"][-1][f"view_share.level_{number}.form"]
@@ -108,7 +110,7 @@ def test_it_is_applied_to_another_corpus(finished, tmp_path):
     (("recipe.apply={}",), ["config.embedding.views", "'form'", "'topic',"]),
     (
       ("embedding.views=topic,shape",),
-      ["views 'shape'", "form, hidden, loss, topic, trajectory"],
+      ["views 'shape'", "form, grams, hidden, loss, topic, trajectory"],
     ),
     (("embedding.views=form,form",), ["embedding.views", "each view once"]),
     (

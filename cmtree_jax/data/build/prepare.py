@@ -297,7 +297,10 @@ def _learn(task: _Task, folder: Path):
     max_documents=embedding.sample,
   )
   embedder = embed.fit(
-    shards.texts(taken.paths, chosen), embedding, cache_dir=task.cache_dir
+    shards.texts(taken.paths, chosen),
+    embedding,
+    cache_dir=task.cache_dir,
+    goals={name: target.train for name, target in task.targets.items()},
   )
   store.save_arrays(folder / EMBEDDER_FILE, embed.to_arrays(embedder))
   return tok, embedder
