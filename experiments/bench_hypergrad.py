@@ -288,7 +288,7 @@ def variants(case: Case, steps: int) -> dict[str, Callable[..., Any]]:
       (loss, phi_next), grad = jax.value_and_grad(objective, has_aux=True)(
         weight_SB
       )
-      return Hypergradient(loss, grad, phi_next, None)
+      return Hypergradient(loss, grad, phi_next, None, None)
 
     return run
 

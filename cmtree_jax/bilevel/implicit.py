@@ -120,7 +120,7 @@ def _implicit(
       )
 
     steps = weight_S, inner_batches
-    phi, _ = jax.lax.scan(train, phi, steps)
+    phi, inner_loss_S = jax.lax.scan(train, phi, steps)
     loss, slope = outer_gradient(
       problem.outer_loss, phi.params, outer_batch, axis
     )
@@ -143,6 +143,7 @@ def _implicit(
       ),
       inner_batches,
     )
-    return loss, grad_weight_S.astype(weight_S.dtype), phi, adjoint
+    grad_weight_S = grad_weight_S.astype(weight_S.dtype)
+    return loss, grad_weight_S, phi, adjoint, inner_loss_S
 
   return differentiate(trajectory, problem, mesh=mesh)

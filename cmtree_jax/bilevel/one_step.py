@@ -39,7 +39,7 @@ def one_step(
     def step(carry, xs):
       phi, total = carry
       weight, batch = xs
-      phi_next, _ = inner_step(
+      phi_next, inner_loss = inner_step(
         problem.inner_loss.losses,
         weight,
         phi,
@@ -54,13 +54,18 @@ def one_step(
         problem.inner_loss.losses, phi.params, slope, batch
       )
       total = jax.tree.map(lambda x, g: x - step_size * g, total, slope)
-      return (phi_next, total), (loss, step_size * value)
+      return (phi_next, total), (
+        loss,
+        step_size * value,
+        inner_loss,
+      )
 
     zeros = jax.tree.map(jnp.zeros_like, phi.params)
-    (phi, adjoint), (loss, grad_weight_S) = jax.lax.scan(
+    (phi, adjoint), (loss, grad_weight_S, inner_loss_S) = jax.lax.scan(
       step, (phi, zeros), (weight_S, inner_batches)
     )
-    return loss[-1], grad_weight_S.astype(weight_S.dtype), phi, adjoint
+    grad_weight_S = grad_weight_S.astype(weight_S.dtype)
+    return loss[-1], grad_weight_S, phi, adjoint, inner_loss_S
 
   return differentiate(trajectory, problem, mesh=mesh)
 

@@ -62,6 +62,7 @@ class Hypergradient(NamedTuple):
   grad_theta: shapes.Tree  # its derivative with respect to theta
   phi_next: Inner  # the proxy after the inner steps
   adjoint: shapes.Tree  # sum over steps of d loss / d (inner gradient)
+  inner_loss_S: shapes.Array  # losses of every step, as its weights
 
 
 class Estimator(NamedTuple):
@@ -77,9 +78,10 @@ class Estimator(NamedTuple):
 
 
 # (weight_S, phi, inner batches, outer batch, axis) -> (loss, its derivative with
-# respect to weight_S, phi_next, adjoint); with an axis, on one device's documents.
+# respect to weight_S, phi_next, adjoint, inner losses); with an axis, on one device's
+# documents.
 Trajectory = Callable[
-  ..., tuple[shapes.Scalar, shapes.Array, Inner, shapes.Tree]
+  ..., tuple[shapes.Scalar, shapes.Array, Inner, shapes.Tree, shapes.Array]
 ]
 
 
@@ -110,10 +112,12 @@ def differentiate(
     run = functools.partial(trajectory, axis=None)
   else:
     run = _over_documents(trajectory, mesh)
-  loss, grad_weight_S, phi_next, adjoint = run(
+  loss, grad_weight_S, phi_next, adjoint, inner_loss_S = run(
     weight_S, problem.phi, problem.inner_batches, problem.outer_batch
   )
-  return Hypergradient(loss, pullback(grad_weight_S)[0], phi_next, adjoint)
+  return Hypergradient(
+    loss, pullback(grad_weight_S)[0], phi_next, adjoint, inner_loss_S
+  )
 
 
 def _over_documents(trajectory, mesh):
@@ -123,7 +127,7 @@ def _over_documents(trajectory, mesh):
     mesh,
     axis=sharding.DATA,
     in_specs=(steps, whole, steps, PartitionSpec(sharding.DATA)),
-    out_specs=(whole, steps, whole, whole),
+    out_specs=(whole, steps, whole, whole, steps),
   )
 
 

@@ -209,7 +209,7 @@ def truncated(
   def trajectory(weight_S, phi, inner_batches, outer_batch, axis):
     def one(carry, xs):
       phi, total = carry
-      loss, grad_weight, phi, adjoint = _trajectory(
+      loss, grad_weight, phi, adjoint, inner_loss = _trajectory(
         problem,
         xs[0],
         phi,
@@ -219,12 +219,14 @@ def truncated(
         optimizer=optimizer,
         policy=policy,
       )
-      return (phi, jax.tree.map(jnp.add, total, adjoint)), (loss, grad_weight)
+      total = jax.tree.map(jnp.add, total, adjoint)
+      return (phi, total), (loss, grad_weight, inner_loss)
 
     xs = _divide((weight_S, inner_batches), num_steps // window)
     zeros = jax.tree.map(jnp.zeros_like, phi.params)
-    (phi, adjoint), (loss, grad_weight) = jax.lax.scan(one, (phi, zeros), xs)
-    return loss[-1], grad_weight.reshape(weight_S.shape), phi, adjoint
+    (phi, adjoint), (loss, *of_steps) = jax.lax.scan(one, (phi, zeros), xs)
+    grad_weight_S, inner_loss_S = (x.reshape(weight_S.shape) for x in of_steps)
+    return loss[-1], grad_weight_S, phi, adjoint, inner_loss_S
 
   return differentiate(trajectory, problem, mesh=mesh)
 
@@ -275,7 +277,7 @@ def _trajectory(
     @save.step
     def step(phi, xs):
       weight, batch = xs
-      phi, _ = inner_step(
+      phi, inner_loss = inner_step(
         problem.inner_loss.losses,
         weight,
         phi,
@@ -286,8 +288,9 @@ def _trajectory(
         axis=axis,
       )
       if not along_path:
-        return phi, None
-      return phi, _total(problem.outer_loss, axis, phi.params, outer_batch)
+        return phi, (inner_loss, None)
+      outer = _total(problem.outer_loss, axis, phi.params, outer_batch)
+      return phi, (inner_loss, outer)
 
     @save.segment
     def segment(phi, xs):
@@ -295,20 +298,21 @@ def _trajectory(
 
     num_steps = weight_S.shape[0]
     segments = memory.segment_count(num_steps) if save.in_segments else 1
-    phi_next, path = jax.lax.scan(
+    phi_next, (inner_loss_S, path) = jax.lax.scan(
       segment, phi, _divide((weight_S, inner_batches), segments)
     )
+    found = phi_next, inner_loss_S.reshape(weight_S.shape)
     if along_path:
-      return jnp.sum(path), phi_next
-    return _total(
-      problem.outer_loss, axis, phi_next.params, outer_batch
-    ), phi_next
+      return jnp.sum(path), found
+    return _total(problem.outer_loss, axis, phi_next.params, outer_batch), found
 
   offset = jax.tree.map(jnp.zeros_like, phi.params)
-  (loss, phi_next), (grad_weight_S, adjoint) = jax.value_and_grad(
-    objective, argnums=(0, 1), has_aux=True
-  )(weight_S, offset)
-  return loss, grad_weight_S, phi_next, adjoint
+  (loss, (phi_next, inner_loss_S)), (grad_weight_S, adjoint) = (
+    jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)(
+      weight_S, offset
+    )
+  )
+  return loss, grad_weight_S, phi_next, adjoint, inner_loss_S
 
 
 def outer_gradient(

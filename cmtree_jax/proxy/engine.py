@@ -57,8 +57,8 @@ class Engine(NamedTuple):
   """The work on all members at once; batches and weights are host arrays.
 
   `unroll` and `cooled` train with a learning rate that falls to zero over their
-  steps; the members themselves do not move. `train` and `reset` take phi over:
-  the one that was passed must not be used again.
+  steps; the members themselves do not move. `train`, `valued` and `reset` take phi
+  over: the one that was passed must not be used again.
   """
 
   proxy: Proxy
@@ -73,6 +73,9 @@ class Engine(NamedTuple):
   train: Callable[..., tuple[Inner, shapes.Array]]
   # (phi, batches, weights, (outer batches [P, C, B, T], weights alike)) -> Unroll
   unroll: Callable[..., Unroll]
+  # the same -> (phi, loss [P, S], Unroll): the steps of `train`, which are kept, at
+  # their own learning rate, and the hypergradient through them
+  valued: Callable[..., tuple[Inner, shapes.Array, Unroll]]
   # (phi, batches, weights) -> params
   cooled: Callable[..., shapes.Tree]
   # (params, adjoint, batches [P, C, B, T]) -> values alike
@@ -139,6 +142,12 @@ def make(
       one.train, [None, STEPS, STEPS, MEMBERS], out=(phi, None), donate=[0]
     ),
     unroll=of_all(one.unroll, [None, STEPS, STEPS, STEPS]),
+    valued=of_all(
+      one.valued,
+      [None, STEPS, STEPS, STEPS],
+      out=(phi, None, None),
+      donate=[0],
+    ),
     cooled=of_all(one.cooled, [None, STEPS, STEPS], out=phi.params),
     probe=of_all(one.probe, [None, None, STEPS]),
     weighted_nats=of_all(one.weighted_nats, [None, CHUNKS]),
@@ -268,6 +277,17 @@ class _Member(NamedTuple):
 
   def unroll(self, phi, batches, weight_SBT, outer_batch):
     start, cooling = self._cooldown(phi, batches)
+    return self._through(start, cooling, batches, weight_SBT, outer_batch)[1]
+
+  def valued(self, phi, batches, weight_SBT, outer_batch):
+    found, unroll = self._through(
+      phi, self.optimizer, batches, weight_SBT, outer_batch
+    )
+    loss_S = jnp.mean(found.inner_loss_S, axis=(1, 2))
+    return found.phi_next, loss_S, unroll
+
+  def _through(self, start, optimizer, batches, weight_SBT, outer_batch):
+    """The hypergradient through training steps, and what it tells of tokens."""
     rows = weight_SBT.shape[1]
     outer_rows = jax.tree.map(  # [C, B, T] -> [C B, T]
       lambda x: x.reshape(-1, x.shape[-1]), outer_batch
@@ -284,7 +304,7 @@ class _Member(NamedTuple):
         batches,
         outer_rows,
       ),
-      optimizer=cooling,
+      optimizer=optimizer,
     )
     if (
       self.along_path
@@ -301,7 +321,8 @@ class _Member(NamedTuple):
       )
     # A derivative per token of one step becomes one per unit of density over
     # the whole unroll, the unit of `values.probe`.
-    return Unroll(loss, -grad_theta * weight_SBT.size, adjoint)
+    unroll = Unroll(loss, -grad_theta * weight_SBT.size, adjoint)
+    return result, unroll
 
   def probe(self, params, adjoint, batches):
     def one(params, adjoint, batches):

@@ -76,6 +76,31 @@ def test_only_the_chosen_members_are_reset(engine, phi):
   assert_equal(member(after, 1), member(before, 1))
 
 
+def test_valued_steps_are_the_steps_of_ordinary_training():
+  """At a learning rate that moves, so that a cooldown would be seen."""
+  decaying = optim.adamw(
+    1e-2, warmup_steps=2, total_steps=9, weight_decay=0.01, eps_root=1e-6
+  )
+  engine = engines.make(CONFIG, decaying, estimator="difference")
+  key_P, all_P = jax.random.split(jax.random.key(0), P), np.array([True, True])
+  batches = rows(0, P, S, B), ones(P, S, B)
+  outer = rows(1, P, 1, B), ones(P, 1, B) / T
+  plain, loss_PS = engine.train(engine.init(key_P), *batches, all_P)
+  valued, valued_loss_PS, unroll = engine.valued(
+    engine.init(key_P), *batches, outer
+  )
+  close = {"rtol": 1e-5, "atol": 1e-6}
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, **close), valued, plain
+  )
+  np.testing.assert_allclose(valued_loss_PS, loss_PS, **close)
+  # The next steps are those that ordinary training would take.
+  _, after_PS = engine.train(plain, *batches, all_P)
+  _, valued_after_PS = engine.train(valued, *batches, all_P)
+  np.testing.assert_allclose(valued_after_PS, after_PS, **close)
+  assert (np.abs(np.asarray(unroll.value)).max(axis=(1, 2, 3)) > 1e-4).all()
+
+
 @pytest.mark.slow
 def test_an_unroll_of_two_is_two_unrolls(engine, phi):
   batches, outer = rows(1, P, S, B), rows(2, P, 2, B)
