@@ -16,10 +16,9 @@ import numpy as np
 
 from cmtree_jax import shapes
 from cmtree_jax.bilevel import population
-from cmtree_jax.data.draw import packing
 from cmtree_jax.data.draw.subpool import Subpool
 from cmtree_jax.loops import fleet as fleets
-from cmtree_jax.loops import lookahead, target_weights, unrolls
+from cmtree_jax.loops import lookahead, shown, target_weights, unrolls
 from cmtree_jax.loops.fleet import Advance, Fleet, Outcome, Session, World
 from cmtree_jax.loops.lookahead import Gain
 from cmtree_jax.loops.unrolls import Valued
@@ -29,8 +28,6 @@ from cmtree_jax.proxy.ledger import Cost
 from cmtree_jax.tree import replay
 
 __all__ = ["Plan", "State", "run", "work"]
-
-CHUNK = 65_536  # documents that are weighed at a time; bounds memory
 
 # What the loop adds to the info of the method: losses in bits per byte, and whether
 # weights were changed that were not taken back. Every target follows, by its name,
@@ -153,7 +150,7 @@ def _search(method: Method, world: World, plan: Plan, seed: int) -> _Search:
     plan,
     seed,
     jax.jit(method.step),
-    jax.jit(lambda state, x: method.finalize(state).log_w(x)),
+    shown.weigher(method),
   )
 
 
@@ -163,14 +160,14 @@ def _start(search: _Search, facts: Facts) -> tuple[State, tuple[str, ...]]:
   assert world.targets is not None
   weight_T = target_weights.first(plan.target_weights, world.target_names)
   method = search.method.init(jax.random.fold_in(search.key, 0), facts)
-  shown = _signals(search, [], 0, weight_T)
-  _, info = jax.eval_shape(search.step, method, shown)
+  first = _signals(search, [], 0, weight_T)
+  _, info = jax.eval_shape(search.step, method, first)
   of_targets = [
     f"{what}.{name}"
     for what in ("loss", "weight")
     for name in world.target_names
   ]
-  fields = (*_columns(info), *LOOP_FIELDS, *of_targets)
+  fields = (*shown.columns(info), *LOOP_FIELDS, *of_targets)
   candidates = jax.tree.map(
     lambda x: np.zeros((1 + plan.rounds, *np.shape(x)), np.asarray(x).dtype),
     search.method.finalize(method),
@@ -196,7 +193,7 @@ def _start(search: _Search, facts: Facts) -> tuple[State, tuple[str, ...]]:
 def _play_round(search: _Search, state: State, advance: Advance) -> State:
   """Values from every proxy, one step of the method, and its measured gain."""
   world, plan, number = search.world, search.plan, int(state.round) + 1
-  log_w_N = _log_w_N(search, state.method)
+  log_w_N = shown.log_w_N(search.log_w_B, state.method, world)
   fleet, seen = _raise_proxies(search, state, log_w_N, advance)
   fleet, outer, answers = unrolls.ask(
     world, plan, fleet, seen, np.exp(log_w_N), state.outer
@@ -207,9 +204,9 @@ def _play_round(search: _Search, state: State, advance: Advance) -> State:
   weight_T = state.target_weight_T
   if plan.target_weights == target_weights.ROBUST:
     weight_T = target_weights.robust(weight_T, loss_T, first_loss_T)
-  shown = _signals(search, answers.found, number - 1, weight_T)
-  method, info = jax.block_until_ready(search.step(state.method, shown))
-  new_log_w_N = _log_w_N(search, method)
+  signals = _signals(search, answers.found, number - 1, weight_T)
+  method, info = jax.block_until_ready(search.step(state.method, signals))
+  new_log_w_N = shown.log_w_N(search.log_w_B, method, world)
   stepped = not np.array_equal(new_log_w_N, log_w_N)
   told = _told(info, stepped)
   advance(0, f"round {number}: {told}")
@@ -230,7 +227,7 @@ def _play_round(search: _Search, state: State, advance: Advance) -> State:
   history = state.history.copy()
   kept = stepped and not gain.is_harm
   mine = (loss_T @ weight_T, *gain, kept, *loss_T, *weight_T)
-  history[number - 1] = [*map(float, (*_columns(info).values(), *mine))]
+  history[number - 1] = [*map(float, (*shown.columns(info).values(), *mine))]
   return State(
     method=method,
     fleet=fleet.settled(),
@@ -242,17 +239,6 @@ def _play_round(search: _Search, state: State, advance: Advance) -> State:
     target_weight_T=weight_T,
     first_loss_T=first_loss_T,
   )
-
-
-def _columns(info: Any) -> dict[str, Any]:
-  """What a method tells of a round, by name; several of one kind are "kind.name"."""
-  found = {}
-  for name, value in info._asdict().items():
-    if isinstance(value, dict):
-      found |= {f"{name}.{key}": one for key, one in value.items()}
-    else:
-      found[name] = value
-  return found
 
 
 def _told(info: Any, stepped: bool) -> str:
@@ -298,24 +284,6 @@ def _candidates(state: State, history) -> tuple[tuple[str, Weights], ...]:
     (name, jax.tree.map(lambda x, n=number: x[n], state.candidates))
     for number, name in names.items()
   )
-
-
-def _log_w_N(search: _Search, method: Any) -> np.ndarray:
-  """Log-weights of all documents, some at a time; float64."""
-  world = search.world
-  found = [
-    search.log_w_B(
-      method,
-      Signals(
-        mass_B=world.mass_N[rows].astype(np.float32),
-        domain_B=world.domain_N[rows],
-        index_B=np.arange(rows.start, rows.stop, dtype=np.int32),
-        embedding_BE=np.asarray(world.embedding_NE[rows]),
-      ),
-    )
-    for rows in packing.chunks(len(world.mass_N), CHUNK)
-  ]
-  return np.concatenate([np.asarray(x, np.float64) for x in found])
 
 
 def _raise_proxies(
@@ -383,57 +351,16 @@ def _signals(
   number: int,
   target_weight_T: np.ndarray,
 ) -> Signals:
-  """The round's documents, filled up to a fixed number with mass zero.
-
-  Proxies take turns, so that a method which keeps the first so many of them keeps
-  as many of each.
-  """
+  """What the method reads of the round's documents."""
   world, plan = search.world, search.plan
-  rows = plan.unroll * world.rows + plan.probe_rows
-  size = 2 * rows  # more pieces than that are left out: they are a sample
-  none = Valued(
-    np.zeros(0, np.int64),
-    np.zeros((0, len(world.target_names))),
-    *(np.zeros(0),) * 2,
-  )
-  padded = [
-    Valued(*(_filled(x, size) for x in one))
-    for one in found or [none] * plan.population
-  ]
-  document, value_BT, mass, log_proposal = (
-    np.stack(x, axis=1).reshape(-1, *x[0].shape[1:])
-    for x in zip(*padded, strict=True)
-  )
-  sample_N, sample_mass_N = _sample(search, number)
-  return Signals(
-    mass_B=jnp.asarray(mass, jnp.float32),
-    domain_B=jnp.asarray(world.domain_N[document]),
-    index_B=jnp.asarray(document, jnp.int32),
-    embedding_BE=jnp.asarray(world.embedding_NE[document]),
-    value_BT=jnp.asarray(value_BT, jnp.float32),
-    proxy_B=jnp.tile(jnp.arange(plan.population), size),
-    log_proposal_B=jnp.asarray(log_proposal, jnp.float32),
-    target_weight_T=jnp.asarray(target_weight_T, jnp.float32),
-    sample_NE=jnp.asarray(world.embedding_NE[sample_N]),
-    sample_mass_N=sample_mass_N,
-    sample_index_N=jnp.asarray(sample_N, jnp.int32),
+  none = [shown.nothing(len(world.target_names))] * plan.population
+  return shown.signals(
+    world,
+    found or none,
+    shown.Sampling(search.seed, plan.sample_documents).draw(world, number),
+    target_weight_T,
+    size=2 * (plan.unroll * world.rows + plan.probe_rows),
   ).only(search.method.signals)
-
-
-def _filled(x: np.ndarray, size: int) -> np.ndarray:
-  """The first `size` rows, with zeros where there are none."""
-  x = x[:size]
-  return np.pad(x, [(0, size - len(x))] + [(0, 0)] * (x.ndim - 1))
-
-
-def _sample(search: _Search, number: int) -> tuple[np.ndarray, jax.Array]:
-  """Numbers and masses of documents that stand for the corpus in one round."""
-  world, size = search.world, len(search.world.mass_N)
-  rng = np.random.default_rng([search.seed, number])
-  wanted = min(search.plan.sample_documents, size)
-  chosen = np.sort(rng.choice(size, wanted, replace=False))
-  mass_N = world.mass_N[chosen]
-  return chosen, jnp.asarray(mass_N / mass_N.sum(), jnp.float32)
 
 
 def _proxy_keys(search: _Search, number_P: np.ndarray) -> shapes.Key:
