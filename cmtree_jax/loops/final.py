@@ -133,7 +133,7 @@ def run(
 
   empty = max(places - len(models), 0)
   seeds = [*(one.seed for one in models), *[0] * empty]
-  key_P = jnp.stack([_key(seed) for seed in seeds])
+  key_P = jnp.stack([start_key(seed) for seed in seeds])
   fleet = fleets.start(world, key_P, streams=len(seeds))
   state = State(fleet, np.array(0))
   state = session.checkpointer.restore(state) or state
@@ -178,16 +178,16 @@ def run(
       session.advance(len(models) * plan.steps_per_call * world.rows, "")
       if saves:
         session.stop.check()
-  scores = _scores(world.model.engine, state.fleet.phi.params, eval_sets)
-  return scores[: len(models)]
+  found = scores(world.model.engine, state.fleet.phi.params, eval_sets)
+  return found[: len(models)]
 
 
-def _key(seed: int) -> shapes.Key:
+def start_key(seed: int) -> shapes.Key:
   """Of the parameters at the start, which no proxy shares."""
   return jax.random.fold_in(jax.random.key(7), seed)
 
 
-def _scores(
+def scores(
   engine: Engine, params: Any, eval_sets: Sequence[EvalSet]
 ) -> list[list[answers.Score]]:
   """Every model's score on every set; one program, whatever their sizes are."""

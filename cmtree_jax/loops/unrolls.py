@@ -80,7 +80,7 @@ def ask(
     probe_values.append(np.asarray(probed))
     losses.append(np.asarray(unroll.outer_loss, np.float64))
   found = [
-    _valued(
+    valued(
       drawn.density[member],
       *(
         (Batch(*(x[member] for x in batches)), [x[member] for x in each])
@@ -138,11 +138,19 @@ def _targets(world, plan, stream, target):
   return stream, batches, scale.astype(np.float32)
 
 
-def _valued(proposal_N: np.ndarray, inner, probes) -> Valued:
-  """Pieces of one proxy's unroll and probes, (batches, values [T]) each."""
-  parts = [_by_piece(batches, values) for batches, values in (inner, probes)]
+def valued(
+  proposal_N: np.ndarray,
+  *parts: tuple[Batch, list[np.ndarray]],
+) -> Valued:
+  """Pieces of one proxy's draws.
+
+  Args:
+    proposal_N: density that all of them were drawn with.
+    parts: batches, and values of their tokens to every target.
+  """
+  pieces = [_by_piece(batches, values) for batches, values in parts]
   document, value_NT, tokens = (
-    np.concatenate(x) for x in zip(*parts, strict=True)
+    np.concatenate(x) for x in zip(*pieces, strict=True)
   )
   return Valued(document, value_NT, tokens, np.log(proposal_N[document]))
 

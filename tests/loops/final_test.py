@@ -53,7 +53,7 @@ def test_sets_are_scored_together_as_each_alone():
   assert len({len(one.batches.tokens_BT) for one in SETS}) == 2
   engine = WORLD.model.engine
   params = fleet.start(WORLD, jax.random.key(0)[None]).phi.params
-  (scores,) = final._scores(engine, params, SETS)
+  (scores,) = final.scores(engine, params, SETS)
   for found, one in zip(scores, SETS, strict=True):
     nats_P = engine.weighted_nats(params, (one.batches, one.weight_CBT))
     expected = perplexity.bits_per_byte(float(nats_P[0]), one.num_bytes)

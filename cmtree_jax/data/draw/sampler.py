@@ -191,6 +191,16 @@ class Sampler(NamedTuple):
     )
     return dataclasses.replace(cursor, draws=cursor.draws + 1), batch
 
+  def looks(self, state: SamplerState) -> tuple[np.ndarray, np.ndarray]:
+    """(draws, expected draws) of every document so far.
+
+    A document has been drawn as often as that of its pieces that was drawn most
+    often; all of its pieces move at one speed.
+    """
+    first_N = np.flatnonzero(self.pieces.number == 0)
+    count_N = np.maximum.reduceat(state.copies, first_N)
+    return count_N, self._moved(state)[first_N]
+
   def _next_block(self, cursor: Cursor, pairs: int) -> Cursor:
     """The block that begins where this one ends, of about `pairs` or more."""
     base, horizon = cursor.state(), cursor.horizon
