@@ -19,11 +19,12 @@ from cmtree_jax.data.plan import Plan as DataPlan
 from cmtree_jax.data.read import entries, labels
 from cmtree_jax.embed import grams
 from cmtree_jax.evaluate import sets
-from cmtree_jax.loops import look, steer, values
+from cmtree_jax.loops import look, online, steer, target_weights, values
 from cmtree_jax.loops.final import Plan as FinalPlan
 from cmtree_jax.loops.final import TrialPlan
 from cmtree_jax.loops.fleet import ObservePlan
 from cmtree_jax.loops.look import Plan as LookPlan
+from cmtree_jax.loops.online import Plan as OnlinePlan
 from cmtree_jax.loops.runs import Plan as RunsPlan
 from cmtree_jax.loops.steer import Plan as SteerPlan
 from cmtree_jax.loops.values import Plan as ValuesPlan
@@ -33,6 +34,7 @@ from cmtree_jax.proxy import loss as proxy_loss
 from cmtree_jax.proxy import model as proxy_model
 from cmtree_jax.proxy import optim
 from cmtree_jax.recipe import domains, export
+from cmtree_jax.signals import read_reference
 from cmtree_jax.types import UserError
 
 
@@ -44,6 +46,7 @@ class Plans(NamedTuple):
   runs: RunsPlan = RunsPlan()  # whole runs of proxies on mixtures
   look: LookPlan = LookPlan()  # every document is shown once
   observe: ObservePlan = ObservePlan()  # what steer and runs look at
+  online: OnlinePlan = OnlinePlan()  # final trainings that move their weights
   trial: TrialPlan = TrialPlan()  # short ones that choose among recipes
   final: FinalPlan = FinalPlan()  # the training that every recipe gets
 
@@ -73,7 +76,8 @@ def plans(config: Any) -> Plans:
     }
   )
   for name, plan in made._asdict().items():
-    rows = (config.batch.rows,) if isinstance(plan, ValuesPlan) else ()
+    by_rows = isinstance(plan, (ValuesPlan, OnlinePlan))
+    rows = (config.batch.rows,) if by_rows else ()
     _checked(name, plan, *rows)
   return made
 
@@ -129,6 +133,8 @@ def check(config: Any) -> None:
     _check_files(name, method)
     if method.loop == "look":
       _check_look(name, method, made.look)
+  if is_online(config):
+    _check_online(config, made)
   ends = {"final": made.final.steps, "trial": made.trial.steps}
   if made.runs.decay:
     ends["runs"] = made.runs.steps
@@ -165,6 +171,44 @@ def _check_look(name: str, method: Method, plan: LookPlan) -> None:
     plan.ends(method.look)
   except ValueError as error:
     raise UserError(f"config.{name}: {error}") from error
+
+
+def is_online(config: Any) -> bool:
+  """Whether the method of a config moves the weights of the final training itself."""
+  if not config.online.on:
+    return False
+  return make_method(config.method, config).loop in online.LOOPS
+
+
+def _check_online(config: Any, made: Plans) -> None:
+  """A method that waits for the end of a search cannot move a training.
+
+  Raises:
+    UserError: says why.
+  """
+  method = make_method(config.method, config)
+  why = ""
+  if method.conclude is not None or method.weighs == "documents":
+    why = "it chooses among single documents at the end of its search"
+  elif read_reference(method.signals):
+    why = "it compares with a reference model that is trained before"
+  elif method.loop == "values" and (
+    made.values.target_weights == target_weights.ROBUST
+  ):
+    why = (
+      "config.values.target_weights weighs targets by their own losses, and an event "
+      "measures the mean alone"
+    )
+  if why:
+    raise UserError(
+      f"{config.method} cannot run online: {why}. Leave config.online.on at False "
+      "for it."
+    )
+  if method.loop == "values":
+    try:
+      made.online.check_steps(made.final.steps)
+    except ValueError as error:
+      raise UserError(f"config.online.{error}") from error
 
 
 def _check_files(name: str, method: Method) -> None:
@@ -342,8 +386,19 @@ def estimator_options(
   proxy: proxy_model.ProxyConfig,
   optimizer: optax.GradientTransformation,
   say: Callable[[str], None],
+  *,
+  steps: int = 0,
 ) -> dict[str, Any]:
-  """Which steps of an unroll are stored, so that they fit the config's memory."""
+  """Which steps of an unroll are stored, so that they fit the config's memory.
+
+  Args:
+    config: of the search.
+    proxy: the model.
+    optimizer: of its training.
+    say: tells a person.
+    steps: of the unroll; 0: `values.unroll`.
+  """
+  steps = steps or config["values"].unroll
   name, budget = (
     config.hypergradient.estimator,
     config.hypergradient.memory_bytes,
@@ -359,14 +414,14 @@ def estimator_options(
     policy, needed = memory.choose(
       shape,
       optimizer,
-      num_steps=config["values"].unroll,
+      num_steps=steps,
       budget_bytes=budget,
     )
   except ValueError as error:
     raise UserError(f"config.hypergradient.memory_bytes: {error}") from error
   say(
     f"Hypergradient: {name}, policy {policy}: {needed / 1e6:,.0f} MB of "
-    f"{budget / 1e6:,.0f} MB for an unroll of {config['values'].unroll} steps."
+    f"{budget / 1e6:,.0f} MB for an unroll of {steps} steps."
   )
   return {"policy": policy}
 
@@ -390,14 +445,14 @@ def path_options(method: Method, config: Any) -> dict[str, Any]:
   return {"along_path": True}
 
 
-def unroll_cost(config: Any, **options: Any) -> UnrollCost:
-  """Of the config's hypergradient through one unroll.
+def unroll_cost(config: Any, *, steps: int = 0, **options: Any) -> UnrollCost:
+  """Of the config's hypergradient through one unroll, of `values.unroll` steps or so.
 
   Raises:
     ValueError: the estimator cannot take so many steps.
   """
   estimator = HYPERGRADS[config.hypergradient.estimator]
-  return estimator.cost(config["values"].unroll, **options)
+  return estimator.cost(steps or config["values"].unroll, **options)
 
 
 def set_plan(config: Any, *, max_tokens: int) -> sets.SetPlan:
@@ -431,6 +486,8 @@ def search_work(name: str, config: Any) -> float:
     plans(config),
     config.batch.rows,
   )
+  if is_online(config):
+    return online.work(method, made.online, made.final.steps, rows)
   return {
     "none": lambda: 0.0,
     "look": lambda: look.work(method, made.look, rows),

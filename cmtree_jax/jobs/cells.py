@@ -122,6 +122,8 @@ class Plan(NamedTuple):
   presets: tuple[str, ...] = ()  # more sizes of the final model
   # Effective sample sizes at which all recipes are compared as well.
   shares: tuple[float, ...] = ()
+  # Methods whose search is the final training itself, for every seed its own.
+  online: frozenset[str] = frozenset()
 
   @property
   def places(self) -> tuple[Place, ...]:
@@ -164,6 +166,8 @@ class Plan(NamedTuple):
   def search(self, method: str, target_set: str, seed: int) -> Search:
     """What the final training of a seed stands on."""
     place = ANY if method in self.untargeted else target_set
+    if method in self.online:
+      return Search(method, place, seed)
     return Search(method, place, seed % self.search_seeds)
 
   def places_of(self, search: Search) -> tuple[Place, ...]:
@@ -180,6 +184,10 @@ class Plan(NamedTuple):
 
   def _entries(self, method, target_set, seed, kept):
     search = self.search(method, target_set, seed)
+    if method in self.online:
+      # It has one size, one length and the concentration that it found.
+      yield method, Final(search, seed)
+      return
     version = kept.get((method, search.target_set), Version())
     more = self.natural_multiples if method == NATURAL else ()
     for fraction in (*self.fractions, *more):
@@ -213,7 +221,9 @@ class Folder(NamedTuple):
 
   path: Path
 
-  def work(self, cell: Search | Trial | Final, *others: Trial | Final) -> Path:
+  def work(
+    self, cell: Search | Trial | Final, *others: Search | Trial | Final
+  ) -> Path:
     """Where a cell keeps its checkpoints while it is in progress.
 
     Args:
@@ -224,6 +234,10 @@ class Folder(NamedTuple):
     if not others:
       return folder
     return folder / store.key_of([one.name for one in others])
+
+  def kept(self, cell: Search) -> Path:
+    """Where the model of an online run and its schedule are kept."""
+    return self._file(cell, "run")
 
   def found(self, cell: Search) -> Found | None:
     """The result of a search; None if it has not ended."""

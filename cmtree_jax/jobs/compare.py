@@ -15,6 +15,8 @@ from cmtree_jax.jobs import (
   build,
   cells,
   final,
+  online,
+  online_told,
   programs,
   proxy_views,
   rows,
@@ -61,6 +63,7 @@ def _story(job: Job) -> Show:
     find(comparison)
     choice = trials.choose(comparison.trials)
     found, files = write(comparison, train(comparison, choice))
+    files += online_told.write(job, data, plan, folder)
 
   def show():
     tables.show(found)
@@ -189,10 +192,45 @@ def find(one: Comparison) -> None:
   searches = one.plan.searches()
   left = [cell for cell in searches if one.folder.found(cell) is None]
   one.job.reporter.expect(_work(one, left))
-  for cell in left:
+  for group in _groups(one, left):
     one.job.stop.check()
-    search_cell(cell, one)
+    if group[0].method in one.plan.online:
+      online.train([_task(cell, one) for cell in group], one.folder)
+    else:
+      search_cell(group[0], one)
     programs.let_go()
+
+
+def _groups(
+  one: Comparison, searches: Sequence[cells.Search]
+) -> Iterator[list[cells.Search]]:
+  """Searches one by one; online runs of several seeds at once, where that pays."""
+  left = list(searches)
+  while left:
+    first, most = left[0], 1
+    if first.method in one.plan.online:
+      most = online.together(variants.config_of(first.method, one.job.config))
+    alike = [
+      cell
+      for cell in left
+      if cell.method == first.method and cell.target_set == first.target_set
+    ]
+    group = alike[:most]
+    yield group
+    left = [cell for cell in left if cell not in group]
+
+
+def _task(cell: cells.Search, one: Comparison) -> online.Task:
+  """An online run; its seed is that of a final training and of its method alike."""
+  config = variants.config_of(cell.method, one.job.config)
+  config.seed += cell.seed
+  names = [place.searched for place in one.plan.places_of(cell)]
+  return online.Task(
+    cell,
+    one.job._replace(config=config),
+    one.data._replace(targets={name: one.data.targets[name] for name in names}),
+    one.partitions.under(cell.method, cell.seed),
+  )
 
 
 def train(one: Comparison, choice: trials.Choice) -> list[dict[str, Any]]:
@@ -233,6 +271,8 @@ def _work(one: Comparison, searches: Sequence[cells.Search]) -> float:
   tried = len(trials.of_plan(plan)) * (1 + len(settings.exponents))
   work += tried * settings.seeds * settings.steps * row_steps
   for cell in plan.finals({}):
+    if cell.search.method in plan.online:
+      continue  # its search is the training
     if not final.is_done(cell, plan.places_of(cell.search), one.folder):
       work += final.steps_of(config, cell.fraction) * row_steps
   return work

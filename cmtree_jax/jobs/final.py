@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from cmtree_jax.data.build import prepare
@@ -18,6 +19,7 @@ from cmtree_jax.jobs.versions import Versions
 from cmtree_jax.loops import final, fleet
 from cmtree_jax.proxy import engine
 from cmtree_jax.proxy.ledger import FORWARD, GRADIENT, Cost
+from cmtree_jax.recipe import trained
 
 EvalSet = perplexity.EvalSet | answers.AnswerSet
 
@@ -89,6 +91,13 @@ class Training(NamedTuple):
     ]
     if not left:
       return
+    mine = [cell for cell in left if cell.search.method in plan.online]
+    for cell in mine:
+      places = plan.places_of(cell.search)
+      folder.save_scored(cell, self._online(cell, places, folder))
+    left = [cell for cell in left if cell not in mine]
+    if not left:
+      return
 
     def alike(cell: Trial | Final) -> Any:
       fraction = cell.fraction if isinstance(cell, Final) else None
@@ -135,21 +144,26 @@ class Training(NamedTuple):
     plan = plan._replace(
       steps=steps_of(config, cell.fraction), preset=self._preset(cell)
     )
-    wanted = [
-      (*one, config.evaluate.max_tokens)
-      for place in places
-      for one in place.scored.values()
-    ]
+    wanted = _wanted(places, config)
     for found, facts in self._run(group, plan, wanted, folder):
-      accuracy = [
-        None if np.isnan(one.accuracy) else one.accuracy for one in found
-      ]  # JSON has no NaN
-      yield {
-        "bpb": _by_place(places, [one.bpb for one in found]),
-        "accuracy": _by_place(places, accuracy),
-        "final_flops": facts.pop("flops"),
-        **facts,
-      }
+      yield _scored(places, found, facts)
+
+  def _online(
+    self, cell: Any, places: tuple[Place, ...], folder: Folder
+  ) -> dict[str, Any]:
+    """Scores the model that the run of a seed has left."""
+    config, plan = self.job.config, build.plans(self.job.config).final
+    model = trained.load(folder.kept(cell.search))
+    found = final.scores(
+      self.engine_of(plan.preset, plan.steps),
+      jax.tree.map(lambda x: x[None], model.params),
+      [self.eval_set_of(*one) for one in _wanted(places, config)],
+    )
+    log_w_N = folder.log_w_N(cell.search).astype(np.float64)
+    mass_N = self.versions.data.pool.tokens.mass_N
+    share = effective_sample_size(log_w_N, mass_N)
+    facts = self._facts(plan) | {"effective_sample_size": share}
+    return _scored(places, found[0], facts)
 
   def _trials(
     self, group: Sequence[Any], places: tuple[Place, ...], folder: Folder
@@ -160,12 +174,12 @@ class Training(NamedTuple):
     # What a trial is scored on is a part of its cost: it is no evaluation.
     model = self.model_of(plan.preset)
     row_tokens = self.job.config.batch.row_tokens
-    scored = sum(
+    tokens = sum(
       self.eval_set_of(*one).batches.tokens_BT.size for one in wanted
     )
     for found, facts in self._run(group, plan.training, wanted, folder):
       cost = Cost(facts["tokens"], facts["flops"]).plus(
-        scored, FORWARD, model.flops_per_token(row_tokens)
+        tokens, FORWARD, model.flops_per_token(row_tokens)
       )
       bpb = [one.bpb for one in found]
       yield {
@@ -213,14 +227,19 @@ class Training(NamedTuple):
         session,
         places=self._at_once(plan.preset),
       )
-    tokens = plan.steps * batch.rows * row_tokens
-    same = {
+    for scores, share in zip(found, kept, strict=True):
+      yield scores, self._facts(plan) | {"effective_sample_size": share}
+
+  def _facts(self, plan: final.Plan) -> dict[str, Any]:
+    """What all trainings of a plan share."""
+    row_tokens = self.pool.row_tokens
+    tokens = plan.steps * self.job.config.batch.rows * row_tokens
+    flops = self.model_of(plan.preset).flops_per_token(row_tokens)
+    return {
       "tokens": tokens,
       "flops": Cost().plus(tokens, GRADIENT, flops).flops,
       "commit": self.commit,
     }
-    for scores, share in zip(found, kept, strict=True):
-      yield scores, {**same, "effective_sample_size": share}
 
 
 def is_done(
@@ -240,6 +259,34 @@ def trial_targets(places: Iterable[Place]) -> tuple[str, ...]:
   return tuple(
     dict.fromkeys(one.searched for one in places if not one.only_tested)
   )
+
+
+def _wanted(
+  places: tuple[Place, ...], config: Any
+) -> list[tuple[str, str, int]]:
+  """(target, split, tokens) of all that a final model is scored on."""
+  return [
+    (*one, config.evaluate.max_tokens)
+    for place in places
+    for one in place.scored.values()
+  ]
+
+
+def _scored(
+  places: tuple[Place, ...],
+  found: Sequence[answers.Score],
+  facts: dict[str, Any],
+) -> dict[str, Any]:
+  """What the file of a final training says."""
+  accuracy = [
+    None if np.isnan(one.accuracy) else one.accuracy for one in found
+  ]  # JSON has no NaN
+  return {
+    "bpb": _by_place(places, [one.bpb for one in found]),
+    "accuracy": _by_place(places, accuracy),
+    "final_flops": facts["flops"],
+    **{name: value for name, value in facts.items() if name != "flops"},
+  }
 
 
 def steps_of(config: Any, fraction: float) -> int:

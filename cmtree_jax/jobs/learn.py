@@ -22,9 +22,11 @@ from cmtree_jax.jobs import (
   guard,
   hidden,
   learned,
+  online_job,
   proxy_views,
   selected,
   untargeted,
+  variants,
 )
 from cmtree_jax.jobs import job as jobs
 from cmtree_jax.jobs import plan as plans
@@ -51,7 +53,11 @@ def run(config: Any, workdir: Path, *, overwrite: bool = False) -> int:
     Fault: a loss is not finite, after saving.
   """
   plans.check_recipe(config)
-  story = apply.story if config.recipe.apply else _story
+  story = _story
+  if config.recipe.apply:
+    story = apply.story
+  elif build.is_online(variants.config_of(config.method, config)):
+    story = online_job.story
   return jobs.run(story, config, workdir, overwrite=overwrite)
 
 
@@ -123,7 +129,7 @@ def _judged(
   guarded = guard.judge(
     comparison.trials,
     guard.Plan(**config.guard),
-    table.methods,
+    [name for name in table.methods if name not in table.online],
     leaves_only=not formats <= set(export.OF_DOCUMENTS),
   )
   more = [guarded.rival.method] if guarded.rival else []

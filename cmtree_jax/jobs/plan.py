@@ -39,6 +39,7 @@ def of_recipe(
     fractions=(FULL,),
     natural_multiples=(),
     noise_repeats=0,
+    online=_online(methods, config),
   )
 
 
@@ -60,6 +61,7 @@ def of_comparison(config: Any) -> cells.Plan:
     noise_repeats=chosen.noise_repeats,
     presets=tuple(chosen.final_presets),
     shares=_shares(config),
+    online=_online(methods, config),
   )
 
 
@@ -82,6 +84,12 @@ def check_recipe(config: Any) -> None:
   learns = not config.recipe.apply  # else the recipe says what it weighs
   if learns and NO_TARGET in config.data.targets:
     require_untargeted(config)
+  own = variants.config_of(config.method, config)
+  if learns and build.is_online(own) and NO_TARGET in config.data.targets:
+    raise UserError(
+      "An online run is compared on the texts of a target, and config.data.targets "
+      "names none. Give a target, or leave config.online.on at False."
+    )
   if learns and method_of(config.method, config).weighs == "documents":
     export.require_leaves(config.export.formats)
 
@@ -136,6 +144,14 @@ def check_comparison(config: Any) -> None:
 def _untargeted(methods: tuple[str, ...], config: Any) -> frozenset[str]:
   return frozenset(
     name for name in methods if not method_of(name, config).targeted
+  )
+
+
+def _online(methods: tuple[str, ...], config: Any) -> frozenset[str]:
+  return frozenset(
+    name
+    for name in methods
+    if build.is_online(variants.config_of(name, config))
   )
 
 

@@ -12,7 +12,7 @@ from cmtree_jax import sharding
 from cmtree_jax.data.build.prepare import DocumentSet, Prepared
 from cmtree_jax.data.draw import packing, sampler, strata
 from cmtree_jax.data.draw.batch import stack_rows
-from cmtree_jax.data.draw.subpool import Subpools
+from cmtree_jax.data.draw.subpool import Subpool, Subpools
 from cmtree_jax.evaluate import sets
 from cmtree_jax.jobs import build, known
 from cmtree_jax.jobs.job import Job
@@ -89,22 +89,8 @@ def weigh(
     seed: seed of the search.
     stage: names its checkpoints.
   """
-  method = build.make_method(name, job.config)
-  placed = parts[method.partition]
-  learner = Learner(
-    method,
-    job,
-    data,
-    placed,
-    build.plans(job.config),
-    known.with_documents(
-      known.facts_of(method, job.config, data, placed),
-      method,
-      job,
-      data,
-      placed,
-    )._replace(seed=seed),
-  )
+  learner = learner_of(name, job, data, parts, seed=seed)
+  method, placed = learner.method, learner.domains
   job.reporter.advance(0, f"search of {name}")
   with job.session(stage, seed) as session:
     outcome = _LOOPS[method.loop](learner, session)
@@ -127,6 +113,34 @@ def weigh(
       for candidate, weights in outcome.candidates
     ),
     outcome.reasons,
+  )
+
+
+def learner_of(
+  name: str,
+  job: Job,
+  data: Prepared,
+  parts: Mapping[str, Domains],
+  *,
+  seed: int,
+) -> Learner:
+  """A method that knows what it may of a corpus; arguments as of `weigh`."""
+  method = build.make_method(name, job.config)
+  placed = parts[method.partition]
+  facts = known.with_documents(
+    known.facts_of(method, job.config, data, placed),
+    method,
+    job,
+    data,
+    placed,
+  )
+  return Learner(
+    method,
+    job,
+    data,
+    placed,
+    build.plans(job.config),
+    facts._replace(seed=seed),
   )
 
 
@@ -267,12 +281,22 @@ def _model(
 
 def _world(learner: Learner, model: fleet.Model, seed: int) -> fleet.World:
   """What a search draws from, as far as its loop reads it."""
+  world, loop = world_of(learner, model, seed), learner.method.loop
+  if loop == "values":
+    return world._replace(validation=_validation(learner))
+  if loop in ("steer", "runs"):
+    seen = world.subpool(learner.facts.steps, "search", seed)
+    return world._replace(view=view_of(learner, world, seen))
+  return world
+
+
+def world_of(learner: Learner, model: fleet.Model, seed: int) -> fleet.World:
+  """What a method's models draw from and are looked at with, no view yet."""
   config, data, placed = learner.job.config, learner.data, learner.domains
   targets, weight_N, scale_N = None, np.zeros(0), np.zeros(0)
   if data.targets:
     targets, weight_N, scale_N = targets_of(data, "train", config)
-  loop = learner.method.loop
-  world = fleet.World(
+  return fleet.World(
     model=model,
     pool=pool_sampler(data, config, seed=seed),
     rows=config.batch.rows,
@@ -285,11 +309,7 @@ def _world(learner: Learner, model: fleet.Model, seed: int) -> fleet.World:
     embedding_NE=data.pool.embedding_NE,
     mass_N=data.pool.tokens.mass_N,
     target_scale_N=scale_N,
-    validation=_validation(learner) if loop == "values" else None,
   )
-  if loop in ("steer", "runs"):
-    world = world._replace(view=_view(learner, world, seed))
-  return world
 
 
 def _subpools(learner: Learner) -> Subpools:
@@ -332,8 +352,14 @@ def _validation(learner: Learner):
   return batches, np.stack(weights).astype(np.float32)
 
 
-def _view(learner: Learner, world: fleet.World, seed: int) -> View:
-  """What the loops `steer` and `runs` look at the proxies of a world with."""
+def view_of(learner: Learner, world: fleet.World, seen: Subpool) -> View:
+  """What methods of the loops `steer` and `runs` look at models with.
+
+  Args:
+    learner: the method.
+    world: of the models.
+    seen: the documents that they train on.
+  """
   config, data = learner.job.config, learner.data
   train, plan = known.driving(data, "train"), learner.plans.observe
   part_N = world.target_of_N
@@ -341,8 +367,7 @@ def _view(learner: Learner, world: fleet.World, seed: int) -> View:
   targets = None
   if world.targets is not None:
     targets = strata.make(world.targets, part_N, num_parts=len(train))
-  # What is observed of domains is what the proxies train on.
-  seen = world.subpool(learner.facts.steps, "search", seed)
+  # What is observed of domains is what the models train on.
   domain_rows = strata.make(
     world.pool,
     learner.domains.domain_N,

@@ -161,7 +161,8 @@ def of_plan(plan: cells.Plan) -> list[Tried]:
     plan.search(method, target_set, 0)
     for method in plan.methods
     for target_set in plan.target_sets
-    if method != NATURAL
+    # The run of an online method is over before it could be tried.
+    if method != NATURAL and method not in plan.online
   )
   return list(
     dict.fromkeys(Tried(one.method, one.target_set) for one in searches)

@@ -128,7 +128,7 @@ class Clock(NamedTuple):
   event: list[float]  # seconds of each event
 
   def overhead(self, *, trained: int, stretch: int) -> float:
-    """What events add to the time of plain training; NaN before there were two.
+    """What events add to the time of plain training; NaN before there were four.
 
     Medians are taken, for first calls compile.
 
@@ -136,7 +136,7 @@ class Clock(NamedTuple):
       trained: steps of the training that are a part of an event.
       stretch: training steps from one event to the next.
     """
-    if min(len(self.plain), len(self.event)) < 2:
+    if min(len(self.plain), len(self.event)) < 4:
       return float("nan")
     plain, event = np.median(self.plain), np.median(self.event)
     return float((event / plain - trained) / stretch)

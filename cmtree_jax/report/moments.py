@@ -1,0 +1,133 @@
+"""How a training run moved its mixture: over time, and its leaves at three moments."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cmtree_jax.data import store
+from cmtree_jax.recipe.schedule import Schedule, Stage
+from cmtree_jax.report import describe
+
+_LARGEST = 12  # leaves with a colour of their own; the others are one
+
+
+def of_three(schedule: Schedule) -> tuple[Stage, ...]:
+  """The first stage, the one in the middle of the run, and the last; fewer of few."""
+  steps = (0, schedule.steps // 2, schedule.steps - 1)
+  return tuple({s.begin: s for s in map(schedule.at, steps)}.values())
+
+
+def markdown(
+  schedule: Schedule,
+  embedding_NE: np.ndarray,
+  mass_N: np.ndarray,
+  texts: Sequence[str],
+  ids: Sequence[str],
+) -> str:
+  """The nodes at three moments, each with what a sample of documents shows in it.
+
+  Args:
+    schedule: of the run.
+    embedding_NE: features of the sample.
+    mass_N: shares of its tokens.
+    texts: of the documents.
+    ids: of the documents.
+  """
+  lines = [f"# {schedule.method}: what it was trained on", ""]
+  for stage in of_three(schedule):
+    lines += [
+      f"## From step {stage.begin} to {stage.end} of {schedule.steps}",
+      "",
+      "| node | of the corpus | of the training | weight |",
+      "|---|--:|--:|--:|",
+    ]
+    nodes = describe.nodes(stage.partition, embedding_NE, mass_N, texts, ids)
+    for node in nodes:
+      depth = len(node.path.split(".")) - 1 if node.path else 0
+      name = _safe(f"{'· ' * depth}{node.path or 'root'}: {_terms(node)}")
+      lines.append(
+        f"| {name} | {node.mass:.1%} | {node.mixture:.1%} | {node.weight:.2f} |"
+      )
+    lines.append("")
+  return "\n".join(lines)
+
+
+def _terms(node: describe.Node) -> str:
+  return ", ".join(node.terms)
+
+
+def _safe(text: str) -> str:
+  """As a cell of a table: terms are words of documents that others wrote."""
+  return text.replace("|", "/").replace("<", "&lt;").replace("`", "'")
+
+
+def draw(schedule: Schedule, path: Path) -> None:
+  """Writes the mixture over time as a stacked area, with every event marked.
+
+  Args:
+    schedule: of the run.
+    path: its suffix is the format: .svg or .png.
+  """
+  import io
+
+  import matplotlib
+  import matplotlib.colors
+  from matplotlib.figure import Figure
+
+  names, share_GL = _largest(schedule)
+  edges = [stage.begin for stage in schedule.stages] + [schedule.steps]
+  figure = Figure((8.5, 4.2), layout="constrained")
+  ax = figure.subplots()
+  # Constant from one event to the next.
+  at = np.repeat(edges, 2)[1:-1]
+  palette = matplotlib.colormaps["tab20"]
+  colors = [matplotlib.colors.to_hex(palette(i)) for i in range(len(names))]
+  ax.stackplot(at, np.repeat(share_GL, 2, axis=0).T, colors=colors, linewidth=0)
+  for begin in edges[1:-1]:
+    ax.axvline(begin, color="white", linewidth=0.5, alpha=0.7)
+  ax.set_xlim(0, schedule.steps)
+  ax.set_ylim(0, 1)
+  ax.set_xlabel("training step; white lines: events that moved the weights")
+  ax.set_ylabel("share of the training tokens")
+  ax.set_title(f"{schedule.method}, seed {schedule.seed}", loc="left")
+  figure.legend(
+    handles=_legend(names, colors),
+    loc="outside right center",
+    frameon=False,
+    fontsize=7,
+  )
+  content = io.BytesIO()
+  with matplotlib.rc_context(
+    {"svg.hashsalt": "moments", "svg.fonttype": "none"}
+  ):  # equal schedules give equal bytes
+    figure.savefig(
+      content,
+      format=path.suffix[1:],
+      dpi=150,
+      metadata={"Date": None} if path.suffix == ".svg" else None,
+    )
+  store.write_atomically(path, content.getvalue())
+
+
+def _legend(names: Sequence[str], colors: Sequence[str]):
+  from matplotlib.patches import Patch
+
+  return [
+    Patch(color=color, label=name)
+    for name, color in zip(names[::-1], colors[::-1], strict=True)
+  ]
+
+
+def _largest(schedule: Schedule) -> tuple[list[str], np.ndarray]:
+  """(names, shares [stages, names]) of the largest leaves, and of the others."""
+  share_GL = np.stack([stage.mixture_L for stage in schedule.stages])
+  order_L = np.argsort(-schedule.mixture_L, kind="stable")
+  first, rest = np.sort(order_L[:_LARGEST]), order_L[_LARGEST:]
+  names = [schedule.names[leaf] for leaf in first]
+  found_GL = share_GL[:, first]
+  if len(rest):
+    names.append(f"{len(rest)} others")
+    others_G1 = share_GL[:, rest].sum(axis=1, keepdims=True)
+    found_GL = np.concatenate([found_GL, others_G1], axis=1)
+  return names, found_GL
