@@ -110,6 +110,9 @@ def _toy(config):
   config.evaluate.max_tokens = 10_000
   config.runs.steps = 21
   config.steer.steps = 20
+  config.online.update(
+    dict(unroll=4, every=4, outer_rows=32, probe_rows=32, saves=0)
+  )
   config["values"].update(
     dict(
       rounds=2,
@@ -133,6 +136,8 @@ def _cpu(config):
   config.budget.min_documents = 300
   config.budget.r_star = 5.3  # as in quickstart.py
   config["values"].rounds = 2
+  # Nine events in 600 steps; they cost 30 % of the run, half as much at the default.
+  config.online.every = 8
 
 
 def _gpu(config):
@@ -183,6 +188,28 @@ def scoring_variants() -> dict[str, tuple[str, ...]]:
   }
 
 
+# Methods that their papers run in the training that they are for.
+STEERED = ("rnb", "dga", "ado", "skill_it", "aioli", "doge", "grape")
+
+
+def online_variants() -> dict[str, tuple[str, ...]]:
+  """Final trainings that move their own weights; `joint_16` is the tree's search.
+
+  All trees have sixteen leaves and one start. `online_still` trains on that start to
+  its end, without an event.
+  """
+  tree = ("cmtree", "cmtree.branching=4,4", "online.on=true")
+  return {
+    "online_joint": tree,
+    "online_frozen": (*tree, "cmtree.mode=frozen"),
+    "online_one_angle": (*tree, "cmtree.projection=shared"),
+    "online_often": (*tree, "online.every=4"),
+    "online_cooled": (*tree, "online.cooldown=true"),
+    "online_still": (*tree, "online.every=1000000"),
+    **{f"online_{name}": (name, "online.on=true") for name in STEERED},
+  }
+
+
 def variants(final: str, leaves_of: tuple[int, ...], *, rounds: int):
   """Name -> (method, override, ...): joint and frozen trees, and what ablates them.
 
@@ -208,7 +235,7 @@ def variants(final: str, leaves_of: tuple[int, ...], *, rounds: int):
     )
     found[f"random_{leaves}"] = (*frozen, "cmtree.start.kind=random")
   found["sources"] = ("tilts", "partition.kind=sources")
-  found |= scoring_variants()
+  found |= scoring_variants() | online_variants()
   # With all dimensions of the embedding every angle would cut alike.
   angle = "cmtree.start.angle_dim=16"
   for name, branching in (

@@ -1,19 +1,21 @@
-"""Final trainings that move their own mixture, beside a static search; two cores.
+"""A training that moves its own mixture and tree, beside others; hours on two cores.
 
 python -m cmtree_jax.main --config configs/online.py --workdir runs/online
+
+It ends with the trained model and its schedule (cells/search/*.run), the table, and, in
+WORKDIR/online, the mixture over time and the tree at three moments.
 """
 
 from configs import quickstart
 
 
 def get_config():
-  """The quickstart's corpus and tree; the tree moves with the training itself."""
+  """The quickstart's corpus and tree; the final trainings move them."""
   config = quickstart.get_config()
   config.online.on = True
-  # The same start without an event, the same tree by a static search, and its tilts
-  # alone on a partition that stays.
-  config.variants.static = ("cmtree", "online.on=false")
+  # The tree's tilts alone, on the partition of its start; and its static search.
   config.variants.frozen = ("cmtree", "cmtree.mode=frozen")
+  config.variants.static = ("cmtree", "online.on=false")
   config.baselines = ("frozen", "static", "crisp_64", "classifier_soft")
   config.final.steps = 1200
   return config

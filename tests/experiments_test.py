@@ -11,7 +11,7 @@ from scipy import stats
 
 from cmtree_jax.config import load
 from cmtree_jax.evaluate import statistics
-from cmtree_jax.jobs import cells, compare, workdir
+from cmtree_jax.jobs import build, cells, compare, variants, workdir
 from cmtree_jax.jobs.command import command
 from cmtree_jax.methods import METHODS
 from cmtree_jax.proxy.ledger import Cost
@@ -29,6 +29,7 @@ from experiments import (
   guarded,
   joint_against_frozen,
   likeness,
+  online,
   repetition,
   search_cost,
   selection_cost,
@@ -262,6 +263,33 @@ def test_all_methods_stand_side_by_side_at_all_budgets(made_up, tmp_path):
   assert re.search(r"\| crisp_64 \| 4\.0\d+ \(\+.*; 0\.50\) \|", at_one)
   (of_tree,) = re.findall(r"\| one \| .*", text["tree.epochs_0.25.md"])
   assert "-0.1" in of_tree and "no difference" in of_tree
+
+
+def test_online_runs_stand_beside_static_recipes(made_up, tmp_path):
+  """Under the names of the made-up rows; the joint tree is better by a tenth."""
+  names = ("joint_16", "crisp_64", "frozen_16")
+  made_up.config.compare.methods = names
+  rows = [
+    {**row, "method": online.JOINT}
+    for row in made_up.rows
+    if row["method"] == "joint_16"
+  ]
+  made_up.config.compare.methods = (*names, online.JOINT)
+  both = made_up._replace(rows=[*made_up.rows, *rows])
+  methods, joint = online.show({0.25: both}, tmp_path)
+  assert re.search(r"\| online_joint \| -0\.1\d+ .* \|", methods.read_text())
+  (to_static,) = re.findall(r"\| joint_16 \| (\S+)", joint.read_text())
+  assert float(to_static) == 0
+  (to_crisp,) = re.findall(r"\| crisp_64 \| (\S+)", joint.read_text())
+  assert float(to_crisp) == pytest.approx(-0.1, abs=0.05)
+
+
+def test_every_online_variant_can_run():
+  config = load("configs/claims.py:toy", [])
+  for name in online.ONLINE:
+    own = variants.config_of(name, config)
+    build.check(own)
+    assert build.is_online(own), name
 
 
 def test_every_method_is_compared():

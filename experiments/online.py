@@ -1,0 +1,105 @@
+"""Online against static: what is it worth to move division and mixture in training?
+
+  python -m experiments.online --config claims:toy --workdir runs/online
+
+Final trainings that move their own weights: the tree with all of its parts, with its
+tilts alone, with one angle for all levels, without any event; and the methods that
+steer a mixture of clusters, in the training that they are for. Beside them stand the
+tree by a static search, the classifier, CRISP and natural, all for the same training
+tokens; what each takes beside its training is in the last column. A budget that the
+config sets (--config.budget.epochs=0.25) is the only one.
+"""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cmtree_jax import budget
+from cmtree_jax.evaluate.results import NATURAL
+from cmtree_jax.jobs.command import command
+from configs.claims import online_variants
+from experiments import claims
+from experiments.claims import Results
+
+EPOCHS = (1 / 4, 1)
+JOINT, STATIC = "online_joint", "joint_16"
+ONLINE = tuple(online_variants())
+ALL = (*ONLINE, STATIC, "classifier_soft", "crisp_64")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+  """Runs the experiment; returns the exit status as `cmtree_jax.main` does."""
+  return command(
+    "experiments.online",
+    "Trainings that move their own weights, beside static recipes.",
+    run,
+    arguments,
+  )
+
+
+def run(config: Any, workdir: Path, *, overwrite: bool = False) -> int:
+  """Compares at each budget, then shows all of them side by side."""
+  from cmtree_jax.report import tables
+
+  own = config.budget.epochs
+  epochs = EPOCHS if own == budget.Plan().epochs else (own,)
+  status, parts = claims.at_epochs(
+    config, workdir, "online", ALL, epochs, overwrite=overwrite
+  )
+  if not status:
+    tables.show_files(list(show(parts, workdir / "online")))
+  return status
+
+
+def show(parts: Mapping[float, Results], folder: Path) -> Iterator[Path]:
+  """For each budget: what every method is worth, and the joint tree's differences."""
+  for epochs, found in parts.items():
+    methods = [one for one in found.config.compare.methods if one != NATURAL]
+    yield claims.write_table(
+      folder / f"methods.epochs_{epochs:g}.md",
+      f"Test bits per byte - natural's, {epochs:g} epochs",
+      ["method", *found.targets, "FLOPs beside the training"],
+      [_line(one, found) for one in methods],
+    )
+    if found.trained([JOINT]):
+      yield claims.write_table(
+        folder / f"joint.epochs_{epochs:g}.md",
+        f"{JOINT} - others, test bits per byte, {epochs:g} epochs",
+        [f"{JOINT} -", *found.targets],
+        [
+          [
+            one,
+            *(
+              claims.signed(found.difference(JOINT, one, t))
+              for t in found.targets
+            ),
+          ]
+          for one in methods
+          if one != JOINT
+        ],
+      )
+
+
+def _line(method: str, found: Results) -> list[str]:
+  """A method on every set of targets, and what it takes beside the training."""
+  shares = [
+    (
+      found.value(method, target, "search_flops")
+      + found.value(method, target, "trial_flops")
+    )
+    / found.value(method, target, "final_flops")
+    for target in found.targets
+  ]
+  return [
+    method,
+    *(
+      claims.signed(found.difference(method, NATURAL, target))
+      for target in found.targets
+    ),
+    f"{sum(shares) / len(shares):.2f}",
+  ]
+
+
+if __name__ == "__main__":
+  sys.exit(main())
