@@ -1,0 +1,92 @@
+"""Schedules: what a run was trained on, and back from its file."""
+
+import json
+
+import numpy as np
+import pytest
+
+from cmtree_jax.recipe import schedule as schedules
+from cmtree_jax.recipe.partition import clusters
+from cmtree_jax.recipe.schedule import Schedule
+from cmtree_jax.report import moments
+from cmtree_jax.types import UserError
+
+PLACES = clusters(np.eye(3, dtype=np.float32))
+EMBEDDING_NE = np.eye(3)[[0, 0, 1, 2]]
+MASS_N = np.array([0.2, 0.3, 0.4, 0.1])  # leaves: .5, .4, .1
+MIXTURE_GL = np.array([[0.5, 0.4, 0.1], [0.2, 0.3, 0.5], [0.1, 0.1, 0.8]])
+NAMES = ("leaf_0_a", "leaf_1_b", "leaf_2_<c>")
+
+
+@pytest.fixture
+def schedule() -> Schedule:
+  """Of ten steps; what begins at step 4 first is trained on by nobody."""
+  log_w_GL = np.log(MIXTURE_GL / [0.5, 0.4, 0.1])
+  leaves = [
+    PLACES.with_weights(log_w_GL[g].astype(np.float32)) for g in (0, 2, 1, 2)
+  ]
+  stages = schedules.make([0, 4, 4, 8], leaves, EMBEDDING_NE, MASS_N, steps=10)
+  return Schedule("rnb", 3, 64, NAMES, stages)
+
+
+def test_stages_are_what_is_trained_on(schedule):
+  assert [(s.begin, s.end, s.steps) for s in schedule.stages] == [
+    (0, 4, 4),
+    (4, 8, 4),
+    (8, 10, 2),
+  ]
+  found = [stage.mixture_L for stage in schedule.stages]
+  np.testing.assert_allclose(found, MIXTURE_GL, rtol=1e-6)
+  assert schedule.steps == 10
+  np.testing.assert_allclose(schedule.mixture_L, [0.3, 0.3, 0.4], rtol=1e-6)
+  assert schedule.at(7) is schedule.stages[1]
+  assert schedule.at(8) is schedule.stages[2]
+  assert schedule.mixture(9)["leaf_2_<c>"] == pytest.approx(0.8)
+
+
+def test_a_schedule_comes_back_from_its_file(schedule, tmp_path):
+  schedules.save(tmp_path / "run", schedule)
+  found = schedules.load(tmp_path / "run")
+  assert found[:4] == schedule[:4]
+  for one, other in zip(found.stages, schedule.stages, strict=True):
+    assert (one.begin, one.end) == (other.begin, other.end)
+    np.testing.assert_allclose(one.mixture_L, other.mixture_L)
+    np.testing.assert_allclose(
+      one.partition.log_w_L, other.partition.log_w_L, rtol=1e-6
+    )
+    np.testing.assert_array_equal(
+      one.partition.log_p_leaf(EMBEDDING_NE),
+      other.partition.log_p_leaf(EMBEDDING_NE),
+    )
+  # Leaves that differ by weights alone are in the file once.
+  told = json.loads((tmp_path / "run" / schedules.FILE).read_text())
+  assert len(told["leaves"]) == 1
+
+
+def test_a_folder_without_a_schedule_is_refused(tmp_path):
+  with pytest.raises(UserError, match="No schedule.json"):
+    schedules.load(tmp_path)
+  (tmp_path / schedules.FILE).write_text('{"format": 0}')
+  with pytest.raises(UserError, match="wanted format 1, came 0"):
+    schedules.load(tmp_path)
+
+
+def test_three_moments_of_a_schedule_are_told(schedule, tmp_path):
+  """Words of documents stay words."""
+  texts = ["<b> alpha", "<b> alpha", "beta | x", "gamma"]
+  text = moments.markdown(
+    schedule, EMBEDDING_NE, MASS_N, texts, ["1", "2", "3", "4"]
+  )
+  heads = [line for line in text.splitlines() if line.startswith("## ")]
+  assert heads == [
+    "## From step 0 to 4 of 10",
+    "## From step 4 to 8 of 10",
+    "## From step 8 to 10 of 10",
+  ]
+  assert (
+    "| 50.0% | 50.0% | 1.00 |" in text and "| 10.0% | 80.0% | 8.00 |" in text
+  )
+  assert "<b>" not in text
+  moments.draw(schedule, tmp_path / "mixture.svg")
+  drawn = (tmp_path / "mixture.svg").read_text()
+  assert "leaf_0_a" in drawn and "leaf_2_&lt;c&gt;" in drawn
