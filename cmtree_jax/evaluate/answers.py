@@ -28,11 +28,29 @@ class AnswerSet(NamedTuple):
   bytes_A: np.ndarray  # int64, UTF-8 bytes of the choice
   num_tokens: int  # of all sequences
   num_cut: int  # questions with a choice that does not have its whole prompt
+  num_continued: int  # questions with a choice that goes on in another row
 
   @property
   def num_questions(self) -> int:
     """Q."""
     return int(self.right_A.sum())
+
+  @property
+  def count_Q(self) -> np.ndarray:
+    """The choices of each question; one: an open answer."""
+    return np.bincount(self.question_A)
+
+  @property
+  def bytes_Q(self) -> np.ndarray:
+    """UTF-8 bytes of each right choice."""
+    return self.bytes_A[self.right_A]
+
+
+class Answered(NamedTuple):
+  """What a model makes of single questions; intervals are over these."""
+
+  nats_Q: np.ndarray  # of the right choice
+  won_Q: np.ndarray  # 1: the right choice is preferred; NaN: an open answer
 
 
 class Score(NamedTuple):
@@ -40,6 +58,7 @@ class Score(NamedTuple):
 
   bpb: float  # bits per byte: of right answers, or of texts
   accuracy: float  # NaN where no question has several choices
+  answered: Answered | None = None  # None: of texts
 
 
 def answer_set(
@@ -82,6 +101,7 @@ def answer_set(
     return x_RT.reshape(chunks, rows, row_tokens)
 
   cut_A = (kept_A < wanted_A)[index_A]
+  continued_A = (kept_A > row_tokens)[index_A]
   return AnswerSet(
     batches=Batch(*map(in_chunks, row_of, (0, 0, -1, -1))),
     choice_CBT=in_chunks(choice_RT, -1),
@@ -90,6 +110,7 @@ def answer_set(
     bytes_A=questions.choices.bytes_N[index_A],
     num_tokens=int(kept_A[index_A].sum()),
     num_cut=len(np.unique(question_A[cut_A])),
+    num_continued=len(np.unique(question_A[continued_A])),
   )
 
 
@@ -114,18 +135,40 @@ def score(loss_CBT: np.ndarray, one: AnswerSet) -> Score:
   bpb = perplexity.bits_per_byte(
     float(nats_A[right].sum()), int(one.bytes_A[right].sum())
   )
-  return Score(bpb, _accuracy(nats_A / one.bytes_A, one))
+  won_Q = _won(nats_A / one.bytes_A, one)
+  several_Q = one.count_Q > 1
+  accuracy = float(won_Q[several_Q].mean()) if several_Q.any() else float("nan")
+  answered = Answered(nats_A[right], np.where(several_Q, won_Q, np.nan))
+  return Score(bpb, accuracy, answered)
 
 
-def _accuracy(nats_per_byte_A, one: AnswerSet) -> float:
-  count_Q = np.bincount(one.question_A)
-  if count_Q.max() < 2:
-    return float("nan")
-  least_Q = np.minimum.reduceat(nats_per_byte_A, np.cumsum(count_Q) - count_Q)
-  least_A = nats_per_byte_A <= least_Q[one.question_A] * (1 + _TIE)
+def unread(one: AnswerSet) -> dict[str, np.ndarray]:
+  """What rules win that read no question: always one place, the shortest, the longest.
+
+  Places and lengths of right choices are seldom even, and a model that knows nothing
+  has a taste in both: only what is better than the best of these rules has read.
+
+  Returns:
+    Rule -> won_Q, for the questions that have several choices; as `Answered` counts.
+  """
+  first_A = np.repeat(np.cumsum(one.count_Q) - one.count_Q, one.count_Q)
+  place_A = np.arange(len(one.bytes_A)) - first_A
+  cost_A = {
+    f"choice {place + 1}": place_A != place
+    for place in range(place_A.max() + 1)
+  }
+  cost_A |= {"shortest": one.bytes_A, "longest": 1 / one.bytes_A}
+  several_Q = one.count_Q > 1
+  return {name: _won(cost, one)[several_Q] for name, cost in cost_A.items()}
+
+
+def _won(cost_A: np.ndarray, one: AnswerSet) -> np.ndarray:
+  """1 where the right choice costs least; a tie of k that it is in counts 1/k."""
+  count_Q = one.count_Q
+  least_Q = np.minimum.reduceat(cost_A, np.cumsum(count_Q) - count_Q)
+  least_A = cost_A <= least_Q[one.question_A] * (1 + _TIE)
   ties_Q = np.bincount(one.question_A, least_A)
-  won_Q = np.bincount(one.question_A, least_A & one.right_A) / ties_Q
-  return float(won_Q[count_Q > 1].mean())
+  return np.bincount(one.question_A, least_A & one.right_A) / ties_Q
 
 
 def _lengths(questions: Questions, row_tokens: int):

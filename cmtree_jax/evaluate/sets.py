@@ -35,7 +35,7 @@ def scored(
   Args:
     documents: of targets, by a name for people.
     plan: of every set.
-    say: told of prompts that do not fit into a row.
+    say: told of prompts and choices that do not fit into a row.
   """
   sets: list[perplexity.EvalSet | answers.AnswerSet] = []
   for name, one in documents.items():
@@ -43,10 +43,14 @@ def scored(
       sets += texts([one], plan)
       continue
     asked = answers.answer_set(one.questions, one.key_N, **plan._asdict())
-    if asked.num_cut:
-      say(
-        f"{name}: {asked.num_cut} of {asked.num_questions} questions have their "
-        f"prompts cut to fit into rows of {plan.row_tokens} tokens."
-      )
+    for count, what in (
+      (asked.num_cut, "their prompts cut to fit into"),
+      (asked.num_continued, "choices that go on, without a prompt, in further"),
+    ):
+      if count:
+        say(
+          f"{name}: {count} of {asked.num_questions} questions have {what} rows of "
+          f"{plan.row_tokens} tokens."
+        )
     sets.append(asked)
   return tuple(sets)

@@ -18,6 +18,9 @@ from cmtree_jax.methods import reasons
 from cmtree_jax.methods.reasons import Reasons
 from cmtree_jax.proxy.ledger import Cost
 
+# What a final training's file calls what it made of single questions: place -> split
+# -> {"nats": [...], "won": [...]}, see `evaluate.answers.Answered`.
+QUESTIONS = "questions"
 # Stands for the target set of methods whose recipe is the same for all of them.
 ANY = "any"
 
@@ -318,7 +321,7 @@ class Folder(NamedTuple):
     before = _read(self._file(cell, "json")) or {}
     scores = {
       name: {**before.get(name, {}), **facts[name]}
-      for name in ("bpb", "accuracy")
+      for name in ("bpb", "accuracy", QUESTIONS)
       if name in facts
     }
     self._end(cell, {**facts, **scores})

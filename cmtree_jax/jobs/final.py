@@ -284,6 +284,7 @@ def _scored(
   return {
     "bpb": _by_place(places, [one.bpb for one in found]),
     "accuracy": _by_place(places, accuracy),
+    **_questions(places, list(found)),
     "final_flops": facts["flops"],
     **{name: value for name, value in facts.items() if name != "flops"},
   }
@@ -303,6 +304,32 @@ def _by_place(
     place.name: {split: next(found) for split in place.scored}
     for place in places
   }
+
+
+# Digits after the point of what is kept of single questions: losses are float32.
+_DIGITS = 4
+
+
+def _questions(
+  places: tuple[Place, ...], found: list[answers.Score]
+) -> dict[str, Any]:
+  """What was made of single questions, in the order of their sets, where there are."""
+  kept = _by_place(places, [_answered(one.answered) for one in found])
+  asked = {
+    name: {split: one for split, one in splits.items() if one is not None}
+    for name, splits in kept.items()
+  }
+  asked = {name: splits for name, splits in asked.items() if splits}
+  return {cells.QUESTIONS: asked} if asked else {}
+
+
+def _answered(one: answers.Answered | None) -> dict[str, Any] | None:
+  if one is None:
+    return None
+  found = {"nats": one.nats_Q.round(_DIGITS).tolist()}
+  if not np.isnan(one.won_Q).any():  # JSON has no NaN
+    found["won"] = one.won_Q.round(_DIGITS).tolist()
+  return found
 
 
 def _engines(

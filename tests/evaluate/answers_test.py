@@ -55,8 +55,13 @@ def chosen(one):
   return np.unique(document[document >= 0]).tolist()
 
 
-def score(one, loss_V=LOSS_V):
+def full_score(one, loss_V=LOSS_V):
   return answers.score(loss_V[one.batches.label_BT], one)
+
+
+def score(one, loss_V=LOSS_V):
+  found = full_score(one, loss_V)
+  return found.bpb, found.accuracy
 
 
 def ids(text):
@@ -125,6 +130,8 @@ def test_rows_hold_every_choice_after_the_end_of_its_prompt():
     for i, q in enumerate(ASKED)
   ]
   assert one.num_cut == whole.count(False) > 0
+  continued = [any(len(ids(choice)) > T for choice in q.choices) for q in ASKED]
+  assert one.num_continued == continued.count(True) > 0
 
 
 def test_short_sequences_share_a_row():
@@ -161,6 +168,41 @@ def test_ties_count_by_chance_and_length_does_not_matter(cost, expected):
   assert bpb == pytest.approx(cost["a"] / math.log(2))
 
 
+def test_single_questions_add_up_to_the_score():
+  one = make_set()
+  found = full_score(one)
+  assert found.answered is not None
+  nats_Q, won_Q = found.answered
+  by_question = [LOSS_V[ids(q.choices[q.answer])].sum() for q in ASKED]
+  np.testing.assert_allclose(nats_Q, by_question, rtol=1e-6)
+  assert nats_Q.sum() / math.log(2) / one.bytes_Q.sum() == pytest.approx(
+    found.bpb
+  )
+  several = [len(q.choices) > 1 for q in ASKED]
+  np.testing.assert_array_equal(~np.isnan(won_Q), several)
+  assert np.nanmean(won_Q) == pytest.approx(found.accuracy)
+
+
+def test_rules_that_read_no_question():
+  one = make_set(
+    [
+      Question("?", ("b", "aaaa", "cc"), 1),
+      Question("?", ("open",), 0),
+      Question("?", ("bb", "a", "a"), 2),
+      Question("?", ("bb", "a"), 0),
+    ]
+  )
+  expected = {
+    "choice 1": (0, 0, 1),
+    "choice 2": (1, 0, 0),
+    "choice 3": (0, 1, 0.5),  # of two choices no third one: by chance
+    "shortest": (0, 0.5, 0),
+    "longest": (1, 0, 1),
+  }
+  found = answers.unread(one)
+  assert {name: tuple(won_Q) for name, won_Q in found.items()} == expected
+
+
 def test_open_answers_have_no_accuracy():
   asked = make_asked(most=1)
   bpb, accuracy = score(make_set(asked))
@@ -187,7 +229,7 @@ def test_a_set_is_the_first_whole_questions_in_the_order_of_keys(max_tokens):
   assert one.num_tokens <= max_tokens or one.num_questions == 1
   assert one.num_questions == 1 if max_tokens == 1 else one.num_questions > 1
   expected = by_hand([ASKED[i] for i in first])[0]
-  assert score(one).bpb == pytest.approx(expected)
+  assert score(one)[0] == pytest.approx(expected)
 
 
 def test_the_order_of_questions_does_not_matter():

@@ -190,10 +190,12 @@ def test_a_training_keeps_what_it_was_scored_on_before(tmp_path):
   a, b = map(cells.Place.of, "ab")
   for place, bpb in ((a, 1.0), (b, 2.0)):
     scores = {place.name: {"test": bpb}}
-    folder.save_scored(cell, {"bpb": scores, "accuracy": scores, "tokens": 7})
+    facts = {"bpb": scores, "accuracy": scores, "tokens": 7}
+    folder.save_scored(cell, {**facts, cells.QUESTIONS: scores})
   assert folder.scored(cell, "ab") == {
     "bpb": {"a": {"test": 1.0}, "b": {"test": 2.0}},
     "accuracy": {"a": {"test": 1.0}, "b": {"test": 2.0}},
+    cells.QUESTIONS: {"a": {"test": 1.0}, "b": {"test": 2.0}},
     "tokens": 7,
   }
   assert folder.scored(cell, "c") is None
