@@ -20,7 +20,11 @@ NAMES = sorted(
 def test_every_config_loads(tmp_path, name):
   (tmp_path / "tasks").mkdir()
   (tmp_path / "tasks" / "exam.jsonl.gz").touch()
-  argument = {"bench": f":{tmp_path}", "method": ":natural"}.get(name, "")
+  argument = {
+    "answers": f":cpu,{tmp_path}",
+    "bench": f":{tmp_path}",
+    "method": ":natural",
+  }.get(name, "")
   loaded = config.load(f"configs/{name}.py{argument}", ["seed=7"])
   assert loaded.seed == 7
   assert loaded.is_locked
