@@ -284,7 +284,7 @@ def _scored(
   return {
     "bpb": _by_place(places, [one.bpb for one in found]),
     "accuracy": _by_place(places, accuracy),
-    **_questions(places, list(found)),
+    **_questions(places, found),
     "final_flops": facts["flops"],
     **{name: value for name, value in facts.items() if name != "flops"},
   }
@@ -311,7 +311,7 @@ _DIGITS = 4
 
 
 def _questions(
-  places: tuple[Place, ...], found: list[answers.Score]
+  places: tuple[Place, ...], found: Sequence[answers.Score]
 ) -> dict[str, Any]:
   """What was made of single questions, in the order of their sets, where there are."""
   kept = _by_place(places, [_answered(one.answered) for one in found])
