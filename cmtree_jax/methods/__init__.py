@@ -61,6 +61,7 @@ METHODS: dict[str, ModuleType] = {
     "skill_it",
     "aioli",
     "ado",
+    "ordered",
     "tandem",
     # Whole runs on mixtures that the method asks for.
     "climb",

@@ -367,10 +367,10 @@ class Planted(NamedTuple):
   nothing: tuple[str, ...] = ()  # what gets no weight
   # The same among single documents, which `tests/methods/planted_documents.py` plants:
   # pairs of groups, of which the first weighs more, and groups of copies, of which no
-  # document is kept twice. Or else why nothing can be asked of the method there.
+  # document is kept twice.
   documents: tuple[tuple[str, str], ...] = ()
   once: tuple[str, ...] = ()
-  cannot: str = ""
+  cannot: str = ""  # or else why nothing can be asked of the method there
 
 
 # What a method that knows its target can be expected to find.

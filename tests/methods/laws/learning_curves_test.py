@@ -58,3 +58,38 @@ def test_the_grid_has_512_starts_of_the_published_ranges():
   ]:
     np.testing.assert_allclose((found.min(), found.max()), (least, most))
   assert learning_curves.grid(4).a.shape == (8,)
+
+
+def test_laws_in_closed_form_are_those_of_their_grid():
+  planted = learning_curves.Law(
+    a=np.log([3.0, 2.0, 1.0]),
+    e=np.log([2.0, 1.0, 1e-9]),
+    alpha=np.array([0.5, 1.2, 0.1]),
+  )
+  n_N = 1.0 + 10 * np.arange(30)
+  loss_NK = np.asarray(learning_curves.predict(planted, n_N[:, None]))
+  rising_N = 3 + 0.01 * np.arange(30)
+  loss_NK = np.column_stack([loss_NK, rising_N])
+  loss_NK[:2] = 99.0  # not used
+  law = learning_curves.closed_form_laws(
+    jnp.asarray(loss_NK), jnp.asarray(n_N), jnp.arange(30) >= 2
+  )
+  np.testing.assert_allclose(law.alpha[:3], planted.alpha, rtol=1e-5)
+  np.testing.assert_allclose(
+    learning_curves.predict(law, 1000.0),
+    [2 + 3 * 1000**-0.5, 1 + 2 * 1000**-1.2, 1000**-0.1, rising_N[2:].mean()],
+    rtol=2e-3,
+  )
+
+
+def test_no_law_in_closed_form_falls_below_zero():
+  n_N = 1.0 + np.arange(10)
+  loss_N = n_N**-3.0  # steeper than the grid
+  law = learning_curves.closed_form_laws(
+    jnp.asarray(loss_N)[:, None], jnp.asarray(n_N), n_N > 0
+  )
+  x_N = n_N ** -float(law.alpha[0])
+  np.testing.assert_allclose(np.exp(law.e), 0, atol=1e-6)
+  np.testing.assert_allclose(
+    np.exp(law.a), x_N @ loss_N / (x_N @ x_N), rtol=1e-4
+  )
