@@ -105,7 +105,11 @@ def leaf_tilt(theta: Theta) -> shapes.FloatL:
   """m_L: tilts summed along the path from the root."""
   tilt_L = jnp.zeros(1)
   for level in theta:
-    tilt_L = (tilt_L[:, None] + level.tilt_MC).reshape(-1)
+    tilt_MC = level.tilt_MC
+    if level.open_M is not None:
+      # Else a leaf high up would move by all of its path's tilts at once.
+      tilt_MC = jnp.where(level.open_M[:, None] > 0, tilt_MC, 0.0)
+    tilt_L = (tilt_L[:, None] + tilt_MC).reshape(-1)
   return tilt_L
 
 

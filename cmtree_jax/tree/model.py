@@ -25,6 +25,9 @@ class Level(NamedTuple):
   tilt_MC: shapes.FloatMC  # log of the weight against the corpus mass
   # Slopes of the leaves' scores; None above the last level, and where none scores.
   score_MCP: shapes.FloatMCP | None = None
+  # 1 where a node is split. 0: all its documents go to its first child, and its
+  # tilts count for nothing. None: all nodes are split. See `growth`.
+  open_M: shapes.FloatM | None = None
 
 
 # theta: the levels from the root down.
@@ -130,7 +133,15 @@ def child_logits(level: Level, embedding_BE: shapes.FloatBE):
   z_BP = project(level, embedding_BE)
   prototype_MCP = normalize(level.prototype_MCP)
   cosine_BMC = jnp.einsum("bp,mcp->bmc", z_BP, prototype_MCP)
-  return jnp.exp(level.log_kappa) * cosine_BMC
+  logits_BMC = jnp.exp(level.log_kappa) * cosine_BMC
+  if level.open_M is None:
+    return logits_BMC
+  first_C = jnp.where(jnp.arange(prototype_MCP.shape[1]) == 0, 0.0, _CLOSED)
+  return jnp.where(level.open_M[:, None] > 0, logits_BMC, first_C)
+
+
+# The logit of a child that no document goes to. Minus infinity would have no gradient.
+_CLOSED = -1e9
 
 
 def project(level: Level, embedding_BE: shapes.FloatBE):

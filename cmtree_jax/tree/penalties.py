@@ -14,11 +14,13 @@ def angle_overlap(theta: Theta) -> shapes.Scalar:
   .. math:: \frac{1}{P} \lVert Q_i Q_j^\top \rVert_F^2
 
   with orthonormal rows Q of each angle: the mean squared cosine of the principal
-  angles between the spaces. Zero for a tree of one level.
+  angles between the spaces. Zero for a tree of one level. Levels of growth do not
+  count: each of their cuts has a direction of its own.
   """
-  if len(theta) < 2:
+  fixed = tuple(level for level in theta if level.open_M is None)
+  if len(fixed) < 2:
     return jnp.zeros(())
-  return jnp.mean(jnp.stack(list(pair_overlaps(theta).values())))
+  return jnp.mean(jnp.stack(list(pair_overlaps(fixed).values())))
 
 
 def score_norm(theta: Theta) -> shapes.Scalar:
