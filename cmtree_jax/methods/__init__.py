@@ -62,6 +62,7 @@ METHODS: dict[str, ModuleType] = {
     "aioli",
     "ado",
     "ordered",
+    "attention",
     "tandem",
     # Whole runs on mixtures that the method asks for.
     "climb",

@@ -25,8 +25,9 @@ class Signals(NamedTuple):
   """What a loop computes for a method; only the declared fields are filled.
 
   B documents; N documents of a sample that stands for the whole corpus; K domains
-  of the partition; T targets; C points of a learning curve; M documents of the
-  targets. Losses of domains are nats per token, those of targets bits per byte.
+  of the partition; R rows of each; H numbers of a hidden state; T targets; C points
+  of a learning curve; M documents of the targets. Losses of domains are nats per
+  token, those of targets bits per byte.
   """
 
   # Documents of the pool (loop `values`, and what weights are read with).
@@ -59,6 +60,10 @@ class Signals(NamedTuple):
   domain_norm_K: Any = None
   target_norm_T: Any = None
   target_nats_T: Any = None
+  # Means of the last layer's states over rows that stay the same, later tokens of a
+  # document weighing more; zeros for a row without text. And over the targets' texts.
+  late_hidden_KRH: Any = None
+  target_late_hidden_TH: Any = None
   target_loss_T: Any = None  # mean loss (loop `runs`: at the end of the run)
 
   # One whole run (loop `runs`).

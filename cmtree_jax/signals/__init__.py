@@ -13,7 +13,7 @@ from cmtree_jax.data.draw.batch import Batch
 from cmtree_jax.methods.base import Signals
 from cmtree_jax.proxy.engine import Engine
 from cmtree_jax.proxy.ledger import Cost
-from cmtree_jax.signals import documents, domains, gradients
+from cmtree_jax.signals import documents, domains, gradients, hidden
 from cmtree_jax.signals.base import Observation, Signal, View, observe
 
 SIGNALS: dict[str, Signal] = {
@@ -29,6 +29,8 @@ SIGNALS: dict[str, Signal] = {
   "target_norm_T": gradients.TARGET_PRODUCTS,
   "target_nats_T": gradients.TARGET_PRODUCTS,
   "head_dot_K": gradients.HEAD_DOT,
+  "late_hidden_KRH": hidden.DOMAINS,
+  "target_late_hidden_TH": hidden.TARGETS,
   "target_loss_T": domains.TARGETS,
   "document_nats_M": documents.NATS,
 }

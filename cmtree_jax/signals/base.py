@@ -87,6 +87,13 @@ def observe(
   return Observation(view, engine, params, reference, number, batch)
 
 
+def target_rows(seen: Observation) -> Batch:
+  """Fresh rows of every target, [T, rows, T]."""
+  view = seen.view
+  assert view.targets is not None
+  return view.targets.rows(1 + seen.number, view.target_rows)
+
+
 def token_weights(batch: Batch) -> np.ndarray:
   """1 for a token, 0 for padding."""
   return (batch.document_BT >= 0).astype(np.float32)

@@ -22,7 +22,12 @@ from cmtree_jax.proxy import loss as proxy_loss
 from cmtree_jax.proxy.engine import Engine
 from cmtree_jax.proxy.ledger import FORWARD, GRADIENT, Cost
 from cmtree_jax.proxy.model import Proxy
-from cmtree_jax.signals.base import Observation, Signal, token_weights
+from cmtree_jax.signals.base import (
+  Observation,
+  Signal,
+  target_rows,
+  token_weights,
+)
 
 Losses = Callable[[shapes.Tree, shapes.Tree], shapes.Array]
 
@@ -225,9 +230,7 @@ def _compiled_for(proxy: Proxy, mesh: Mesh) -> _Compiled:
 
 def _target_rows(seen: Observation) -> tuple[Batch, np.ndarray]:
   """Fresh rows of every target, and 1 for a token."""
-  view = seen.view
-  assert view.targets is not None
-  rows = view.targets.rows(1 + seen.number, view.target_rows)
+  rows = target_rows(seen)
   return rows, token_weights(rows)
 
 

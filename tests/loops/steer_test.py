@@ -40,6 +40,8 @@ def scripted(asks: list[Ask], *wanted: str, **fields) -> Method:
     target_dot_K=(K,),
     target_dot_TK=(1, K),
     head_dot_K=(K,),
+    late_hidden_KRH=(K, 2, toy.CONFIG.width),
+    target_late_hidden_TH=(1, toy.CONFIG.width),
     target_loss_T=(1,),
     tokens_K=(K,),
   )
@@ -237,6 +239,8 @@ def test_the_ledger_counts_what_is_looked_at(tmp_path):
     ("target_dot_TK", K * 1 + 2, GRADIENT, K * 1 + K + 1),
     ("head_gram_KK", K * 1, FORWARD, head * (K * T + K * K)),
     ("head_dot_K", K * 1 + 2, FORWARD, head * ((K + 2) * T + K + 1)),
+    ("late_hidden_KRH", K * 2, FORWARD, 0),
+    ("target_late_hidden_TH", 2, FORWARD, 0),
     ("target_loss_T", signals.eval_rows(view), FORWARD, 0),
     ("excess_K", 2 * K, FORWARD, 0),
   ):

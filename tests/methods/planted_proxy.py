@@ -66,7 +66,7 @@ class PlantedGradients:
 
 
 def gradients(gradient_KP, target_P):
-  """What such gradients of domains and of a target show."""
+  """What such gradients of domains and of a target show; states lie as they do."""
   gram_KK = jnp.asarray(gradient_KP @ gradient_KP.T)
   dot_K = jnp.asarray(gradient_KP @ target_P)
   return Signals(
@@ -78,6 +78,8 @@ def gradients(gradient_KP, target_P):
     domain_norm_K=jnp.linalg.norm(gradient_KP, axis=1),
     target_norm_T=jnp.linalg.norm(target_P)[None],
     target_nats_T=jnp.ones(1),
+    late_hidden_KRH=jnp.asarray(gradient_KP)[:, None],
+    target_late_hidden_TH=jnp.asarray(target_P)[None],
   )
 
 

@@ -221,8 +221,9 @@ def observation(number, order=range(K)):
   gradient_KP = rng.normal(size=(K, 6)) + 0.5
   target_P = rng.normal(size=6) + 0.5
   target_TP = target_P + rng.normal(size=(T, 6))
-  gradient_KP, loss_K, excess_K = (
-    x[list(order)] for x in (gradient_KP, loss_K, excess_K)
+  hidden_KRH = rng.normal(size=(K, 1, 6)) + rng.normal(size=(K, 3, 6)) / 3
+  gradient_KP, loss_K, excess_K, hidden_KRH = (
+    x[list(order)] for x in (gradient_KP, loss_K, excess_K, hidden_KRH)
   )
   gram_KK = gradient_KP @ gradient_KP.T
   found = Signals(
@@ -238,6 +239,8 @@ def observation(number, order=range(K)):
     target_norm_T=np.linalg.norm(target_TP, axis=1),
     target_nats_T=rng.uniform(3, 5, T),
     target_loss_T=rng.uniform(2, 3, T),
+    late_hidden_KRH=hidden_KRH,
+    target_late_hidden_TH=rng.normal(size=(T, 6)),
   )
   return jax.tree.map(jnp.float32, found)
 

@@ -36,6 +36,8 @@ SHAPES = {
   "target_norm_T": (1,),
   "target_nats_T": (1,),
   "head_dot_K": (K,),
+  "late_hidden_KRH": (K, 2, toy.CONFIG.width),
+  "target_late_hidden_TH": (1, toy.CONFIG.width),
   "target_loss_T": (1,),
   "document_nats_M": (len(toy.corpus().facts.document_tokens_M),),
 }
