@@ -2,9 +2,9 @@
 
 B documents or rows of a batch, T tokens of a row, V vocabulary, D model width,
 E embedding, P projected embedding, L leaves, K domains, N documents of a corpus
-(or of a sample of it), M nodes of a tree's level, C children of a node, S inner
-steps. ``weight_BT`` is an array [B, T]; scalars and trees of arrays carry no suffix.
-Arrays may be numpy's or JAX's.
+(or of a sample of it), M nodes of a tree's level, C children of a node, H hidden
+units of a tree's encoder, S inner steps. ``weight_BT`` is an array [B, T]; scalars and
+trees of arrays carry no suffix. Arrays may be numpy's or JAX's.
 """
 
 from typing import Any
@@ -26,6 +26,8 @@ FloatBT = Float[Array, "B T"]
 FloatNE = Float[Array, "N E"]
 FloatNL = Float[Array, "N L"]
 FloatLE = Float[Array, "L E"]
+FloatEH = Float[Array, "E H"]
+FloatHE = Float[Array, "H E"]
 FloatBTV = Float[Array, "B T V"]
 FloatSBT = Float[Array, "S B T"]
 IntN = Int[Array, "N"]

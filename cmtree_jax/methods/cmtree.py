@@ -72,6 +72,7 @@ def make(
   projection: str = "per_level",
   oblivious: bool = False,
   scores: bool = False,
+  encoder: int = 0,
   offset: Any = "",
   start: Start = Start(),
   step: Step = Step(),
@@ -110,11 +111,14 @@ def make(
   from which the search then starts, are the scorer's recipe, and the tree learns
   from values what that lacks.
 
+  With an encoder all levels project :math:`h + W_2\,\mathrm{gelu}(W_1 h)` instead of the
+  features h. It starts as h itself and moves with the partition.
+
   Args:
     branching: children per node, from the root down. One number is a flat
       partition; a single 1 is one leaf, which has to score.
-    mode: "joint" moves angles, prototypes, sharpness, tilts and scores; "frozen"
-      moves tilts and scores alone, on the partition of the start.
+    mode: "joint" moves angles, prototypes, sharpness, encoder, tilts and scores;
+      "frozen" moves tilts and scores alone, on the partition of the start.
     projection: "per_level", or "shared": all levels have one angle, which is
       learned as one parameter (gradients are summed over levels). The overlap
       penalty is then a constant.
@@ -123,6 +127,7 @@ def make(
     scores: whether each leaf tells its documents apart by a linear score. They start
       at zero and move with the tilts; with `start.kind="ratio"` one score of a leaf
       serves all targets.
+    encoder: its hidden units, 0 for none.
     offset: name of a method or variant that weighs single documents before any
       training, with the options of its own block: the tree is a residual on it, on
       the partition of `start`. The recipe is one of documents of the pool. "": none.
@@ -147,6 +152,7 @@ def make(
   """
   checks.one_of("mode", mode, ("joint", "frozen"))
   checks.one_of("projection", projection, ("per_level", "shared"))
+  checks.at_least(0, encoder=encoder)
   one_leaf = scores and tuple(branching) == (1,)
   if not branching or (min(branching) < 2 and not one_leaf):
     raise ValueError(
@@ -163,7 +169,12 @@ def make(
   optimizer = _optimizer(step, joint=mode == "joint", tied=shared)
   plan = learner.Plan(_LEAVES, optimizer, step, replay)
   begin = functools.partial(
-    _begin, form=form, scores=scores and not offset, start=start, plan=plan
+    _begin,
+    form=form,
+    scores=scores and not offset,
+    encoder=encoder,
+    start=start,
+    plan=plan,
   )
   if offset:
     return residual.method(
@@ -205,6 +216,7 @@ def _begin(
   *,
   form: Form,
   scores: bool,
+  encoder: int,
   start: Start,
   plan: learner.Plan,
 ) -> model.Theta:
@@ -223,6 +235,8 @@ def _begin(
   )
   if scores:
     theta = model.with_scores(theta)
+  if encoder:
+    theta = model.with_encoder(theta, jax.random.fold_in(key, 2), encoder)
   max_weight = facts.max_weight
   if start.kind == "ratio":
     held_out = _each(
@@ -280,13 +294,17 @@ def _kmeans(points, point_mass, count, *, seed):
 def _optimizer(
   step: Step, *, joint: bool, tied: bool
 ) -> optax.GradientTransformation:
-  """Adam with three rates; a partition that is frozen has the rate zero."""
-  partition = optax.adam(step.partition_rate) if joint else optax.set_to_zero()
+  """Adam with a rate for each kind; a partition that is frozen has the rate zero."""
+
+  def moved(rate):
+    return optax.adam(rate) if joint else optax.set_to_zero()
+
   optimizer = optax.multi_transform(
     {
       "tilt": optax.adam(step.tilt_rate),
       "score": optax.adam(step.score_rate),
-      "partition": partition,
+      "encoder": moved(step.encoder_rate),
+      "partition": moved(step.partition_rate),
     },
     _labels,
   )
@@ -295,11 +313,13 @@ def _optimizer(
 
 def _labels(theta: model.Theta):
   """Which of the learning rates a parameter has."""
-  kinds = model.Level("partition", "partition", "partition", "tilt", "score")
-  return tuple(
-    kinds if level.score_MCP is not None else kinds._replace(score_MCP=None)
-    for level in theta
-  )
+  kinds = {"tilt_MC": "tilt", "score_MCP": "score", "encoder": "encoder"}
+
+  def label(level):
+    there = {name for name, x in level._asdict().items() if x is not None}
+    return level._replace(**{x: kinds.get(x, "partition") for x in there})
+
+  return tuple(map(label, theta))
 
 
 def _tied_angles() -> optax.GradientTransformation:

@@ -115,11 +115,15 @@ class TreePartition(NamedTuple):
         {
           k: np.asarray(v).tolist()
           for k, v in level._asdict().items()
-          if v is not None
+          if v is not None and k != "encoder"
         }
         for level in self.weights.theta
       ],
     }
+    if (encoder := self.weights.theta[0].encoder) is not None:
+      told["encoder"] = {
+        k: np.asarray(v).tolist() for k, v in encoder._asdict().items()
+      }
     if self.scores:
       told["score"] = {
         "log_w_leaf": np.asarray(self.weights.log_w_L).tolist(),
@@ -332,10 +336,10 @@ def partition_from_json(data: dict[str, Any]) -> Partition:
       np.array(data[name], np.float32) for name in ("shift", "books")
     )
     return CodePartition(quantizers.Codes(shift_E, book_SKE), log_w_L)
-  theta = tuple(
-    model.Level(**{k: jnp.asarray(v, jnp.float32) for k, v in level.items()})
-    for level in data["levels"]
-  )
+  theta = tuple(model.Level(**_arrays(level)) for level in data["levels"])
+  if "encoder" in data:
+    encoder = model.Encoder(**_arrays(data["encoder"]))
+    theta = (theta[0]._replace(encoder=encoder), *theta[1:])
   if "score" not in data:
     return TreePartition(TreeWeights(theta, jnp.asarray(log_w_L)), data["hard"])
   told = data["score"]
@@ -347,6 +351,10 @@ def partition_from_json(data: dict[str, Any]) -> Partition:
   return TreePartition(
     weights, data["hard"], told["power"], told["log_scale"], log_w_L
   )
+
+
+def _arrays(told: dict[str, Any]) -> dict[str, shapes.Array]:
+  return {name: jnp.asarray(x, jnp.float32) for name, x in told.items()}
 
 
 class Applied(NamedTuple):

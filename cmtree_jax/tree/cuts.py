@@ -24,7 +24,7 @@ from cmtree_jax.tree import model
 class Grounds(NamedTuple):
   """Valued documents, of which a part is held out from what is fitted."""
 
-  features_RE: shapes.Array
+  features_RE: shapes.Array  # of `fit`, as levels see them (`model.encoded`)
   value_R: shapes.Array  # for all targets together, per unit of weight
   # Natural mass over proposal, of the documents that a cut is fitted to, and of those
   # that are held out and judge it; zero elsewhere.
@@ -140,9 +140,9 @@ def _prototypes(seen: _Projected, u_MP, along_RM, median_M) -> shapes.FloatMCP:
   )
 
 
-def second_child(level: model.Level, features_RE: shapes.Array) -> shapes.Array:
+def second_child(level: model.Level, seen_RE: shapes.Array) -> shapes.Array:
   """Probability [R, M] of the second child in every node, split or not."""
-  logits_RMC = model.child_logits(level._replace(open_M=None), features_RE)
+  logits_RMC = model.child_logits(level._replace(open_M=None), seen_RE)
   return jax.nn.softmax(logits_RMC, axis=-1)[:, :, 1]
 
 

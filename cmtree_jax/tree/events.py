@@ -83,6 +83,7 @@ def measured(log: Log, theta: Theta, new: Grounds) -> Log:
   """
   weight_R = new.fit_R + new.judge_R
   p_RL = jnp.exp(model.log_p_leaf(theta, new.features_RE))
+  seen_RE = model.encoded(theta, new.features_RE)
   total = jnp.maximum(jnp.sum(weight_R), 1e-30)
   mean = weight_R @ new.value_R / total
   cut, less, mass, starts, nodes = [], [], [], [], 1
@@ -96,7 +97,7 @@ def measured(log: Log, theta: Theta, new: Grounds) -> Log:
       level = theta[depth]
       nodes *= level.tilt_MC.shape[1]
       if level.open_M is not None:
-        second_RM = cuts.second_child(level, new.features_RE)
+        second_RM = cuts.second_child(level, seen_RE)
         found = cuts.contrast(inside_RM, second_RM, weight_R, new)
         cut_M = q_M * (found.between_M - found.noise_M)
     cut.append(cut_M)

@@ -133,6 +133,9 @@ def _look(theta, grounds, limits) -> _Seen:
     all_R,
     max_weight=limits.max_weight,
   )
+  # As levels see the documents.
+  seen_RE = model.encoded(theta, grounds.features_RE)
+  grounds = grounds._replace(features_RE=seen_RE)
   return _Seen(
     theta, grounds, limits, p_RL, all_R, all_R @ p_RL, jnp.exp(log_w_L)
   )

@@ -35,6 +35,7 @@ class Step:
     solver_sample: documents of the corpus sample that every Adam step draws.
     tilt_rate: Adam's learning rate of the tilts.
     score_rate: Adam's learning rate of the leaves' scores.
+    encoder_rate: Adam's learning rate of the encoder.
     partition_rate: Adam's learning rate of everything else.
     temperature: of the Gumbel-softmax, in the first and the last round; the tree
       is read out at one, the mean of hard samples.
@@ -56,6 +57,7 @@ class Step:
   solver_sample: int = 4096
   tilt_rate: float = 0.05
   score_rate: float = 0.2
+  encoder_rate: float = 0.01
   partition_rate: float = 0.003
   temperature: tuple[float, float] = (1.0, 0.5)
   annealing_rounds: int = 8
@@ -72,6 +74,7 @@ class Step:
       score_penalty=self.score_penalty,
       tilt_rate=self.tilt_rate,
       score_rate=self.score_rate,
+      encoder_rate=self.encoder_rate,
       partition_rate=self.partition_rate,
     )
     checks.finite(**not_negative)

@@ -5,6 +5,8 @@ prototypes, one per child, and a document goes to a child with the softmax of
 its sharpened cosines. A leaf's probability is the product along its path.
 
 Leaves may score: each then tells its documents apart by a line in the last level's z.
+An encoder may come first: all levels then see :math:`h + W_2\,\mathrm{gelu}(W_1 h)`,
+and can cut by what no projection of h tells.
 """
 
 import math
@@ -14,6 +16,13 @@ import jax
 import jax.numpy as jnp
 
 from cmtree_jax import shapes
+
+
+class Encoder(NamedTuple):
+  """What is added to document features, from H hidden units."""
+
+  in_HE: shapes.FloatHE  # W_1
+  out_EH: shapes.FloatEH  # W_2; zero at the start, so that nothing is added
 
 
 class Level(NamedTuple):
@@ -28,6 +37,8 @@ class Level(NamedTuple):
   # 1 where a node is split. 0: all its documents go to its first child, and its
   # tilts count for nothing. None: all nodes are split. See `growth`.
   open_M: shapes.FloatM | None = None
+  # Of all levels, kept by the root; None below it, and where there is none.
+  encoder: Encoder | None = None
 
 
 # theta: the levels from the root down.
@@ -60,6 +71,29 @@ def with_scores(theta: Theta) -> Theta:
   return (*theta[:-1], last._replace(score_MCP=jnp.zeros(shape)))
 
 
+def with_encoder(theta: Theta, key: shapes.Key, width: int) -> Theta:
+  """The same tree with an encoder of so many hidden units, which adds zero.
+
+  Args:
+    theta: the tree.
+    key: draws what the hidden units see; of unit features each sees about one.
+    width: H.
+  """
+  embedding_dim = theta[0].angle_PE.shape[1]
+  in_HE = jax.random.normal(key, (width, embedding_dim))
+  encoder = Encoder(in_HE, jnp.zeros((embedding_dim, width)))
+  return (theta[0]._replace(encoder=encoder), *theta[1:])
+
+
+def encoded(theta: Theta, embedding_BE: shapes.FloatBE) -> shapes.FloatBE:
+  r"""What the levels project: :math:`h + W_2\,\mathrm{gelu}(W_1 h)`, or h itself."""
+  encoder = theta[0].encoder
+  if encoder is None:
+    return embedding_BE
+  hidden_BH = jax.nn.gelu(jnp.einsum("be,he->bh", embedding_BE, encoder.in_HE))
+  return embedding_BE + jnp.einsum("bh,eh->be", hidden_BH, encoder.out_EH)
+
+
 def place(
   theta: Theta,
   embedding_BE: shapes.FloatBE,
@@ -85,7 +119,7 @@ def lean(theta: Theta, embedding_BE: shapes.FloatBE) -> shapes.FloatBL | None:
   if score_MCP is None:
     return None
   score_LP = score_MCP.reshape(-1, score_MCP.shape[-1])
-  z_BP = project(theta[-1], embedding_BE)
+  z_BP = project(theta[-1], encoded(theta, embedding_BE))
   return jnp.einsum("bp,lp->bl", z_BP, score_LP)
 
 
@@ -112,8 +146,9 @@ def log_p_leaf(
     Jang et al., `Gumbel-softmax <https://arxiv.org/abs/1611.01144>`_, 2016, eq. 2.
   """
   log_p_BL = jnp.zeros((embedding_BE.shape[0], 1))
+  seen_BE = encoded(theta, embedding_BE)
   for depth, level in enumerate(theta):
-    logits_BMC = child_logits(level, embedding_BE)
+    logits_BMC = child_logits(level, seen_BE)
     nodes, children = log_p_BL.shape[1], logits_BMC.shape[2]
     logits_BMC = jnp.broadcast_to(
       logits_BMC, (logits_BMC.shape[0], nodes, children)
@@ -128,9 +163,14 @@ def log_p_leaf(
   return log_p_BL
 
 
-def child_logits(level: Level, embedding_BE: shapes.FloatBE):
-  """Sharpened cosines [B, M, C] between projected documents and prototypes."""
-  z_BP = project(level, embedding_BE)
+def child_logits(level: Level, seen_BE: shapes.FloatBE):
+  """Sharpened cosines [B, M, C] between projected documents and prototypes.
+
+  Args:
+    level: of a tree.
+    seen_BE: document features, `encoded`.
+  """
+  z_BP = project(level, seen_BE)
   prototype_MCP = normalize(level.prototype_MCP)
   cosine_BMC = jnp.einsum("bp,mcp->bmc", z_BP, prototype_MCP)
   logits_BMC = jnp.exp(level.log_kappa) * cosine_BMC
@@ -144,9 +184,9 @@ def child_logits(level: Level, embedding_BE: shapes.FloatBE):
 _CLOSED = -1e9
 
 
-def project(level: Level, embedding_BE: shapes.FloatBE):
-  """z: what a level sees of documents, unit vectors [B, P]."""
-  return normalize(jnp.einsum("be,pe->bp", embedding_BE, level.angle_PE))
+def project(level: Level, seen_BE: shapes.FloatBE):
+  """z: what a level sees of `encoded` documents, unit vectors [B, P]."""
+  return normalize(jnp.einsum("be,pe->bp", seen_BE, level.angle_PE))
 
 
 def straight_through(log_p_BL: shapes.FloatBL) -> shapes.FloatBL:

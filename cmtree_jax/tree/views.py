@@ -48,7 +48,7 @@ def level_shares(
   with :math:`A_{lv}` the columns of level l's angle that are of the view and
   :math:`C_v` the covariance of its features. The features' own spread counts, so that
   columns which hardly differ from document to document, as a constant, are no share
-  of a cut.
+  of a cut. What an encoder adds is made of all views, and is of none here.
   """
   spread_VD = jnp.stack(
     [

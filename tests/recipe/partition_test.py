@@ -149,3 +149,23 @@ def test_a_power_of_its_weights_reaches_any_share(tree, share, monkeypatch):
   np.testing.assert_allclose(log_w_of(twice), log_w_of(once), atol=1e-4)
   again = concentrate.at_power(tree, 1.0, ground, max_weight=R)
   np.testing.assert_allclose(log_w_of(again), log_w_of(tree), atol=1e-4)
+
+
+def test_an_encoder_is_in_the_file(weights):
+  theta = model.with_encoder(weights.theta, jax.random.key(1), 7)
+  out_EH = jnp.float32(RNG.normal(0, 0.3, (world.E, 7)))
+  encoder = theta[0].encoder._replace(out_EH=out_EH)
+  theta = (theta[0]._replace(encoder=encoder), *theta[1:])
+  tree = partitions.measured(
+    TreePartition(weights._replace(theta=theta)), EMBEDDING_NE, MASS_N
+  )
+  told = json.loads(json.dumps(tree.to_json()))
+  again = partitions.partition_from_json(told)
+  np.testing.assert_array_equal(log_w_of(again), log_w_of(tree))
+  without = tree._replace(weights=weights)
+  assert np.abs(log_w_of(without) - log_w_of(tree)).max() > 0.1
+  # Other weights of the leaves are those of the same leaves.
+  other = tree.with_weights(np.zeros(4, np.float32))
+  np.testing.assert_array_equal(
+    other.log_p_leaf(EMBEDDING_NE), tree.log_p_leaf(EMBEDDING_NE)
+  )
