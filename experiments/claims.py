@@ -193,6 +193,43 @@ def compared(
   return status, found._replace(rows=rows)
 
 
+def searched(
+  config: Any,
+  workdir: Path,
+  name: str,
+  show: Callable[[Any], Iterable[Path]],
+  *,
+  overwrite: bool = False,
+) -> int:
+  """Does the searches of a comparison and trains nothing; returns the exit status.
+
+  Args:
+    config: of the comparison; its cells are set here.
+    workdir: holds the cells.
+    name: of the folder in it for what is shown.
+    show: gets the comparison, writes and returns files.
+    overwrite: as in `compared`.
+  """
+  from cmtree_jax.jobs import compare, plan
+  from cmtree_jax.jobs import job as jobs
+  from cmtree_jax.report import tables
+
+  with config.unlocked():
+    config.compare.cells = str(workdir / "cells")
+  plan.check_comparison(config)
+
+  def story(job):
+    chosen = plan.of_comparison(job.config)
+    with compare.cell_folder(job.config, job.workdir) as folder:
+      data = compare.prepared(job, chosen)
+      comparison = compare.Comparison.make(job, data, chosen, folder)
+      compare.find(comparison)
+      files = list(show(comparison))
+    return lambda: tables.show_files(files)
+
+  return jobs.run(story, config, workdir / name, overwrite=overwrite)
+
+
 # Looks at a document, at most, for one that natural has; never below the config's.
 _LOOKS = 2
 

@@ -45,25 +45,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(config: Any, workdir: Path, *, overwrite: bool = False) -> int:
   """Searches, then draws."""
-  from cmtree_jax.jobs import compare, plan
-  from cmtree_jax.jobs import job as jobs
-  from cmtree_jax.report import tables
-
   own = claims.plain(config)
   own.compare.methods = tuple(own.compare.methods) or ALL
-  own.compare.cells = str(workdir / "cells")
-  plan.check_comparison(own.lock())
-
-  def story(job):
-    chosen = plan.of_comparison(job.config)
-    with compare.cell_folder(job.config, job.workdir) as folder:
-      data = compare.prepared(job, chosen)
-      comparison = compare.Comparison.make(job, data, chosen, folder)
-      compare.find(comparison)
-      files = list(show(likeness(_weights(comparison)), job.workdir))
-    return lambda: tables.show_files(files)
-
-  return jobs.run(story, own, workdir / "likeness", overwrite=overwrite)
+  folder = workdir / "likeness"
+  return claims.searched(
+    own.lock(),
+    workdir,
+    folder.name,
+    lambda comparison: show(likeness(_weights(comparison)), folder),
+    overwrite=overwrite,
+  )
 
 
 # Method -> set of targets -> log-weights [N] of each search.
