@@ -357,9 +357,14 @@ def panels(
 def legend(figure: Any, axes: Sequence[Any]) -> None:
   """One legend for all panels, above them."""
   handles, labels = axes[0].get_legend_handles_labels()
+  handle_of = dict(zip(labels, handles, strict=True))
   columns = 4 if len(axes) > 2 else 2
   figure.legend(
-    handles, labels, loc="outside upper center", ncols=columns, frameon=False
+    handle_of.values(),
+    handle_of.keys(),
+    loc="outside upper center",
+    ncols=columns,
+    frameon=False,
   )
 
 
@@ -374,7 +379,11 @@ def line(
   """Means with their intervals, joined."""
   x = list(points)
   mean = [one.mean for one in points.values()]
-  spread = [one.high - one.mean for one in points.values()]
+  # Of resamples, one side may be longer, and a mean at the very end of them.
+  spread = [
+    [max(one.mean - one.low, 0) for one in points.values()],
+    [max(one.high - one.mean, 0) for one in points.values()],
+  ]
   ax.errorbar(
     x, mean, spread, color=color, marker=marker, markersize=4, capsize=2,
     linewidth=1.4, **style,
