@@ -1,8 +1,9 @@
-"""Answers by size and tokens: one small run, and what counts as leaving chance."""
+"""Answers by size and tokens, and decisions between recipes: a small run of each."""
 
 import itertools
 import json
 import math
+import pathlib
 import random
 import re
 
@@ -12,9 +13,10 @@ import pytest
 from cmtree_jax.config import load
 from cmtree_jax.data.draw.batch import Batch
 from cmtree_jax.evaluate import answers
-from cmtree_jax.jobs import plan
+from cmtree_jax.jobs import cells, plan
 from cmtree_jax.types import UserError
 from experiments import answers as experiment
+from experiments import claims, decision_accuracy
 from tests import corpora
 
 _TARGETS = {"arithmetic": "sums", "programs": "code"}
@@ -173,3 +175,121 @@ def test_the_config_wants_a_scale_and_a_folder(tmp_path):
     config = load(f"configs/answers.py:{scale},{tmp_path}", [])
     for size in (config.final.preset, *config.compare.final_presets):
       plan.check_comparison(experiment._at_size(config, size))
+
+
+_DECISION = """
+decision.recipes=5 decision.bases=crisp_16,dsir_soft decision.small_steps=8
+decision.large_steps=12 compare.fractions=0.5,1.0 final.steps_per_call=4
+optimizer.warmup_steps=2 evaluate.max_tokens=600
+""".split()
+
+
+@pytest.mark.slow
+def test_recipes_are_the_same_at_both_scales(corpus, tmp_path):
+  arguments = _arguments(
+    *(corpus, tmp_path, "configs/decision_accuracy.py:toy"),
+    *("exam,arithmetic", *_DECISION),
+  )
+  assert decision_accuracy.main(arguments) == 0
+  names = {"r01_dsir_soft", "r02_mixture", "r03_crisp_16", "r04_dsir_soft"}
+  weights = {}
+  for scale in ("small", "large"):
+    folder = cells.Folder(tmp_path / scale / "cells")
+    assert not list((folder.path / "trial").iterdir())
+    weights[scale] = {
+      name: folder.log_w_N(cells.Search(name, "exam+arithmetic", 0))
+      for name in names
+    }
+  for name in names:
+    one, other = (of[name] for of in weights.values())
+    np.testing.assert_array_equal(one, other)
+    assert np.ptp(one) > 0.1
+  assert np.exp(weights["small"]["r02_mixture"]).max() <= 4 + 1e-5
+  text = (tmp_path / "decisions/decisions.md").read_text()
+  rows = [line.strip("| ").split(" | ") for line in text.splitlines()[4:]]
+  assert {tuple(row[:3]) for row in rows} == {
+    *itertools.product(
+      ("BPB of answers", "BPB of answers for accuracy", "accuracy"),
+      ("exam",),
+      ("0.5", "1"),
+    ),
+    *itertools.product(("BPB of texts",), ("arithmetic",), ("0.5", "1")),
+    ("BPB of answers", "exam", "large, another seed"),
+    ("BPB of texts", "arithmetic", "large, another seed"),
+    ("accuracy", "exam", "large, another seed"),
+  }
+  recipes = (tmp_path / "decisions/recipes.md").read_text()
+  assert recipes.count("| r0") == 4 and "| natural |" in recipes
+  # What was trained is not trained again.
+  made = list(tmp_path.glob("*/cells/*/*.json"))
+  times = {path: path.stat().st_mtime_ns for path in made}
+  assert decision_accuracy.main(arguments) == 0
+  assert times == {path: path.stat().st_mtime_ns for path in made}
+
+
+def test_more_recipes_leave_the_others_as_they_are():
+  few, more = (
+    decision_accuracy.recipes(
+      load("configs/decision_accuracy.py", [f"decision.recipes={count}"])
+    )
+    for count in (7, 24)
+  )
+  assert few == more[:6] and len({one.name for one in more}) == 23
+  assert len({one.power for one in more}) == 23
+  assert {one.target for one in more} == {
+    *("film_reviews", "humaneval", "news"),
+    "film_reviews+humaneval+news",
+  }
+
+
+def _scored(scale, values, fractions=(1.0,)):
+  """Rows of four recipes on two targets of texts and one with questions."""
+  config = load("configs/decision_accuracy.py", ["compare.fractions=0.5,1.0"])
+  rows = [
+    {
+      "method": name,
+      "target": target,
+      "target_set": "texts+exam",
+      "split": split,
+      "seed": seed,
+      "fraction": fraction,
+      "final_flops": (1 if scale == "small" else 10) * fraction,
+      "bpb": value[fraction == 1] * (-1 if split == "validation" else 1)
+      + 1e-3 * seed,
+      # Who has fewer bits answers more.
+      "accuracy": 1 - value[fraction == 1] / 10 if target == "exam" else np.nan,
+    }
+    for name, value in zip("abcd", values, strict=True)
+    for target in ("texts", "more", "exam")
+    for split in ("test", "validation")
+    for seed in range(2)
+    for fraction in fractions
+  ]
+  nowhere = pathlib.Path()
+  return claims.Results(config, nowhere, cells.Folder(nowhere), rows)
+
+
+def test_decisions_are_told_by_score_and_cost(monkeypatch):
+  monkeypatch.setattr(
+    decision_accuracy, "_asked", lambda found: frozenset({"exam"})
+  )
+  # At half of the tokens the best recipe seems to be the worst.
+  small = _scored(
+    "small", [(9, 1), (2, 2), (3, 3), (4, 4)], fractions=(0.5, 1.0)
+  )
+  large = _scored("large", [(0, 1), (0, 2), (0, 3), (0, 4)])
+  rows = decision_accuracy.judged(small, large, list("abcd"))
+  found = {
+    (row.score, row.target, row.cost): row.found.all.mean for row in rows
+  }
+  for score, target in (
+    ("BPB of texts", "texts"),
+    ("BPB of texts", "mean"),
+    ("BPB of answers", "exam"),
+    ("accuracy", "exam"),
+    ("BPB of answers for accuracy", "exam"),
+  ):
+    assert found[score, target, 0.05] == 0.5
+    assert found[score, target, 0.1] == 1
+  assert found["accuracy", "exam", 1.0] == 1  # one seed and the other
+  assert len(found) == 6 * 2 + 5
