@@ -63,6 +63,7 @@ METHODS: dict[str, ModuleType] = {
     "ado",
     "ordered",
     "attention",
+    "hierarchical",
     "tandem",
     # Whole runs on mixtures that the method asks for.
     "climb",

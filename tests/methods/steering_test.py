@@ -68,7 +68,11 @@ class Random:
 def test_a_recommended_mixture_never_repeats_more_than_allowed(name):
   method = METHODS[name].make(**METHODS[name].PLANTED.options)
   facts = world.facts_of(
-    Q_K, [[0, 0, 1, 0, 0]], max_weight=1.1, steps=24 * method.every
+    Q_K,
+    [[0, 0, 1, 0, 0]],
+    max_weight=1.1,
+    steps=24 * method.every,
+    pool=world.facts().pool,
   )
   states, _, _ = planted.drive(method, facts, Random())
   mixtures = np.stack(
