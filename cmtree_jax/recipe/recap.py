@@ -1,5 +1,6 @@
 """Weights of documents brought under the cap of another budget, and what that did."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ class Recapped(NamedTuple):
   weight_N: np.ndarray  # float64; none above the cap, mean one
   max_weight: float  # the cap, R
   moved: float  # share of the training tokens that went to other documents
-  at_cap: int  # documents
+  at_cap: int  # documents; with stages those that are there in any
 
   def to_json(self) -> dict[str, Any]:
     """What a manifest says of it."""
@@ -46,8 +47,30 @@ def recap(
     capped_N,
     max_weight,
     moved=float(mass_N @ np.maximum(capped_N - before_N, 0)),
-    at_cap=int((capped_N > max_weight * (1 - _ROUNDING)).sum()),
+    at_cap=int(_is_at_cap(capped_N, max_weight).sum()),
   )
+
+
+def _is_at_cap(weight_N: np.ndarray, max_weight: float) -> np.ndarray:
+  return weight_N > max_weight * (1 - _ROUNDING)
+
+
+def mean(stages: Sequence[Recapped], share_G: np.ndarray) -> Recapped:
+  """Weights of the stages of a training as one, of the training as a whole.
+
+  Args:
+    stages: under the same cap.
+    share_G: their shares of the training tokens.
+  """
+  weight_N = np.zeros_like(stages[0].weight_N)
+  at_cap_N, moved = np.zeros(len(weight_N), bool), 0.0
+  for stage, share in zip(stages, share_G.tolist(), strict=True):
+    weight_N += share * stage.weight_N
+    at_cap_N |= _is_at_cap(stage.weight_N, stage.max_weight)
+    moved += share * stage.moved
+  # Rounding alone can put a mean above what it is a mean of.
+  weight_N = np.minimum(weight_N, stages[0].max_weight)
+  return Recapped(weight_N, stages[0].max_weight, moved, int(at_cap_N.sum()))
 
 
 def text(moved: float, at_cap: int, max_weight: float) -> str:

@@ -17,6 +17,7 @@ from cmtree_jax.recipe.export import (
   olmo,
   parquet,
   seqio_module,
+  staging,
 )
 from cmtree_jax.recipe.export import survey as surveys
 from cmtree_jax.recipe.export.base import (
@@ -24,6 +25,7 @@ from cmtree_jax.recipe.export.base import (
   Corpus,
   Options,
   Shard,
+  Stage,
   check,
   location,
 )
@@ -32,10 +34,13 @@ from cmtree_jax.types import UserError
 __all__ = [
   "EXPORTERS",
   "OF_DOCUMENTS",
+  "OF_STAGES",
   "Corpus",
   "Options",
   "Shard",
+  "Stage",
   "require_leaves",
+  "require_stages",
   "told",
   "verify",
   "write",
@@ -58,6 +63,10 @@ EXPORTERS: dict[str, Callable[[Capped, Path, Options], list[Path]]] = {
 # shares alone.
 OF_DOCUMENTS = ("array_record", "jsonl", "leaves", "parquet")
 
+# These hold a schedule. What reads the others trains on one mixture from its first step
+# to its last.
+OF_STAGES = ("jsonl", "levanter", "parquet", "seqio")
+
 verify = manifest.verify
 told = manifest.told
 
@@ -76,6 +85,20 @@ def require_leaves(formats: Sequence[str]) -> None:
       )
 
 
+def require_stages(formats: Sequence[str]) -> None:
+  """Refuses formats of one mixture, for a schedule.
+
+  Raises:
+    UserError: for the first of them.
+  """
+  for name in formats:
+    if name not in OF_STAGES:
+      raise UserError(
+        f"Export format {name!r} holds one mixture, and a schedule has one for every "
+        f"stage. Formats that hold stages: {', '.join(OF_STAGES)}."
+      )
+
+
 def write(
   folder: Path,
   formats: Sequence[str],
@@ -88,7 +111,8 @@ def write(
   Args:
     folder: empty, new, or an earlier or interrupted export of the same inputs.
     formats: names in `EXPORTERS`.
-    corpus: documents with the recipe's weights, and their leaves.
+    corpus: documents with the recipe's weights, and their leaves; or with the
+      stages of a schedule.
     options: budget that weights are capped for, seed, where trainers will look.
     facts: what the corpus was made from, for the manifest: digests of config,
       corpus and recipe, and the budget that the recipe was learned for.
@@ -103,6 +127,8 @@ def write(
       f"Unknown export format {', '.join(map(repr, unknown)) or '(none)'}. Known: "
       f"{', '.join(sorted(EXPORTERS))}."
     )
+  if corpus.stages:
+    require_stages(formats)
   check(corpus, options)
   location(folder, options)
   inputs = manifest.inputs_of(formats, corpus, options, facts)
@@ -111,7 +137,8 @@ def write(
     if done is not None:
       return done
     found = surveys.survey(corpus)
-    within = capping.cap(corpus, found, options)
+    bring = staging.cap if corpus.stages else capping.cap
+    within = bring(corpus, found, options)
     contents = manifest.describe(options, found, within)
     manifest.claim(folder)
     files = [

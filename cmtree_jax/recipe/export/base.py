@@ -6,7 +6,7 @@ document.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +27,16 @@ class Shard(NamedTuple):
   leaf_N: np.ndarray  # int32, index into `Corpus.leaf_names`
 
 
+class Stage(NamedTuple):
+  """A stage of a schedule: what is trained on from one step to another."""
+
+  begin: int  # step of the trainer
+  end: int
+  share: float  # of the training tokens
+  # By part of the corpus: weights of its documents, float64.
+  weights: tuple[Callable[[], np.ndarray], ...]
+
+
 class Corpus(NamedTuple):
   """A corpus that can be read several times."""
 
@@ -36,11 +46,27 @@ class Corpus(NamedTuple):
   num_documents: int
   total_tokens: int
   workers: Workers = Workers()  # call pickled parts
+  # With a schedule: its stages, whose weights stand for those of the shards, and the
+  # rows of a step of the trainer.
+  stages: tuple[Stage, ...] = ()
+  step_rows: int = 0
 
   def shards(self) -> Iterator[Shard]:
     """The documents, part after part."""
     for part in self.parts:
       yield part()
+
+
+class CappedStage(NamedTuple):
+  """A stage within a budget; see `staging`."""
+
+  begin: int  # step of the trainer
+  end: int
+  mixture: Mapping[str, float]  # leaf name -> share of the stage's tokens
+  # By part of the corpus: none is above the cap, and their mean is one; float64.
+  weights: tuple[np.ndarray, ...]
+  # By part: copies of each document in the stage's resampled text, int64.
+  repeats: tuple[np.ndarray, ...]
 
 
 class Capped(NamedTuple):
@@ -50,6 +76,8 @@ class Capped(NamedTuple):
   mixture: Mapping[str, float]  # leaf name -> share of the training tokens
   # By part of the corpus: copies of each document in resampled text, int64.
   repeats: tuple[np.ndarray, ...]
+  # With a schedule. What stands above is then of the training as a whole.
+  stages: tuple[CappedStage, ...] = ()
 
 
 class Options(NamedTuple):
@@ -98,8 +126,28 @@ def check(corpus: Corpus, options: Options) -> None:
       "Wanted a token budget above zero and a seed of at least zero, came "
       f"{options.budget.tokens} and {options.seed}."
     )
+  _check_stages(corpus.stages)
   pool = options.budget.pool_tokens
   assert pool == corpus.total_tokens, f"a budget for {pool} other tokens"
+
+
+def _check_stages(stages: Sequence[Stage]) -> None:
+  """Refuses stages that are shorter than a step.
+
+  Raises:
+    UserError: for the first of them.
+  """
+  last = 0
+  for number, stage in enumerate(stages):
+    assert stage.begin == last, f"stage {number} begins at {stage.begin}"
+    last = stage.end
+    if stage.end <= stage.begin:
+      raise UserError(
+        f"Wanted stages of at least one step of the trainer, came stage {number} "
+        f"of {len(stages)} without: it begins and ends at step {stage.begin}. Make "
+        "steps smaller (config.export.rows, config.export.row_tokens) or raise "
+        "config.export.tokens."
+      )
 
 
 def purpose(options: Options) -> str:

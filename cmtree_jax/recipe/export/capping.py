@@ -46,11 +46,7 @@ def cap(corpus: Corpus, found: Survey, options: Options) -> Capping:
     found.weight_N, found.tokens_N, max_weight=budget.max_weight
   )
   expected_N = expected_copies(found, budget)
-  if (most := expected_N.max()) >= 2**21:
-    raise UserError(
-      f"Wanted less than two million repeats of a document, came {most:,.0f}. "
-      "Lower config.budget.max_epochs or config.export.tokens."
-    )
+  require_writable(expected_N)
   parts, repeats = [], []
   place = counts.offset(options.seed)
   bounds = itertools.pairwise(found.start_P1.tolist())
@@ -58,16 +54,36 @@ def cap(corpus: Corpus, found: Survey, options: Options) -> Capping:
     count_N, place = counts.repeat(expected_N[begin:end], place)
     repeats.append(count_N)
     parts.append(
-      functools.partial(_reweighted, part, weights.weight_N[begin:end])
+      functools.partial(reweighted, part, weights.weight_N[begin:end])
     )
-  share_L = found.of_leaves(found.tokens_N * weights.weight_N)
-  share_L = share_L / share_L.sum()
   capped = Capped(
     corpus._replace(parts=tuple(parts)),
-    dict(zip(corpus.leaf_names, share_L.tolist(), strict=True)),
+    mixture_of(corpus, found, weights.weight_N),
     tuple(repeats),
   )
   return Capping(capped, weights, expected_N)
+
+
+def mixture_of(
+  corpus: Corpus, found: Survey, weight_N: np.ndarray
+) -> dict[str, float]:
+  """Leaf name -> share of the tokens that weights draw."""
+  share_L = found.of_leaves(found.tokens_N * weight_N)
+  share_L = share_L / share_L.sum()
+  return dict(zip(corpus.leaf_names, share_L.tolist(), strict=True))
+
+
+def require_writable(expected_N: np.ndarray) -> None:
+  """Refuses more copies of a document than `counts` can tell.
+
+  Raises:
+    UserError: says how many came.
+  """
+  if (most := expected_N.max()) >= 2**21:
+    raise UserError(
+      f"Wanted less than two million repeats of a document, came {most:,.0f}. "
+      "Lower config.budget.max_epochs or config.export.tokens."
+    )
 
 
 def whole_looks(budget: Budget) -> int:
@@ -89,5 +105,6 @@ def expected_copies(found: Survey, budget: Budget) -> np.ndarray:
   return np.minimum(weights.weight_N * budget.epochs, limit)
 
 
-def _reweighted(part: Callable[[], Shard], weight_N: np.ndarray) -> Shard:
+def reweighted(part: Callable[[], Shard], weight_N: np.ndarray) -> Shard:
+  """A shard with other weights."""
   return part()._replace(weight_N=weight_N)

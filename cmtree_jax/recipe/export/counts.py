@@ -56,3 +56,46 @@ def repeat(expected_N: np.ndarray, start: int) -> tuple[np.ndarray, int]:
   count_N = (fraction_N + unit_N) >> np.uint64(_BITS)
   end = int(after_N[-1]) % _ONE if len(after_N) else start
   return count_N.astype(np.int64), end
+
+
+def repeat_by_stage(
+  expected_NG: np.ndarray, start: int, uniform_N: np.ndarray
+) -> tuple[np.ndarray, int]:
+  r"""Whole counts of every document in every stage of a training.
+
+  The counts over all stages are those of `repeat`. A document's are then divided
+  between stages by systematic rounding within the document,
+
+  .. math:: n_{ig} = \lfloor C_{ig} + u_i \rfloor - \lfloor C_{i,g-1} + u_i \rfloor
+
+  with an offset of its own among those that give its count. With one offset for all,
+  documents that are expected a whole number of times (all of those at a limit) would
+  be divided alike, and a stage be given far too much or too little.
+
+  >>> alike_NG = np.tile([0.75, 1.5, 0.75], (3, 1))
+  >>> repeat_by_stage(alike_NG, 0, np.array([0.1, 0.5, 0.9]))[0]
+  array([[0, 2, 1],
+         [1, 1, 1],
+         [1, 2, 0]])
+
+  Args:
+    expected_NG: float64, at least zero; of a document below two million in all.
+    start: as in `repeat`.
+    uniform_N: numbers between zero and one, by chance.
+  Returns:
+    (int64 counts, the fraction after the last document).
+  Raises:
+    ValueError: an expectation is out of range.
+  """
+  # A document at a limit is there in shares of it. Were these rounded up, their sum
+  # could be above the limit, and so could the counts.
+  floor_NG = np.floor(np.ldexp(expected_NG, _BITS))
+  count_N, end = repeat(np.ldexp(floor_NG.sum(axis=1), -_BITS), start)
+  after_NG = np.cumsum(floor_NG.astype(np.int64), axis=1)
+  fraction_N = after_NG[:, -1] & (_ONE - 1)
+  is_more_N = count_N > after_NG[:, -1] >> _BITS
+  room_N = np.where(is_more_N, fraction_N, _ONE - fraction_N)
+  first_N = np.where(is_more_N, _ONE - fraction_N, 0)
+  offset_N = first_N + np.floor(uniform_N * room_N).astype(np.int64)
+  whole_NG = (after_NG + offset_N[:, None]) >> _BITS
+  return np.diff(whole_NG, axis=1, prepend=0), end

@@ -2,17 +2,17 @@
 
 For trainers that read through their data once. A shard of the corpus becomes a file;
 the order within it is shuffled by the seed, the order of files is the reader's to
-shuffle.
+shuffle. The text of a schedule is in training order instead (`training_order`): its
+files are to be read one after another.
 """
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from cmtree_jax.recipe.export import files
+from cmtree_jax.recipe.export import files, training_order
 from cmtree_jax.recipe.export.base import Capped, Options, Shard
 
 FOLDER = "jsonl"
@@ -23,6 +23,8 @@ def export(capped: Capped, folder: Path, options: Options) -> list[Path]:
 
   Shards are resampled side by side by the corpus's workers.
   """
+  if capped.stages:
+    return training_order.export(capped, folder / FOLDER, options)
   corpus = capped.corpus
   items = [
     PartItem(
@@ -59,15 +61,7 @@ def resample(item: PartItem) -> None:
   """Writes the lines of one shard."""
   shard = item.part()
   lines = (
-    json.dumps(
-      {
-        "id": shard.id[row],
-        "text": shard.text[row],
-        "leaf": item.leaf_names[shard.leaf_N[row]],
-      },
-      ensure_ascii=False,
-    ).encode()
-    + b"\n"
+    training_order.line(shard, row, item.leaf_names)
     for row in _order(item.count_N, item.seed, item.number)
   )
   files.write_zst(item.done, lines)

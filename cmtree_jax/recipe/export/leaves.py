@@ -82,7 +82,7 @@ def gather(
   Returns:
     The leaves with a share, in the order of the corpus.
   """
-  corpus, mixture, _ = capped
+  corpus, mixture = capped.corpus, capped.mixture
   index = folder / name / _INDEX
   if index.exists():
     return [

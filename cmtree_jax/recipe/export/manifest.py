@@ -17,7 +17,7 @@ import cmtree_jax
 from cmtree_jax.budget import from_json
 from cmtree_jax.data import store
 from cmtree_jax.recipe import recap
-from cmtree_jax.recipe.export.base import Corpus, Options
+from cmtree_jax.recipe.export.base import CappedStage, Corpus, Options
 from cmtree_jax.recipe.export.capping import Capping, whole_looks
 from cmtree_jax.recipe.export.leaves import Leaf, epochs
 from cmtree_jax.recipe.export.survey import Survey
@@ -35,7 +35,7 @@ def inputs_of(
   facts: Mapping[str, Any],
 ) -> dict[str, Any]:
   """Everything that decides what an export holds, as JSON."""
-  inputs = {
+  inputs: dict[str, Any] = {
     "cmtree_jax": cmtree_jax.__version__,
     "facts": dict(facts),
     "formats": sorted(formats),
@@ -44,6 +44,9 @@ def inputs_of(
     "documents": corpus.num_documents,
     "tokens": corpus.total_tokens,
   }
+  if corpus.stages:
+    inputs["stages"] = [one[:3] for one in corpus.stages]
+    inputs["step_rows"] = corpus.step_rows
   return json.loads(store.to_json(inputs))
 
 
@@ -120,9 +123,9 @@ def describe(
   options: Options, survey: Survey, capping: Capping
 ) -> dict[str, Any]:
   """Counts, and every leaf by name; leaves that mixtures leave out say why."""
-  corpus, mixture, repeats = capping.capped
+  corpus, mixture = capping.capped.corpus, capping.capped.mixture
   tokens_N, expected_N = survey.tokens_N, capping.expected_N
-  count_N = np.concatenate(repeats)
+  count_N = np.concatenate(capping.capped.repeats)
   columns = (
     np.ones(len(tokens_N)),
     tokens_N,
@@ -143,7 +146,9 @@ def describe(
       "epochs": epochs(leaf, options) if leaf.share else 0.0,
       "resampled": _resampled(*resampled),
     }
+  stages = [_stage(one, tokens_N) for one in capping.capped.stages]
   return {
+    **({"stages": stages} if stages else {}),
     "budget": options.budget.to_json(),
     "cap": capping.weights.to_json(),
     "counts": {
@@ -157,6 +162,18 @@ def describe(
       for name, leaf in leaves.items()
       if not leaf["share"]
     },
+  }
+
+
+def _stage(stage: CappedStage, tokens_N: np.ndarray) -> dict[str, Any]:
+  """From where to where a stage goes, what it mixes, and its resampled text."""
+  count_N = np.concatenate(stage.repeats)
+  return {
+    "begin": stage.begin,
+    "end": stage.end,
+    "mixture": dict(stage.mixture),
+    "documents": int(count_N.sum()),
+    "tokens": int(tokens_N @ count_N),
   }
 
 

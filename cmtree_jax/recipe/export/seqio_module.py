@@ -4,6 +4,9 @@ One task per leaf over its JSON lines, and a mixture of them. seqio draws docume
 so the rates are shares of documents; give `get_dataset` a sequence length that few
 documents exceed, or `trim=False`, and the shares of tokens come out as the recipe's.
 Written against seqio 0.0.20; the module needs zstandard beside it.
+
+A mixture of seqio has one list of rates. A schedule becomes a mixture for each stage,
+and a list that says from which step of the trainer on each is to be drawn.
 """
 
 import json
@@ -12,7 +15,13 @@ from pathlib import Path
 
 from cmtree_jax.data import store
 from cmtree_jax.recipe.export import files, leaves
-from cmtree_jax.recipe.export.base import Capped, Options, location, purpose
+from cmtree_jax.recipe.export.base import (
+  Capped,
+  CappedStage,
+  Options,
+  location,
+  purpose,
+)
 
 FILE = "seqio_mixture.py"
 
@@ -83,42 +92,67 @@ seqio.MixtureRegistry.add(
 '''
 
 
+_STAGES = """
+# First step of the trainer, and the mixture that is drawn from then on: by a new
+# `get_dataset`, with a seed of its own, or every stage begins with the same documents.
+# MIXTURE is their mean over the training.
+STAGES = (
+{stages})
+
+# Mixture of a stage: task, rate.
+RATES = {{
+{rates}}}
+
+for mixture, rates in RATES.items():
+  seqio.MixtureRegistry.add(mixture, list(rates.items()))
+"""
+
+
 def export(capped: Capped, folder: Path, options: Options) -> list[Path]:
   """Writes seqio_mixture.py, and the text that it reads."""
   parts = leaves.write(capped, folder)
   root = location(folder, options) if options.root else ""
-  text = module(parts, root, options)
+  text = module(parts, root, options, capped.stages)
   return [
     *leaves.paths(folder, leaves.FOLDER, parts),
     files.write_text(folder / FILE, text),
   ]
 
 
-def module(parts: Sequence[leaves.Leaf], root: str, options: Options) -> str:
+def module(
+  parts: Sequence[leaves.Leaf],
+  root: str,
+  options: Options,
+  stages: Sequence[CappedStage] = (),
+) -> str:
   """The source of the module.
 
   Args:
     parts: the leaves.
     root: where the files lie; "": beside the module.
     options: a budget, and the path of a SentencePiece model or "bytes".
+    stages: of a schedule.
   """
   rate = leaves.document_rates(parts)
+  rates = [_rates_of(stage, parts) for stage in stages]
   # Two exports can be imported side by side.
-  mixture = f"cmtree_{store.key_of(sorted(rate.items()))[:8]}"
+  told = [sorted(one.items()) for one in (rate, *rates)]
+  mixture = f"cmtree_{store.key_of(*told)[:8]}"
+  tasks = _task_names(parts, mixture)
   entries = "".join(
     f"  {_quote(task)}: (\n"
     f"    {_quote(f'{leaves.FOLDER}/{leaf.name}')},\n"
     f"    {leaf.num_documents},\n"
     f"    {rate[leaf.name]!r},\n"
     f"  ),\n"
-    for task, leaf in zip(_task_names(parts, mixture), parts, strict=True)
+    for task, leaf in zip(tasks, parts, strict=True)
   )
   if options.tokenizer == "bytes":
     vocabulary = "seqio.ByteVocabulary()"
   else:
     vocabulary = f"seqio.SentencePieceVocabulary({_quote(options.tokenizer)})"
   beside = "os.path.dirname(os.path.abspath(__file__))"
-  return _MODULE.format(
+  text = _MODULE.format(
     purpose=purpose(options),
     imports="" if root else "import os\n",
     mixture=_quote(mixture),
@@ -126,6 +160,41 @@ def module(parts: Sequence[leaves.Leaf], root: str, options: Options) -> str:
     vocabulary=vocabulary,
     leaves=entries,
   )
+  if not stages:
+    return text
+  task_of = dict(zip((leaf.name for leaf in parts), tasks, strict=True))
+  return text + _staged(mixture, task_of, stages, rates)
+
+
+def _rates_of(
+  stage: CappedStage, parts: Sequence[leaves.Leaf]
+) -> dict[str, float]:
+  """Leaf -> share of the documents drawn in a stage, of those that are drawn."""
+  shared = [leaf._replace(share=stage.mixture[leaf.name]) for leaf in parts]
+  return leaves.document_rates([leaf for leaf in shared if leaf.share])
+
+
+def _staged(
+  mixture: str,
+  task_of: dict[str, str],
+  stages: Sequence[CappedStage],
+  rates: Sequence[dict[str, float]],
+) -> str:
+  """The end of the module of a schedule."""
+  names = [f"{mixture}_stage_{g:03d}" for g in range(len(stages))]
+  begins = "".join(
+    f"  ({stage.begin}, {_quote(name)}),\n"
+    for stage, name in zip(stages, names, strict=True)
+  )
+  entries = "".join(
+    f"  {_quote(name)}: {{\n"
+    + "".join(
+      f"    {_quote(task_of[leaf])}: {rate!r},\n" for leaf, rate in one.items()
+    )
+    + "  },\n"
+    for name, one in zip(names, rates, strict=True)
+  )
+  return _STAGES.format(stages=begins, rates=entries)
 
 
 def _task_names(parts: Sequence[leaves.Leaf], mixture: str) -> list[str]:

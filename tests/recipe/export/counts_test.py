@@ -87,6 +87,48 @@ def test_offsets_of_seeds_are_uniform():
   assert gap < 1.95 / math.sqrt(2_000)  # Kolmogorov's 0.1 %
 
 
+def test_shares_of_a_whole_are_no_more_than_it():
+  """Rounded to the unit they can be, and then it would be one copy more."""
+  random = np.random.default_rng(3)
+  expected_NG = 4 * random.dirichlet(np.ones(5), size=100)
+  last = ONE - 1  # of all offsets that which gives most copies
+  rounded_N = [counts.repeat(one_G, last)[0].sum() for one_G in expected_NG]
+  assert sum(rounded_N) > 410
+  for one_NG in expected_NG[:, None]:
+    count_NG, _ = counts.repeat_by_stage(one_NG, last, np.array([1 - 2**-53]))
+    assert count_NG.sum() <= 4
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_stages_get_what_is_expected_of_documents_in_all(whole):
+  random = np.random.default_rng(4)
+  expected_NG = 3 * random.dirichlet(np.ones(4) / 2, size=5_000)
+  if whole:  # what one offset for all documents divides alike
+    expected_NG[:] = 4 * np.array([0.5, 0.3, 0.15, 0.05])
+  else:
+    expected_NG *= random.random((5_000, 1))
+  start, uniform_N = counts.offset(7), random.random(5_000)
+  count_NG, end = counts.repeat_by_stage(expected_NG, start, uniform_N)
+  assert (np.abs(count_NG - expected_NG) < 1).all()
+  total_N, expected_N = count_NG.sum(axis=1), expected_NG.sum(axis=1)
+  assert (np.abs(total_N - expected_N) < 1).all()
+  assert abs(total_N.sum() - expected_N.sum()) < 1
+  deviation = 5 * np.sqrt(5_000 / 4)
+  np.testing.assert_allclose(
+    count_NG.sum(axis=0), expected_NG.sum(axis=0), atol=deviation
+  )
+  # Shards are like the whole.
+  place, parts = start, []
+  for begin, stop in itertools.pairwise((0, 0, 17, 5_000)):
+    rows = slice(begin, stop)
+    one_NG, place = counts.repeat_by_stage(
+      expected_NG[rows], place, uniform_N[rows]
+    )
+    parts.append(one_NG)
+  np.testing.assert_array_equal(np.concatenate(parts), count_NG)
+  assert place == end
+
+
 @pytest.mark.parametrize("value", [-0.1, math.nan, math.inf, 2.0**21])
 def test_an_impossible_expectation_is_refused(value):
   with pytest.raises(ValueError, match="zero to two million"):
