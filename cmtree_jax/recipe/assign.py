@@ -147,26 +147,56 @@ def join(
   assigned: Sequence[Path], path: Path, *, max_weight: float
 ) -> recap.Recapped:
   """documents.parquet: one row group per shard, and no weight above a cap."""
-  import pyarrow as pa
-  import pyarrow.parquet as pq
+  capped = _capped(assigned, max_weight)
+  _write(assigned, capped.weight_N, path)
+  return capped
 
+
+def join_stages(
+  assigned: Sequence[Sequence[Path]],
+  share_G: np.ndarray,
+  path: Path,
+  *,
+  max_weight: float,
+) -> recap.Recapped:
+  """The same of a schedule: the mean weights over its stages, the leaves of its last.
+
+  Args:
+    assigned: files of `assign`, for every stage.
+    share_G: of the training tokens, by stage.
+    path: of the file.
+    max_weight: the cap, in every stage.
+  """
+  stages = [_capped(one, max_weight) for one in assigned]
+  capped = recap.mean(stages, share_G)
+  _write(assigned[-1], capped.weight_N, path)
+  return capped
+
+
+def _capped(assigned: Sequence[Path], max_weight: float) -> recap.Recapped:
   shards = list(columns_of(assigned, "weight", "tokens"))
   weight_N, tokens_N = (
     np.concatenate([one[name] for one in shards])
     for name in ("weight", "tokens")
   )
-  capped = recap.recap(weight_N, tokens_N, max_weight=max_weight)
-  ends = np.cumsum([len(one["tokens"]) for one in shards])
+  return recap.recap(weight_N, tokens_N, max_weight=max_weight)
+
+
+def _write(assigned: Sequence[Path], weight_N: np.ndarray, path: Path) -> None:
+  """One table of what was assigned, with other weights."""
+  import pyarrow as pa
+  import pyarrow.parquet as pq
 
   def tables():
-    parts = np.split(capped.weight_N, ends[:-1])
-    for one, part_N in zip(assigned, parts, strict=True):
+    begin = 0
+    for one in assigned:
       table = pq.read_table(one)
+      part_N = weight_N[begin : begin + len(table)]
+      begin += len(table)
       place = table.column_names.index("weight")
       yield table.set_column(place, "weight", pa.array(part_N, pa.float64()))
 
   store.write_row_groups(path, tables())
-  return capped
 
 
 def digest(assigned: Sequence[Path]) -> str:
@@ -213,6 +243,12 @@ def load_shard(documents: Path, assigned: Path) -> base.Shard:
   return base.Shard(
     texts["id"], texts["text"], one["tokens"], one["weight"], one["leaf"]
   )
+
+
+def load_weights(assigned: Path) -> np.ndarray:
+  """What was assigned to a shard's documents: their weights alone."""
+  (one,) = columns_of([assigned], "weight")
+  return one["weight"]
 
 
 def columns_of(

@@ -126,11 +126,18 @@ def save(folder: Path, data: dict[str, Any], *, learned: Path) -> list[Path]:
     data: what recipe.json holds, `partition` among it.
     learned: folder of the prepared corpus, which has tokenizer and embedder.
   """
+  files = save_readers(folder, learned=learned)
+  store.write_atomically(folder / FILE, store.to_json(data))
+  return [*files, folder / FILE]
+
+
+def save_readers(folder: Path, *, learned: Path) -> list[Path]:
+  """Writes what new documents are read with, embedder and tokenizer."""
+  folder.mkdir(parents=True, exist_ok=True)
   names = (prepare.EMBEDDER_FILE, prepare.TOKENIZER_FILE)
   for name in names:
     store.write_atomically(folder / name, (learned / name).read_bytes())
-  store.write_atomically(folder / FILE, store.to_json(data))
-  return [folder / name for name in (*names, FILE)]
+  return [folder / name for name in names]
 
 
 def load(folder: Path | str) -> Recipe:

@@ -2,11 +2,13 @@
 
 A run that moves its weights leaves one. It is a file of JSON, schedule.json, which holds
 the mixture over named leaves and the leaves themselves for every stage, and beside it
-schedule.parquet, a row for every stage and leaf.
+schedule.parquet, a row for every stage and leaf. The job of the run hands it over with
+what new documents are read with, and then it applies to any corpus, as a recipe does.
 """
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +16,7 @@ import numpy as np
 
 from cmtree_jax.data import store
 from cmtree_jax.recipe import partition as partitions
+from cmtree_jax.recipe import recipe as recipes
 from cmtree_jax.recipe.partition import Partition, TreePartition
 from cmtree_jax.types import UserError
 
@@ -54,9 +57,17 @@ class Schedule(NamedTuple):
   @property
   def mixture_L(self) -> np.ndarray:
     """The leaves' shares of all training tokens."""
-    steps_G = np.array([stage.steps for stage in self.stages])
-    mixture_GL = np.stack([stage.mixture_L for stage in self.stages])
-    return steps_G @ mixture_GL / steps_G.sum()
+    return self.share_G @ np.stack([stage.mixture_L for stage in self.stages])
+
+  @property
+  def share_G(self) -> np.ndarray:
+    """The stages' shares of all training tokens."""
+    return np.array([stage.steps / self.steps for stage in self.stages])
+
+  def bounds(self, steps: float) -> list[int]:
+    """Where stages begin, and the last ends, in a training of so many steps."""
+    ends = (stage.end / self.steps * steps for stage in self.stages)
+    return [0, *(math.floor(end + 0.5) for end in ends)]
 
   def at(self, step: int) -> Stage:
     """The stage that a training step is in."""
@@ -116,8 +127,16 @@ def _same_places(a: Partition, b: Partition) -> bool:
   )
 
 
-def save(folder: Path, one: Schedule) -> list[Path]:
-  """Writes schedule.json and schedule.parquet; returns the files."""
+def save(
+  folder: Path, one: Schedule, *, made: Mapping[str, Any] | None = None
+) -> list[Path]:
+  """Writes schedule.json and schedule.parquet; returns the files.
+
+  Args:
+    folder: of the files.
+    one: the schedule.
+    made: what it was made from, where it is handed over.
+  """
   places: dict[str, dict[str, Any]] = {}  # leaves less their weights, once each
   stages = []
   for stage in one.stages:
@@ -143,11 +162,27 @@ def save(folder: Path, one: Schedule) -> list[Path]:
     "names": one.names,
     "leaves": places,
     "stages": stages,
+    **({"made": dict(made)} if made else {}),
   }
   folder.mkdir(parents=True, exist_ok=True)
   store.write_atomically(folder / FILE, store.to_json(told))
   store.write_parquet(folder / TABLE_FILE, _table(one))
   return [folder / FILE, folder / TABLE_FILE]
+
+
+def hand_over(
+  folder: Path, one: Schedule, made: Mapping[str, Any], *, learned: Path
+) -> list[Path]:
+  """Writes a schedule and what it reads documents with; returns the files.
+
+  Args:
+    folder: of the job.
+    one: the schedule.
+    made: what it was made from, as a recipe tells it: config and budget among it.
+    learned: folder of the prepared corpus, which has tokenizer and embedder.
+  """
+  files = recipes.save_readers(folder, learned=learned)
+  return [*files, *save(folder, one, made=made)]
 
 
 def _table(one: Schedule):
@@ -172,24 +207,33 @@ def _table(one: Schedule):
   return pa.Table.from_pylist(rows)
 
 
+def is_in(folder: Path | str) -> bool:
+  """Whether a folder holds a schedule."""
+  return (Path(folder) / FILE).is_file()
+
+
+def made_from(folder: Path | str) -> dict[str, Any]:
+  """What a schedule that was handed over was made from.
+
+  Raises:
+    UserError: it was not handed over.
+  """
+  made = _read(folder).get("made")
+  if made is None:
+    raise UserError(
+      f"The schedule in {folder} is that of a single run, without what new documents "
+      "are read with. Give the workdir of its job."
+    )
+  return made
+
+
 def load(folder: Path | str) -> Schedule:
   """The schedule in a folder.
 
   Raises:
     UserError: there is none, or it is of another format.
   """
-  file = Path(folder) / FILE
-  if not file.is_file():
-    raise UserError(
-      f"No {FILE} in {folder}. Give the folder of a run that moved its weights "
-      "(config.online.on) and has ended."
-    )
-  told: dict[str, Any] = json.loads(file.read_text())
-  if told.get("format") != FORMAT:
-    raise UserError(
-      f"{file}: wanted format {FORMAT}, came {told.get('format')}. Make it again "
-      "with the same config in a new workdir."
-    )
+  told = _read(folder)
   return Schedule(
     told["method"],
     told["seed"],
@@ -208,3 +252,24 @@ def load(folder: Path | str) -> Schedule:
       for stage in told["stages"]
     ),
   )
+
+
+def _read(folder: Path | str) -> dict[str, Any]:
+  """The file of JSON in a folder.
+
+  Raises:
+    UserError: there is none, or it is of another format.
+  """
+  file = Path(folder) / FILE
+  if not file.is_file():
+    raise UserError(
+      f"No {FILE} in {folder}. Give the folder of a run that moved its weights "
+      "(config.online.on) and has ended."
+    )
+  told: dict[str, Any] = json.loads(file.read_text())
+  if told.get("format") != FORMAT:
+    raise UserError(
+      f"{file}: wanted format {FORMAT}, came {told.get('format')}. Make it again "
+      "with the same config in a new workdir."
+    )
+  return told

@@ -6,7 +6,7 @@ import pytest
 
 from cmtree_jax.data.build import prepare, workers
 from cmtree_jax.methods.base import DocumentWeights
-from cmtree_jax.recipe import assign
+from cmtree_jax.recipe import assign, recap
 from cmtree_jax.recipe import partition as partitions
 from tests import corpora
 
@@ -83,6 +83,39 @@ def test_weights_of_documents_stay_with_their_documents(prepared, tmp_path):
   shard = assign.load_shard(prepared.documents.paths[1], assigned[1])
   assert shard.leaf_N.tolist() == [0] * 20
   np.testing.assert_allclose(shard.weight_N, np.arange(21.0, 41.0))
+
+
+def test_stages_are_joined_to_their_mean(partition, prepared, tmp_path):
+  mass_N = prepared.pool.tokens.mass_N
+  stages = [
+    partition.with_weights(np.log(weight_L))
+    for weight_L in ([0.5, 1.0, 2.0], [1.5, 1.0, 0.9])
+  ]
+  assigned = [
+    _assign(stage, prepared, tmp_path / f"{number}")
+    for number, stage in enumerate(stages)
+  ]
+  path, share_G = tmp_path / "documents.parquet", np.array([0.75, 0.25])
+  capped = assign.join_stages(assigned, share_G, path, max_weight=1.4)
+  wanted_N, moved, at_cap_N = np.zeros(50), 0.0, np.zeros(50, bool)
+  for stage, share in zip(stages, share_G, strict=True):
+    one_N = partitions.apply_partition(
+      stage, prepared.pool.embedding_NE
+    ).weight_N
+    one = recap.recap(one_N, prepared.pool.tokens.pairs_N, max_weight=1.4)
+    wanted_N += share * one.weight_N
+    moved += share * one.moved
+    at_cap_N |= one.weight_N > 1.4 - 1e-9
+  table = pq.read_table(path)
+  np.testing.assert_allclose(table["weight"], wanted_N)
+  assert mass_N @ wanted_N == pytest.approx(1)
+  assert (capped.moved, capped.at_cap) == (pytest.approx(moved), at_cap_N.sum())
+  assert 0 < at_cap_N.sum() < 50
+  assert table["document_id"].to_pylist() == [f"{i}" for i in range(50)]
+  np.testing.assert_array_equal(
+    assign.load_weights(assigned[1][0]),
+    pq.read_table(assigned[1][0])["weight"].to_numpy(),
+  )
 
 
 def test_other_weights_or_leaves_have_another_digest(

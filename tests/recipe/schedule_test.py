@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from cmtree_jax.data.build import prepare
 from cmtree_jax.recipe import schedule as schedules
 from cmtree_jax.recipe.partition import clusters
 from cmtree_jax.recipe.schedule import Schedule
@@ -41,6 +42,9 @@ def test_stages_are_what_is_trained_on(schedule):
   np.testing.assert_allclose(schedule.mixture_L, [0.3, 0.3, 0.4], rtol=1e-6)
   assert schedule.at(7) is schedule.stages[1]
   assert schedule.at(8) is schedule.stages[2]
+  np.testing.assert_allclose(schedule.share_G, [0.4, 0.4, 0.2])
+  assert schedule.bounds(10) == [0, 4, 8, 10]
+  assert schedule.bounds(127.0) == [0, 51, 102, 127]  # 50.8, 101.6
   assert schedule.mixture(9)["leaf_2_<c>"] == pytest.approx(0.8)
 
 
@@ -61,6 +65,26 @@ def test_a_schedule_comes_back_from_its_file(schedule, tmp_path):
   # Leaves that differ by weights alone are in the file once.
   told = json.loads((tmp_path / "run" / schedules.FILE).read_text())
   assert len(told["leaves"]) == 1
+
+
+def test_what_a_schedule_was_made_from_comes_with_it(schedule, tmp_path):
+  learned, made = tmp_path / "corpus", {"method": "rnb", "config": {"a": 1}}
+  learned.mkdir()
+  for name in prepare.LEARNED_FILES:
+    (learned / name).write_text(name)
+  files = schedules.hand_over(tmp_path / "job", schedule, made, learned=learned)
+  assert {file.name for file in files} == {
+    *prepare.LEARNED_FILES, schedules.FILE, schedules.TABLE_FILE
+  }  # fmt: skip
+  for name in prepare.LEARNED_FILES:
+    assert (tmp_path / "job" / name).read_text() == name
+  assert schedules.is_in(tmp_path / "job")
+  assert schedules.made_from(tmp_path / "job") == made
+  assert schedules.load(tmp_path / "job")[:4] == schedule[:4]
+  schedules.save(tmp_path / "run", schedule)
+  assert not schedules.is_in(tmp_path)
+  with pytest.raises(UserError, match="of a single run.*workdir of its job"):
+    schedules.made_from(tmp_path / "run")
 
 
 def test_a_folder_without_a_schedule_is_refused(tmp_path):
