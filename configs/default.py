@@ -109,6 +109,9 @@ def get_config() -> ConfigDict:
   # the budget has of its pool.
   config.export.tokens = 0
   config.export.tokenizer = ""  # a path or name for trainers; "": the recipe's
+  # A step of those trainers, which stages of a schedule are counted in; 0: of `batch`.
+  config.export.rows = 0
+  config.export.row_tokens = 0  # of each row
   config.export.root = ""  # where trainers find WORKDIR/export, as gs://...
 
   config.evaluate = ConfigDict()

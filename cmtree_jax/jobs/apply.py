@@ -1,6 +1,6 @@
 """A recipe on a corpus: every document's weight and leaf, and files for trainers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from cmtree_jax.jobs import build
 from cmtree_jax.jobs import job as jobs
 from cmtree_jax.jobs.job import Job, Show
 from cmtree_jax.methods.base import DocumentWeights
-from cmtree_jax.recipe import assign, export
+from cmtree_jax.recipe import assign, export, recap
 from cmtree_jax.recipe import partition as partitions
 from cmtree_jax.recipe import recipe as recipes
 from cmtree_jax.report import describe, tables
@@ -29,7 +29,7 @@ def story(job: Job) -> Show:
   recipe = recipes.load(folder)
   if told := recipe.data.get("proxy_views"):
     raise UserError(of_proxy.refusal(told["flops_per_token"]))
-  _require_readers(recipe, config)
+  require_readers(recipe.data["config"], folder, config)
   if recipe.partition is None:
     export.require_leaves(config.export.formats)
   data = jobs.prepared(job, learned=folder)
@@ -47,17 +47,27 @@ def story(job: Job) -> Show:
   return lambda: tables.show_files(files)
 
 
-def _require_readers(recipe: recipes.Recipe, config: Any) -> None:
-  """What reads documents comes with the recipe, and the config must agree."""
+def require_readers(
+  made_with: Mapping[str, Any], folder: Path, config: Any
+) -> None:
+  """What reads documents comes with a recipe, and the config must agree.
+
+  Args:
+    made_with: the config of the job that made the recipe or schedule.
+    folder: of that.
+    config: of this job.
+  Raises:
+    UserError: for the first setting that differs.
+  """
   for block, field in _READERS:
-    made, came = recipe.data["config"][block], config[block][field]
+    made, came = made_with[block], config[block][field]
     # Recipes that were made before there was the setting have its default.
     wanted = made.get(field, _BEFORE.get(field))
     wanted = tuple(wanted) if isinstance(came, tuple) else wanted
     if came != wanted:
       raise UserError(
         f"config.{block}.{field} must be {wanted!r} as in the recipe of "
-        f"{recipe.folder}, came {came!r}."
+        f"{folder}, came {came!r}."
       )
 
 
@@ -102,8 +112,7 @@ def hand_over(
   documents = workdir / assign.DOCUMENTS_FILE
   budget = build.budget(config, data)
   capped = assign.join(assigned, documents, max_weight=budget.max_weight)
-  if capped.moved > _TOLD:
-    job.reporter.say(f"{assign.DOCUMENTS_FILE}: {capped.text()}")
+  tell_cap(capped, job)
   files = [documents]
   if config.export.formats:
     names = describe.leaf_names(weights, nodes)
@@ -114,12 +123,12 @@ def hand_over(
       "recipe_digest": assign.digest(assigned),
       "learned_for": learned_for.to_json(),
     }
-    files += _export(corpus, job, build.export_budget(config, data), facts)
+    files += export_to(corpus, job, build.export_budget(config, data), facts)
   store.remove(workdir / "assigned")
   return files
 
 
-def _export(
+def export_to(
   corpus: export.Corpus, job: Job, budget: Budget, facts: dict[str, Any]
 ) -> list[Path]:
   """Writes the formats of the config, and tells what their budget did."""
@@ -134,6 +143,12 @@ def _export(
   files = export.write(folder, chosen.formats, corpus, options, facts)
   job.reporter.say(export.told(folder))
   return files
+
+
+def tell_cap(capped: recap.Recapped, job: Job) -> None:
+  """Tells what the budget's cap did to the weights of documents, if it did."""
+  if capped.moved > _TOLD:
+    job.reporter.say(f"{assign.DOCUMENTS_FILE}: {capped.text()}")
 
 
 _TOLD = 5e-5  # of the training tokens; less is rounding

@@ -238,6 +238,8 @@ _LEAST = {
   "evaluate.max_tokens": 1,
   "evaluate.rows": 1,
   "export.tokens": 0,
+  "export.rows": 0,
+  "export.row_tokens": 0,
 }
 _ABOVE_ZERO = ("optimizer.learning_rate", "hypergradient.memory_bytes")
 

@@ -24,6 +24,7 @@ from cmtree_jax.jobs import (
   learned,
   online_job,
   proxy_views,
+  scheduled,
   selected,
   untargeted,
   variants,
@@ -35,6 +36,7 @@ from cmtree_jax.jobs.trials import Tried
 from cmtree_jax.methods.base import DocumentWeights
 from cmtree_jax.recipe import domains, export
 from cmtree_jax.recipe import recipe as recipes
+from cmtree_jax.recipe import schedule as schedules
 from cmtree_jax.report import guard as guard_report
 from cmtree_jax.report import tables
 
@@ -55,7 +57,8 @@ def run(config: Any, workdir: Path, *, overwrite: bool = False) -> int:
   plans.check_recipe(config)
   story = _story
   if config.recipe.apply:
-    story = apply.story
+    is_schedule = schedules.is_in(config.recipe.apply)
+    story = scheduled.story if is_schedule else apply.story
   elif build.is_online(variants.config_of(config.method, config)):
     story = online_job.story
   return jobs.run(story, config, workdir, overwrite=overwrite)

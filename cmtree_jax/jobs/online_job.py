@@ -1,7 +1,8 @@
 """The story of a main job whose method moves the final training itself.
 
 There is no recipe to judge and none to hand over: what it ends with is a model, the
-schedule that it was trained on, and the table in which it stands beside others.
+table in which it stands beside others, and the schedule that it was trained on, in the
+formats of trainers and as a folder that other corpora are weighed with.
 """
 
 import time
@@ -9,12 +10,15 @@ from pathlib import Path
 
 from cmtree_jax import config as configs
 from cmtree_jax.data import store
+from cmtree_jax.data.build.prepare import Prepared
 from cmtree_jax.jobs import (
+  build,
   cells,
   compare,
   learned,
   online_told,
   proxy_views,
+  scheduled,
   trials,
 )
 from cmtree_jax.jobs import job as jobs
@@ -39,7 +43,8 @@ def story(job: Job) -> Show:
   standings, files = compare.write(one, rows)
   (target_set,) = plan.target_sets
   cell = plan.search(config.method, target_set, 0)
-  files += _files(folder.kept(cell))
+  files += [folder.kept(cell) / models.FILE]
+  files += _handed_over(job, data, folder, cell)
   files += online_told.write(job, data, plan, folder)
   summary = {
     "wall_seconds": round(time.monotonic() - begin, 1),
@@ -60,7 +65,19 @@ def story(job: Job) -> Show:
   return show
 
 
-def _files(kept: Path) -> list[Path]:
-  """Of a run."""
-  names = (models.FILE, schedules.FILE, schedules.TABLE_FILE)
-  return [kept / name for name in names]
+def _handed_over(
+  job: Job, data: Prepared, folder: cells.Folder, cell: cells.Search
+) -> list[Path]:
+  """What a run was trained on, for this corpus, for trainers and for other corpora."""
+  schedule = schedules.load(folder.kept(cell))
+  made = learned.facts(job.config, data)
+  return [
+    *schedules.hand_over(job.workdir, schedule, made, learned=data.folder),
+    *scheduled.hand_over(
+      schedule,
+      job,
+      data,
+      folder.value_N(cell),
+      learned_for=build.budget(job.config, data),
+    ),
+  ]

@@ -90,6 +90,8 @@ def check_recipe(config: Any) -> None:
       "An online run is compared on the texts of a target, and config.data.targets "
       "names none. Give a target, or leave config.online.on at False."
     )
+  if learns and build.is_online(own):
+    export.require_stages(config.export.formats)
   if learns and method_of(config.method, config).weighs == "documents":
     export.require_leaves(config.export.formats)
 

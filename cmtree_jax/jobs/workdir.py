@@ -23,9 +23,10 @@ MARKER_FILE = ".cmtree_jax"  # tells a run of this package from other folders
 # Everything else that jobs write into a workdir: `--overwrite` removes these names,
 # and no others.
 WRITTEN = (
-  *("assigned", "cells", "export"),
+  *("assigned", "cells", "export", "online"),
   *("comparison.json", "comparison.svg", "documents.parquet", "recipe.json"),
-  *("results.parquet", "selection.html", "selection.parquet"),
+  *("results.parquet", "schedule.json", "schedule.parquet"),
+  *("selection.html", "selection.parquet"),
   *("summary.json", "table.md"),
   *(*prepare.LEARNED_FILES, CORPUS_FILE),
 )

@@ -6,8 +6,10 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from cmtree_jax import main
 from cmtree_jax.config import load
@@ -28,7 +30,7 @@ data.targets= final.preset=0.1m final.seeds=1
 online.unroll=2 online.every=2 online.outer_rows=8 online.probe_rows=8
 cmtree.branching=2,2 cmtree.start.angle_dim=4 cmtree.start.steps=20
 cmtree.step.solver_steps=5 baselines=ado, ado.every=3
-evaluate.max_tokens=100000
+evaluate.max_tokens=100000 export.formats=parquet,levanter export.tokens=30000
 """.split()
 
 
@@ -85,6 +87,38 @@ def test_its_schedule_tells_what_it_was_trained_on(finished):
   steered = schedules.load(run_of(finished, "ado"))
   assert len(steered.names) == 4  # clusters
   assert steered.stages[-1].end == STEPS
+
+
+def test_its_schedule_is_handed_over_to_trainers(finished):
+  handed = schedules.load(finished)
+  own = schedules.load(run_of(finished, "cmtree"))
+  assert handed[:4] == own[:4] and len(handed.stages) == 3
+  made = schedules.made_from(finished)
+  assert made["method"] == "cmtree" and "budget" in made
+  table = pq.read_table(finished / "export/parquet/weights.parquet")
+  documents = pq.read_table(finished / "documents.parquet")
+  tokens_N = documents["tokens"].to_numpy()
+  weight_GN = np.reshape(
+    [
+      table.filter(pc.field("stage") == g)["weight"].to_numpy()
+      for g in range(3)
+    ],
+    (3, len(tokens_N)),
+  )
+  np.testing.assert_allclose(weight_GN @ tokens_N, tokens_N.sum())
+  assert documents["value"].null_count < len(tokens_N)
+  told = yaml.safe_load((finished / "export/levanter.yaml").read_text())["data"]
+  steps = 30_000 / (ROWS * T)
+  assert [begin for begin, _ in told["train_weights"]] == pytest.approx(
+    [0, steps / 3, 2 * steps / 3], abs=told["mixture_block_size"] / ROWS / 2
+  )
+  leaf_N = documents["leaf"].to_numpy()
+  for (_, mixture), weight_N in zip(
+    told["train_weights"], weight_GN, strict=True
+  ):
+    share_L = np.bincount(leaf_N, weight_N * tokens_N, 4) / tokens_N.sum()
+    wanted = dict(zip(own.names, share_L, strict=True))
+    assert mixture == pytest.approx({name: wanted[name] for name in mixture})
 
 
 def test_how_the_mixture_moved_is_told(finished):
