@@ -32,7 +32,7 @@ SIGNALS = Signals(
   embedding_BE=H_NE,
   value_BT=np.float32(np.where(AGREE_N, 0.02, -0.02)[:, None] * np.ones(2)),
   proxy_B=np.arange(N, dtype=np.int32) % world.PROXIES,
-  target_weight_T=np.float32([0.5, 0.5]),
+  target_weight_T=np.full(2, 0.5, np.float32),
   log_proposal_B=np.zeros(N, np.float32),
   sample_NE=H_NE,
   sample_mass_N=MASS_N,

@@ -152,11 +152,11 @@ def test_a_power_of_its_weights_reaches_any_share(tree, share, monkeypatch):
 
 
 def test_an_encoder_is_in_the_file(weights):
-  theta = model.with_encoder(weights.theta, jax.random.key(1), 7)
+  theta: Any = model.with_encoder(weights.theta, jax.random.key(1), 7)
   out_EH = jnp.float32(RNG.normal(0, 0.3, (world.E, 7)))
   encoder = theta[0].encoder._replace(out_EH=out_EH)
   theta = (theta[0]._replace(encoder=encoder), *theta[1:])
-  tree = partitions.measured(
+  tree: Any = partitions.measured(
     TreePartition(weights._replace(theta=theta)), EMBEDDING_NE, MASS_N
   )
   told = json.loads(json.dumps(tree.to_json()))

@@ -1,5 +1,7 @@
 """Leaf probabilities against a plain recursion, their symmetries and noise."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -178,24 +180,24 @@ def test_a_document_without_features_is_routed_evenly(random_tree):
 
 
 def test_all_levels_see_what_an_encoder_adds(random_tree, embedding_BE):
-  theta = model.with_scores(random_tree(0))
+  theta: Any = model.with_scores(random_tree(0))
   shape = theta[-1].score_MCP.shape
   score_MCP = jnp.asarray(np.random.default_rng(1).normal(size=shape))
   theta = (*theta[:-1], theta[-1]._replace(score_MCP=score_MCP))
-  started = model.with_encoder(theta, jax.random.key(0), 6)
+  started: Any = model.with_encoder(theta, jax.random.key(0), 6)
   before, same = (model.place(x, embedding_BE) for x in (theta, started))
   np.testing.assert_array_equal(before.log_p_BL, same.log_p_BL)
   encoder = started[0].encoder
   out_EH = np.random.default_rng(2).normal(size=(5, 6))
   moved = encoder._replace(out_EH=jnp.asarray(out_EH))
-  found = model.place(
+  found: Any = model.place(
     (started[0]._replace(encoder=moved), *started[1:]), embedding_BE
   )
   u_BH = np.asarray(embedding_BE) @ np.asarray(encoder.in_HE).T
   # Hendrycks and Gimpel, 2016, the approximation by a hyperbolic tangent.
   inner_BH = (2 / np.pi) ** 0.5 * (u_BH + 0.044715 * u_BH**3)
   hidden_BH = u_BH / 2 * (1 + np.tanh(inner_BH))
-  expected = model.place(
+  expected: Any = model.place(
     theta, jnp.asarray(embedding_BE + hidden_BH @ out_EH.T)
   )
   np.testing.assert_allclose(found.log_p_BL, expected.log_p_BL, atol=1e-5)
