@@ -161,6 +161,8 @@ def _gpu(config):
     )
   )
   config["values"].probe_rows = 2048
+  # As many times the rows of a batch as elsewhere; 10 steps divide 300.
+  config.online.update(dict(unroll=10, outer_rows=384, probe_rows=256))
 
 
 _SCALES = {"toy": _toy, "cpu": _cpu, "gpu": _gpu}
