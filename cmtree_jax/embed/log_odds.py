@@ -77,11 +77,10 @@ def fit(
       "a target, and there is none; name some in config.data.targets."
     )
   coefficient_TKF = np.reshape(coefficient, (-1, FOLDS, _WORDS.buckets))
+  coefficient_TKF = coefficient_TKF.astype(np.float32)
   bias_TK = np.reshape(bias, (-1, FOLDS))
-  found_NT = _log_odds(chosen, coefficient_TKF.astype(np.float32), bias_TK)
-  return LogOddsEmbedder(
-    coefficient_TKF.astype(np.float32), bias_TK, whiten.fit(found_NT)
-  )
+  found_NT = _log_odds(chosen, coefficient_TKF, bias_TK)
+  return LogOddsEmbedder(coefficient_TKF, bias_TK, whiten.fit(found_NT))
 
 
 class LogOddsEmbedder:
