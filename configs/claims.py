@@ -252,6 +252,11 @@ def variants(final: str, leaves_of: tuple[int, ...], *, rounds: int):
       found[f"oblivious_{name}"] = (*tree, "cmtree.oblivious=true")
   for other in {*range(4)} - {rounds}:
     found[f"rounds_{other}"] = ("cmtree", f"values.rounds={other}")
+  # One event in a round: to grow from four leaves to sixteen takes twelve of them, and
+  # the fixed tree has as many beside it.
+  grown = ("cmtree.branching=4", "cmtree.grow=true", "cmtree.max_leaves=16")
+  found["grown_16"] = ("cmtree", *grown, "values.rounds=12")
+  found["rounds_12"] = ("cmtree", "values.rounds=12")
   # Searches that start from k-means, with tilts from similarity.
   kmeans = ("cmtree", "cmtree.start.kind=kmeans")
   found["kmeans_0"] = (*kmeans, "values.rounds=0")

@@ -4,8 +4,10 @@
 
 Compares sixteen leaves as 1 level, 2 levels of 4 and 4 levels of 2; with one learned
 projection for all levels or one for each; with prototypes for each node or shared by a
-level. Besides the losses it shows how much the learned angles overlap, and what each
-level tells of a document's source, language, domain, length and reference loss.
+level; and sixteen fixed leaves with a tree that grows to as many, in as many rounds.
+Besides the losses it shows how much the learned angles overlap, what each level tells
+of a document's source, language, domain, length and reference loss, and every event of
+the growth with what it promised and what later rounds measured.
 """
 
 import re
@@ -26,6 +28,8 @@ TREES = (
   *("angles_flat16", "angles_4x4", "angles_2x2x2x2"),
   *("shared_4x4", "shared_2x2x2x2", "oblivious_4x4", "oblivious_2x2x2x2"),
 )
+GROWN = "grown_16"
+GROWTH = ("joint_16", "rounds_12", GROWN)  # fixed, at more rounds, and grown
 SHOWN = ("angles_4x4", "angles_2x2x2x2", "oblivious_2x2x2x2")  # level by level
 BINS = 8  # quantiles that lengths and losses are cut into
 
@@ -35,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   return command(
     "experiments.angles_and_depth",
     "One angle against many, shallow against deep, at 16 leaves.",
-    claims.job("angles_and_depth", TREES, show),
+    claims.job("angles_and_depth", (*TREES, *GROWTH), show),
     arguments,
   )
 
@@ -53,7 +57,35 @@ def show(found: Results) -> Iterator[Path]:
       for tree in trees
     ),
   )
+  grown = found.trained(GROWTH)
+  yield claims.write_differences(found, "growth.md", "tree", grown)
+  if GROWN in grown:
+    yield _events(found)
   yield from _separation(found, found.trained(SHOWN))
+
+
+def _events(found: Results) -> Path:
+  """Every event, with its gain in squared bits per byte."""
+  lines = []
+  for target in found.targets:
+    for row in found.found(GROWN, target).history:
+      if "event" not in row:
+        continue
+      later = "taken back" if row["undone"] else "-"
+      if row["rounds"]:
+        later = f"{row['measured']:+.2g}"
+      lines.append(
+        [
+          *(target, str(row["step"]), row["event"], row["node"] or "root"),
+          *(f"{row['promised']:+.2g}", later),
+        ]
+      )
+  return claims.write_table(
+    found.folder / "events.md",
+    "Events of the tree that grows",
+    ["target", "round", "event", "node", "promised", "measured later"],
+    lines,
+  )
 
 
 def _overlap(found, tree, target):

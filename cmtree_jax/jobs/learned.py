@@ -74,7 +74,8 @@ def of(comparison: compare.Comparison, one: Tried) -> Learned:
     levels = angles.view_shares(
       weights.weights.theta, embedding_NE, mass_N, data.blocks
     )
-    description = description._replace(levels=tuple(levels))
+    grown = tuple(row for row in found.history if "event" in row)
+    description = description._replace(levels=tuple(levels), growth=grown)
   told: list[dict[str, Any]] = []
   if hidden.has_factor(data) and not isinstance(weights, DocumentWeights):
     told = hidden.separations(weights, data, rows)

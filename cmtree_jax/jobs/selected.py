@@ -101,7 +101,7 @@ def _names(placed: Domains, data: prepare.Prepared, config: Any):
     texts["id"],
   )
   named = {node.path: node.name.rstrip(": ") for node in nodes}
-  paths = describe.leaf_paths(partition)
+  paths = partitions.leaf_paths(partition)
   return tuple(named.get(path, path) for path in paths)
 
 

@@ -105,10 +105,11 @@ def run(
   history = tuple(
     dict(zip(fields, row.tolist(), strict=True)) for row in state.history
   )
+  told = (*history, *method.history(state.method))
   found = Outcome(
     weights=method.finalize(state.method),
     cost=Cost(*state.fleet.cost),
-    history=history,
+    history=told,
     value_N=state.evidence.mean_N,
     candidates=_candidates(state, history),
   )
@@ -123,7 +124,7 @@ def run(
   return found._replace(
     weights=last.weights,
     reasons=last.reasons,
-    history=history + last.history,
+    history=told + last.history,
   )
 
 

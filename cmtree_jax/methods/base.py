@@ -322,7 +322,7 @@ class Method(NamedTuple):
   # of the documents that the training goes on with, up to a constant. None: all weigh
   # the same throughout.
   curate: Callable[[Facts, int], np.ndarray] | None = None
-  # Loops `none` and `look`: state -> rows that tell a person what was found.
+  # Loops `none`, `look` and `values`: state -> rows that tell a person what was found.
   history: Callable[[Any], tuple[dict[str, Any], ...]] = lambda state: ()
   # Why documents weigh less than others: state -> reasons, where the method has any
   # beside the weight itself.

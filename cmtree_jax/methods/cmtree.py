@@ -8,6 +8,7 @@ prototypes and tilts move at once.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ import optax
 
 from cmtree_jax import checks, shapes
 from cmtree_jax.embed import kmeans
-from cmtree_jax.methods import residual, valuing
+from cmtree_jax.methods import growing, residual, valuing
 from cmtree_jax.methods.base import Facts, Method, Planted, Signals, Small
 from cmtree_jax.tree import (
   density_ratio,
@@ -74,6 +75,8 @@ def make(
   scores: bool = False,
   encoder: int = 0,
   offset: Any = "",
+  grow: bool = False,
+  max_leaves: int = 16,
   start: Start = Start(),
   step: Step = Step(),
   replay: Replay = Replay(),
@@ -131,6 +134,10 @@ def make(
     offset: name of a method or variant that weighs single documents before any
       training, with the options of its own block: the tree is a residual on it, on
       the partition of `start`. The recipe is one of documents of the pool. "": none.
+    grow: whether leaves are split, fused and pruned by what their documents are
+      worth (`tree.growth`): at most one event in a round, after its step, which is
+      measured and taken back together with it. `branching` is what it starts from.
+    max_leaves: that it may grow to.
     start: what the first partition is made of.
     step: how far a round moves, and by which solver.
     replay: which values it learns from.
@@ -142,7 +149,8 @@ def make(
     twice of every second proxy.
   Raises:
     ValueError: an unknown mode or projection, a level of fewer than two children,
-      a single leaf that does not score, or an offset that cannot be one.
+      a single leaf that does not score, an offset that cannot be one, or a tree that
+      cannot grow.
   References:
     Values: Gu et al., `PDS <https://arxiv.org/abs/2410.07064>`_, 2024; start:
     Grangier et al., `CRISP <https://arxiv.org/abs/2410.03735>`_, 2024, and
@@ -166,6 +174,12 @@ def make(
       'projection at "per_level".'
     )
   form = Form(tuple(branching), oblivious, shared)
+  if grow:
+    _check_growth(
+      form,
+      max_leaves,
+      {"mode": mode != "joint", "scores": scores, "offset": bool(offset)},
+    )
   optimizer = _optimizer(step, joint=mode == "joint", tied=shared)
   plan = learner.Plan(_LEAVES, optimizer, step, replay)
   begin = functools.partial(
@@ -176,6 +190,8 @@ def make(
     start=start,
     plan=plan,
   )
+  if grow:
+    begin = growing.with_room(begin, max_leaves=max_leaves, kappa=start.kappa)
   if offset:
     return residual.method(
       residual.scorer_of(offset),
@@ -183,7 +199,7 @@ def make(
       plan._replace(leaves=residual.leaves(_LEAVES)),
       scores=scores,
     )
-  return Method(
+  plain = Method(
     init=functools.partial(_init, begin=begin, plan=plan),
     step=functools.partial(_step, plan=plan),
     finalize=_weights,
@@ -192,6 +208,29 @@ def make(
     undo=learner.undo,
     weighs="tree",
   )
+  return growing.method(plain, plan, max_leaves=max_leaves) if grow else plain
+
+
+def _check_growth(form: Form, max_leaves: int, others: dict[str, bool]) -> None:
+  """Refuses what a tree that grows cannot have.
+
+  Args:
+    form: of its start.
+    max_leaves: that it may grow to.
+    others: further settings by name, and whether each is in the way.
+  """
+  others |= {"oblivious": form.oblivious, "projection": form.shared}
+  for name, in_the_way in others.items():
+    if in_the_way:
+      raise ValueError(
+        f"grow moves the partition of a plain tree; leave {name} at its default."
+      )
+  leaves = math.prod(form.branching)
+  if leaves >= max_leaves:
+    raise ValueError(
+      f"max_leaves = {max_leaves} must be above the {leaves} leaves that branching "
+      f"{form.branching} starts with; try branching=(2,)."
+    )
 
 
 def _init(
@@ -305,6 +344,7 @@ def _optimizer(
       "score": optax.adam(step.score_rate),
       "encoder": moved(step.encoder_rate),
       "partition": moved(step.partition_rate),
+      "mask": optax.set_to_zero(),  # moved by events alone
     },
     _labels,
   )
@@ -313,7 +353,12 @@ def _optimizer(
 
 def _labels(theta: model.Theta):
   """Which of the learning rates a parameter has."""
-  kinds = {"tilt_MC": "tilt", "score_MCP": "score", "encoder": "encoder"}
+  kinds = {
+    "tilt_MC": "tilt",
+    "score_MCP": "score",
+    "open_M": "mask",
+    "encoder": "encoder",
+  }
 
   def label(level):
     there = {name for name, x in level._asdict().items() if x is not None}

@@ -1,5 +1,6 @@
 """Leaves with weights: of a tree, of clusters or of labelled sources."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -17,7 +18,7 @@ from cmtree_jax.methods.base import (
   Weights,
 )
 from cmtree_jax.methods.cmtree import TreeWeights
-from cmtree_jax.tree import mixture, model
+from cmtree_jax.tree import mixture, model, room
 
 
 class Partition(Protocol):
@@ -366,6 +367,22 @@ class Applied(NamedTuple):
   confidence_N: np.ndarray  # probability of that leaf
 
 
+def leaf_paths(partition: Partition) -> tuple[str, ...]:
+  """Child numbers from the root to every leaf, in their order.
+
+  In a tree that grows a path ends at the last node that is split; of a place that no
+  leaf has taken it goes on to the last level.
+  """
+  branching = partition.branching
+  full = [room.path(i, branching) for i in range(math.prod(branching))]
+  if isinstance(partition, TreePartition) and room.grows(
+    partition.weights.theta
+  ):
+    grown = room.paths(partition.weights.theta)
+    return tuple(a or b for a, b in zip(grown, full, strict=True))
+  return tuple(full)
+
+
 def apply_partition(
   partition: Partition,
   embedding_NE: np.ndarray,
@@ -388,19 +405,7 @@ def apply_partition(
   if harden:
     weighed_NL = _one_leaf(leaf_N, log_p_NL.shape[1])
   weight_N = np.exp(document_log_w(partition, embedding_NE, weighed_NL))
-  paths = [path_of(leaf, partition.branching) for leaf in leaf_N.tolist()]
+  path_L = leaf_paths(partition)
+  paths = [path_L[leaf] for leaf in leaf_N.tolist()]
   confidence_N = np.exp(log_p_NL[np.arange(len(leaf_N)), leaf_N])
   return Applied(weight_N, leaf_N, paths, confidence_N)
-
-
-def path_of(leaf: int, branching: Sequence[int]) -> str:
-  """Child numbers from the root to a leaf.
-
-  >>> path_of(9, (4, 4))
-  '2.1'
-  """
-  digits = []
-  for children in reversed(branching):
-    leaf, digit = divmod(leaf, children)
-    digits.append(str(digit))
-  return ".".join(reversed(digits))

@@ -12,6 +12,7 @@ from cmtree_jax.recipe.partition import (
   Partition,
   TreePartition,
   document_log_w,
+  leaf_paths,
 )
 
 _SNIPPET = 160  # characters of a typical document
@@ -60,6 +61,8 @@ class Description(NamedTuple):
   favored: Favored | None = None  # where documents have weights of their own
   # What each level of a tree sees of each view, where there are several.
   levels: tuple[dict[str, float], ...] = ()
+  # What happened to a tree that grows, in order; as `events.told` has it.
+  growth: tuple[dict[str, Any], ...] = ()
 
   def to_json(self) -> dict[str, Any]:
     """Its part of recipe.json."""
@@ -72,6 +75,8 @@ class Description(NamedTuple):
     }
     if self.levels:
       found["levels"] = list(self.levels)
+    if self.growth:
+      found["growth"] = list(self.growth)
     if self.favored is None:
       return found
     heaviest = [one._asdict() for one in self.favored.heaviest]
@@ -129,21 +134,25 @@ def nodes(
   else:
     mixture_L = mass_L * np.exp(partition.log_w_L)
   counts = _term_counts(texts, leaf_N, p_NL.shape[1])
+  leaves = frozenset(leaf_paths(partition))
   found = []
   for depth in range(len(partition.branching) + 1):
     above = partition.branching[:depth]
     below = int(np.prod(partition.branching[depth:], dtype=int))
     for digits in itertools.product(*(range(b) for b in above)):
       number = _number(digits, above)
-      leaves = slice(number * below, (number + 1) * below)
-      inside_N = (leaf_N >= leaves.start) & (leaf_N < leaves.stop)
-      if not inside_N.any():
+      places = slice(number * below, (number + 1) * below)
+      inside_N = (leaf_N >= places.start) & (leaf_N < places.stop)
+      path = ".".join(map(str, digits))
+      # Below a leaf that is not split there is only itself again.
+      above_it = (".".join(map(str, digits[:i])) for i in range(depth))
+      is_below = any(one in leaves for one in above_it)
+      if not inside_N.any() or is_below:
         continue
       typical = _typical(embedding_NE, inside_N)
-      mass = float(mass_L[leaves].sum())
-      mixed = float(mixture_L[leaves].sum())
-      path = ".".join(map(str, digits))
-      terms = _top_terms(counts, leaves, num_terms)
+      mass = float(mass_L[places].sum())
+      mixed = float(mixture_L[places].sum())
+      terms = _top_terms(counts, places, num_terms)
       node = Node(
         path=path,
         name=f"{path or 'root'}: {' '.join(terms[:3])}".strip(),
@@ -227,12 +236,6 @@ def leaf_names(
     name = "-".join(word for word in words[:3] if word)
     names[path] = f"leaf_{path}_{name}".rstrip("_")
   return names
-
-
-def leaf_paths(partition: Partition) -> tuple[str, ...]:
-  """Paths of all leaves, in their order."""
-  numbers = itertools.product(*map(range, partition.branching))
-  return tuple(".".join(map(str, digits)) for digits in numbers)
 
 
 def children(found: Sequence[Node]) -> dict[str, dict[str, float]]:

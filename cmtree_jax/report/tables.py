@@ -86,6 +86,8 @@ def show_recipe(
     console.print(documents(description.favored, one.effective_sample_size))
   for line in level_lines(description.levels):
     console.print(line, markup=False)
+  for line in growth_lines(description.growth):
+    console.print(line, markup=False)
   console.print(advice(one), markup=False)
   console.print(concentration_line(summary["concentration"]), markup=False)
   for line in token_lines(summary["token_shares"]):
@@ -111,6 +113,26 @@ def level_lines(levels: Sequence[Mapping[str, float]]) -> list[str]:
     + "."
     for number, level in enumerate(levels, 1)
   ]
+
+
+def growth_lines(growth: Sequence[Mapping[str, Any]]) -> list[str]:
+  """What happened to a tree that grows, with what it promised and what was found.
+
+  >>> split = {"event": "split", "step": 2, "node": "", "promised": 0.5}
+  >>> growth_lines([split | {"measured": 0.4, "rounds": 3, "undone": False}])
+  ['Round 2: split of the root promised +0.5, 3 later rounds measured +0.4.']
+  """
+  lines = []
+  for one in growth:
+    node = f"node {one['node']}" if one["node"] else "the root"
+    line = f"Round {one['step']}: {one['event']} of {node} promised "
+    line += f"{one['promised']:+.3g}"
+    if one["undone"]:
+      line += " and was taken back"
+    elif one["rounds"]:
+      line += f", {one['rounds']} later rounds measured {one['measured']:+.3g}"
+    lines.append(f"{line}.")
+  return lines
 
 
 def concentration_line(found: Mapping[str, float]) -> str:

@@ -104,7 +104,10 @@ def _moments(seen: _Projected, value_R):
   z_RP, weight_RM = seen
   mean_MP = weight_RM.T @ z_RP
   value_RM = value_R[:, None] - value_R @ weight_RM
-  square_MPQ = jnp.einsum("rm,rp,rq->mpq", weight_RM, z_RP, z_RP)
+  # One node after the other: all of them would take M times the features' memory.
+  square_MPQ = jax.lax.map(
+    lambda weight_R: (weight_R[:, None] * z_RP).T @ z_RP, weight_RM.T
+  )
   return (
     square_MPQ - mean_MP[:, :, None] * mean_MP[:, None, :],
     (weight_RM * value_RM).T @ z_RP,

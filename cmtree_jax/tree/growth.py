@@ -30,7 +30,7 @@ _BOUND = 1.64  # standard errors: one in twenty values lies above
 class Limits(NamedTuple):
   """What an event may do."""
 
-  max_leaves: int
+  max_leaves: shapes.Array  # int
   trust: float  # nats that it may move
   # Log-weight per unit of value that one proximal step moves; 0: children start with
   # their parent's weight.
@@ -47,7 +47,7 @@ class Event(NamedTuple):
   node: shapes.Array  # int, its number at this depth
   # Of a split: the node's mass times the variance of values that its cut explains,
   # less the penalty; of a fusion the opposite, which is what the cut did not explain.
-  # Of a pruning: the mass that moves times its least difference in value. NaN: none.
+  # Of a pruning: the mass that moves times its least difference in value.
   promised: shapes.Scalar
 
 
@@ -107,7 +107,7 @@ def event(
   """
   seen = _look(theta, grounds, limits)
   kind = jnp.int32(0)
-  trees, told = [theta], [Event(*(jnp.int32(0),) * 3, jnp.float32(jnp.nan))]
+  trees, told = [theta], [Event(*(jnp.int32(0),) * 3, jnp.float32(0.0))]
   for number, offer in enumerate(
     (_splits(seen), _fusions(seen), _prunings(seen)), 1
   ):

@@ -135,6 +135,8 @@ class Info(NamedTuple):
   step_size: shapes.Scalar
   # What every level sees of each of several views, "level_1.topic".
   view_share: dict[str, shapes.Scalar]
+  # What happened to a tree that grows, and how many leaves it has, by name.
+  event: dict[str, shapes.Array]
 
 
 def start(
@@ -233,6 +235,23 @@ def step(
     training=state.training,
     views=state.views,
   ), info
+
+
+def with_theta(
+  state: State, theta: shapes.Tree, corpus: Sample, plan: Plan
+) -> State:
+  """The state with another theta in place of that which a step has led to.
+
+  To undo the step is then to undo both.
+
+  Args:
+    state: after a round.
+    theta: what stands after it.
+    corpus: a sample of the natural distribution.
+    plan: of the method.
+  """
+  log_w_L, _ = _weigh(theta, corpus, plan, state.training.max_weight)
+  return state._replace(theta=theta, log_w_L=log_w_L)
 
 
 def undo(state: State) -> State:
@@ -358,6 +377,7 @@ def _info(state, theta, seen, plan) -> Info:
     view_share=jax.tree.map(
       stands, views.by_level(shares(theta)), views.by_level(shares(state.theta))
     ),
+    event={},
   )
 
 

@@ -7,8 +7,9 @@ import pytest
 
 from cmtree_jax import main
 from cmtree_jax.jobs import hidden
-from cmtree_jax.recipe.partition import partition_from_json
+from cmtree_jax.recipe.partition import leaf_paths, partition_from_json
 from cmtree_jax.report import tables
+from cmtree_jax.tree import cuts, growth
 from tests import corpora
 
 _TARGETS = {"arithmetic": "sums"}
@@ -58,9 +59,28 @@ def test_a_tree_s_levels_are_scored_by_the_factor(corpus, tmp_path, capsys):
     assert row["added_share"] == pytest.approx(share)
   assert pair["levels"] == [0, 1] and 0 <= pair["overlap"] <= 1
   assert partition_from_json(found["partition"]).log_w_L.shape == (4,)
-  plain = _recipe(corpus, tmp_path / "plain")
-  assert "separations" not in plain
-  assert set(plain["token_shares"]) == {"nearest_target", "source"}
+
+
+def test_without_a_bed_no_level_is_scored_and_growth_is_told(
+  corpus, tmp_path, capsys, monkeypatch
+):
+  # A dozen documents split a leaf here, and one round's chance is enough.
+  monkeypatch.setattr(growth, "_FEWEST", 1.0)
+  monkeypatch.setattr(cuts.Contrast, "penalty_M", 0.0)
+  grow = ("cmtree.branching=2", "cmtree.grow=true", "cmtree.max_leaves=3")
+  found = _recipe(corpus, tmp_path / "run", *grow, "values.rounds=2")
+  assert "separations" not in found
+  assert set(found["token_shares"]) == {"nearest_target", "source"}
+  rounds, events = found["history"][:2], found["history"][2:]
+  assert found["growth"] == events
+  assert [one["event"] for one in events] == [
+    growth.KINDS[int(row["event.kind"])] for row in rounds if row["event.kind"]
+  ]
+  assert events[0]["event"] == "split"
+  assert f"Round {events[0]['step']}: split of node" in capsys.readouterr().out
+  tree = partition_from_json(found["partition"])
+  known = {row["path"] for row in found["nodes"]}
+  assert known <= {"", *leaf_paths(tree), "0", "1"}
 
 
 def test_leaves_without_levels_separate_nothing():

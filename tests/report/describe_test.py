@@ -1,14 +1,20 @@
 """A recipe in words: what weights of single documents prefer, how leaves lean."""
 
+import json
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from cmtree_jax.methods.base import DocumentWeights
 from cmtree_jax.methods.cmtree import TreeWeights
-from cmtree_jax.recipe.partition import TreePartition
+from cmtree_jax.recipe.partition import (
+  TreePartition,
+  apply_partition,
+  partition_from_json,
+)
 from cmtree_jax.report import describe
-from cmtree_jax.tree import model
+from cmtree_jax.tree import model, room
 
 TEXTS = ["apples\n and pears", "pears", "stones and sand", "sand", "apples"]
 MASS = np.array([0.1, 0.2, 0.3, 0.2, 0.2])
@@ -56,6 +62,46 @@ def test_texts_without_words_have_no_terms():
   found = describe.describe(weights, FEATURES, MASS, texts, ids)
   assert found.favored is not None
   assert found.favored.terms == ()
+
+
+def test_a_tree_that_grows_names_its_leaves_where_they_end():
+  # The root is cut by the first feature, and its second child by the second.
+  root, children, last = room.one_leaf(3, 3, kappa=100.0)
+  theta = (
+    root._replace(
+      prototype_MCP=jnp.array([[[-1.0, 0, 0], [1.0, 0, 0]]]),
+      open_M=jnp.ones(1),
+    ),
+    children._replace(
+      prototype_MCP=jnp.array([[[0, -1.0, 0], [0, 1.0, 0]]] * 2),
+      open_M=jnp.array([0.0, 1.0]),
+    ),
+    last,
+  )
+  log_w_L = jnp.log(jnp.array([0.5] * 4 + [1.0] * 2 + [2.0] * 2))
+  tree = TreePartition(TreeWeights(theta, log_w_L))
+  same = partition_from_json(json.loads(json.dumps(tree.to_json())))
+  signs = [[-1, 1, 0], [-1, -1, 0], [1, -1, 0], [1, 1, 0]]
+  features_NE = np.array(signs, np.float32)
+  applied = apply_partition(same, features_NE)
+  assert applied.path_N == ["0", "0", "1.0", "1.1"]
+  np.testing.assert_allclose(applied.weight_N, [0.5, 0.5, 1, 2], rtol=1e-5)
+  texts = ["one", "two", "tin", "red"]
+  nodes = describe.nodes(
+    same, features_NE, np.full(4, 0.25), texts, list("abcd")
+  )
+  assert [one.path for one in nodes] == ["", "0", "1", "1.0", "1.1"]
+  assert nodes[1].mass == pytest.approx(0.5)
+  names = describe.leaf_names(same, nodes)
+  # A place that no leaf has taken has a name, too, and no document.
+  assert len(names) == 8 and [x for x in names if len(x) < 5] == [
+    *("0", "1.0", "1.1")
+  ]
+  assert names["1.1"] == "leaf_1.1_red"
+  mixtures = describe.children(nodes)
+  assert mixtures[nodes[2].name] == pytest.approx(
+    {"1.0: tin": 1 / 3, "1.1: red": 2 / 3}
+  )
 
 
 def test_a_leaf_that_scores_tells_which_way_it_leans():
