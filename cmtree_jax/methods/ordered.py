@@ -56,8 +56,8 @@ def make(
   every: int = 10,
   first: int = 4,
   decay: float = 0.9,
-  margin: float = 0.1,
-  rho: float = 0.5,
+  margin: float = 0.05,
+  rho: float = 0.8,
   floor: float = 0.1,
   latest: float = 0.5,
   output: str = "mean",
@@ -84,9 +84,13 @@ def make(
   gradients tells what should be learned first is not shown, here or elsewhere: the
   tests show that the order follows a given graph, not that a better model comes of it.
   The arrow is a matter of lengths, and the length of a gradient of few rows is mostly
-  noise, so a noisy domain looks as if it were taught by a quiet one. And what is handed
-  over after this search is the mean mixture, in which nothing is left of the order:
-  the method is made for a training that goes on under its hands.
+  noise, so a noisy domain looks as if it were taught by a quiet one. On the default
+  corpus, with one row of each of 16 clusters, most :math:`A_{ij}` are within .1 of
+  zero, and of 240 pairs two at most had an edge; raise `config.observe.rows` where the
+  graph is to say something. Half of the progress is made in the first fifth of a run
+  there, and so :math:`\rho` must be higher. And what is handed over after this search is
+  the mean mixture, in which nothing is left of the order: the method is made for a
+  training that goes on under its hands.
 
   Args:
     graph: "first" is the mean of the first observations, then frozen. "moving" goes on

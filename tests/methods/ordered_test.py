@@ -16,7 +16,7 @@ Q_K = np.array([0.4, 0.3, 0.3, 0.0])
 STEPS = 400
 # Gradients of three skills of which each holds the one before, and no text.
 CHAIN_KP = np.array([[1.0, 0, 0], [1, 2, 0], [1, 2, 4], [0, 0, 0]])
-SMALL: dict[str, Any] = dict(every=10, latest=1.0)
+SMALL: dict[str, Any] = dict(every=10, rho=0.5, latest=1.0)
 
 
 class Taught:
@@ -53,7 +53,7 @@ def openings(infos) -> list[int]:
 
 
 def run(proxy, **settings):
-  method = ordered.make(**SMALL, **settings)
+  method = ordered.make(**{**SMALL, **settings})
   states, infos, asks = planted.drive(method, facts(), proxy)
   return states, infos, np.stack([ask.mixture_K for ask in asks])
 
