@@ -32,9 +32,11 @@ from cmtree_jax.proxy.ledger import GRADIENT, PROBE
 VOICES = 4  # of an event
 PROXIES = 2 * VOICES  # as the method counts them: those of two events
 
-SAMPLE = 32_768  # documents that stand for the corpus; as of the loop `values`
+# Documents that stand for the corpus at an event, fewer than in a round of a search:
+# a step must not take longer than the training between two.
+SAMPLE = 8192
 
-FIELDS = ("step", "outer_loss", "seen", "mean_looks", "most_looks")
+FIELDS = ("step", "outer_loss", "spread", "seen", "mean_looks", "most_looks")
 
 
 class Own(NamedTuple):
@@ -45,6 +47,7 @@ class Own(NamedTuple):
   # Of every run and document: sum of centered values, and how many.
   sum_PN: np.ndarray
   count_PN: np.ndarray
+  spread_P: np.ndarray  # of the values of the first event; 0 before it
 
 
 def events(plan: Plan, steps: int) -> int:
@@ -68,6 +71,7 @@ def start(one: Setting) -> tuple[State, tuple[str, ...]]:
     probes=tuple(run.pool.init() for run in one.runs),
     sum_PN=np.zeros((runs, size)),
     count_PN=np.zeros((runs, size)),
+    spread_P=np.zeros(runs),
   )
   state = online_run.start(
     one,
@@ -120,16 +124,25 @@ def _event(
       value_NT=valued[p].value_NT
       * had[p].worth(one.runs[p].facts.r_star)[valued[p].document, None]
     )
+    found, spread = _centered(found, weight_PN[p])
+    # Values fade as the model learns and the learning rate falls. In units of their
+    # spread those of all events count alike, and steps do not shrink with them; the
+    # first event's unit is kept, which penalties are weighed against.
+    own = own._replace(spread_P=own.spread_P.copy())
+    own.spread_P[p] = own.spread_P[p] or spread
+    scale = own.spread_P[p] / spread if spread > 0 else 1.0
+    found = found._replace(value_NT=scale * found.value_NT)
     stepped, info = one.step(method, _signals(one, one.runs[p], found, number))
     if number == 0:
       # Nothing has been fitted yet, so there was nothing to judge.
       stepped = one.method.undo(stepped)
     methods.append(stepped)
-    own = _with_values(own, p, found, weight_PN[p])
+    own = _with_values(own, p, found)
     inside_N = one.seen[p].inside_N
     count_N = had[p].count_N[inside_N]
-    mine = (state.step, loss_P[p], (count_N > 0).mean(), count_N.mean())
-    columns = (*shown.columns(info).values(), *mine, count_N.max())
+    mine = (state.step, loss_P[p], spread, (count_N > 0).mean())
+    looks = (count_N.mean(), count_N.max())
+    columns = (*shown.columns(info).values(), *mine, *looks)
     rows.append([float(x) for x in columns])
   state = state._replace(methods=tuple(methods), own=own)
   weights = [one.method.finalize(method) for method in methods]
@@ -289,16 +302,20 @@ _APART = (
 )
 
 
-def _with_values(
-  own: Own, member: int, found: Valued, weight_N: np.ndarray
-) -> Own:
-  """With an event's values, minus their mean under the weights that trained."""
-  trained = found.tokens * weight_N[found.document]
-  trained = trained / np.exp(found.log_proposal)
-  value_N = found.value_NT[:, 0]
+def _centered(found: Valued, weight_N: np.ndarray) -> tuple[Valued, float]:
+  """Values minus their mean under the weights that trained, and their spread there."""
+  trained_N = found.tokens * weight_N[found.document]
+  trained_N = trained_N / np.exp(found.log_proposal)
+  trained_N = trained_N / trained_N.sum()
+  value_NT = found.value_NT - trained_N @ found.value_NT
+  spread = np.sqrt(trained_N @ value_NT[:, 0] ** 2)
+  return found._replace(value_NT=value_NT), float(spread)
+
+
+def _with_values(own: Own, member: int, found: Valued) -> Own:
+  """With the centered values of an event."""
   sum_PN, count_PN = own.sum_PN.copy(), own.count_PN.copy()
-  value_N = value_N - trained @ value_N / trained.sum()
-  np.add.at(sum_PN[member], found.document, value_N)
+  np.add.at(sum_PN[member], found.document, found.value_NT[:, 0])
   np.add.at(count_PN[member], found.document, 1.0)
   return own._replace(sum_PN=sum_PN, count_PN=count_PN)
 

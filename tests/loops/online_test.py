@@ -226,8 +226,10 @@ def test_values_of_what_was_seen_are_discounted():
 class Planted(planted.Proxies):
   """Models whose steps are worth what the planted documents in them are."""
 
-  def __init__(self, **wrong):
-    super().__init__(**wrong)
+  def __init__(self, fades: float = 1.0):
+    """What documents are worth falls by a factor from event to event."""
+    super().__init__()
+    self._fades = fades
     self.judged: list[set[int]] = []
     self.engine = self.engine._replace(valued=self._valued, probe=self._probed)
 
@@ -236,15 +238,18 @@ class Planted(planted.Proxies):
     targets, _ = outer
     self.judged.append(set(targets.document_BT.ravel().tolist()))
     phi, loss_PS = self._train(phi, batches, weight, np.ones(1, bool))
-    mean_N = planted.values().mean(axis=1)
     unroll = engines.Unroll(
-      np.zeros(len(weight)), mean_N[batches.document_BT], np.array(0)
+      np.zeros(len(weight)), self._worth(batches), np.array(0)
     )
     return phi, loss_PS, unroll
 
   def _probed(self, params, adjoint, batches):
     del params, adjoint
-    return planted.values().mean(axis=1)[batches.document_BT]
+    return self._worth(batches)
+
+  def _worth(self, batches):
+    mean_N = planted.values().mean(axis=1)[batches.document_BT]
+    return self._fades ** len(self.judged) * mean_N
 
 
 def test_weights_move_to_what_the_model_says_is_worth_more(tmp_path):
@@ -273,6 +278,17 @@ def mean_value(weights) -> float:
   )
   mass_N = corpus.world.mass_N * np.exp(np.asarray(log_w_N, np.float64))
   return float(mass_N @ planted.values().mean(axis=1) / mass_N.sum())
+
+
+def test_values_that_fade_alike_for_all_documents_change_nothing(tmp_path):
+  fading = Planted(fades=0.5)
+  (faded,) = run(TREE, tmp_path / "a", made=fading.engine, plan=LONG)
+  (plain,) = run(TREE, tmp_path / "c", made=Planted().engine, plan=LONG)
+  spreads = [row["spread"] for row in faded.history]
+  assert spreads[1] == pytest.approx(spreads[0] / 2, rel=0.3)
+  assert mean_value(faded.stages[-1].weights) == pytest.approx(
+    mean_value(plain.stages[-1].weights), abs=2e-3
+  )
 
 
 def test_events_that_judge_each_other_read_other_texts(tmp_path):
