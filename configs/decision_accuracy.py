@@ -3,7 +3,8 @@
 python -m experiments.decision_accuracy --config decision_accuracy:cpu --workdir runs/d
 
 The argument is that of configs/claims.py: a scale and, if wanted, a folder. At "cpu" on
-the default corpus about half an hour of one core.
+the default corpus about half an hour of one core. Expect .90 of all pairs of recipes
+for each target, .95 of those beyond noise, and .76 and .86 for the mean of the three.
 """
 
 from ml_collections import ConfigDict
