@@ -3,8 +3,9 @@
 python -m experiments.answers --config answers:cpu,FOLDER --workdir runs/answers
 
 The argument is a scale of configs/claims.py and a folder as configs/bench.py takes it.
-Natural alone at three sizes and three budgets each: a night on two cores at "cpu"; with
-"gpu" in bfloat16 an hour of one H100. Name methods with --config.compare.methods.
+Natural alone, unless --config.compare.methods names more. Two sizes to 1.6m at 300 steps
+and 60,000 tokens of each test take a quarter of an hour of one core, and leave chance
+on none of the six tasks with choices; the whole has not been run yet.
 """
 
 from cmtree_jax.types import UserError
