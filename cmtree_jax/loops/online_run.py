@@ -51,7 +51,7 @@ class Plan(NamedTuple):
     checks.at_least(0, saves=self.saves)
     for name in ("outer_rows", "probe_rows"):
       value = getattr(self, name)
-      if value < rows or value % rows:
+      if self.on and (value < rows or value % rows):
         raise ValueError(
           f"{name} = {value} must be a multiple of config.batch.rows = {rows}; "
           f"try {max(value // rows, 1) * rows}."

@@ -192,6 +192,10 @@ def test_what_cannot_run_online_is_refused_before_any_work(settings, words):
   build.check(variants.config_of("cmtree", config))
 
 
+def test_rows_of_events_matter_only_to_runs_that_have_events():
+  build.check(load("configs/default.py", ["online.probe_rows=7"]))
+
+
 def test_every_seed_of_an_online_method_is_a_run_of_its_own():
   config = load("configs/compare.py", ["online.on=true", "compare.seeds=4"])
   with config.unlocked():
