@@ -193,7 +193,8 @@ def test_what_cannot_run_online_is_refused_before_any_work(settings, words):
 
 
 def test_rows_of_events_matter_only_to_runs_that_have_events():
-  build.check(load("configs/default.py", ["online.probe_rows=7"]))
+  config = load("configs/default.py", ["online.probe_rows=7"])
+  build.check(variants.config_of(config.method, config))
 
 
 def test_every_seed_of_an_online_method_is_a_run_of_its_own():
