@@ -50,7 +50,13 @@ _MINILM = ["safetensors>=0.5", "tokenizers>=0.21"]
 _REPORT = ["matplotlib>=3.9"]
 _NOTEBOOK = ["ipykernel>=6.29", "jupytext>=1.16", "nbclient>=0.10", *_REPORT]
 _ALL = [*_MINILM, *_NOTEBOOK, *_SEQIO, *_BEAM, *_HUGGING_FACE]
-_TESTS = ["beartype>=0.22", "pyrefly>=1,<2", "pytest>=8", "ruff>=0.14"]
+_TESTS = [
+  "beartype>=0.22",
+  "pyrefly>=1,<2",
+  "pytest>=8",
+  "pytest-xdist>=3.6,<4",
+  "ruff>=0.14",
+]
 
 setuptools.setup(
   name="cmtree_jax",
