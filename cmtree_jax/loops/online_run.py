@@ -65,9 +65,10 @@ class Plan(NamedTuple):
   def check_steps(self, steps: int) -> None:
     """Refuses a run that is no whole number of unrolls, with a ValueError."""
     if steps % self.unroll:
+      cures = [str(k) for k in (1, 2, 4, 5, 8, 10) if not steps % k]
       raise ValueError(
         f"unroll = {self.unroll} must divide config.final.steps = {steps}; set it "
-        f"to one of {', '.join(str(k) for k in (2, 4, 5, 8, 10) if not steps % k)}."
+        f"to {' or '.join(cures)}, or take other steps."
       )
 
 

@@ -180,7 +180,14 @@ def test_a_finished_job_is_not_done_again(finished):
     (["method=doremi"], "reference model"),
     (["method=cmtree", "cmtree.offset=classifier_soft"], "single documents"),
     (["values.target_weights=dro"], "by their own losses"),
-    (["online.unroll=7"], "must divide config.final.steps"),
+    (
+      ["online.unroll=7"],
+      "must divide config.final.steps = 1200; set it to 1 or",
+    ),
+    (
+      ["final.steps=97", "final.steps_per_call=97"],
+      "= 97; set it to 1, or take other steps",
+    ),
     (["online.probe_rows=7"], "multiple of config.batch.rows"),
   ],
 )
