@@ -5,6 +5,7 @@ corpus, batches, optimizer, final training and evaluation are those of the compa
 or it would not be fair.
 """
 
+import difflib
 from typing import Any
 
 from cmtree_jax import config as configs
@@ -36,8 +37,12 @@ def config_of(name: str, config: Any) -> Any:
     )
   method, *overrides = settings
   if method not in METHODS:
-    known = sorted([*METHODS, *config.variants])
-    raise UserError(f"Unknown method {method!r}. Known: {', '.join(known)}.")
+    near = difflib.get_close_matches(method, [*METHODS, *config.variants])
+    raise UserError(
+      f"Unknown method {method!r}."
+      + (f" Did you mean {' or '.join(near)}?" if near else "")
+      + " All are in docs/methods.md; a config adds its own in config.variants."
+    )
   own = config.copy_and_resolve_references().lock()
   own.method = method
   own.baselines = ()

@@ -229,7 +229,8 @@ def _require_same(workdir: Path, config: Any, chosen_by: str) -> None:
       f"can be read. Bring it back, {_ADVICE[chosen_by]}."
     )
   changed = [
-    f"{name} was {a!r}, now {b!r}" for name, a, b in _differences(old, new, "")
+    f"{name} was {_short(a)}, now {_short(b)}"
+    for name, a, b in _differences(old, new, "")
   ]
   if changed:
     raise UserError(
@@ -237,6 +238,15 @@ def _require_same(workdir: Path, config: Any, chosen_by: str) -> None:
       f"{' ...' if len(changed) > 3 else ''}. Run with the old settings to "
       f"continue it, {_ADVICE[chosen_by]}."
     )
+
+
+def _short(value: Any) -> str:
+  """As Python writes it; what is long is cut off."""
+  text = repr(value)
+  return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+_SHOWN = 60  # characters of a setting
 
 
 def _differences(old: Any, new: Any, name: str):

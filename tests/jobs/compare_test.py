@@ -176,7 +176,7 @@ def test_a_cell_is_the_run_of_its_seed_in_any_job(corpus, tmp_path):
 
 def test_seeds_draw_other_documents(corpus, tmp_path, monkeypatch):
   # Also where the parameters at the start are the same.
-  monkeypatch.setattr(final, "_key", lambda seed: jax.random.key(7))
+  monkeypatch.setattr(final, "start_key", lambda seed: jax.random.key(7))
   assert command.main(_arguments(corpus, tmp_path, *_NATURAL)) == 0
   first, second = _test_bpb(tmp_path, "natural")
   assert abs(first - second) > 1e-4
@@ -323,7 +323,7 @@ def test_a_finished_comparison_only_shows_its_results(finished, corpus, capsys):
 @pytest.mark.parametrize(
   ("override", "words"),
   [
-    ("compare.methods=doremy", ["'doremy'", "Known", "crisp"]),
+    ("compare.methods=doremy", ["'doremy'", "mean doremi", "docs/methods.md"]),
     ("compare.targets=", ["compare.targets", "at least one"]),
     ("compare.targets=moon", ["'moon'", "arithmetic"]),
     ("compare.targets=arithmetic+", ["'arithmetic+'", "joined by +"]),

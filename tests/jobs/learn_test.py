@@ -429,7 +429,7 @@ def test_a_killed_job_ends_with_the_same_bytes(finished, corpus, tmp_path):
     ("final.steps=many", ["final.steps", "int", "'many'"]),
     ("cmtree.branching=two", ["cmtree.branching", "'two'"]),
     ("cmtree=1", ["cmtree.branching"]),
-    ("method=doremy", ["'doremy'", "Known", "crisp"]),
+    ("method=doremy", ["'doremy'", "mean doremi", "docs/methods.md"]),
     ("proxy.preset=huge", ["'huge'", "0.3m"]),
     ("final.steps=10", ["final.steps = 10", "multiple of", "= 4", "try 8"]),
     ("data.source=tape:x", ["'tape:x'", "jsonl"]),

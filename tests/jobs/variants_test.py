@@ -25,7 +25,7 @@ def test_a_variant_is_its_method_under_its_overrides():
 @pytest.mark.parametrize(
   ("chosen", "words"),
   [
-    (("crips",), ["'crips'", "Known", "crisp", "mine"]),
+    (("crips",), ["'crips'", "mean crisp", "config.variants"]),
     (("crisp", "final.steps=3"), ["'mine'", "'final.steps=3'", "equal"]),
     (("crisp", "doremi.step_size=2"), ["'doremi.step_size=2'", "own"]),
     (("crisp", "crisp.smothing=2"), ["'crisp.smothing'", "crisp.smoothing"]),
