@@ -61,7 +61,8 @@ def show(found: Results) -> Iterator[Path]:
   yield claims.write_differences(found, "growth.md", "tree", grown)
   if GROWN in grown:
     yield _events(found)
-  yield from _separation(found, found.trained(SHOWN))
+  if shown := found.trained(SHOWN):
+    yield from _separation(found, shown)
 
 
 def _events(found: Results) -> Path:
