@@ -85,6 +85,11 @@ def check_recipe(config: Any) -> None:
   if learns and NO_TARGET in config.data.targets:
     require_untargeted(config)
   own = variants.config_of(config.method, config)
+  if learns and own.online.on and not build.is_online(own):
+    raise UserError(
+      f"config.online.on wants a method of the loops values or steer, which move the "
+      f"training that they are for; {config.method} is none. Leave it at False."
+    )
   if learns and build.is_online(own) and NO_TARGET in config.data.targets:
     raise UserError(
       "An online run is compared on the texts of a target, and config.data.targets "

@@ -104,6 +104,7 @@ def make(
   checks.at_least(1, every=every)
   checks.at_least(0, tau_step=tau_step)
   checks.above_zero(tau=tau)
+  checks.finite(tau=tau, tau_step=tau_step)
 
   def init(key: shapes.Key, facts: Facts) -> State:
     del key

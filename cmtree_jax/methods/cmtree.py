@@ -226,11 +226,15 @@ def _check_growth(form: Form, max_leaves: int, others: dict[str, bool]) -> None:
         f"grow moves the partition of a plain tree; leave {name} at its default."
       )
   leaves = math.prod(form.branching)
-  if leaves >= max_leaves:
+  if not leaves < max_leaves <= _MOST_LEAVES:
     raise ValueError(
       f"max_leaves = {max_leaves} must be above the {leaves} leaves that branching "
-      f"{form.branching} starts with; try branching=(2,)."
+      f"{form.branching} starts with and at most {_MOST_LEAVES:,}; such as "
+      "branching=(2,) and max_leaves=16."
     )
+
+
+_MOST_LEAVES = 4096  # all have room from the start
 
 
 def _init(

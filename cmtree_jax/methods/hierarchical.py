@@ -109,6 +109,7 @@ def make(
   checks.at_least(1, every=every)
   checks.at_least(0, beta=beta)
   checks.above_zero(ridge=ridge)
+  checks.finite(beta=beta, ridge=ridge)
   checks.share(fuse_above=fuse_above)
 
   def init(key: shapes.Key, facts: Facts) -> State:

@@ -124,6 +124,7 @@ def make(
   checks.one_of("output", output, steering.OUTPUT)
   checks.at_least(1, every=every, first=first)
   checks.at_least(0, margin=margin)
+  checks.finite(margin=margin)
   checks.share(decay=decay, rho=rho, floor=floor, latest=latest)
 
   def init(key: shapes.Key, facts: Facts) -> State:

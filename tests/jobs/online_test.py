@@ -199,6 +199,12 @@ def test_what_cannot_run_online_is_refused_before_any_work(settings, words):
   build.check(variants.config_of("cmtree", config))
 
 
+def test_a_method_that_cannot_move_a_training_is_told_so():
+  config = load("configs/online.py", ["method=crisp"])
+  with pytest.raises(UserError, match="crisp is none"):
+    plan.check_recipe(config)
+
+
 def test_rows_of_events_matter_only_to_runs_that_have_events():
   config = load("configs/default.py", ["online.probe_rows=7"])
   build.check(variants.config_of(config.method, config))

@@ -157,6 +157,7 @@ def test_nonsense_is_refused():
   cases: list[tuple[dict[str, Any], str]] = [
     (dict(tau=0.0), "tau = 0.0 must be above 0"),
     (dict(tau_step=-1.0), "tau_step = -1.0 must be at least 0"),
+    (dict(tau_step=float("inf")), "tau_step = inf must be a finite number"),
     (dict(every=0), "every = 0 must be at least 1"),
     (dict(output="best"), "Known: last, mean"),
   ]

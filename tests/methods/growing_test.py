@@ -104,6 +104,7 @@ def test_an_event_is_taken_back_with_its_step():
   ("options", "message"),
   [
     (dict(branching=(4, 4)), "max_leaves = 16 .* 16 leaves"),
+    (dict(branching=(2,), max_leaves=10**9), "at most 4,096"),
     (dict(branching=(2,), scores=True), "leave scores"),
     (dict(branching=(2,), oblivious=True), "leave oblivious"),
     (dict(branching=(2,), projection="shared"), "leave projection"),

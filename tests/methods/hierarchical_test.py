@@ -193,6 +193,7 @@ def test_nonsense_is_refused():
   cases: list[tuple[dict[str, Any], str]] = [
     (dict(beta=-1.0), "beta = -1.0 must be at least 0"),
     (dict(fuse_above=1.5), "fuse_above = 1.5 must be from 0 to 1"),
+    (dict(beta=float("inf")), "beta = inf must be a finite number"),
     (dict(ridge=0.0), "ridge = 0.0 must be above 0"),
     (dict(output="best"), "Known: last, mean"),
   ]

@@ -188,6 +188,7 @@ def test_nonsense_is_refused():
     (dict(output="best"), "Known: last, mean"),
     (dict(first=0), "first = 0 must be at least 1"),
     (dict(margin=-0.1), "margin = -0.1 must be at least 0"),
+    (dict(margin=float("inf")), "margin = inf must be a finite number"),
     (dict(rho=1.5), "rho = 1.5 must be from 0 to 1"),
   ]
   for settings, match in cases:
