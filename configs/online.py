@@ -18,7 +18,12 @@ def get_config():
   config.cmtree.step.solver_sample = 1024
   # The tree's tilts alone, on the partition of its start; and its static search.
   config.variants.frozen = ("cmtree", "cmtree.mode=frozen")
-  config.variants.static = ("cmtree", "online.on=false")
+  config.variants.static = (
+    "cmtree",
+    "online.on=false",
+    "cmtree.step.solver_steps=80",
+    "cmtree.step.solver_sample=4096",
+  )
   config.baselines = ("frozen", "static", "crisp_64", "classifier_soft")
   config.final.steps = 1200
   return config
