@@ -23,9 +23,6 @@ def draw(standings: Sequence[Standing], path: Path) -> None:
     standings: of all targets.
     path: its suffix is the format: .svg or .png.
   """
-  import io
-
-  import matplotlib
   from matplotlib.figure import Figure
 
   blocks = [
@@ -51,10 +48,23 @@ def draw(standings: Sequence[Standing], path: Path) -> None:
   figure.legend(
     handles=_legend(), loc="outside upper center", ncols=4, frameon=False
   )
+  save(figure, path, salt="comparison")
+
+
+def save(figure: Any, path: Path, *, salt: str) -> None:
+  """Writes a figure, whole or not at all; equal figures give equal bytes.
+
+  Args:
+    figure: of matplotlib.
+    path: its suffix is the format: .svg or .png.
+    salt: names the kind of figure; ids within an SVG are made of it.
+  """
+  import io
+
+  import matplotlib
+
   content = io.BytesIO()
-  with matplotlib.rc_context(
-    {"svg.hashsalt": "comparison", "svg.fonttype": "none"}
-  ):  # equal standings give equal bytes
+  with matplotlib.rc_context({"svg.hashsalt": salt, "svg.fonttype": "none"}):
     figure.savefig(
       content,
       format=path.suffix[1:],

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cmtree_jax.data import store
 from cmtree_jax.recipe.schedule import Schedule, Stage
-from cmtree_jax.report import describe
+from cmtree_jax.report import describe, figures
 
 _LARGEST = 12  # leaves with a colour of their own; the others are one
 
@@ -69,8 +68,6 @@ def draw(schedule: Schedule, path: Path) -> None:
     schedule: of the run.
     path: its suffix is the format: .svg or .png.
   """
-  import io
-
   import matplotlib
   import matplotlib.colors
   from matplotlib.figure import Figure
@@ -97,17 +94,7 @@ def draw(schedule: Schedule, path: Path) -> None:
     frameon=False,
     fontsize=7,
   )
-  content = io.BytesIO()
-  with matplotlib.rc_context(
-    {"svg.hashsalt": "moments", "svg.fonttype": "none"}
-  ):  # equal schedules give equal bytes
-    figure.savefig(
-      content,
-      format=path.suffix[1:],
-      dpi=150,
-      metadata={"Date": None} if path.suffix == ".svg" else None,
-    )
-  store.write_atomically(path, content.getvalue())
+  figures.save(figure, path, salt="moments")
 
 
 def _legend(names: Sequence[str], colors: Sequence[str]):
