@@ -40,6 +40,7 @@ def get_config(argument: str = "cpu"):
     dict.fromkeys(t for name in TARGETS for t in name.split(">"))
   )
   config.compare.fractions = (0.1, 0.3, 1.0)
+  # For natural nothing is searched; methods that are named want more seeds.
   config.compare.seeds = config.compare.search_seeds = 1
   config.optimizer.learning_rate = 5e-3 if scale == "cpu" else 3e-3
   config.batch.row_tokens = 256  # 99 of 100 prompts with their choices

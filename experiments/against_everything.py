@@ -11,9 +11,7 @@ one epoch, which `experiments.budget` and `experiments.likeness` share.
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from cmtree_jax import budget
 from cmtree_jax.evaluate import statistics
 from cmtree_jax.evaluate.results import MEAN, NATURAL
 from cmtree_jax.jobs.command import command
@@ -41,23 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
   return command(
     "experiments.against_everything",
     "Every method side by side, at a quarter and at one epoch.",
-    run,
+    claims.over_budgets("against_everything", ALL, EPOCHS, show),
     arguments,
   )
-
-
-def run(config: Any, workdir: Path, *, overwrite: bool = False) -> int:
-  """Compares at each budget, then shows all of them side by side."""
-  from cmtree_jax.report import tables
-
-  own = config.budget.epochs
-  epochs = EPOCHS if own == budget.Plan().epochs else (own,)
-  status, parts = claims.at_epochs(
-    config, workdir, "against_everything", ALL, epochs, overwrite=overwrite
-  )
-  if not status:
-    tables.show_files(list(show(parts, workdir / "against_everything")))
-  return status
 
 
 def show(parts: Mapping[float, Results], folder: Path) -> Iterator[Path]:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 
+from cmtree_jax import budget
 from cmtree_jax.evaluate import statistics
 from cmtree_jax.evaluate.results import FULL, NATURAL
 from cmtree_jax.evaluate.statistics import Interval
@@ -266,6 +267,40 @@ def at_epochs(
     if status:
       break
   return status, parts
+
+
+def over_budgets(
+  name: str,
+  methods: Sequence[str],
+  epochs: Sequence[float],
+  show: Callable[[Mapping[float, Results], Path], Iterable[Path]],
+) -> Callable[..., int]:
+  """What `command` runs: a comparison at each budget, then all side by side.
+
+  Args:
+    name: as in `compared`.
+    methods: see `job`.
+    epochs: the budgets; one that the config sets is the only one.
+    show: writes files into `WORKDIR/name`, from the results by epochs.
+  """
+
+  def run(config: Any, workdir: Path, *, overwrite: bool = False) -> int:
+    from cmtree_jax.report import tables
+
+    own = config.budget.epochs
+    status, parts = at_epochs(
+      config,
+      workdir,
+      name,
+      methods,
+      epochs if own == budget.Plan().epochs else (own,),
+      overwrite=overwrite,
+    )
+    if not status:
+      tables.show_files(list(show(parts, workdir / name)))
+    return status
+
+  return run
 
 
 def at_budget(config: Any, epochs: float) -> Any:

@@ -13,9 +13,7 @@ config sets (--config.budget.epochs=0.25) is the only one.
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from cmtree_jax import budget
 from cmtree_jax.evaluate.results import NATURAL
 from cmtree_jax.jobs.command import command
 from configs.claims import online_variants
@@ -33,23 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
   return command(
     "experiments.online",
     "Trainings that move their own weights, beside static recipes.",
-    run,
+    claims.over_budgets("online", ALL, EPOCHS, show),
     arguments,
   )
-
-
-def run(config: Any, workdir: Path, *, overwrite: bool = False) -> int:
-  """Compares at each budget, then shows all of them side by side."""
-  from cmtree_jax.report import tables
-
-  own = config.budget.epochs
-  epochs = EPOCHS if own == budget.Plan().epochs else (own,)
-  status, parts = claims.at_epochs(
-    config, workdir, "online", ALL, epochs, overwrite=overwrite
-  )
-  if not status:
-    tables.show_files(list(show(parts, workdir / "online")))
-  return status
 
 
 def show(parts: Mapping[float, Results], folder: Path) -> Iterator[Path]:
