@@ -19,7 +19,7 @@ from cmtree_jax.data.plan import Plan as DataPlan
 from cmtree_jax.data.read import entries, labels
 from cmtree_jax.embed import grams
 from cmtree_jax.evaluate import sets
-from cmtree_jax.loops import look, online, steer, target_weights, values
+from cmtree_jax.loops import look, online, steer, values
 from cmtree_jax.loops.final import Plan as FinalPlan
 from cmtree_jax.loops.final import TrialPlan
 from cmtree_jax.loops.fleet import ObservePlan
@@ -34,7 +34,6 @@ from cmtree_jax.proxy import loss as proxy_loss
 from cmtree_jax.proxy import model as proxy_model
 from cmtree_jax.proxy import optim
 from cmtree_jax.recipe import domains, export
-from cmtree_jax.signals import read_reference
 from cmtree_jax.types import UserError
 
 
@@ -187,18 +186,7 @@ def _check_online(config: Any, made: Plans) -> None:
     UserError: says why.
   """
   method = make_method(config.method, config)
-  why = ""
-  if method.conclude is not None or method.weighs == "documents":
-    why = "it chooses among single documents at the end of its search"
-  elif read_reference(method.signals):
-    why = "it compares with a reference model that is trained before"
-  elif method.loop == "values" and (
-    made.values.target_weights == target_weights.ROBUST
-  ):
-    why = (
-      "config.values.target_weights weighs targets by their own losses, and an event "
-      "measures the mean alone"
-    )
+  why = online.in_the_way(method, made.values.target_weights)
   if why:
     raise UserError(
       f"{config.method} cannot run online: {why}. Leave config.online.on at False "

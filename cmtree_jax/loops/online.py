@@ -13,10 +13,12 @@ import jax
 import numpy as np
 
 from cmtree_jax.loops import online_run, online_steer, online_values
+from cmtree_jax.loops import target_weights as targets
 from cmtree_jax.loops.fleet import Session, World
 from cmtree_jax.loops.online_run import Plan, Run, Setting, State
 from cmtree_jax.methods.base import Method, Weights
 from cmtree_jax.proxy.ledger import GRADIENT, Cost
+from cmtree_jax.signals import read_reference
 
 __all__ = ["Plan", "Run", "Stage", "Trained", "run", "work"]
 
@@ -94,6 +96,20 @@ def run(
     session.advance(rows, f"step {after} of {steps}")
     session.stop.check()
   return [_trained(one, state, fields, member) for member in one.members]
+
+
+def in_the_way(method: Method, target_weights: str) -> str:
+  """Why a method of these loops cannot run online; empty if it can."""
+  if method.conclude is not None or method.weighs == "documents":
+    return "it chooses among single documents at the end of its search"
+  if read_reference(method.signals):
+    return "it compares with a reference model that is trained before"
+  if method.loop == "values" and target_weights == targets.ROBUST:
+    return (
+      "config.values.target_weights weighs targets by their own losses, and an event "
+      "measures the mean alone"
+    )
+  return ""
 
 
 def work(method: Method, plan: Plan, steps: int, rows: int) -> float:
