@@ -7,7 +7,7 @@ so. The model axis is left to the compiler's partitioner, which follows
 `param_specs`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -29,7 +29,13 @@ def make_mesh(*, population: int = 1, data: int = -1, model: int = 1) -> Mesh:
   Raises:
     ValueError: an axis without devices, or more of them than there are.
   """
-  devices = jax.devices()
+  return mesh_of(jax.devices(), population=population, data=data, model=model)
+
+
+def mesh_of(
+  devices: Sequence[Any], *, population: int = 1, data: int = -1, model: int = 1
+) -> Mesh:
+  """`make_mesh` over given devices, also such as are only compiled for."""
   checks.at_least(1, population=population, model=model)
   if data != -1:
     checks.at_least(1, data=data)
@@ -45,7 +51,7 @@ def make_mesh(*, population: int = 1, data: int = -1, model: int = 1) -> Mesh:
     (population, data, model),
     (POPULATION, DATA, MODEL),
     axis_types=(AxisType.Auto,) * 3,
-    devices=devices[:size],
+    devices=list(devices)[:size],
   )
 
 

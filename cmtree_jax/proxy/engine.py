@@ -130,7 +130,7 @@ def make(
     along_path=(options or {}).get("along_path", False),
     hidden_layers=hidden_layers,
   )
-  phi = _shardings(mesh, jax.eval_shape(one.init, jax.random.key(0)))
+  phi = phi_shardings(mesh, jax.eval_shape(one.init, jax.random.key(0)))
   of_all = functools.partial(members, mesh, at_once=at_once)
   return Engine(
     proxy=proxy,
@@ -186,7 +186,7 @@ def members(
   out: Any = None,
   donate: Sequence[int] = (),
   at_once: int = 1,
-) -> Callable[..., Any]:
+) -> "Program":
   """A function of one member, compiled for all of them.
 
   Args:
@@ -212,17 +212,52 @@ def members(
   compiled = jax.jit(of_all, donate_argnums=donate, out_shardings=out)
   # Threads that train side by side would each compile it. The call returns before
   # the work is done, so that the work itself goes on at the same time.
-  lock = threading.Lock()
+  return Program(compiled, mesh, tuple(in_specs), threading.Lock())
 
-  def call(*args):
+
+class Program(NamedTuple):
+  """A function of all members, compiled at its first call."""
+
+  compiled: Any  # of `jax.jit`
+  mesh: Mesh
+  in_specs: tuple[PartitionSpec | None, ...]  # as `members` takes them
+  lock: threading.Lock
+
+  def __call__(self, *args: Any) -> Any:
+    """Its results; host arrays are put on the mesh."""
     placed = [
-      arg if spec is None else sharding.put(arg, mesh, spec)
-      for arg, spec in zip(args, in_specs, strict=True)
+      arg if spec is None else sharding.put(arg, self.mesh, spec)
+      for arg, spec in zip(args, self.in_specs, strict=True)
     ]
-    with lock:
-      return compiled(*placed)
+    with self.lock:
+      return self.compiled(*placed)
 
-  return call
+  def lower(self, *args: Any) -> jax.stages.Lowered:
+    """The program for arguments of which only shapes are given.
+
+    The devices of the mesh need not be there, so that a machine without any can
+    compile for them.
+
+    Args:
+      args: trees of `jax.ShapeDtypeStruct`. Those that live on the mesh have a
+        sharding; those from the host are given theirs here.
+    """
+    placed = [
+      arg if spec is None else abstract(arg, NamedSharding(self.mesh, spec))
+      for arg, spec in zip(args, self.in_specs, strict=True)
+    ]
+    return self.compiled.lower(*placed)
+
+
+def abstract(tree: Any, place: Any) -> Any:
+  """The shapes of a tree with one sharding for all, or with a tree of them."""
+  if isinstance(place, NamedSharding):
+    place = jax.tree.map(lambda _: place, tree)  # type: ignore
+  return jax.tree.map(
+    lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+    tree,
+    place,
+  )
 
 
 class _Member(NamedTuple):
@@ -411,8 +446,8 @@ def _statistics(logits_BTV, label_BT) -> Statistics:
   )
 
 
-def _shardings(mesh: Mesh, phi: Inner) -> Inner:
-  """Where the arrays of all members' phi live, from the shapes of one's."""
+def phi_shardings(mesh: Mesh, phi: Inner) -> Inner:
+  """Where the arrays of all members' phi live, from the names of its own."""
   return jax.tree.map(
     lambda spec: NamedSharding(mesh, PartitionSpec(*MEMBERS, *spec)),
     model.param_specs(phi),
