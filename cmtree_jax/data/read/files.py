@@ -56,10 +56,19 @@ def find(pattern: str) -> list[str]:
 
 
 def parts(kind: str, pattern: str) -> list[Part]:
-  """One part for each file that matches."""
+  """One part for each file that matches.
+
+  Raises:
+    UserError: as `find` does, or only folders match.
+  """
+  found = find(pattern)
+  if all(map(os.path.isdir, found)):
+    raise UserError(
+      f"{found[0]}: wanted a file or a pattern, came a folder; give "
+      f"{kind}:{posixpath.join(found[0], '*')} for the files in it."
+    )
   return [
-    Part(kind, path, posixpath.basename(path.rstrip("/")))
-    for path in find(pattern)
+    Part(kind, path, posixpath.basename(path.rstrip("/"))) for path in found
   ]
 
 

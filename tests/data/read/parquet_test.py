@@ -177,8 +177,12 @@ def test_damaged_row_group_leaves_the_others(tmp_path):
   assert found[-1].id == "a.parquet:3000"
 
 
-def test_folder_in_place_of_a_file(tmp_path):
-  (problem,) = read(tmp_path)
+def test_folder_among_files(tmp_path):
+  (tmp_path / "a.parquet").mkdir()
+  pq.write_table(pa.table({"text": ["x"]}), tmp_path / "b.parquet")
+  first, second = parquet.parts(str(tmp_path / "*.parquet"))
+  (problem,) = parquet.read(first, RULES)
+  assert [one.text for one in parquet.read(second, RULES)] == ["x"]
   assert problem.kind == "an unreadable file"
   assert "Is a directory" in problem.message
 

@@ -97,6 +97,13 @@ def test_pattern_without_a_match(tmp_path, kind):
     sources.parts([f"{kind}:{tmp_path}/absent/*.x"])
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_folder_alone_is_told_with_the_pattern_that_is_meant(tmp_path, kind):
+  with pytest.raises(UserError, match="came a folder") as caught:
+    sources.parts([f"{kind}:{tmp_path}"])
+  assert f"give {kind}:{tmp_path}/* for the files" in str(caught.value)
+
+
 @pytest.mark.parametrize("kind", ["jsonl", "parquet", "text", "hf"])
 def test_home_folder_is_spelled_out(folder, monkeypatch, kind):
   monkeypatch.setenv("HOME", str(folder))
