@@ -30,7 +30,7 @@ from cmtree_jax.types import Target, UserError
 Progress = Callable[[str], None]
 
 # Raise it when prepared folders change, so that old ones are unused.
-_FORMAT = 4
+_FORMAT = 5
 
 EMBEDDER_FILE = "embedder.npz"
 TOKENIZER_FILE = "tokenizer.bin"

@@ -222,6 +222,9 @@ def sample_texts(texts: Sequence[str], *, max_bytes: int) -> list[str]:
   return chosen
 
 
+# Raise it when equal texts give another model, so that cached ones are unused.
+_FORMAT = 2
+
 _MODEL_FILE = "tokenizer.model"
 _SPACE_SYMBOL = "\u2581"  # what SentencePiece writes for a space in its pieces
 _UNKNOWN_SYMBOL = "\u2585"  # training drops a line that holds it
@@ -238,15 +241,22 @@ def _num_threads() -> int:
 
 
 def _training_lines(texts: Sequence[str], vocab_size: int) -> list[str]:
-  """The texts cut into lines that the trainer will not drop."""
-  rare = _rare_characters(texts, vocab_size)
+  """The texts cut into lines that the trainer will not drop.
+
+  A space has a piece of its own, however rare it is: written as bytes it would be
+  those of the symbol that stands for it.
+  """
+  rare = _rare_characters(texts, vocab_size).replace(" ", "")
   ends = re.compile(f"[\n{_UNKNOWN_SYMBOL}{re.escape(rare)}]+")
-  return [
+  lines = [
     line[start : start + _LINE_CHARACTERS]
     for text in texts
     for line in ends.split(text)
     for start in range(0, len(line), _LINE_CHARACTERS)
   ]
+  if lines and not any(" " in line for line in lines):
+    lines.append(" ")
+  return lines
 
 
 def _rare_characters(texts: Sequence[str], vocab_size: int) -> str:
@@ -269,7 +279,8 @@ def _rare_characters(texts: Sequence[str], vocab_size: int) -> str:
 def _training_key(sample: Sequence[str], plan: Plan) -> str:
   import sentencepiece
 
-  header = f"{plan.kind} {plan.vocab_size} {sentencepiece.__version__}"
+  version = f"{_FORMAT} {sentencepiece.__version__}"
+  header = f"{plan.kind} {plan.vocab_size} {version}"
   return _digest([header.encode(), *(text.encode() for text in sample)])
 
 

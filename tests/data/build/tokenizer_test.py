@@ -129,7 +129,8 @@ def test_many_scripts_fit_a_small_vocabulary():
 def test_lines_hold_everything_and_none_is_too_long_for_the_trainer():
   text = "日本語" * 2000 + "\u2585" + "x" * 3000 + "\n"
   lines = tokenizer._training_lines([text], vocab_size=400)
-  assert "".join(lines) == text.replace("\u2585", "").replace("\n", "")
+  # And a space, which the text has not.
+  assert "".join(lines) == text.replace("\u2585", "").replace("\n", "") + " "
   assert max(len(line.encode()) for line in lines) <= 4192
 
 
@@ -138,6 +139,28 @@ def test_text_beside_what_the_trainer_drops_is_learned(filler):
   words = "splendid " * 20
   model = tokenizer.train([f"{words}{filler}{words}"], vocab_size=400)
   assert len(model.encode_batch(["splendid"])[0]) == 1
+
+
+# Scripts and data in which spaces are rare or absent.
+SPACELESS = {
+  "Chinese": ["".join(chr(0x4E00 + i * i % 400) for i in range(3000))] * 5,
+  "one space in 5,000": ["水" * 2500 + " " + "火" * 2500] * 5,
+  "Thai": ["ภาษาไทยเขียนติดกันโดยไม่เว้นวรรค" * 40],
+  "DNA": ["ACGTTGCA" * 400],
+  "base64": ["QmFzZTY0IGlzIG5vdCB0ZXh0" * 100],
+  "a lone symbol of spaces": ["a\u2581b" * 300],
+}
+
+
+@pytest.mark.parametrize("texts", SPACELESS.values(), ids=SPACELESS)
+def test_spaces_come_back_where_they_are_rare(texts):
+  model = tokenizer.train(texts, vocab_size=700)
+  for text in [*NASTY, *CORPUS[:3], *texts[:1]]:
+    (ids,) = model.encode_batch([text])
+    assert model.decode(ids) == text
+  space, symbol = model.encode_batch([" ", "\u2581"])
+  assert len(space) == 1
+  assert space.tolist() != symbol.tolist()
 
 
 def load(folder: pathlib.Path, texts=CORPUS, vocab_size=300):
