@@ -174,11 +174,15 @@ def _read(
 
 def _sampled(taken: intake.Intake, max_documents: int) -> intake.Intake:
   """Drops all but the documents with the smallest text digests; 0 keeps all."""
-  if not 0 < max_documents < sum(taken.counts):
+  documents = sum(taken.counts) - sum(map(len, taken.dropped))
+  if not 0 < max_documents < documents:
     return taken
   kept = np.array(
     shards.smallest(
-      taken.digests, max_bytes=sys.maxsize, max_documents=max_documents
+      taken.digests,
+      taken.dropped,
+      max_bytes=sys.maxsize,
+      max_documents=max_documents,
     )
   )
   dropped = tuple(
@@ -285,7 +289,8 @@ def _learn(task: _Task, folder: Path):
       store.write_atomically(folder / name, content)
     return _loaded(folder, tokenizer.kind, task.cache_dir)
   sample = shards.texts(
-    taken.paths, shards.smallest(taken.digests, max_bytes=_TOKENIZER_BYTES)
+    taken.paths,
+    shards.smallest(taken.digests, taken.dropped, max_bytes=_TOKENIZER_BYTES),
   )
   tok = tokenizers.load_or_train(
     sample, tokenizer, cache_dir=task.cache_dir / "tokenizers"
@@ -293,6 +298,7 @@ def _learn(task: _Task, folder: Path):
   store.write_atomically(folder / TOKENIZER_FILE, tok.to_bytes())
   chosen = shards.smallest(
     taken.digests,
+    taken.dropped,
     max_bytes=_EMBEDDER_BYTES,
     max_documents=embedding.sample,
   )

@@ -197,12 +197,22 @@ def num_buckets(num_documents: int) -> int:
 
 
 def smallest(
-  digests: Sequence[Path], *, max_bytes: int, max_documents: int | None = None
+  digests: Sequence[Path],
+  dropped: Sequence[np.ndarray],
+  *,
+  max_bytes: int,
+  max_documents: int | None = None,
 ) -> list[tuple[int, int]]:
   """Documents (shard, row) with the smallest text digests, in that order.
 
   A sample that depends neither on order nor on shards. It ends with the document
   that reaches `max_bytes` of text.
+
+  Args:
+    digests: one file for each shard.
+    dropped: rows of each shard that are no documents of the corpus.
+    max_bytes: of text.
+    max_documents: None: as many as there are.
   """
   tables = [np.load(path, mmap_mode="r") for path in digests]
   total = sum(int(table[:, NUM_BYTES].sum()) for table in tables)
@@ -210,7 +220,7 @@ def smallest(
   # of the text; only so many are sorted. Twice what is needed, or else again twice.
   share = 2.0 * max_bytes / max(total, 1)
   while True:
-    rows = _below(tables, share)
+    rows = _below(tables, dropped, share)
     before = np.cumsum(rows[:, 2]) - rows[:, 2]
     if share >= 1 or int(rows[:, 2].sum()) >= max_bytes:
       rows = rows[before < max_bytes][:max_documents]
@@ -218,12 +228,16 @@ def smallest(
     share *= 2
 
 
-def _below(tables: Sequence[np.ndarray], share: float) -> np.ndarray:
+def _below(
+  tables: Sequence[np.ndarray], dropped: Sequence[np.ndarray], share: float
+) -> np.ndarray:
   """(text digest, bytes, shard, row) of the smallest digests, ascending."""
   limit = np.uint64(min(share, 1 - 2**-52) * 2.0**64)
   found = []
-  for shard, table in enumerate(tables):
-    row = np.flatnonzero((table[:, TEXT[0]] <= limit) | (share >= 1))
+  for shard, (table, gone) in enumerate(zip(tables, dropped, strict=True)):
+    is_small = (table[:, TEXT[0]] <= limit) | (share >= 1)
+    is_small[gone] = False
+    row = np.flatnonzero(is_small)
     place = np.full(len(row), shard, np.uint64)
     found.append(np.column_stack([table[row][:, 2:], place, row.astype("u8")]))
   rows = np.concatenate(found)

@@ -161,15 +161,21 @@ def test_what_repeats_the_held_out_text_leaves_the_pool_too(corpus, tmp_path):
     for i in range(30)
   ]
   copies = [{**r, "id": f"{r['id']}c", "source": "b"} for r in rows[:3]]
-  other = {"id": "y", "text": "nothing alike", "source": "b"}
-  corpora.write(tmp_path / "pool.jsonl", [*rows, *copies, other])
+  corpora.write(tmp_path / "pool.jsonl", [*rows, *copies, *_OTHERS])
   prepared = corpora.prepare_folder(
     corpus,
     f"data.source=jsonl:{tmp_path}/pool.jsonl",
     *("data.bed=absent:a", "data.targets=a"),
   )
-  assert _rows(prepared, "id") == [("y",)]
+  assert _rows(prepared, "id") == [(one["id"],) for one in _OTHERS]
   assert prepared.manifest["bed"]["repeats"] == 3
+
+
+# What an embedder can be fitted on when all else is held out.
+_OTHERS = [
+  {"id": f"y{i}", "text": f"nothing alike, {word}", "source": "b"}
+  for i, word in enumerate(("sun", "moon", "star", "sky", "cloud", "rain"))
+]
 
 
 def test_a_text_of_two_originals_is_in_one_split(tmp_path, corpus):
@@ -178,8 +184,7 @@ def test_a_text_of_two_originals_is_in_one_split(tmp_path, corpus):
     | {"original": f"o{i}"}
     for i in range(60)
   ]
-  rows.append({"id": "y", "text": "nothing alike", "source": "b"})
-  corpora.write(tmp_path / "pool.jsonl", rows)
+  corpora.write(tmp_path / "pool.jsonl", [*rows, *_OTHERS])
   prepared = corpora.prepare_folder(
     corpus,
     f"data.source=jsonl:{tmp_path}/pool.jsonl",

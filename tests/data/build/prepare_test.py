@@ -281,6 +281,24 @@ def test_a_place_without_room_is_told(corpus):
   assert len(_prepare(corpus, "embedding.dim=5").pool) == 60
 
 
+def test_a_sample_is_drawn_after_repeats_are_left_out(corpus):
+  lines = (corpus / "a.jsonl").read_text().splitlines()
+  repeats = [
+    {**json.loads(line), "id": f"r{i}"} for i, line in enumerate(lines)
+  ]
+  corpora.write(corpus / "b.jsonl", repeats)
+  asked = ("data.max_documents=20", "data.drop_repeated_texts=true")
+  sample = _prepare(corpus, *asked)
+  assert len(sample.pool) == 20
+  assert len(_prepare(corpus, "data.max_documents=30", asked[1]).pool) == 30
+  # What is left out teaches nothing: as if it had not been there.
+  (corpus / "b.jsonl").unlink()
+  alone = _prepare(corpus, *asked, cache="other")
+  for name in prepare.LEARNED_FILES:
+    first, second = (one.folder / name for one in (sample, alone))
+    assert first.read_bytes() == second.read_bytes()
+
+
 def test_a_sample_is_of_the_smallest_digests_however_it_is_cut(corpus):
   sample = _prepare(corpus, "data.max_documents=20")
   again = _prepare(

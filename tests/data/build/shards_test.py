@@ -93,11 +93,20 @@ def test_a_sample_depends_on_the_texts_alone(tmp_path):
       left = left[size:]
       paths.append(path)
     digests = [shards.digests_path(path) for path in paths]
-    rows = shards.smallest(digests, max_bytes=500)
+    whole = [np.zeros(0, np.int64)] * len(paths)
+    rows = shards.smallest(digests, whole, max_bytes=500)
     samples.append(
       [store.read_table(paths[s], "text")["text"][row] for s, row in rows]
     )
-    assert len(shards.smallest(digests, max_bytes=500, max_documents=7)) == 7
+    few = shards.smallest(digests, whole, max_bytes=500, max_documents=7)
+    assert few == rows[:7]
+    without = [
+      np.array([r for s, r in few[:3] if s == n], int) for n in range(2)
+    ]
+    next_ones = shards.smallest(
+      digests, without[: len(paths)], max_bytes=500, max_documents=4
+    )
+    assert next_ones == few[3:]
   assert samples[0] == samples[1]
   size = sum(map(len, samples[0]))
   assert 500 <= size < 500 + len("text number 100")
