@@ -384,13 +384,10 @@ class _Member(NamedTuple):
     return self._on_documents(one, 1, out=CHUNKS)(params, batches)
 
   def statistics(self, params, batches):
-    outputs = proxy_loss.hidden_and_logits(self.proxy)
+    of_batch = proxy_loss.of_logits(self.proxy, _statistics)
 
     def one(params, batches):
-      def of_batch(batch):
-        return _statistics(outputs(params, batch)[1], batch.label_BT)
-
-      return jax.lax.map(of_batch, batches)
+      return jax.lax.map(lambda batch: of_batch(params, batch), batches)
 
     return self._on_documents(one, 1, out=CHUNKS)(params, batches)
 

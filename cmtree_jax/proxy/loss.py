@@ -1,5 +1,12 @@
-"""The loss of every token of a batch, in nats, and weighted sums of them."""
+"""The loss of every token of a batch, in nats, and weighted sums of them.
 
+Logits are the largest array of a step where the vocabulary is large: with 32,768
+words a gigabyte for 8,192 tokens, and as much again for every derivative of them.
+Above `WHOLE` bytes they are therefore made, used and forgotten in chunks of tokens,
+in derivatives too.
+"""
+
+import functools
 from collections.abc import Callable
 
 import jax
@@ -10,21 +17,91 @@ from cmtree_jax import shapes
 from cmtree_jax.data.draw.batch import Batch
 from cmtree_jax.proxy import model
 
+# Bytes of logits that are kept whole, and of a chunk of them where they are not. A
+# chunk of 1,024 tokens with 32,768 words keeps a matrix unit busy; much smaller ones
+# would read and write the embedding's gradient for little work.
+WHOLE, CHUNK = 2**28, 2**27
+
 
 def token_losses(
-  proxy: model.Proxy,
+  proxy: model.Proxy, *, whole: int = WHOLE, chunk: int = CHUNK
 ) -> Callable[[shapes.Tree, Batch], shapes.FloatBT]:
-  """A function (params, batch) -> loss_BT, each next token's cross-entropy in nats."""
+  """A function (params, batch) -> loss_BT, each next token's cross-entropy in nats.
 
-  def losses(params: shapes.Tree, batch: Batch) -> shapes.FloatBT:
-    logits_BTV: shapes.Array = proxy.apply(
-      {"params": params}, batch.tokens_BT, batch.segment_BT
+  Arguments as of `of_logits`.
+  """
+  return of_logits(
+    proxy,
+    optax.softmax_cross_entropy_with_integer_labels,
+    whole=whole,
+    chunk=chunk,
+  )
+
+
+def of_logits(
+  proxy: model.Proxy,
+  function: Callable[..., shapes.Tree],
+  *,
+  whole: int = WHOLE,
+  chunk: int = CHUNK,
+) -> Callable[[shapes.Tree, Batch], shapes.Tree]:
+  """A function (params, batch) -> what is told of every token's logits, [B, T, ...].
+
+  The derivative of a chunk makes its logits again, a quarter more work in the output
+  layer, and any order of derivatives has one chunk of them at a time.
+
+  Args:
+    proxy: the model.
+    function: (logits [..., V], labels [...]) -> arrays [..., ...], each token's own.
+    whole: bytes of logits up to which there is one chunk.
+    chunk: bytes of the logits of each chunk where there are several.
+  """
+
+  def compute(params: shapes.Tree, batch: Batch) -> shapes.Tree:
+    apply = functools.partial(
+      proxy.apply, {"params": params}, batch.tokens_BT, batch.segment_BT
     )
-    return optax.softmax_cross_entropy_with_integer_labels(
-      logits_BTV, batch.label_BT
+    embedding_VD = params["embedding"]
+    of_token = 4 * len(embedding_VD)
+    if batch.tokens_BT.size * of_token <= whole:
+      return function(apply(), batch.label_BT)
+    return _in_chunks(
+      function,
+      apply(head=False),
+      embedding_VD,
+      batch.label_BT,
+      tokens=max(1, chunk // of_token),
     )
 
-  return losses
+  return compute
+
+
+def _in_chunks(function, hidden_BTD, embedding_VD, label_BT, *, tokens: int):
+  """`function` of the logits of about so many tokens at a time."""
+  count = label_BT.size
+  chunks = -(-count // tokens)
+  size = -(-count // chunks)
+
+  def divide(x):
+    """Tokens as [chunks, size]; those that are missing are zeros."""
+    flat = x.reshape(count, *x.shape[2:])
+    missing = [(0, chunks * size - count)] + [(0, 0)] * (flat.ndim - 1)
+    return jnp.pad(flat, missing).reshape(chunks, size, *flat.shape[1:])
+
+  # The embedding is rounded inside, so that its gradient is summed in its own
+  # precision.
+  @functools.partial(jax.checkpoint, prevent_cse=False)
+  def one(chunk):
+    hidden_ND, label_N = chunk
+    return function(model.logits(hidden_ND, embedding_VD), label_N)
+
+  found = jax.lax.map(one, (divide(hidden_BTD), divide(label_BT)))
+  return jax.tree.map(
+    lambda x: x.reshape(chunks * size, *x.shape[2:])[:count].reshape(
+      *label_BT.shape, *x.shape[2:]
+    ),
+    found,
+  )
 
 
 def sum_over_chunks(

@@ -98,13 +98,18 @@ class Proxy(nn.Module):
 
   @nn.compact
   def __call__(
-    self, tokens_BT: shapes.IntBT, segment_BT: shapes.IntBT
-  ) -> shapes.FloatBTV:
-    """Logits in float32.
+    self,
+    tokens_BT: shapes.IntBT,
+    segment_BT: shapes.IntBT,
+    *,
+    head: bool = True,
+  ) -> shapes.Array:
+    """Logits in float32, [B, T, V].
 
     Args:
       tokens_BT: token ids.
       segment_BT: a token attends to earlier ones of its own segment only.
+      head: whether the output layer is applied; else what it is given, [B, T, D].
     """
     config = self.config
     embedding_VD = self.param(
@@ -128,13 +133,17 @@ class Proxy(nn.Module):
       x_BTD.astype(config.dtype), mask_BTT
     )
     x_BTD = nn.RMSNorm(dtype=config.dtype, name="norm")(x_BTD)
-    logits_BTV = jnp.einsum(
-      "btd,vd->btv",
-      x_BTD,
-      embedding_VD.astype(config.dtype),
-      preferred_element_type=jnp.promote_types(config.dtype, jnp.float32),
-    )
-    return logits_BTV
+    return logits(x_BTD, embedding_VD) if head else x_BTD
+
+
+def logits(hidden: shapes.Array, embedding_VD: shapes.Array) -> shapes.Array:
+  """The output layer: at least float32, [..., V] of hidden states [..., D]."""
+  return jnp.einsum(
+    "...d,vd->...v",
+    hidden,
+    embedding_VD.astype(hidden.dtype),
+    preferred_element_type=jnp.promote_types(hidden.dtype, jnp.float32),
+  )
 
 
 class _Block(nn.Module):
