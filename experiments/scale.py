@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -38,7 +39,8 @@ class Row(NamedTuple):
   """One corpus: seconds, and bytes for each document where not said otherwise."""
 
   documents: int
-  seconds: float
+  cpu_seconds: float  # of all its processes
+  seconds: float  # on the clock, and by stage:
   read_seconds: float
   prepare_seconds: float  # tokenize and embed
   apply_seconds: float  # leaf, weight and export
@@ -84,14 +86,12 @@ def table(rows: list[Row]) -> Table:
       made.add_row(
         "each more",
         *(
-          f"{(value - old) / more:,.2g}" if name.endswith("seconds") else ""
-          for name, value, old in zip(
-            Row._fields[1:5], row[1:5], before[1:5], strict=True
-          )
+          f"{(value - old) / more:,.2g}"
+          for value, old in zip(row[1:6], before[1:6], strict=True)
         ),
         *(
           f"{(value - old) / more:,.1f}"
-          for value, old in zip(row[5:7], before[5:7], strict=True)
+          for value, old in zip(row[6:8], before[6:8], strict=True)
         ),
       )
   return made
@@ -125,10 +125,12 @@ def _row(folder: Path, documents: int, recipe: Path) -> Row:
     "export.formats=parquet",
     cache=place / "cache",
   )
+  cpu = _cpu_seconds()
   seconds, memory = _watched(command)
   read, prepare = (seconds[name] for name in _STAGES)
   row = Row(
     documents=documents,
+    cpu_seconds=_cpu_seconds() - cpu,
     seconds=seconds["end"],
     read_seconds=read,
     prepare_seconds=prepare - read,
@@ -176,6 +178,12 @@ def write(folder: Path, documents: int) -> None:
     whole = path.with_suffix(".part")
     pq.write_table(made, whole)
     whole.rename(path)
+
+
+def _cpu_seconds() -> float:
+  """That processes which this one started have taken, and theirs."""
+  used = resource.getrusage(resource.RUSAGE_CHILDREN)
+  return used.ru_utime + used.ru_stime
 
 
 class _Memory(NamedTuple):

@@ -55,13 +55,13 @@ def test_a_job_that_fails_ends_the_experiment():
 
 def test_the_table_says_what_one_more_document_costs():
   rows = [
-    scale.Row(100, 10.0, 1.0, 4.0, 5.0, 10_000, 20_000, 7.0, 3.0),
-    scale.Row(1100, 30.0, 1.0, 4.0, 25.0, 60_000, 20_000, 7.0, 3.0),
+    scale.Row(100, 8.0, 10.0, 1.0, 4.0, 5.0, 10_000, 20_000, 7.0, 3.0),
+    scale.Row(1100, 9.0, 30.0, 1.0, 4.0, 25.0, 60_000, 20_000, 7.0, 3.0),
   ]
   console = Console(width=200, file=io.StringIO())
   console.print(scale.table(rows))
   (line,) = (
     line for line in console.file.getvalue().splitlines() if "each more" in line
   )
-  assert line.split("│")[2].strip() == "0.02"
-  assert line.split("│")[6].strip() == "50.0"
+  assert line.split("│")[3].strip() == "0.02"
+  assert line.split("│")[7].strip() == "50.0"
