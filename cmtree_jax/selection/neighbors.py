@@ -89,6 +89,47 @@ def top(
   return index_QK, cosine_QK
 
 
+def each(
+  embedding_NE: FloatNE, *, k: int
+) -> tuple[Int[np.ndarray, "N k"], Float[np.ndarray, "N k"]]:
+  """(numbers, cosines) of the k documents nearest to each, itself left out.
+
+  Nearest first; of equally near ones the first comes first. Cosines are rounded to
+  2**-20, for where a product stands in a block moves its last digits: so equal
+  documents are equally near wherever they stand.
+
+  Cost: N^2 products of features. The documents are held on the device, 4 E bytes
+  each, and a block of cosines; what is given takes 8 k bytes a document.
+
+  Args:
+    embedding_NE: documents, of any length.
+    k: from 1 to N - 1.
+  Raises:
+    ValueError: there are not so many others.
+  """
+  num_rows = len(embedding_NE)
+  if not 1 <= k < num_rows:
+    raise ValueError(
+      f"Wanted the {k} nearest others of each of {num_rows} documents; ask for 1 to "
+      f"{num_rows - 1}."
+    )
+  unit_NE = jnp.asarray(unit(embedding_NE))
+  index_NK = np.empty((num_rows, k), np.int32)
+  cosine_NK = np.empty((num_rows, k), np.float32)
+  for rows, x_BE in _blocks(embedding_NE, num_rows):
+    cosine_BK, index_BK = jax.device_get(
+      _nearest_others(x_BE, unit_NE, rows.start, k)
+    )
+    count = rows.stop - rows.start
+    index_NK[rows], cosine_NK[rows] = index_BK[:count], cosine_BK[:count]
+  return index_NK, cosine_NK
+
+
+def rounded(cosine: Array) -> Array:
+  """Cosines without the digits in which equal products may differ."""
+  return (cosine * 2**20).round() / 2**20
+
+
 def best_rank(example_ME: Float[Array, "M E"], embedding_NE: FloatNE) -> IntN:
   r"""The best place of each document in the rankings of all examples, from 0.
 
@@ -144,3 +185,12 @@ def _cosines(x_BE: Array, y_LE: Array) -> Array:
 def _nearest(x_BE: Array, y_LE: Array) -> tuple[Array, Array]:
   cosine_BL = _product("be,le->bl", x_BE, y_LE)
   return jnp.argmax(cosine_BL, axis=1), jnp.max(cosine_BL, axis=1)
+
+
+@functools.partial(jax.jit, static_argnames="k")
+def _nearest_others(x_BE: Array, y_NE: Array, first: int, k: int):
+  cosine_BN = rounded(_product("be,le->bl", x_BE, y_NE))
+  own_B1 = first + jnp.arange(len(x_BE))[:, None]
+  is_own_BN = jnp.arange(len(y_NE)) == own_B1
+  # Of equal ones the lower number comes first.
+  return jax.lax.top_k(jnp.where(is_own_BN, -jnp.inf, cosine_BN), k)
