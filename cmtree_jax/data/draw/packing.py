@@ -174,6 +174,40 @@ def pack(
   return batch
 
 
+def lay(
+  tokens: TokenStore,
+  all_pieces: Pieces,
+  order: np.ndarray,
+  end: np.ndarray,
+  *,
+  rows: np.ndarray,
+) -> Batch:
+  """Rows of pieces that are laid end to end and cut at row ends.
+
+  A row is one segment: its tokens see all earlier ones, whatever documents they are of.
+
+  Args:
+    tokens: the store that the pieces were cut from.
+    all_pieces: the pieces of that store.
+    order: indices of pieces; may repeat.
+    end: pairs up to the end of each of them, all of it or its beginning.
+    rows: which rows to give; the pieces fill them all.
+  """
+  start, _ = span(tokens, all_pieces, order)
+  begin = np.concatenate([[0], end[:-1]])
+  row_tokens = all_pieces.row_tokens
+  slot_BT = rows[:, None] * row_tokens + np.arange(row_tokens)
+  piece_BT = np.searchsorted(end, slot_BT, side="right")
+  index_BT = slot_BT + (start - begin)[piece_BT]
+  flat = np.asarray(tokens.flat)  # a memory map is slower to index
+  return Batch(
+    tokens_BT=flat.take(index_BT).astype(np.int32),
+    label_BT=flat[1:].take(index_BT).astype(np.int32),
+    segment_BT=np.zeros(slot_BT.shape, np.int32),
+    document_BT=all_pieces.document[order].take(piece_BT),
+  )
+
+
 def pack_whole(
   tokens: TokenStore, all_pieces: Pieces, order: np.ndarray
 ) -> Batch:

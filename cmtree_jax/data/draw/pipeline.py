@@ -11,15 +11,14 @@ from typing import Any
 
 import grain
 
-from cmtree_jax.data.draw.batch import Batch
-from cmtree_jax.data.draw.sampler import Cursor, Sampler, SamplerState
+from cmtree_jax.data.draw.batch import Batch, Rows
 
 AHEAD = 2  # elements that a background thread draws before they are asked for
 
 
 def batches(
-  sampler: Sampler,
-  start: Cursor,
+  sampler: Rows,
+  start: Any,
   *,
   rows: int,
   share: tuple[int, int] = (0, 1),
@@ -46,7 +45,7 @@ def batches(
   )
 
 
-def state(iterator: grain.DatasetIterator) -> SamplerState:
+def state(iterator: grain.DatasetIterator) -> Any:
   """What to save: the state after the last element that the iterator gave."""
   return iterator.get_state()["cursor"].state()
 

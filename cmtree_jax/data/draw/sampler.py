@@ -103,6 +103,9 @@ class Sampler(NamedTuple):
   key: np.ndarray  # uint64 per piece, of document id and number
   seed: int
   block_pairs: int
+  # Per piece, the order of those that arrive at one time; None: that of the keys. Read
+  # where pieces share their keys, see `bundles`.
+  tie: np.ndarray | None = None
 
   @property
   def row_tokens(self) -> int:
@@ -173,23 +176,28 @@ class Sampler(NamedTuple):
     Returns:
       (cursor, Batch [num_rows / count, T]) without padding.
     """
-    missing, parts = num_rows * self.row_tokens, []
-    while missing > 0:
-      cursor, pieces, pairs = cursor.take(missing)
-      parts.append(pieces)
-      missing -= pairs
-      if missing > 0:
-        cursor = self._next_block(cursor, missing)
+    cursor, order = self.arrivals(cursor, num_rows * self.row_tokens)
     shuffle = np.random.default_rng([self.seed, cursor.draws])
     index, count = share
     batch = packing.pack(
       self.tokens,
       self.pieces,
-      np.concatenate(parts),
+      order,
       num_rows=num_rows,
       rows=shuffle.permutation(num_rows)[index::count],
     )
     return dataclasses.replace(cursor, draws=cursor.draws + 1), batch
+
+  def arrivals(self, cursor: Cursor, pairs: int) -> tuple[Cursor, np.ndarray]:
+    """(cursor, the next pieces), as few as have so many pairs."""
+    parts: list[np.ndarray] = []
+    while True:
+      cursor, pieces, taken = cursor.take(pairs)
+      parts.append(pieces)
+      pairs -= taken
+      if pairs <= 0:
+        return cursor, np.concatenate(parts)
+      cursor = self._next_block(cursor, pairs)
 
   def looks(self, state: SamplerState) -> tuple[np.ndarray, np.ndarray]:
     """(draws, expected draws) of every document so far.
@@ -233,7 +241,8 @@ class Sampler(NamedTuple):
     order = np.argsort(time)
     # Equal times are rare; the key breaks them, so that no order of pieces matters.
     if (np.diff(time[order]) == 0).any():
-      order = np.lexsort((self.key[piece], time))
+      tie = self.key if self.tie is None else self.tie
+      order = np.lexsort((tie[piece], time))
     return piece[order], time[order]
 
   def _arrivals_of(self, part: slice, state: SamplerState, horizon: float):

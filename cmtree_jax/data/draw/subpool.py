@@ -58,6 +58,9 @@ class Subpools(NamedTuple):
   pairs_N: np.ndarray  # tokens
   budget: Budget  # of the training that all others stand for
   least: int = 0  # documents of every stratum that are in, whatever the share
+  # uint64, equal for documents that are in together as far as may be; None: each is
+  # by itself.
+  unit_N: np.ndarray | None = None
 
   def of(self, tokens: int, *number: int | str) -> Subpool:
     """The sub-pool of a training.
@@ -91,10 +94,9 @@ class Subpools(NamedTuple):
     # Whole numbers of any type are the same ones.
     named = [x if isinstance(x, str) else int(x) for x in number]
     salt = blake2b(repr(named).encode(), digest_size=8).digest()
-    hash_N = sampler.mixed(
-      self.key_N ^ np.uint64(int.from_bytes(salt, "little"))
-    )
-    order_O = np.lexsort((hash_N, self.stratum_N))
+    unit_N = self.key_N if self.unit_N is None else self.unit_N
+    hash_N = sampler.mixed(unit_N ^ np.uint64(int.from_bytes(salt, "little")))
+    order_O = np.lexsort((self.key_N, hash_N, self.stratum_N))
     stratum_O, pairs_O = self.stratum_N[order_O], self.pairs_N[order_O]
     first_O = np.searchsorted(stratum_O, stratum_O)
     before_O = np.cumsum(pairs_O) - pairs_O

@@ -215,3 +215,30 @@ def test_whole_pieces_are_never_cut():
   padding = batch.segment_BT < 0
   assert padding.any()
   assert (batch.document_BT[padding] == -1).all()
+
+
+def test_rows_that_are_laid_are_the_pieces_end_to_end(documents, tokens):
+  pieces = packing.pieces(tokens, 8)
+  order = np.array([3, 0, 5, 4, 3, 9])
+  start, length = spans(tokens, pieces)
+  length = length[order].copy()
+  length[1] -= 1  # a piece may be cut
+  spelled = np.concatenate(
+    [
+      tokens.flat[start[piece] : start[piece] + size + 1]
+      for piece, size in zip(order, length, strict=True)
+    ]
+  )
+  ends = np.cumsum(length + 1)
+  inputs = np.delete(spelled, ends - 1)
+  labels = np.delete(spelled, ends - length - 1)
+  document = np.repeat(pieces.document[order], length)
+  rows = np.array([2, 0])
+  batch = packing.lay(tokens, pieces, order, np.cumsum(length), rows=rows)
+  whole = np.arange(len(inputs) // 8 * 8).reshape(-1, 8)[rows]
+  assert len(whole) == 2
+  np.testing.assert_array_equal(batch.tokens_BT, inputs[whole])
+  np.testing.assert_array_equal(batch.label_BT, labels[whole])
+  np.testing.assert_array_equal(batch.document_BT, document[whole])
+  assert (batch.segment_BT == 0).all()
+  assert all(x.dtype == np.int32 for x in batch)

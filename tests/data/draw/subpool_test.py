@@ -201,3 +201,34 @@ def test_a_mixture_of_domains_is_kept_inside():
   np.testing.assert_allclose(share_K, [0.5, 0, 0, 0, 0])
   with pytest.raises(ValueError, match="min_documents"):
     one.mixed(np.array([0, 0, 0, 0, 1.0]), absent_N)
+
+
+def test_documents_of_one_unit_are_in_together():
+  apart = make(strata=1)
+  unit_N = apart.key_N[np.arange(N) // 5]
+  together = apart._replace(unit_N=unit_N)
+  whole = []
+  for pools in (apart, together):
+    count_N = np.zeros(N)
+    for number in range(60):
+      inside_N = pools.of(tokens_of(pools, 0.2), number).inside_N
+      count_N += inside_N
+      of_unit = inside_N.reshape(-1, 5).sum(axis=1)
+      whole.append(((of_unit == 5) | (of_unit == 0)).mean())
+    # Each document is in as often as by itself.
+    assert np.mean(count_N) / 60 == pytest.approx(0.2, abs=0.01)
+    assert np.var(count_N) < 1.2 * 60 * 0.2 * 0.8
+  # A sub-pool begins and ends within a unit.
+  assert min(whole[60:]) > 0.99 and max(whole[:60]) < 0.5
+  order = np.random.default_rng(0).permutation(N)
+  moved = Subpools(
+    together.key_N[order],
+    together.stratum_N[order],
+    together.pairs_N[order],
+    together.budget,
+    unit_N=unit_N[order],
+  )
+  tokens = tokens_of(together, 0.2)
+  np.testing.assert_array_equal(
+    moved.of(tokens, 0).inside_N, together.of(tokens, 0).inside_N[order]
+  )
