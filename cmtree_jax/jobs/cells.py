@@ -15,6 +15,7 @@ import numpy as np
 from cmtree_jax.data import store
 from cmtree_jax.evaluate.results import FULL, NATURAL
 from cmtree_jax.methods import reasons
+from cmtree_jax.methods.base import Path as DocumentPath
 from cmtree_jax.methods.reasons import Reasons
 from cmtree_jax.proxy.ledger import Cost
 
@@ -262,6 +263,13 @@ class Folder(NamedTuple):
         return arrays["value_N"]
       return np.full(len(arrays[_array("")]), np.nan)
 
+  def path_of(self, cell: Search) -> DocumentPath | None:
+    """The order in which documents are read together, where the method has one."""
+    with np.load(self._file(cell, "npz")) as arrays:
+      if _PLACE not in arrays:
+        return None
+      return DocumentPath(arrays[_PLACE], bool(arrays[_SHUFFLED]))
+
   def reasons(self, cell: Search) -> Reasons | None:
     """Why documents weigh less than others, where the method told it."""
     with np.load(self._file(cell, "npz")) as arrays:
@@ -274,7 +282,9 @@ class Folder(NamedTuple):
     found: Found,
     log_w: Mapping[str, np.ndarray],
     value_N: np.ndarray,
+    *,
     why: Reasons | None = None,
+    path: DocumentPath | None = None,
   ) -> None:
     """Ends a search.
 
@@ -284,6 +294,7 @@ class Folder(NamedTuple):
       log_w: log-weights of the documents, by candidate.
       value_N: measured values; NaN where there is none.
       why: documents weigh less than others, where the method tells it.
+      path: that documents are read along, where the method has one.
     """
     # Methods compute in float32, so nothing of their weights is lost.
     arrays = {
@@ -294,6 +305,8 @@ class Folder(NamedTuple):
       arrays["value_N"] = value_N
     if why is not None:
       arrays |= why.to_arrays()
+    if path is not None:
+      arrays |= {_PLACE: path.place_N, _SHUFFLED: np.array(path.shuffled)}
     store.save_arrays(self._file(cell, "npz"), arrays)
     facts = found._asdict()
     cost, partitions = list(facts.pop("cost")), facts.pop("partitions")
@@ -353,6 +366,7 @@ def _stem(name: str) -> str:
   return name if len(name) <= _LONGEST else f"{name[:40]}-{store.key_of(name)}"
 
 
+_PLACE, _SHUFFLED = "place_N", "shuffled"  # arrays of a path
 _LONGEST = 100  # characters; file systems take 255 bytes
 
 

@@ -28,6 +28,7 @@ from cmtree_jax.jobs import job as jobs
 from cmtree_jax.jobs import plan as plans
 from cmtree_jax.jobs import workdir as workdirs
 from cmtree_jax.jobs.job import Job, Show
+from cmtree_jax.methods.base import DocumentWeights
 from cmtree_jax.recipe import partition as partitions
 from cmtree_jax.recipe.domains import Domains
 from cmtree_jax.report import figures, tables
@@ -311,7 +312,12 @@ def search_cell(cell: cells.Search, one: Comparison) -> None:
       leaves[name] = partition.to_json()
   settings = variants.settings_of(cell.method, job.config)
   facts = cells.Found(found.cost, found.history, settings, leaves)
-  folder.save_found(cell, facts, log_w, found.value_N, found.reasons)
+  path = None
+  if isinstance(found.weights, DocumentWeights):
+    path = found.weights.path
+  folder.save_found(
+    cell, facts, log_w, found.value_N, why=found.reasons, path=path
+  )
 
 
 def write(

@@ -7,8 +7,9 @@ import jax
 import numpy as np
 
 from cmtree_jax.data.build import prepare
-from cmtree_jax.data.draw import sampler
-from cmtree_jax.data.draw.subpool import Subpools
+from cmtree_jax.data.draw import bundles, sampler
+from cmtree_jax.data.draw.batch import Rows
+from cmtree_jax.data.draw.subpool import Subpool, Subpools
 from cmtree_jax.evaluate import answers, perplexity, sets
 from cmtree_jax.evaluate.concentration import effective_sample_size
 from cmtree_jax.jobs import build, cells, search, side_by_side
@@ -213,8 +214,7 @@ class Training(NamedTuple):
     for cell in group:
       log_w_N = self.versions.log_w_N(cell.search, cell.version)
       kept.append(effective_sample_size(log_w_N, mass_N))
-      seen = world.subpool(plan.steps, kind, cell.seed)
-      pool = self.pool._replace(seed=1000 + cell.seed)
+      pool, seen = self._drawn(cell, world, plan.steps, kind)
       weight_N = seen.weights(np.exp(log_w_N))
       models.append(final.Model(cell.name, cell.seed, pool, weight_N))
     job = self.job._replace(workdir=folder.work(*group))
@@ -229,6 +229,29 @@ class Training(NamedTuple):
       )
     for scores, share in zip(found, kept, strict=True):
       yield scores, self._facts(plan) | {"effective_sample_size": share}
+
+  def _drawn(
+    self, cell: Trial | Final, world: fleet.World, steps: int, kind: str
+  ) -> tuple[Rows, Subpool]:
+    """What a training draws rows from, and the part of the pool that it sees."""
+    pool = self.pool._replace(seed=1000 + cell.seed)
+    path = self.versions.path(cell.search)
+    if path is None:
+      return pool, world.subpool(steps, kind, cell.seed)
+    subpools = self.subpools
+    unit_N = bundles.units(
+      path.place_N,
+      subpools.key_N,
+      subpools.pairs_N,
+      row_tokens=pool.row_tokens,
+    )
+    world = world._replace(subpools=subpools._replace(unit_N=unit_N))
+    seen = world.subpool(steps, kind, cell.seed)
+    course = bundles.course(steps * world.rows, seen)
+    return (
+      bundles.make(pool, path.place_N, unit_N, course, shuffled=path.shuffled),
+      seen,
+    )
 
   def _facts(self, plan: final.Plan) -> dict[str, Any]:
     """What all trainings of a plan share."""

@@ -107,8 +107,11 @@ def with_documents(
     )
     for split in ("train", "validation")
   )
+  pool = documents(texts.POOL, data.pool, placed.domain_N)
+  if "original_N" in method.features:
+    pool = pool._replace(original_N=data.documents.labels("original")[0])
   return facts._replace(
-    pool=documents(texts.POOL, data.pool, placed.domain_N),
+    pool=pool,
     train=train,
     validation=validation,
   )

@@ -9,7 +9,7 @@ from cmtree_jax.data.build import prepare
 from cmtree_jax.data.draw import packing
 from cmtree_jax.evaluate import concentration
 from cmtree_jax.jobs.cells import Folder, Search, Version
-from cmtree_jax.methods.base import DocumentWeights
+from cmtree_jax.methods.base import DocumentWeights, Path
 from cmtree_jax.recipe import concentrate
 from cmtree_jax.recipe import partition as partitions
 
@@ -41,7 +41,9 @@ class Versions(NamedTuple):
     assert found is not None, search
     partition = found.partitions[version.candidate]
     recipe: Recipe = (
-      DocumentWeights(self.folder.log_w_N(search, version.candidate))
+      DocumentWeights(
+        self.folder.log_w_N(search, version.candidate), self.path(search)
+      )
       if partition is None
       else partitions.partition_from_json(partition)
     )
@@ -55,6 +57,10 @@ class Versions(NamedTuple):
       return found
     pool = self.data.pool
     return partitions.measured(found, pool.embedding_NE, pool.tokens.mass_N)
+
+  def path(self, search: Search) -> Path | None:
+    """What its documents are read along, at any concentration; None: one by one."""
+    return self.folder.path_of(search)
 
   def log_w_N(self, search: Search, version: Version) -> np.ndarray:
     """Log-weights of the pool's documents, float64."""

@@ -15,8 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cmtree_jax import checks, shapes
-from cmtree_jax.data.draw.batch import Batch
-from cmtree_jax.data.draw.sampler import Sampler
+from cmtree_jax.data.draw.batch import Batch, Rows
 from cmtree_jax.evaluate import answers, perplexity
 from cmtree_jax.loops import fleet as fleets
 from cmtree_jax.loops.fleet import Fleet, Session, World
@@ -92,7 +91,7 @@ class Model(NamedTuple):
 
   name: str  # of its recipe, for messages
   seed: int  # of its parameters at the start
-  pool: Sampler  # its seed gives the arrival points of documents
+  pool: Rows  # its seed gives the arrival points of documents
   weight_N: np.ndarray  # of the documents; zero outside of what it sees
 
 
@@ -135,6 +134,9 @@ def run(
   seeds = [*(one.seed for one in models), *[0] * empty]
   key_P = jnp.stack([start_key(seed) for seed in seeds])
   fleet = fleets.start(world, key_P, streams=len(seeds))
+  # Rows along a path have a state of their own.
+  own = (one.pool.init() for one in models)
+  fleet = fleet._replace(pool=(*own, *fleet.pool[len(models) :]))
   state = State(fleet, np.array(0))
   state = session.checkpointer.restore(state) or state
   draws = [

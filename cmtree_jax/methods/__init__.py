@@ -49,6 +49,8 @@ METHODS: dict[str, ModuleType] = {
     "grand",
     "less",
     "mates",
+    # What is read together.
+    "associated",
     # Any of these scores, a mixture as quota.
     "quota",
     # One proxy on a mixture that the method steers.

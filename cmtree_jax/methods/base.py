@@ -100,6 +100,8 @@ class Documents(NamedTuple):
   # Made only for a method whose `features` name them:
   grams: Grams | None = None  # counts of runs of words
   text: Texts | None = None
+  # int, equal for documents that were cut from one original; of the pool alone.
+  original_N: np.ndarray | None = None
   loss_ON: np.ndarray | None = None  # mean nats
   entropy_ON: np.ndarray | None = None  # mean entropy of the prediction, nats
   confidence_ON: np.ndarray | None = None  # mean of the largest probability
@@ -405,10 +407,23 @@ class DomainWeights(NamedTuple):
     return self.log_w_K[signals.domain_B]
 
 
+class Path(NamedTuple):
+  """An order in which documents are read together.
+
+  The rows of a training are packed along it, and attention goes across the documents
+  of a row; see `data/draw/bundles.py`.
+  """
+
+  place_N: np.ndarray  # int32, the place of each document of the pool
+  # The control: the same documents are drawn as often, and packed by chance.
+  shuffled: bool = False
+
+
 class DocumentWeights(NamedTuple):
   """One weight per document of the pool; of others nothing is known."""
 
   log_w_N: shapes.FloatN  # corpus mean of the weights is one
+  path: Path | None = None  # None: documents are drawn and read one by one
 
   def log_w(self, signals: Signals) -> shapes.FloatB:
     """The documents' own weights."""

@@ -102,7 +102,7 @@ def at_power(
   log_w_U = _log_w(weights, ground)
   log_v_U = _powers(log_w_U, power, ground, max_weight)
   if isinstance(weights, DocumentWeights):
-    return cast(Weights, DocumentWeights(log_v_U))
+    return cast(Weights, weights._replace(log_w_N=log_v_U))
   if ground.f_U is not None:
     # What is capped is below c w^beta, all else is there.
     log_c = float(np.max(log_v_U - power * log_w_U))

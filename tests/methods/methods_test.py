@@ -146,7 +146,7 @@ def test_what_is_asked_for_is_a_mixture(run):
 def test_declared_signals_are_fields_and_loops_are_known(run):
   method = run.method
   assert method.signals <= set(Signals._fields)
-  assert method.features <= {"grams", "text", *base.MEASURED}
+  assert method.features <= {"grams", "original_N", "text", *base.MEASURED}
   assert (method.loop == "look") == bool(method.features & base.MEASURED)
   assert method.loop in base.LOOPS
   assert not method.train_on_observed or method.every == 1
