@@ -218,6 +218,17 @@ def online_variants() -> dict[str, tuple[str, ...]]:
   }
 
 
+def path_variants() -> dict[str, tuple[str, ...]]:
+  """What stands beside `associated`: its control, and one that weighs links as well.
+
+  Compare them where a row holds several documents: --config.batch.row_tokens=1024.
+  """
+  return {
+    "associated_shuffled": ("associated", "associated.path=shuffled"),
+    "associated_weighted": ("associated", "associated.gamma=1.0"),
+  }
+
+
 def variants(final: str, leaves_of: tuple[int, ...], *, rounds: int):
   """Name -> (method, override, ...): joint and frozen trees, and what ablates them.
 
@@ -243,7 +254,7 @@ def variants(final: str, leaves_of: tuple[int, ...], *, rounds: int):
     )
     found[f"random_{leaves}"] = (*frozen, "cmtree.start.kind=random")
   found["sources"] = ("tilts", "partition.kind=sources")
-  found |= scoring_variants() | online_variants()
+  found |= scoring_variants() | online_variants() | path_variants()
   # With all dimensions of the embedding every angle would cut alike.
   angle = "cmtree.start.angle_dim=16"
   for name, branching in (

@@ -41,6 +41,7 @@ class Learned(NamedTuple):
         if isinstance(self.weights, DocumentWeights)
         else self.weights.to_json()
       ),
+      **_path(self.weights),
       **self.description.to_json(),
       "ledger": {
         "search_tokens": self.found.cost.tokens,
@@ -51,6 +52,13 @@ class Learned(NamedTuple):
       "history": self.found.history,
       **({"separations": self.separations} if self.separations else {}),
     }
+
+
+def _path(weights: partitions.Partition | DocumentWeights) -> dict[str, str]:
+  """How the rows of its trainings were packed, where it was not document by document."""
+  if not isinstance(weights, DocumentWeights) or weights.path is None:
+    return {}
+  return {"packing": weights.path.text()}
 
 
 def of(comparison: compare.Comparison, one: Tried) -> Learned:

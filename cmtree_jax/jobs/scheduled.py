@@ -112,7 +112,9 @@ def _corpus(
       bounds[number],
       bounds[number + 1],
       share,
-      tuple(functools.partial(assign.load_weights, path) for path in files),
+      tuple(
+        functools.partial(assign.load_column, path, "weight") for path in files
+      ),
     )
     for number, (share, files) in enumerate(
       zip(schedule.share_G.tolist(), assigned, strict=True)

@@ -418,6 +418,11 @@ class Path(NamedTuple):
   # The control: the same documents are drawn as often, and packed by chance.
   shuffled: bool = False
 
+  def text(self) -> str:
+    """One line for a person."""
+    order = "along the path" if not self.shuffled else "by chance, as a control"
+    return f"Rows were packed {order}, with attention across their documents."
+
 
 class DocumentWeights(NamedTuple):
   """One weight per document of the pool; of others nothing is known."""

@@ -3,7 +3,8 @@
 The same function runs here, on all cores and on Beam; what it writes feeds the
 exporters and, with weights under the cap of the job's budget, becomes
 documents.parquet. Where documents have weights of their own there are no leaves: leaf,
-path and confidence are null.
+path and confidence are null. Where documents are read along a path, `place` says in
+which order.
 """
 
 import functools
@@ -25,6 +26,7 @@ from cmtree_jax.recipe.export import base
 
 PARTITION_FILE = "partition.json"
 DOCUMENTS_FILE = "documents.parquet"
+PLACE = "place"  # its column that only a path has: each document's place on it
 
 
 class ShardItem(NamedTuple):
@@ -36,6 +38,7 @@ class ShardItem(NamedTuple):
   rows: tuple[int, int]  # of the pool, that the shard holds
   partition: Path | None  # JSON; None: documents have weights of their own
   log_w_N: np.ndarray | None  # of these rows, where they have
+  place_N: np.ndarray | None  # of these rows, where they have a path
   harden: bool
   value_N: np.ndarray  # measured values of these rows; NaN where never measured
 
@@ -60,9 +63,12 @@ def assign(
     value_N: measured values of the documents; NaN where never measured.
   """
   folder.mkdir(parents=True, exist_ok=True)
-  file, log_w_N = None, None
+  file, log_w_N, place_N = None, None, None
   if isinstance(weights, DocumentWeights):
     log_w_N = np.asarray(weights.log_w_N, np.float64)
+    # What was packed by chance has no order to hand over.
+    if weights.path is not None and not weights.path.shuffled:
+      place_N = weights.path.place_N
   else:
     file = folder / PARTITION_FILE
     store.write_atomically(file, store.to_json(weights.to_json()))
@@ -75,6 +81,7 @@ def assign(
       (start, stop),
       file,
       None if log_w_N is None else log_w_N[start:stop],
+      None if place_N is None else place_N[start:stop],
       harden,
       value_N[start:stop],
     )
@@ -104,6 +111,8 @@ def assign_shard(item: ShardItem) -> None:
     "value": pa.array(item.value_N, pa.float64(), from_pandas=True),
     "tokens": pa.array(pool.tokens.pairs_N[rows], pa.int64()),
   }
+  if item.place_N is not None:
+    columns[PLACE] = pa.array(item.place_N, pa.int64())
   store.write_parquet(item.done, pa.table(columns))
 
 
@@ -200,12 +209,20 @@ def _write(assigned: Sequence[Path], weight_N: np.ndarray, path: Path) -> None:
 
 
 def digest(assigned: Sequence[Path]) -> str:
-  """A hash of all weights and leaves: equal ones give equal exports."""
+  """A hash of all weights, leaves and places: equal ones give equal exports."""
+  names = ["weight", "leaf"] + [PLACE] * has_path(assigned)
   found = blake2b(digest_size=16)
-  for one in columns_of(assigned, "weight", "leaf"):
-    found.update(one["weight"].tobytes())
-    found.update(one["leaf"].tobytes())
+  for one in columns_of(assigned, *names):
+    for name in names:
+      found.update(one[name].tobytes())
   return found.hexdigest()
+
+
+def has_path(assigned: Sequence[Path]) -> bool:
+  """Whether documents are read along a path."""
+  import pyarrow.parquet as pq
+
+  return PLACE in pq.read_schema(assigned[0]).names
 
 
 def corpus(
@@ -233,6 +250,10 @@ def corpus(
     num_documents=len(data.pool),
     total_tokens=int(data.pool.tokens.pairs_N.sum()),
     workers=workers,
+    places=tuple(
+      functools.partial(load_column, path, PLACE)
+      for path in (assigned if has_path(assigned) else ())
+    ),
   )
 
 
@@ -245,10 +266,10 @@ def load_shard(documents: Path, assigned: Path) -> base.Shard:
   )
 
 
-def load_weights(assigned: Path) -> np.ndarray:
-  """What was assigned to a shard's documents: their weights alone."""
-  (one,) = columns_of([assigned], "weight")
-  return one["weight"]
+def load_column(assigned: Path, name: str) -> np.ndarray:
+  """What was assigned to a shard's documents: one column of numbers alone."""
+  (one,) = columns_of([assigned], name)
+  return one[name]
 
 
 def columns_of(

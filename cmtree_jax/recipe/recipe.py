@@ -13,6 +13,7 @@ from cmtree_jax.data import store
 from cmtree_jax.data.build import prepare
 from cmtree_jax.data.draw import sampler
 from cmtree_jax.methods.base import DocumentWeights
+from cmtree_jax.methods.base import Path as DocumentPath
 from cmtree_jax.recipe import assign
 from cmtree_jax.recipe.partition import (
   Applied,
@@ -69,7 +70,7 @@ class Recipe(NamedTuple):
     """
     if self.partition is not None:
       return self.partition
-    known_N, weight_N, tokens_N = self._documents()
+    known_N, weight_N, tokens_N, path_N = self._documents()
     order_N = np.argsort(known_N)
     place_N = np.searchsorted(known_N, data.pool.key_N, sorter=order_N)
     row_N = order_N[np.minimum(place_N, len(order_N) - 1)]
@@ -95,26 +96,33 @@ class Recipe(NamedTuple):
         "(config.data.id_field; else an id is a file's name and line), or make a "
         "recipe for this corpus."
       )
+    path = None
+    if path_N is not None:
+      # Of a part of the corpus: the same order, without gaps.
+      path_N = np.argsort(np.argsort(path_N[row_N])).astype(np.int32)
+      path = DocumentPath(path_N)
     with np.errstate(divide="ignore"):
-      return DocumentWeights(np.log(weight_N[row_N]))
+      return DocumentWeights(np.log(weight_N[row_N]), path)
 
-  def _documents(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of the documents that have a weight: hashes of ids, weights and tokens."""
+  def _documents(self):
+    """Of the documents: hashes of ids, weights, tokens and places, if they have any."""
     import pyarrow.parquet as pq
 
-    file = pq.ParquetFile(self.folder / assign.DOCUMENTS_FILE)
-    keys, weights, tokens = [], [], []
+    path = self.folder / assign.DOCUMENTS_FILE
+    names = ["weight", "tokens"] + [assign.PLACE] * assign.has_path([path])
+    file = pq.ParquetFile(path)
+    keys, columns = [], {name: [] for name in names}
     for group in range(file.num_row_groups):
-      table = file.read_row_group(
-        group, columns=["document_id", "weight", "tokens"]
-      )
+      table = file.read_row_group(group, columns=["document_id", *names])
       keys.append(sampler.document_keys(table["document_id"].to_pylist()))
-      weights.append(table["weight"].to_numpy())
-      tokens.append(table["tokens"].to_numpy())
+      for name, parts in columns.items():
+        parts.append(table[name].to_numpy())
+    found = {name: np.concatenate(parts) for name, parts in columns.items()}
     return (
       np.concatenate(keys),
-      np.concatenate(weights),
-      np.concatenate(tokens),
+      found["weight"],
+      found["tokens"],
+      found.get(assign.PLACE),
     )
 
 

@@ -113,7 +113,7 @@ def test_stages_are_joined_to_their_mean(partition, prepared, tmp_path):
   assert 0 < at_cap_N.sum() < 50
   assert table["document_id"].to_pylist() == [f"{i}" for i in range(50)]
   np.testing.assert_array_equal(
-    assign.load_weights(assigned[1][0]),
+    assign.load_column(assigned[1][0], "weight"),
     pq.read_table(assigned[1][0])["weight"].to_numpy(),
   )
 

@@ -67,6 +67,9 @@ OF_DOCUMENTS = ("array_record", "jsonl", "leaves", "parquet")
 # to its last.
 OF_STAGES = ("jsonl", "levanter", "parquet", "seqio")
 
+# These hold the order of a path, too.
+OF_PATHS = ("jsonl", "parquet")
+
 verify = manifest.verify
 told = manifest.told
 
@@ -140,6 +143,10 @@ def write(
     bring = staging.cap if corpus.stages else capping.cap
     within = bring(corpus, found, options)
     contents = manifest.describe(options, found, within)
+    if corpus.places:
+      kept = [name for name in sorted(formats) if name in OF_PATHS]
+      lost = sorted(set(formats) - set(kept))
+      contents["path"] = {"kept_by": kept, "lost_by": lost}
     manifest.claim(folder)
     files = [
       path

@@ -46,6 +46,8 @@ class Corpus(NamedTuple):
   num_documents: int
   total_tokens: int
   workers: Workers = Workers()  # call pickled parts
+  # By part, with a path that documents are read along: each one's place on it, int64.
+  places: tuple[Callable[[], np.ndarray], ...] = ()
   # With a schedule: its stages, whose weights stand for those of the shards, and the
   # rows of a step of the trainer.
   stages: tuple[Stage, ...] = ()

@@ -2,8 +2,8 @@
 
 For trainers that read through their data once. A shard of the corpus becomes a file;
 the order within it is shuffled by the seed, the order of files is the reader's to
-shuffle. The text of a schedule is in training order instead (`training_order`): its
-files are to be read one after another.
+shuffle. The text of a schedule, and that of a path, is in training order instead
+(`training_order`): its files are to be read one after another.
 """
 
 from collections.abc import Callable
@@ -25,6 +25,8 @@ def export(capped: Capped, folder: Path, options: Options) -> list[Path]:
   """
   if capped.stages:
     return training_order.export(capped, folder / FOLDER, options)
+  if capped.corpus.places:
+    return training_order.export_path(capped, folder / FOLDER, options)
   corpus = capped.corpus
   items = [
     PartItem(

@@ -185,10 +185,11 @@ def told(folder: Path) -> str:
     f"Export for {budget.tokens:,} tokens, {budget.epochs:.3g} epochs of this "
     "corpus: "
   )
+  path = _path(manifest)
   if budget.epochs > budget.max_epochs:
     return lines + (
       "natural, as even that repeats every document more than config.budget."
-      f"max_epochs = {budget.max_epochs:g} times."
+      f"max_epochs = {budget.max_epochs:g} times." + path
     )
   cap = manifest["cap"]
   lines += recap.text(cap["moved"], cap["documents_at_cap"], cap["max_weight"])
@@ -209,7 +210,26 @@ def told(folder: Path) -> str:
       f" Resampled text holds {resampled['tokens']:,} of these tokens, as {looks} "
       f"whole copies of a document are the most below {budget.max_epochs:g}."
     )
-  return lines
+  return lines + path
+
+
+def _path(manifest: Mapping[str, Any]) -> str:
+  """What became of the path that documents are read along, where there is one."""
+  if "path" not in manifest:
+    return ""
+  kept, lost = (manifest["path"][name] for name in ("kept_by", "lost_by"))
+  text = (
+    " The recipe is for rows that are packed along a path, with attention across their "
+    "documents, which is the trainer's to do."
+  )
+  if kept:
+    text += f" The order is in: {', '.join(kept)}."
+  if lost:
+    text += (
+      f" Weights alone, without the order: {', '.join(lost)}; what was measured is not "
+      "of them."
+    )
+  return text
 
 
 def read(folder: Path) -> dict[str, Any]:

@@ -16,7 +16,8 @@ def export(capped: Capped, folder: Path, options: Options) -> list[Path]:
   """Writes document_id, leaf, weight, tokens, repeats, in the corpus's order.
 
   With a schedule a document has a row for every stage, by the stage's number, and a
-  shard of the corpus has its rows stage after stage.
+  shard of the corpus has its rows stage after stage. With a path the last column is
+  each document's place on it.
   """
   del options  # weights and repeats are within the budget
   import pyarrow as pa
@@ -31,6 +32,9 @@ def export(capped: Capped, folder: Path, options: Options) -> list[Path]:
   ]
   if capped.stages:
     fields = [("stage", pa.int32()), *fields]
+  places = capped.corpus.places
+  if places:
+    fields.append(("place", pa.int64()))
   schema = pa.schema(fields)
   names = pa.array(capped.corpus.leaf_names, pa.string())
   path = folder / FILE
@@ -38,7 +42,7 @@ def export(capped: Capped, folder: Path, options: Options) -> list[Path]:
     files.replacing(path) as temporary,
     pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
   ):
-    for stage, shard, count_N in _rows(capped):
+    for number, (stage, shard, count_N) in enumerate(_rows(capped)):
       leaf_N = pa.array(shard.leaf_N, pa.int32())
       columns: list[Any] = [
         pa.array(shard.id, pa.string()),
@@ -49,6 +53,8 @@ def export(capped: Capped, folder: Path, options: Options) -> list[Path]:
       ]
       if capped.stages:
         columns = [pa.array(np.full(len(shard.id), stage, np.int32)), *columns]
+      if places:
+        columns.append(pa.array(places[number](), pa.int64()))
       writer.write_table(pa.table(columns, schema=schema))
   return [path]
 

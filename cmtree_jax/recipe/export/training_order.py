@@ -1,14 +1,15 @@
-"""The text of a schedule in training order: stage after stage, shuffled within each.
+"""Text in training order: that of a schedule stage after stage, or along a path.
 
 A reader that goes through the files in the order of their names sees what the schedule
 says when it says it, whatever the order of the corpus is. No more of a corpus is held
 than a shard or a file of text: every shard sends its copies of documents to files drawn
-at random, and every file puts what it was sent into a random order.
+at random, and every file puts what it was sent into a random order. Along a path a
+document goes to the file of its place; further copies are in further laps of the path.
 """
 
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from cmtree_jax.data import store
 from cmtree_jax.recipe.export import files
-from cmtree_jax.recipe.export.base import Capped, Options, Shard
+from cmtree_jax.recipe.export.base import Capped, Corpus, Options, Shard
 
 SENT = ".sent"  # folder of what shards sent, until all files are written
 
@@ -32,6 +33,8 @@ class SentItem(NamedTuple):
   first_G1: tuple[int, ...]
   seed: int
   number: int  # of the shard
+  # Its documents' places on a path, as a share of it; None: in random order.
+  place_N: np.ndarray | None = None
 
 
 class FileItem(NamedTuple):
@@ -50,17 +53,51 @@ def export(capped: Capped, folder: Path, options: Options) -> list[Path]:
     folder: of the text.
     options: the seed of the order.
   """
-  corpus, stages = capped.corpus, capped.stages
-  first_G1 = _first_files(capped)
+  parts = range(len(capped.corpus.parts))
+  count_PGN = [
+    np.stack([stage.repeats[part] for stage in capped.stages]) for part in parts
+  ]
+  return _export(capped.corpus, count_PGN, folder / "stage", options)
+
+
+def export_path(capped: Capped, folder: Path, options: Options) -> list[Path]:
+  """The same along a path, a folder for each lap of it.
+
+  Args:
+    capped: of a corpus with places.
+    folder: of the text.
+    options: not read, as nothing is random.
+  """
+  corpus = capped.corpus
+  laps = max(int(count_N.max(initial=1)) for count_N in capped.repeats)
+  count_PGN = [
+    (count_N > np.arange(laps)[:, None]).astype(np.int64)
+    for count_N in capped.repeats
+  ]
+  places = [place() / corpus.num_documents for place in corpus.places]
+  return _export(corpus, count_PGN, folder / "lap", options, places)
+
+
+def _export(
+  corpus: Corpus,
+  count_PGN: Sequence[np.ndarray],
+  stem: Path,
+  options: Options,
+  places: Sequence[np.ndarray | None] = (),
+) -> list[Path]:
+  """Writes copies of documents, by part and stage, to folders of the stages."""
+  first_G1 = _first_files(count_PGN)
+  folder = stem.parent
   sent = [
     SentItem(
       folder / SENT / f"{number:05d}.parquet",
       part,
       corpus.leaf_names,
-      np.stack([stage.repeats[number] for stage in stages]),
+      count_PGN[number],
       first_G1,
       options.seed,
       number,
+      places[number] if places else None,
     )
     for number, part in enumerate(corpus.parts)
   ]
@@ -68,7 +105,7 @@ def export(capped: Capped, folder: Path, options: Options) -> list[Path]:
   corpus.workers.run(send, sent, text="resampling")
   items = [
     FileItem(
-      folder / f"stage-{g:05d}" / f"part-{number - begin:05d}.jsonl.zst",
+      folder / f"{stem.name}-{g:05d}" / f"part-{number - begin:05d}.jsonl.zst",
       tuple(item.done for item in sent),
       number,
     )
@@ -82,13 +119,11 @@ def export(capped: Capped, folder: Path, options: Options) -> list[Path]:
   return [item.done for item in items]
 
 
-def _first_files(capped: Capped) -> tuple[int, ...]:
+def _first_files(count_PGN: Sequence[np.ndarray]) -> tuple[int, ...]:
   """Numbers of the stages' first files, and of all: as many as shards in a training."""
-  copies_G = [
-    sum(int(count_N.sum()) for count_N in stage.repeats)
-    for stage in capped.stages
-  ]
-  num_parts, total = len(capped.corpus.parts), max(1, sum(copies_G))
+  copies_PG = [count_GN.sum(axis=1) for count_GN in count_PGN]
+  copies_G = np.sum(copies_PG, axis=0).tolist()
+  num_parts, total = len(count_PGN), max(1, sum(copies_G))
   sizes = [-(-copies * num_parts // total) for copies in copies_G]
   return tuple(itertools.accumulate(sizes, initial=0))
 
@@ -101,16 +136,20 @@ def send(item: SentItem) -> None:
   # Philox: its 128 bits of key take seed and shard without mixing them.
   key = np.array([item.seed, item.number], np.uint64)
   random = np.random.Generator(np.random.Philox(key=key))
-  rows, numbers = [], []
+  rows, numbers, place_N = [], [], item.place_N
   for g, count_N in enumerate(item.count_GN):
     row_C = np.repeat(np.arange(len(count_N)), count_N)
     begin, end = item.first_G1[g : g + 2]
     rows.append(row_C)
-    numbers.append(random.integers(begin, max(end, begin + 1), len(row_C)))
+    if place_N is None:
+      number_C = random.integers(begin, max(end, begin + 1), len(row_C))
+    else:
+      number_C = begin + (place_N[row_C] * (end - begin)).astype(np.int64)
+    numbers.append(number_C)
   row_C, number_C = np.concatenate(rows), np.concatenate(numbers)
   order_C = np.argsort(number_C, kind="stable")
   row_C, number_C = row_C[order_C], number_C[order_C]
-  place_C = random.random(len(row_C))
+  place_C = random.random(len(row_C)) if place_N is None else place_N[row_C]
 
   def tables() -> Iterator[pa.Table]:
     for some in np.array_split(
@@ -135,7 +174,7 @@ _GROUP = 256
 
 
 def gather(item: FileItem) -> None:
-  """Writes the lines of one file in a random order."""
+  """Writes the lines of one file in the order of what was drawn, or of the path."""
   import pyarrow.parquet as pq
 
   places, lines = [], []
