@@ -7,6 +7,7 @@ that of its document, and a step's weights are normalized to sum to one, so that
 batch of heavy documents does not act as a larger learning rate.
 """
 
+import dataclasses
 import functools
 import math
 import threading
@@ -215,7 +216,8 @@ def members(
   return Program(compiled, mesh, tuple(in_specs), threading.Lock())
 
 
-class Program(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Program:
   """A function of all members, compiled at its first call."""
 
   compiled: Any  # of `jax.jit`
