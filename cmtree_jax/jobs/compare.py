@@ -10,6 +10,7 @@ import numpy as np
 from cmtree_jax import config as configs
 from cmtree_jax.data import store
 from cmtree_jax.data.build import prepare
+from cmtree_jax.data.draw import bundles
 from cmtree_jax.evaluate.results import Standing, standings
 from cmtree_jax.jobs import (
   build,
@@ -315,6 +316,10 @@ def search_cell(cell: cells.Search, one: Comparison) -> None:
   path = None
   if isinstance(found.weights, DocumentWeights):
     path = found.weights.path
+  if path is not None:
+    pairs_N = one.data.pool.tokens.pairs_N
+    if told := bundles.too_short(pairs_N, config.batch.row_tokens):
+      job.reporter.say(f"{cell.method}: {told}")
   folder.save_found(
     cell, facts, log_w, found.value_N, why=found.reasons, path=path
   )

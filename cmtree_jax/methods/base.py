@@ -420,8 +420,8 @@ class Path(NamedTuple):
 
   def text(self) -> str:
     """One line for a person."""
-    order = "along the path" if not self.shuffled else "by chance, as a control"
-    return f"Rows were packed {order}, with attention across their documents."
+    order = "by chance, as a control" if self.shuffled else "along the path"
+    return f"For rows packed {order}, with attention across their documents."
 
 
 class DocumentWeights(NamedTuple):

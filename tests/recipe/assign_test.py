@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cmtree_jax.data.build import prepare, workers
-from cmtree_jax.methods.base import DocumentWeights
+from cmtree_jax.methods.base import DocumentWeights, Path
 from cmtree_jax.recipe import assign, recap
 from cmtree_jax.recipe import partition as partitions
 from tests import corpora
@@ -141,3 +141,25 @@ def test_beam_assigns_the_same_bytes(partition, prepared, tmp_path):
   ]
   for one, other in zip(*files, strict=True):
     assert one.read_bytes() == other.read_bytes()
+
+
+def test_places_on_a_path_stay_with_their_documents(prepared, tmp_path):
+  place_N = np.random.default_rng(1).permutation(50).astype(np.int32)
+  weights = DocumentWeights(np.zeros(50))
+  plain = _assign(weights, prepared, tmp_path / "plain")
+  assigned = _assign(
+    weights._replace(path=Path(place_N)), prepared, tmp_path / "path"
+  )
+  assign.join(assigned, tmp_path / "documents.parquet", max_weight=9.0)
+  table = pq.read_table(tmp_path / "documents.parquet")
+  np.testing.assert_array_equal(table["place"], place_N)
+  # One that has other places is another export, and one by chance has none.
+  assert assign.digest(assigned) != assign.digest(plain)
+  control = weights._replace(path=Path(place_N, shuffled=True))
+  assert assign.digest(
+    _assign(control, prepared, tmp_path / "control")
+  ) == assign.digest(plain)
+  corpus = assign.corpus(assigned, prepared, {"": "all"}, corpora.LOCAL)
+  places = [place() for place in corpus.places]
+  np.testing.assert_array_equal(np.concatenate(places), place_N)
+  assert not assign.corpus(plain, prepared, {"": "all"}, corpora.LOCAL).places

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cmtree_jax.evaluate.concentration import effective_sample_size
-from cmtree_jax.methods.base import DocumentWeights
+from cmtree_jax.methods.base import DocumentWeights, Path
 from cmtree_jax.recipe import concentrate
 from cmtree_jax.recipe import partition as partitions
 from cmtree_jax.tree import mixture
@@ -61,9 +61,10 @@ def soft(monkeypatch):
 
 @pytest.mark.parametrize("share", [0.9, 0.3, 0.05])
 def test_the_share_is_reached_by_a_power_of_the_documents_weights(share):
-  weights = DocumentWeights(LOG_W_N)
+  path = Path(np.arange(len(LOG_W_N), dtype=np.int32))
+  weights = DocumentWeights(LOG_W_N, path)
   found = concentrate.to_share(weights, share, DOCUMENTS, max_weight=1e9)
-  assert isinstance(found, DocumentWeights)
+  assert isinstance(found, DocumentWeights) and found.path is path
   log_v_N = found.log_w_N
   assert MASS_N @ np.exp(log_v_N) == pytest.approx(1, rel=1e-12)
   assert effective_sample_size(log_v_N, MASS_N) == pytest.approx(share)

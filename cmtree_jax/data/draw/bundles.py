@@ -247,6 +247,17 @@ def units(
   return unit_N
 
 
+def too_short(pairs_N: np.ndarray, row_tokens: int) -> str:
+  """What a person must know where a row seldom holds two documents; else nothing."""
+  mean = pairs_N.mean()
+  if 2 * mean <= row_tokens:
+    return ""
+  return (
+    f"Rows of {row_tokens:,} tokens seldom hold two documents, of {mean:,.0f} in the "
+    "mean: little is read together. Raise config.batch.row_tokens."
+  )
+
+
 def _occurrence(piece: np.ndarray) -> np.ndarray:
   """How often each piece has stood before it in the list."""
   order = np.argsort(piece, kind="stable")

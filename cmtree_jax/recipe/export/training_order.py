@@ -66,7 +66,7 @@ def export_path(capped: Capped, folder: Path, options: Options) -> list[Path]:
   Args:
     capped: of a corpus with places.
     folder: of the text.
-    options: not read, as nothing is random.
+    options: its seed is not used, as nothing is random.
   """
   corpus = capped.corpus
   laps = max(int(count_N.max(initial=1)) for count_N in capped.repeats)

@@ -262,3 +262,9 @@ def test_bundles_are_stretches_of_the_path():
   pairs = np.add.reduceat((LENGTH_N + 1)[np.argsort(PLACE_N)], first)
   assert np.abs(pairs[:-1] - bundles.ROWS * T).max() <= 21
   assert set(unit_N) <= set(KEY_N)
+
+
+def test_rows_that_hold_no_two_documents_are_told():
+  assert bundles.too_short(np.array([30, 70]), 100) == ""
+  told = bundles.too_short(np.array([30, 72]), 100)
+  assert "Rows of 100 tokens" in told and "of 51 in the mean" in told
