@@ -224,10 +224,14 @@ def _valuing_engine(proxy, optimizer, mesh, estimator, options):
 
 def _steer(learner: Learner, session: fleet.Session) -> fleet.Outcome:
   """One proxy on a mixture of domains that the method steers."""
+  valued = "share_gain_K" in learner.method.signals
+  model = _model(
+    learner, _preset(learner), valued=learner.method.every if valued else 0
+  )
   return steer.run(
     learner.method,
     learner.facts,
-    _world(learner, _model(learner, _preset(learner)), session.seed),
+    _world(learner, model, session.seed),
     learner.plans.steer,
     session,
   )
@@ -266,17 +270,40 @@ def _preset(learner: Learner) -> str:
 
 
 def _model(
-  learner: Learner, preset: str, *, total_steps: int | None = None
+  learner: Learner,
+  preset: str,
+  *,
+  total_steps: int | None = None,
+  valued: int = 0,
 ) -> fleet.Model:
-  """A size of proxies on all devices; the learning rate decays over the steps."""
+  """A size of proxies on all devices; the learning rate decays over the steps.
+
+  Args:
+    learner: the method.
+    preset: name of the size.
+    total_steps: of a training; None: its learning rate does not decay.
+    valued: steps that are differentiated through at once; 0: none are.
+  """
   config = learner.job.config
   proxy = build.proxy_of(preset, config, learner.data.vocab_size)
+  optimizer = build.optimizer_of(config, total_steps=total_steps)
+  options: dict[str, Any] = {}
+  if valued:
+    options = build.estimator_options(
+      config, proxy, optimizer, learner.job.reporter.say, steps=valued
+    )
   made = engine.make(
     proxy,
-    build.optimizer_of(config, total_steps=total_steps),
+    optimizer,
     mesh=build.final_mesh(config),
+    estimator=config.hypergradient.estimator,
+    options=options,
   )
-  return fleet.Model(made, proxy.flops_per_token(config.batch.row_tokens))
+  flops = proxy.flops_per_token(config.batch.row_tokens)
+  if not valued:
+    return fleet.Model(made, flops)
+  cost = build.unroll_cost(config, steps=valued, **options)
+  return fleet.Model(made, flops, cost)
 
 
 def _world(learner: Learner, model: fleet.Model, seed: int) -> fleet.World:

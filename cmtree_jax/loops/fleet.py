@@ -180,6 +180,20 @@ def reset(
   )
 
 
+def renew(fleet: Fleet, world: World, key: shapes.Key) -> Fleet:
+  """With a fresh proxy in the place of the only one; its stream goes on.
+
+  Args:
+    fleet: must not be used again.
+    world: what it will train on.
+    key: of the first proxy's parameters; every other one has its own from it.
+  """
+  number_P = fleet.number + 1
+  keys = jax.vmap(lambda number: jax.random.fold_in(key, number))(number_P)
+  phi = world.model.engine.reset(fleet.phi, keys, np.ones(1, bool))
+  return fleet._replace(phi=phi, age=np.zeros_like(fleet.age), number=number_P)
+
+
 def copy(phi: Any) -> Any:
   """A copy: training donates its argument, so what is kept needs its own memory."""
   return jax.tree.map(jnp.copy, phi)

@@ -104,6 +104,11 @@ def in_the_way(method: Method, target_weights: str) -> str:
     return "it chooses among single documents at the end of its search"
   if read_reference(method.signals):
     return "it compares with a reference model that is trained before"
+  if "share_gain_K" in method.signals:
+    return (
+      "it learns in short runs what it does in a long one; give it what an earlier "
+      "search has learned"
+    )
   if method.loop == "values" and target_weights == targets.ROBUST:
     return (
       "config.values.target_weights weighs targets by their own losses, and an event "

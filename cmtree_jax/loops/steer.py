@@ -2,6 +2,7 @@
 
 The loop observes the proxy, lets the method take a step, and trains the proxy as the
 method asks: on rows drawn from its mixture, or on the observed rows themselves.
+If it is asked to, it begins anew, or tells what every domain's share of steps was worth.
 """
 
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from cmtree_jax import checks
 from cmtree_jax.data.draw.batch import Batch, stack_rows
 from cmtree_jax.data.draw.subpool import Subpool
 from cmtree_jax.loops import fleet as fleets
+from cmtree_jax.loops import gains
 from cmtree_jax.loops.fleet import Fleet, Outcome, Session, World
 from cmtree_jax.methods.base import Ask, Facts, Method
 from cmtree_jax.proxy.ledger import Cost
@@ -43,6 +45,7 @@ class State(NamedTuple):
   reference_steps: np.ndarray
   observation: np.ndarray  # number of the next observation
   mixture_OK: np.ndarray  # the mixture asked for at each observation
+  share_gain_K: np.ndarray  # of the steps since the last one
 
 
 def run(
@@ -100,6 +103,7 @@ class _Steering(NamedTuple):
   facts: Facts
   world: World
   plan: Plan
+  seed: int
   subpool: Subpool  # what proxy and reference train on
   step: Callable[..., Any]  # the method's, compiled
   ask: Callable[..., Any]
@@ -133,6 +137,7 @@ def _steering(
     facts,
     world,
     plan,
+    seed,
     world.subpool(plan.steps, "search", seed),
     jax.jit(method.step),
     jax.jit(method.ask),
@@ -142,7 +147,7 @@ def _steering(
 def _start(steering: _Steering, seed: int) -> State:
   """A proxy with fresh parameters."""
   key = jax.random.key(seed)
-  fleet = fleets.start(steering.world, jax.random.fold_in(key, 1)[None])
+  fleet = fleets.start(steering.world, _phi_key(seed)[None])
   facts = steering.facts
   return State(
     method=steering.method.init(jax.random.fold_in(key, 0), facts),
@@ -152,7 +157,13 @@ def _start(steering: _Steering, seed: int) -> State:
     reference_steps=np.array(0),
     observation=np.array(0),
     mixture_OK=np.zeros((steering.observations, facts.num_domains)),
+    share_gain_K=np.zeros(facts.num_domains),
   )
+
+
+def _phi_key(seed: int) -> jax.Array:
+  """The random key of the first proxy's parameters."""
+  return jax.random.fold_in(jax.random.key(seed), 1)
 
 
 def _train_reference(steering: _Steering, state: State) -> State:
@@ -185,7 +196,11 @@ def _observe_and_train(steering: _Steering, state: State) -> State:
     number,
     state.reference.params if steering.reads_reference else None,
   )
-  inner, _ = steering.step(state.method, looked.signals)
+  signals = looked.signals
+  if "share_gain_K" in method.signals:
+    gain_K = state.share_gain_K.astype(np.float32)
+    signals = signals._replace(share_gain_K=gain_K)
+  inner, _ = steering.step(state.method, signals)
   ask = jax.tree.map(np.asarray, steering.ask(inner))
   fleets.require_finite(
     ask.mixture_K,
@@ -195,12 +210,22 @@ def _observe_and_train(steering: _Steering, state: State) -> State:
   marked = fleets.copy(fleet.phi) if ask.mark else state.marked
   if ask.back:
     fleet = fleet._replace(phi=fleets.copy(marked))
-  weight = None
+  if ask.fresh:
+    fleet = fleets.renew(fleet, world, _phi_key(steering.seed))
+  weight, gain_K = None, np.zeros_like(state.share_gain_K)
   if method.train_on_observed:
     batches, weight = _observed(looked.batch, ask.mixture_K)
   else:
     fleet, batches = _draw(steering, fleet, ask)
-  fleet, _ = fleets.train(fleet, world, batches, weight=weight)
+  if ask.valued:
+    fleet, gain_K = gains.train(fleet, world, batches, number)
+  else:
+    fleet, _ = fleets.train(fleet, world, batches, weight=weight)
+  fleets.require_finite(
+    gain_K,
+    f"What the domains' shares are worth after observation {number}",
+    "Lower config.optimizer.learning_rate or raise config.optimizer.eps_root.",
+  )
   mixture_OK = state.mixture_OK.copy()
   mixture_OK[number] = ask.mixture_K
   return state._replace(
@@ -209,6 +234,7 @@ def _observe_and_train(steering: _Steering, state: State) -> State:
     marked=marked,
     observation=state.observation + 1,
     mixture_OK=mixture_OK,
+    share_gain_K=gain_K,
   )
 
 

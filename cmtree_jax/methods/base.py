@@ -64,6 +64,10 @@ class Signals(NamedTuple):
   # document weighing more; zeros for a row without text. And over the targets' texts.
   late_hidden_KRH: Any = None
   target_late_hidden_TH: Any = None
+  # Fall of the targets' loss per unit of a domain's log share of the rows that were
+  # trained on since the last observation; sums to zero. Zeros where they were not
+  # valued (`Ask.valued`).
+  share_gain_K: Any = None
   target_loss_T: Any = None  # mean loss (loop `runs`: at the end of the run)
 
   # One whole run (loop `runs`).
@@ -245,6 +249,10 @@ class Ask(NamedTuple):
   # Before these steps: keep the proxy as it is ("mark"), or return to the one kept.
   mark: shapes.Array = False
   back: shapes.Array = False
+  # Before these steps: begin anew, from other random parameters.
+  fresh: shapes.Array = False
+  # Whether these steps are differentiated through, for `Signals.share_gain_K`.
+  valued: shapes.Array = False
 
 
 def _no_reasons(state: Any) -> Reasons | None:
@@ -267,8 +275,8 @@ LOOPS = {
   "values": "Proxies in training tell the values of documents for every target, round"
   " after round; every step of the method is measured and may be taken back.",
   "steer": "One proxy trains at a constant learning rate on a mixture of domains;"
-  " the method observes it every few steps, changes the mixture, and may mark the"
-  " proxy and go back to the mark.",
+  " the method observes it every few steps, changes the mixture, may mark the proxy and"
+  " go back to the mark, or begin anew.",
   "runs": "Proxies train from scratch, each on one of the mixtures that the method"
   " asks for; the learning rate decays (`runs.decay`), except where a law of the"
   " steps is to be fitted.",

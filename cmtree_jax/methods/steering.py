@@ -125,6 +125,8 @@ def asking(
   target_share: shapes.Array | float = 0.0,
   mark: shapes.Array | bool = False,
   back: shapes.Array | bool = False,
+  fresh: shapes.Array | bool = False,
+  valued: shapes.Array | bool = False,
 ) -> Ask:
   """An Ask of arrays, so that it can be kept in a state."""
   return Ask(
@@ -132,6 +134,8 @@ def asking(
     jnp.asarray(target_share, float),
     jnp.asarray(mark),
     jnp.asarray(back),
+    jnp.asarray(fresh),
+    jnp.asarray(valued),
   )
 
 

@@ -235,7 +235,7 @@ def _target_rows(seen: Observation) -> tuple[Batch, np.ndarray]:
 
 
 def _compute_products(seen: Observation) -> dict[str, np.ndarray]:
-  targets, weight = _weighted_targets(seen)
+  targets, weight = weighted_targets(seen)
   gram_PKK, target_dot_PK = _compiled(seen.engine).products(
     seen.params,
     (seen.batch, token_weights(seen.batch)),
@@ -247,7 +247,7 @@ def _compute_products(seen: Observation) -> dict[str, np.ndarray]:
   }
 
 
-def _weighted_targets(seen: Observation) -> tuple[Batch, np.ndarray]:
+def weighted_targets(seen: Observation) -> tuple[Batch, np.ndarray]:
   """Rows of the targets [C, B, T], and what their tokens count in the mean loss."""
   view = seen.view
   if view.targets is None:  # any rows, of weight zero: the products are zero

@@ -40,6 +40,7 @@ def scripted(asks: list[Ask], *wanted: str, **fields) -> Method:
     target_dot_K=(K,),
     target_dot_TK=(1, K),
     head_dot_K=(K,),
+    share_gain_K=(K,),
     late_hidden_KRH=(K, 2, toy.CONFIG.width),
     target_late_hidden_TH=(1, toy.CONFIG.width),
     target_loss_T=(1,),
@@ -152,6 +153,40 @@ def test_a_proxy_goes_back_to_where_it_was_marked(tmp_path):
     np.testing.assert_array_equal(start[later], start[1])
   for other in (2, 4):  # the learning rate begins at zero
     assert (start[other] != start[1]).any()
+
+
+def test_a_proxy_begins_anew_from_other_parameters_and_on_other_rows(tmp_path):
+  spy = Spy()
+  p_K = toy.mixture(*toy.corpus().facts.domain_mass_K)
+  asks = [Ask(p_K)] * STEPS
+  asks[2] = asks[4] = Ask(p_K, fresh=True)
+  run(scripted(asks), tmp_path, spy.engine)
+  start = [first for _, _, first in spy.trained]
+  key = jax.random.fold_in(jax.random.key(0), 1)
+  for begin, number in ((2, 1), (4, 2)):
+    keys = jax.random.fold_in(key, number)[None]
+    fresh = jax.tree.leaves(toy.engine().init(keys).params)[0]
+    np.testing.assert_array_equal(start[begin], fresh)
+    # The learning rate begins at zero again.
+    np.testing.assert_array_equal(start[begin + 1], fresh)
+  rows = [batches.tokens_BT for batches, _, _ in spy.trained]
+  assert (rows[0] != rows[2]).any() and (rows[2] != rows[4]).any()
+
+
+def test_steps_are_valued_where_that_is_asked_for(tmp_path):
+  p_K = toy.mixture(*toy.corpus().facts.domain_mass_K)
+  asks = [Ask(p_K, valued=number in (2, 4)) for number in range(STEPS)]
+  shown = {}
+  method = scripted(asks, "share_gain_K")
+  finalize = method.finalize
+  run(
+    method._replace(
+      finalize=lambda state: shown.update(state.shown) or finalize(state)
+    ),
+    tmp_path,
+  )
+  told_O = [bool(gain_K.any()) for gain_K in shown["share_gain_K"]]
+  assert told_O == [False, False, False, True, False, True]
 
 
 def test_observed_rows_are_trained_on_with_the_mean_loss_of_each_domain(
