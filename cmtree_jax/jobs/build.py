@@ -33,7 +33,7 @@ from cmtree_jax.methods.base import Method
 from cmtree_jax.proxy import loss as proxy_loss
 from cmtree_jax.proxy import model as proxy_model
 from cmtree_jax.proxy import optim
-from cmtree_jax.recipe import domains, export
+from cmtree_jax.recipe import domains, export, policies
 from cmtree_jax.types import UserError
 
 
@@ -129,6 +129,8 @@ def check(config: Any) -> None:
     if method.extends:
       plan = domains.Plan(**config.partition)
       domains.check_earlier(Path(method.extends), plan)
+    if method.policy:
+      policies.load(method.policy)
     _check_files(name, method)
     if method.loop == "look":
       _check_look(name, method, made.look)

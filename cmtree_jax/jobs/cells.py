@@ -240,7 +240,7 @@ class Folder(NamedTuple):
     return folder / store.key_of([one.name for one in others])
 
   def kept(self, cell: Search) -> Path:
-    """Where the model of an online run and its schedule are kept."""
+    """Where the model of an online run and its schedule are kept, or a policy."""
     return self._file(cell, "run")
 
   def found(self, cell: Search) -> Found | None:

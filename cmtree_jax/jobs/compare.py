@@ -31,6 +31,7 @@ from cmtree_jax.jobs import workdir as workdirs
 from cmtree_jax.jobs.job import Job, Show
 from cmtree_jax.methods.base import DocumentWeights
 from cmtree_jax.recipe import partition as partitions
+from cmtree_jax.recipe import policies
 from cmtree_jax.recipe.domains import Domains
 from cmtree_jax.report import figures, tables
 from cmtree_jax.types import UserError
@@ -311,6 +312,8 @@ def search_cell(cell: cells.Search, one: Comparison) -> None:
         partition, pool.embedding_NE, pool.tokens.mass_N
       )
       leaves[name] = partition.to_json()
+  if found.kept:
+    policies.save(folder.kept(cell), found.kept)
   settings = variants.settings_of(cell.method, job.config)
   facts = cells.Found(found.cost, found.history, settings, leaves)
   path = None

@@ -14,7 +14,7 @@ from cmtree_jax.evaluate import sets
 from cmtree_jax.jobs import build
 from cmtree_jax.jobs.job import Job
 from cmtree_jax.methods.base import Documents, Facts, Labelled, Method
-from cmtree_jax.recipe import domains
+from cmtree_jax.recipe import domains, policies
 from cmtree_jax.recipe.domains import Domains
 from cmtree_jax.signals.documents import documents_of
 
@@ -58,6 +58,8 @@ def facts_of(
   if method.extends:
     earlier_log_w_K = domains.earlier_log_w(Path(method.extends), placed)
     facts = facts._replace(earlier_log_w_K=earlier_log_w_K)
+  if method.policy:
+    facts = facts._replace(policy=policies.load(method.policy))
   if method.entries:
     facts = facts._replace(entries=entries.read(Path(method.entries)))
   if method.labels:

@@ -34,7 +34,7 @@ from cmtree_jax.jobs import plan as plans
 from cmtree_jax.jobs.job import Job, Show
 from cmtree_jax.jobs.trials import Tried
 from cmtree_jax.methods.base import DocumentWeights
-from cmtree_jax.recipe import domains, export
+from cmtree_jax.recipe import domains, export, policies
 from cmtree_jax.recipe import recipe as recipes
 from cmtree_jax.recipe import schedule as schedules
 from cmtree_jax.report import guard as guard_report
@@ -99,6 +99,10 @@ def _story(job: Job) -> Show:
     "comparison": beside,
   }
   files += recipes.save(workdir, recipe, learned=data.folder)
+  (target_set,) = comparison.plan.target_sets
+  own = comparison.plan.search(config.method, target_set, 0)
+  # Also where the guard hands over another recipe.
+  files += policies.hand_over(comparison.folder.kept(own), workdir)
   summary = {
     **learned.summary(comparison, made, begin),
     "handed_over": told.pop("guard")["handed_over"],

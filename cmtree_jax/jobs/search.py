@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -39,6 +40,7 @@ class Found(NamedTuple):
   # Name, weights and log-weights of what the search had on its way.
   candidates: tuple[tuple[str, Weights, np.ndarray], ...] = ()
   reasons: Reasons | None = None  # why documents weigh less, where it is told
+  kept: Mapping[str, np.ndarray] = MappingProxyType({})  # for other jobs
 
 
 class Learner(NamedTuple):
@@ -113,6 +115,7 @@ def weigh(
       for candidate, weights in outcome.candidates
     ),
     outcome.reasons,
+    outcome.kept,
   )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from cmtree_jax.data import store
 from cmtree_jax.data.build import prepare
+from cmtree_jax.recipe import policies
 from cmtree_jax.types import UserError
 
 CONFIG_FILE = "config.json"
@@ -25,7 +26,7 @@ MARKER_FILE = ".cmtree_jax"  # tells a run of this package from other folders
 WRITTEN = (
   *("assigned", "cells", "export", "online"),
   *("comparison.json", "comparison.svg", "documents.parquet", "recipe.json"),
-  *("results.parquet", "schedule.json", "schedule.parquet"),
+  *("results.parquet", "schedule.json", "schedule.parquet", policies.FILE),
   *("selection.html", "selection.parquet"),
   *("summary.json", "table.md"),
   *(*prepare.LEARNED_FILES, CORPUS_FILE),

@@ -5,7 +5,8 @@ rows, train, are looked at, are reset and charged is the same for all loops and 
 here once. State goes in and comes out; nothing here remembers anything.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -85,6 +86,8 @@ class Outcome(NamedTuple):
   # Weights on the way to the last ones: "start", and after each round that was kept.
   candidates: tuple[tuple[str, Weights], ...] = ()
   reasons: Reasons | None = None  # why documents weigh less, where it is told
+  # Arrays that another job may go on with, see `Method.keeps`.
+  kept: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
 class ObservePlan(NamedTuple):

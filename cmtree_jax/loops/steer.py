@@ -83,10 +83,12 @@ def run(
       state = state._replace(fleet=state.fleet.settled())
       session.checkpointer.save(move + 1, state)
     session.stop.check()
+  mixtures = tuple({"mixture": row.tolist()} for row in state.mixture_OK)
   return Outcome(
     method.finalize(state.method),
     Cost(*state.fleet.cost),
-    tuple({"mixture": row.tolist()} for row in state.mixture_OK),
+    mixtures + method.history(state.method),
+    kept=method.keeps(state.method),
   )
 
 

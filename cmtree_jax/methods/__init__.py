@@ -66,6 +66,7 @@ METHODS: dict[str, ModuleType] = {
     "ordered",
     "attention",
     "hierarchical",
+    "meta_scheduler",
     "tandem",
     # Whole runs on mixtures that the method asks for.
     "climb",

@@ -225,6 +225,8 @@ class Facts(NamedTuple):
   # Log-weights of the domains in the recipe that `Method.extends` names; NaN for a
   # domain that is new since. None where it names none.
   earlier_log_w_K: Any = None
+  # Arrays that an earlier job kept in the folder that `Method.policy` names.
+  policy: Mapping[str, np.ndarray] | None = None
   # What is in the files that `Method.entries` and `Method.labels` name.
   entries: tuple[str, ...] = ()
   labelled: Labelled | None = None
@@ -332,7 +334,7 @@ class Method(NamedTuple):
   # of the documents that the training goes on with, up to a constant. None: all weigh
   # the same throughout.
   curate: Callable[[Facts, int], np.ndarray] | None = None
-  # Loops `none`, `look` and `values`: state -> rows that tell a person what was found.
+  # All loops but `runs`: state -> rows that tell a person what was found.
   history: Callable[[Any], tuple[dict[str, Any], ...]] = lambda state: ()
   # Why documents weigh less than others: state -> reasons, where the method has any
   # beside the weight itself.
@@ -347,6 +349,10 @@ class Method(NamedTuple):
   # Workdir of an earlier recipe, of labelled sources or of the leaves that are given,
   # that `Facts.earlier_log_w_K` is read from.
   extends: str = ""
+  # Workdir of an earlier job that `Facts.policy` is read from; and, in the loop `steer`,
+  # state -> arrays that such a job keeps.
+  policy: str = ""
+  keeps: Callable[[Any], dict[str, np.ndarray]] = lambda state: {}
   # Files of the user: a list of entries that `Facts.entries` holds, and labelled texts
   # for `Facts.labelled`; see `data/read`. None: the method wants no labels.
   entries: str = ""

@@ -1,5 +1,6 @@
 """One proxy on a mixture that a method steers: what it trains on and shows."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -97,7 +98,8 @@ def run(method, folder, engine=None, stop=None, steps=STEPS):
 
 def mixtures(found: fleet.Outcome) -> np.ndarray:
   """That were asked for, [observations, K]."""
-  return np.array([row["mixture"] for row in found.history])
+  rows = found.history
+  return np.array([row["mixture"] for row in rows if "mixture" in row])
 
 
 def domains_of(batches: Batch) -> set[int]:
@@ -321,21 +323,34 @@ def test_costs_follow_the_published_formulas(tmp_path):
     assert cost.flops == pytest.approx(flops), name
 
 
-@pytest.mark.parametrize("name", ["doremi", "skill_it"])
-def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(name, tmp_path):
-  make = METHODS[name].make
-  method = make() if name == "doremi" else make(every=1, warmup=1, update=1)
+# Two short runs of four observations, stopped in each, and a longer one.
+@pytest.mark.parametrize(
+  ("name", "options"),
+  [
+    ("doremi", {}),
+    ("skill_it", dict(every=1, warmup=1, update=1)),
+    ("meta_scheduler", dict(every=1, runs=2, population=1, learn=0.7)),
+  ],
+)
+def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(
+  name, options, tmp_path
+):
+  method = METHODS[name].make(**options)
   whole = run(method, tmp_path / "whole", steps=12)
   stop = StopFlag()
   moves = 0
 
-  def stop_soon(phi, batches, weight, which):
+  def stop_soon(*args, train):
     nonlocal moves
     moves += 1
     stop.raised = moves % 4 == 0
-    return toy.engine().train(phi, batches, weight, which)
+    return train(*args)
 
-  engine = toy.engine()._replace(train=stop_soon)
+  plain = toy.engine()
+  engine = plain._replace(
+    train=functools.partial(stop_soon, train=plain.train),
+    valued=functools.partial(stop_soon, train=plain.valued),
+  )
   stops = 0
   while True:
     try:
@@ -351,6 +366,9 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(name, tmp_path):
     again.weights.log_w(every), whole.weights.log_w(every)
   )
   assert again.cost == whole.cost
+  assert again.history == whole.history
+  jax.tree.map(np.testing.assert_array_equal, again.kept, whole.kept)
+  assert bool(whole.kept) == (name == "meta_scheduler")
 
 
 @pytest.mark.slow

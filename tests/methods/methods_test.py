@@ -219,6 +219,10 @@ def test_relabelled_domains_change_nothing(run):
   only(run, "none", "steer")
   if run.name in ("aioli", "skill_it"):
     pytest.skip("Which domain is trained on next depends on their order.")
+  if run.name == "meta_scheduler":
+    pytest.skip(
+      "What it learns of noise blows rounding up; it has its own test."
+    )
   order = np.array([2, 0, 3, 1])
   known = run.known
   assert known.pool is not None and known.pool.domain_N is not None

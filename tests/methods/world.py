@@ -239,6 +239,7 @@ def observation(number, order=range(K)):
     target_norm_T=np.linalg.norm(target_TP, axis=1),
     target_nats_T=rng.uniform(3, 5, T),
     target_loss_T=rng.uniform(2, 3, T),
+    share_gain_K=(gradient_KP - gradient_KP.mean(axis=0)) @ target_P,
     late_hidden_KRH=hidden_KRH,
     target_late_hidden_TH=rng.normal(size=(T, 6)),
   )
