@@ -223,7 +223,7 @@ class Program:
   compiled: Any  # of `jax.jit`
   mesh: Mesh
   in_specs: tuple[PartitionSpec | None, ...]  # as `members` takes them
-  lock: threading.Lock
+  lock: Any  # of `threading.Lock`, which is no type before Python 3.13
 
   def __call__(self, *args: Any) -> Any:
     """Its results; host arrays are put on the mesh."""
