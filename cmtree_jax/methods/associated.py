@@ -61,7 +61,12 @@ def make(
 
   How sure this is: what the paper found, at 0.3 to 7 billion parameters and 8,192
   tokens, is not reproduced here. Tests show that a small model learns from related
-  documents in a row what it does not learn from the same ones by chance.
+  documents in a row what it does not learn from the same ones by chance. On the default
+  corpus, in rows of 1,024 tokens or two documents and with 0.1m parameters, 150 steps
+  were worse than the control by .03 to .04 bits per byte of three targets, within the
+  noise of three seeds. Targets are read document by document there, so that no table
+  shows what is learned of context; and after 300 steps such a model read related
+  documents that it had not seen no better than its control did.
 
   Args:
     neighbors: k, nearest others of each document.

@@ -34,9 +34,9 @@ def test_text_is_in_the_order_of_the_path(written, read_lines):
   place = dict(zip(table["document_id"], table["place"], strict=True))
   laps = sorted((written / "jsonl").iterdir())
   assert len(laps) == max(repeats.values()) > 2
-  assert max(len(list(lap.iterdir())) for lap in laps) > 1
   for lap, folder in enumerate(laps):
     files = [read_lines(path) for path in sorted(folder.iterdir())]
+    assert lap or sum(len(lines) > 5 for lines in files) > 1
     ids = [line["id"] for lines in files for line in lines]
     # As many laps as copies; in each the path from its beginning.
     assert {name for name in repeats if repeats[name] > lap} == set(ids)
