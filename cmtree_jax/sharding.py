@@ -5,6 +5,9 @@ documents of every batch, `model` the matrices of a proxy. Population and data a
 manual: under shard_map a gradient is summed over devices once, where the code says
 so. The model axis is left to the compiler's partitioner, which follows
 `param_specs`.
+
+A mesh may span the devices of several processes. All of them run the same job on the
+same host arrays; `put` and `gather` are the doors between host and mesh.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,6 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from cmtree_jax import checks
@@ -102,3 +106,25 @@ def put(tree: Any, mesh: Mesh, spec: PartitionSpec | Any) -> Any:
     )
 
   return jax.tree.map(one, tree, spec)
+
+
+def gather(tree: Any) -> Any:
+  """Arrays of the mesh as host arrays, the same and whole ones on every process.
+
+  All processes must call it, in the same order, for each has a part of the arrays.
+
+  Args:
+    tree: arrays; those of the host stay as they are.
+  """
+
+  def one(x):
+    if spans_processes(x) and not x.is_fully_replicated:
+      x = multihost_utils.process_allgather(x, tiled=True)
+    return np.asarray(x)
+
+  return jax.tree.map(one, tree)
+
+
+def spans_processes(x: Any) -> bool:
+  """Whether a part of an array is on devices of another process."""
+  return isinstance(x, jax.Array) and not x.is_fully_addressable

@@ -1,7 +1,11 @@
-"""Who may read the config and who may touch the disk; read from the syntax trees."""
+"""Who may read the config, touch the disk, or take arrays off the mesh.
+
+All of it is read from the syntax trees.
+"""
 
 import ast
 import pathlib
+import re
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -311,3 +315,74 @@ def test_a_touch_of_the_disk_is_found(source):
 )
 def test_what_is_not_the_disk_is_left_alone(source):
   assert disk_touches(source) == []
+
+
+# What computes on the mesh, and what takes its results for host arrays.
+ON_THE_MESH = re.compile(
+  r"(engine\.(losses|statistics|hidden|probe|unroll|valued|train|weighted_nats)"
+  r"|fleets?\.train|\b_?compiled\w*|\bgo)$"
+)
+TO_THE_HOST = {"np.asarray", "np.array", "np.stack", "float", "jax.device_get"}
+
+
+def taken_past_gather(source: str) -> list[str]:
+  """Where results of the mesh are read as if no other process had a part of them."""
+  found = []
+  for function in ast.walk(ast.parse(source)):
+    if not isinstance(function, ast.FunctionDef):
+      continue
+    held: set[str] = set()
+    for node in ast.walk(function):
+      if isinstance(node, ast.Assign) and _is_on_mesh(node.value, set()):
+        names = (ast.walk(one) for one in node.targets)
+        held |= {x.id for one in names for x in one if isinstance(x, ast.Name)}
+    held -= {
+      "fleet",
+      "carry",
+    }  # what stays on the mesh, with the host's numbers
+    found += [
+      f"line {node.lineno}: {ast.unparse(node)}"
+      for node in ast.walk(function)
+      if isinstance(node, ast.Call)
+      and ast.unparse(node.func) in TO_THE_HOST
+      and any(_is_on_mesh(one, held) for one in node.args)
+    ]
+  return found
+
+
+def _is_on_mesh(node: ast.AST, held: set[str]) -> bool:
+  """Whether an expression reads the mesh outside of a `gather`."""
+  if isinstance(node, ast.Call):
+    called = ast.unparse(node.func)
+    if called == "sharding.gather":
+      return False
+    if ON_THE_MESH.search(called):
+      return True
+  if isinstance(node, ast.Name) and node.id in held:
+    return True
+  return any(_is_on_mesh(one, held) for one in ast.iter_child_nodes(node))
+
+
+@pytest.mark.parametrize("room", ["jobs", "loops", "proxy", "signals"])
+def test_nothing_is_taken_off_the_mesh_but_by_gather(room):
+  found = {
+    path: lines
+    for path, source in SOURCES.items()
+    if path.startswith(f"{room}/") and (lines := taken_past_gather(source))
+  }
+  assert found == {}
+
+
+@pytest.mark.parametrize(
+  ("line", "is_found"),
+  [
+    ("x = np.asarray(engine.losses(params, part))", True),
+    ("found = one.engine.probe(a); y = [np.array(found.value)]", True),
+    ("fleet, loss = fleets.train(fleet); float(loss)", True),
+    ("x = sharding.gather(engine.losses(params, part))", False),
+    ("x = np.array(fleet.cost)", False),
+  ],
+)
+def test_what_is_taken_past_gather_is_seen(line, is_found):
+  source = f"def f(engine, fleet, fleets, one):\n  {line}\n"
+  assert bool(taken_past_gather(source)) == is_found

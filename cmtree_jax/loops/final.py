@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cmtree_jax import checks, shapes
+from cmtree_jax import checks, shapes, sharding
 from cmtree_jax.data.draw.batch import Batch, Rows
 from cmtree_jax.evaluate import answers, perplexity
 from cmtree_jax.loops import fleet as fleets
@@ -158,7 +158,7 @@ def run(
         state.fleet, world, batches, which_P=which_P
       )
       step = state.step + plan.steps_per_call
-      loss_P = np.asarray(loss_PS)[:, -1]
+      loss_P = sharding.gather(loss_PS)[:, -1]
       # Saved now and then, and always before the job stops; not at the end, where
       # scoring takes less time than a save.
       calls = int(step) // plan.steps_per_call
@@ -219,7 +219,7 @@ def _losses(engine: Engine, params: Any, batches: Batch) -> np.ndarray:
   found = []
   for i in range(0, chunks + more, _CHUNKS):
     part = jax.tree.map(lambda x, i=i: x[i : i + _CHUNKS], padded)
-    found.append(np.asarray(engine.losses(params, part)))
+    found.append(sharding.gather(engine.losses(params, part)))
   return np.concatenate(found, axis=1)[:, :chunks]
 
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cmtree_jax import checks, shapes
+from cmtree_jax import checks, shapes, sharding
 from cmtree_jax.bilevel.cost import UnrollCost
 from cmtree_jax.data.draw.batch import Batch, stack_rows
 from cmtree_jax.data.draw.sampler import Cursor, Sampler, SamplerState
@@ -320,7 +320,7 @@ def require_finite(values: Any, what: str, cure: str) -> None:
   Raises:
     Fault: `what` happened, and how to cure it.
   """
-  if not np.isfinite(np.asarray(values)).all():
+  if not np.isfinite(sharding.gather(values)).all():
     raise Fault(f"{what} is not finite. {cure}")
 
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from cmtree_jax import sharding
 from cmtree_jax.data.draw.subpool import Subpool
 from cmtree_jax.loops import fleet as fleets
 from cmtree_jax.loops.fleet import Fleet, World
@@ -81,7 +82,7 @@ def _validation_loss(world: World, params) -> np.ndarray:
   """Losses [P, T] of proxies on every target's validation rows, bits per byte."""
   assert world.validation is not None
   batches, weight_TCBT = world.validation
-  nats_PCBT = np.asarray(world.model.engine.losses(params, batches))
+  nats_PCBT = sharding.gather(world.model.engine.losses(params, batches))
   return np.einsum(
     "pcbs,tcbs->pt", nats_PCBT.astype(np.float64), weight_TCBT.astype(float)
   )

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from cmtree_jax import sharding
 from cmtree_jax.loops import online_run, online_steer, online_values
 from cmtree_jax.loops import target_weights as targets
 from cmtree_jax.loops.fleet import Session, World
@@ -135,7 +136,9 @@ def _trained(
   is_valued = one.method.loop == "values"
   stretch = one.plan.stretch if is_valued else one.method.every
   return Trained(
-    params=jax.tree.map(lambda x: x[member], state.fleet.phi.params),
+    params=jax.tree.map(
+      lambda x: x[member], sharding.gather(state.fleet.phi.params)
+    ),
     stages=tuple(
       Stage(begin, jax.tree.map(lambda x, g=g: x[g], state.stages[member]))
       for g, begin in enumerate(begins)

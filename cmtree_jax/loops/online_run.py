@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cmtree_jax import checks
+from cmtree_jax import checks, sharding
 from cmtree_jax.data.draw import looks
 from cmtree_jax.data.draw.batch import Batch
 from cmtree_jax.data.draw.looks import Looks
@@ -316,7 +316,7 @@ def train(
   begin = time.perf_counter()
   state, batches = draw(one, state, weight_PN, steps)
   fleet, loss_PS = fleets.train(state.fleet, one.world, batches)
-  require_finite(one, state, np.asarray(loss_PS)[:, -1], steps)
+  require_finite(one, state, sharding.gather(loss_PS)[:, -1], steps)
   one.clock.plain.append((time.perf_counter() - begin) / steps)
   return state._replace(fleet=fleet, step=state.step + steps)
 

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cmtree_jax import sharding
 from cmtree_jax.data.draw.batch import Batch, stack_rows
 from cmtree_jax.data.draw.looks import Looks
 from cmtree_jax.data.draw.sampler import Sampler, SamplerState
@@ -164,7 +165,7 @@ def _value(
   probes, probe_streams, density_PN = _probes(one, state.own, weight_PN, had)
   engine = world.model.engine
   probed = engine.probe(fleet.phi.params, unroll.adjoint, probes)
-  inner, probed = np.asarray(unroll.value), np.asarray(probed)
+  inner, probed = sharding.gather((unroll.value, probed))
   targets = len(world.target_names)
   valued = [
     unrolls.valued(
@@ -179,7 +180,7 @@ def _value(
   state = state._replace(
     fleet=_charge(one, fleet), step=state.step + plan.unroll, own=own
   )
-  return state, valued, np.asarray(unroll.outer_loss, np.float64)
+  return state, valued, sharding.gather(unroll.outer_loss).astype(np.float64)
 
 
 def _through(
@@ -196,7 +197,7 @@ def _through(
     phi, loss_PS = engine.train(fleet.phi, batches, weight, every_P)
   else:
     phi, loss_PS, unroll = engine.valued(fleet.phi, batches, weight, outer)
-  online_run.require_finite(one, state, np.asarray(loss_PS)[:, -1], steps)
+  online_run.require_finite(one, state, sharding.gather(loss_PS)[:, -1], steps)
   return fleet._replace(phi=phi, age=fleet.age + steps), unroll
 
 

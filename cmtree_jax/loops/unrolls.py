@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cmtree_jax import sharding
 from cmtree_jax.data.draw.batch import Batch
 from cmtree_jax.data.draw.sampler import Cursor, SamplerState
 from cmtree_jax.data.draw.subpool import Subpool
@@ -75,10 +76,10 @@ def ask(
     unroll = engine.unroll(
       fleet.phi, drawn.inner, drawn.ratio, (batches, scale)
     )
-    inner_values.append(np.asarray(unroll.value))
+    inner_values.append(sharding.gather(unroll.value))
     probed = engine.probe(fleet.phi.params, unroll.adjoint, drawn.probes)
-    probe_values.append(np.asarray(probed))
-    losses.append(np.asarray(unroll.outer_loss, np.float64))
+    probe_values.append(sharding.gather(probed))
+    losses.append(sharding.gather(unroll.outer_loss).astype(np.float64))
   found = [
     valued(
       drawn.density[member],

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cmtree_jax import shapes
+from cmtree_jax import shapes, sharding
 from cmtree_jax.bilevel.problem import Inner
 from cmtree_jax.data.draw import packing
 from cmtree_jax.data.draw.batch import Batch
@@ -93,7 +93,7 @@ def _statistics(
   total = np.zeros((len(document_B), len(names)))
   for block in blocks:
     found = seen.engine.statistics(seen.phi.params, block)
-    of_tokens = np.stack([np.asarray(x)[0] for x in found], axis=-1)
+    of_tokens = np.stack([x[0] for x in sharding.gather(tuple(found))], axis=-1)
     _add(total, block.document_BT, of_tokens)
   mean = (total / some.pairs_N[:, None]).astype(np.float32)
   return {
@@ -110,7 +110,7 @@ def _hidden(
   plain, late = np.zeros((2, len(document_B), width))
   counted_B = np.zeros(len(document_B), np.int64)
   for block in blocks:
-    hidden = np.asarray(seen.engine.hidden(seen.phi.params, block))[0]
+    hidden = sharding.gather(seen.engine.hidden(seen.phi.params, block))[0]
     _add(plain, block.document_BT, hidden)
     position = _positions(block.document_BT, counted_B)
     _add(late, block.document_BT, hidden * position[..., None])
@@ -253,7 +253,9 @@ def document_nats(
   """Nats of every document of the frozen sets, [P, M]; see `documents_of`."""
   columns = []
   for one in view.eval_sets:
-    loss_P = np.asarray(engine.losses(params, one.batches), np.float64)
+    loss_P = sharding.gather(engine.losses(params, one.batches)).astype(
+      np.float64
+    )
     inside = one.weight_CBT > 0
     document = one.batches.document_BT[inside]
     columns.append(

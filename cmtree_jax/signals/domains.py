@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from cmtree_jax import shapes
+from cmtree_jax import shapes, sharding
 from cmtree_jax.data.draw.batch import Batch
 from cmtree_jax.proxy.engine import Engine
 from cmtree_jax.proxy.ledger import FORWARD, Cost
@@ -27,7 +27,7 @@ def target_losses(
   for one in view.eval_sets:
     nats_P = engine.weighted_nats(params, (one.batches, one.weight_CBT))
     columns.append(
-      np.asarray(nats_P, np.float64) / (math.log(2) * one.num_bytes)
+      sharding.gather(nats_P).astype(np.float64) / (math.log(2) * one.num_bytes)
     )
   return np.stack(columns, axis=1)
 
@@ -106,5 +106,5 @@ def _token_losses(
       for x in batch
     )
   )
-  loss = np.asarray(engine.losses(params, stacked), np.float64)
+  loss = sharding.gather(engine.losses(params, stacked)).astype(np.float64)
   return loss.reshape(len(loss), -1, shape[2])[:, :rows].reshape(-1, *shape)

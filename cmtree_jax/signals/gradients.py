@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from cmtree_jax import shapes
+from cmtree_jax import shapes, sharding
 from cmtree_jax.data.draw.batch import Batch
 from cmtree_jax.proxy import engine as engines
 from cmtree_jax.proxy import loss as proxy_loss
@@ -242,8 +242,8 @@ def _compute_products(seen: Observation) -> dict[str, np.ndarray]:
     (targets, np.float32(weight)),
   )
   return {
-    "gram_KK": np.asarray(gram_PKK),
-    "target_dot_K": np.asarray(target_dot_PK),
+    "gram_KK": sharding.gather(gram_PKK),
+    "target_dot_K": sharding.gather(target_dot_PK),
   }
 
 
@@ -286,10 +286,10 @@ def _compute_target_products(seen: Observation) -> dict[str, np.ndarray]:
     seen.params, (seen.batch, token_weights(seen.batch)), _target_rows(seen)
   )
   return {
-    "target_dot_TK": np.asarray(found.dot_TK),
-    "domain_norm_K": np.asarray(found.norm_K),
-    "target_norm_T": np.asarray(found.norm_T),
-    "target_nats_T": np.asarray(found.loss_T),
+    "target_dot_TK": sharding.gather(found.dot_TK),
+    "domain_norm_K": sharding.gather(found.norm_K),
+    "target_norm_T": sharding.gather(found.norm_T),
+    "target_nats_T": sharding.gather(found.loss_T),
   }
 
 
@@ -305,7 +305,7 @@ def _target_products_cost(seen: Observation, flops_per_token: float) -> Cost:
 def _compute_head_gram(seen: Observation) -> dict[str, np.ndarray]:
   weighted = seen.batch, token_weights(seen.batch)
   gram_PKK = _compiled(seen.engine).head_gram(seen.params, weighted)
-  return {"head_gram_KK": np.asarray(gram_PKK)}
+  return {"head_gram_KK": sharding.gather(gram_PKK)}
 
 
 def _head_gram_cost(seen: Observation, flops_per_token: float) -> Cost:
@@ -326,7 +326,7 @@ def _compute_head_dot(seen: Observation) -> dict[str, np.ndarray]:
     _target_rows(seen),
     np.float32(target_shares(seen.view.bits_T)),
   )
-  return {"head_dot_K": np.asarray(dot_PK)}
+  return {"head_dot_K": sharding.gather(dot_PK)}
 
 
 def _head_dot_cost(seen: Observation, flops_per_token: float) -> Cost:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from cmtree_jax import shapes
+from cmtree_jax import shapes, sharding
 from cmtree_jax.data.draw.batch import Batch
 from cmtree_jax.proxy import engine as engines
 from cmtree_jax.proxy import loss as proxy_loss
@@ -41,7 +41,7 @@ def late_states(
   """
   proxy: Any = engine.proxy  # flax gives modules a hash that types do not show
   compiled = _compiled_for(proxy, engine.mesh)
-  return np.asarray(compiled(params, (batch, late_weights(batch))))
+  return sharding.gather(compiled(params, (batch, late_weights(batch))))
 
 
 def late_weights(batch: Batch) -> np.ndarray:

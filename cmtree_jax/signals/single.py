@@ -174,7 +174,7 @@ def _read(source: Source, document_B: np.ndarray, reads: Any, *more: Any):
     carry, found_SD = go(
       source.phi, carry, call.batch, call.weight_SDW, call.stage_S, *more
     )
-    value_SD = np.asarray(found_SD)[0]
+    value_SD = sharding.gather(found_SD)[0]
     if found is None:
       shape = (len(document_B), *value_SD.shape[2:])
       found = np.zeros(shape, np.float32)
