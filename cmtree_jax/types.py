@@ -20,6 +20,10 @@ class Fault(RuntimeError):
   """
 
 
+class Interrupted(Exception):
+  """The job was asked to stop (SIGTERM or Ctrl-C) and has saved its state."""
+
+
 class Document(NamedTuple):
   """One text of the pool, with what a learner may see of it."""
 

@@ -18,6 +18,7 @@ ROOMS = (
     "checks",
     "budget",
     "shapes",
+    "processes",
     "sharding",
     "bilevel",
     "tree",

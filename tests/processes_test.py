@@ -1,5 +1,6 @@
 """Two processes of four simulated devices find what one process of eight does."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -8,14 +9,17 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cmtree_jax import sharding
+from cmtree_jax import processes, sharding
 from cmtree_jax.data.draw.batch import Batch
+from cmtree_jax.loops.checkpoint import Checkpointer, StopFlag
 from cmtree_jax.proxy import engine as engines
 from cmtree_jax.proxy import optim
 from cmtree_jax.proxy.model import ProxyConfig
+from cmtree_jax.types import Interrupted, UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
 P, S, B, T, V = 2, 4, 4, 8, 32
@@ -49,38 +53,92 @@ def digest_of_an_unroll() -> dict[str, list[float]]:
     phi, rows(P, S, B), ones(P, S, B), (rows(P, 2, B), ones(P, 2, B) / B / T)
   )
   return {
-    "loss_PS": _whole(loss_PS),
-    "outer_loss": _whole(unroll.outer_loss),
-    "value": _whole(unroll.value),
+    name: sharding.gather(x).astype(np.float64).ravel().tolist()
+    for name, x in (
+      ("loss_PS", loss_PS),
+      ("outer_loss", unroll.outer_loss),
+      ("value", unroll.value),
+    )
   }
 
 
-def _whole(x) -> list[float]:
-  from jax.experimental import multihost_utils
+def agree(number: int, folder: pathlib.Path) -> None:
+  """What processes tell each other; every assertion holds on both."""
+  file = folder / "by_first"
+  assert processes.is_first() == (number == 0)
+  found = processes.by_first(lambda: file.write_text(str(number)))
+  assert found == (1 if number == 0 else None)
+  assert file.read_text() == "0"
+  # On its own the first asks nobody, or it would wait for ever.
+  processes.by_first(lambda: processes.by_first(lambda: None))
+  assert processes.any_of(number == 1) and not processes.any_of(False)
+  assert processes.in_turn(lambda: _append(folder, number)) == number
+  assert (folder / "turns").read_text() == "01"
+  processes.require_same({"a": "x"})
+  for refuse, words in (
+    (lambda: processes.by_first(_fail), "no space"),
+    (lambda: processes.in_turn(lambda: number and _fail()), "no space"),
+    (lambda: processes.require_same({"corpus": f"{number}"}), "1, not 0"),
+    (lambda: processes.require_one("there are views"), "2 processes, but"),
+  ):
+    with pytest.raises(UserError, match=words):
+      refuse()
+  stop = StopFlag()
+  stop.raised = number == 1
+  with pytest.raises(Interrupted):
+    stop.check()
 
-  if jax.process_count() > 1:
-    x = multihost_utils.process_allgather(x, tiled=True)
-  return np.asarray(x, np.float64).ravel().tolist()
+
+def _append(folder: pathlib.Path, number: int) -> int:
+  with (folder / "turns").open("a") as file:
+    file.write(str(number))
+  return number
 
 
-def main(number: int, port: int) -> None:
+def _fail() -> None:
+  raise UserError("no space")
+
+
+def save_and_restore(folder: pathlib.Path) -> None:
+  """What is on the mesh of two processes, on the host, and on disk only."""
+  mesh = sharding.make_mesh(data=8)
+  host = np.arange(16.0, dtype=np.float32)
+  state = {
+    "mesh": sharding.put(host, mesh, jax.sharding.PartitionSpec(sharding.DATA)),
+    "host": np.array(3),
+    "local": jnp.ones(2),
+  }
+  blank = jax.tree.map(lambda x: 0 * x, state)
+  with contextlib.closing(Checkpointer(folder / "saved")) as saved:
+    assert saved.restore(blank) is None
+    saved.array("big", (2,))[0] = 1.0
+    saved.save(1, state)
+    back = saved.restore(blank)
+    assert back["mesh"].sharding == state["mesh"].sharding
+    for name, x in sharding.gather(back).items():
+      np.testing.assert_array_equal(x, sharding.gather(state)[name])
+
+
+def main(number: int, port: int, folder: pathlib.Path) -> None:
   """One of the two processes; the first prints."""
   jax.config.update("jax_num_cpu_devices", 4)
   jax.distributed.initialize(f"localhost:{port}", 2, number)
   assert jax.device_count() == 8 and jax.local_device_count() == 4
+  agree(number, folder)
+  save_and_restore(folder)
   found = digest_of_an_unroll()
   if number == 0:
     print(json.dumps(found))
 
 
 @pytest.mark.slow
-def test_two_processes_find_the_same():
+def test_two_processes_find_the_same(tmp_path):
   with socket.socket() as free:
     free.bind(("localhost", 0))
     port = free.getsockname()[1]
-  processes = [
+  started = [
     subprocess.Popen(
-      [sys.executable, __file__, str(number), str(port)],
+      [sys.executable, __file__, str(number), str(port), str(tmp_path)],
       cwd=ROOT,
       env={
         **os.environ,
@@ -96,8 +154,8 @@ def test_two_processes_find_the_same():
     )
     for number in range(2)
   ]
-  results = [one.communicate(timeout=300) for one in processes]
-  for one, (_, errors) in zip(processes, results, strict=True):
+  results = [one.communicate(timeout=300) for one in started]
+  for one, (_, errors) in zip(started, results, strict=True):
     assert one.returncode == 0, errors[-2000:]
   found = json.loads(results[0][0].splitlines()[-1])
   for name, expected in digest_of_an_unroll().items():
@@ -107,4 +165,4 @@ def test_two_processes_find_the_same():
 
 
 if __name__ == "__main__":
-  main(int(sys.argv[1]), int(sys.argv[2]))
+  main(int(sys.argv[1]), int(sys.argv[2]), pathlib.Path(sys.argv[3]))

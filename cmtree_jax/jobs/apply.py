@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from cmtree_jax import config as configs
-from cmtree_jax import embed
+from cmtree_jax import embed, processes
 from cmtree_jax.budget import Budget
 from cmtree_jax.data import store
 from cmtree_jax.data.build import prepare
@@ -23,7 +23,7 @@ from cmtree_jax.report import describe, tables
 from cmtree_jax.types import UserError
 
 
-def story(job: Job) -> Show:
+def story(job: Job) -> Show | None:
   """Applies a recipe to a corpus that may outgrow the one it was learned on."""
   config, folder = job.config, Path(job.config.recipe.apply)
   recipe = recipes.load(folder)
@@ -36,15 +36,19 @@ def story(job: Job) -> Show:
   job.reporter.say(f"Recipe of {folder}. {recipe.budget.text()}")
   nodes = [describe.Node(**node) for node in recipe.data["nodes"]]
   value_N = np.full(len(data.pool), np.nan, np.float32)
-  files = hand_over(
-    recipe.weights_of(data),
-    nodes,
-    job,
-    data,
-    value_N,
-    learned_for=recipe.budget,
-  )
-  return lambda: tables.show_files(files)
+
+  def written() -> Show:
+    files = hand_over(
+      recipe.weights_of(data),
+      nodes,
+      job,
+      data,
+      value_N,
+      learned_for=recipe.budget,
+    )
+    return lambda: tables.show_files(files)
+
+  return processes.by_first(written)
 
 
 def require_readers(

@@ -19,6 +19,7 @@ from cmtree_jax.data.plan import Plan as DataPlan
 from cmtree_jax.data.read import entries, labels
 from cmtree_jax.embed import grams
 from cmtree_jax.evaluate import sets
+from cmtree_jax.jobs import workdir as workdirs
 from cmtree_jax.loops import look, online, steer, values
 from cmtree_jax.loops.final import Plan as FinalPlan
 from cmtree_jax.loops.final import TrialPlan
@@ -91,7 +92,7 @@ def _checked(block: str, plan: Any, *more: Any) -> None:
 
 def cache_dir(config: Any) -> Path:
   """Where downloads, prepared corpora and compiled programs are kept."""
-  return Path(config.cache_dir).expanduser()
+  return workdirs.folder(config.cache_dir, "config.cache_dir").expanduser()
 
 
 def corpus_plan(config: Any) -> prepare.Plan:

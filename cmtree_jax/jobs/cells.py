@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cmtree_jax import processes
 from cmtree_jax.data import store
 from cmtree_jax.evaluate.results import FULL, NATURAL
 from cmtree_jax.methods import reasons
@@ -307,12 +308,16 @@ class Folder(NamedTuple):
       arrays |= why.to_arrays()
     if path is not None:
       arrays |= {_PLACE: path.place_N, _SHUFFLED: np.array(path.shuffled)}
-    store.save_arrays(self._file(cell, "npz"), arrays)
     facts = found._asdict()
     cost, partitions = list(facts.pop("cost")), facts.pop("partitions")
     # As pairs: an object of JSON forgets the order.
     facts["partitions"] = list(partitions.items())
-    self._end(cell, {"search_cost": cost, **facts})
+
+    def write():
+      store.save_arrays(self._file(cell, "npz"), arrays)
+      self._end(cell, {"search_cost": cost, **facts})
+
+    processes.by_first(write)
 
   def scored(
     self, cell: Trial | Final, names: Iterable[str]
@@ -331,18 +336,27 @@ class Folder(NamedTuple):
 
   def save_scored(self, cell: Trial | Final, facts: Mapping[str, Any]) -> None:
     """Ends a training; what it was scored on before stays."""
-    before = _read(self._file(cell, "json")) or {}
-    scores = {
-      name: {**before.get(name, {}), **facts[name]}
-      for name in ("bpb", "accuracy", QUESTIONS)
-      if name in facts
-    }
-    self._end(cell, {**facts, **scores})
+
+    def write():
+      before = _read(self._file(cell, "json")) or {}
+      scores = {
+        name: {**before.get(name, {}), **facts[name]}
+        for name in ("bpb", "accuracy", QUESTIONS)
+        if name in facts
+      }
+      self._end(cell, {**facts, **scores})
+
+    processes.by_first(write)
 
   def make(self) -> "Folder":
     """Makes the folder."""
-    for kind in (Search, Trial, Final):
-      (self.path / kind.__name__.lower()).mkdir(parents=True, exist_ok=True)
+
+    def write():
+      for kind in (Search, Trial, Final):
+        folder = self.path / kind.__name__.lower()
+        folder.mkdir(parents=True, exist_ok=True)
+
+    processes.by_first(write)
     return self
 
   def _end(self, cell, facts):

@@ -3,9 +3,10 @@
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
-from cmtree_jax.types import Fault, UserError
+from cmtree_jax.jobs import connect
+from cmtree_jax.jobs.connect import Plan
+from cmtree_jax.types import Fault, Interrupted, UserError
 
 
 def command(
@@ -28,21 +29,40 @@ def command(
   arguments = sys.argv[1:] if arguments is None else arguments
   prefix = "--config."
   overrides = [a[len(prefix) :] for a in arguments if a.startswith(prefix)]
-  flags = _parser(name, description).parse_args(
-    [a for a in arguments if not a.startswith(prefix)]
-  )
-  try:
+  parser = _parser(name, description)
+  flags = parser.parse_args([a for a in arguments if not a.startswith(prefix)])
+
+  def run() -> int:
     from cmtree_jax import config
+    from cmtree_jax.jobs import workdir as workdirs
 
     resolved = config.load(flags.config, overrides)
-    return job(resolved, Path(flags.workdir), overwrite=flags.overwrite)
+    workdir = workdirs.folder(flags.workdir)
+    return job(resolved, workdir, overwrite=flags.overwrite)
+
+  plan = Plan(flags.coordinator, flags.process_id, flags.num_processes)
+  if not flags.distributed:
+    if plan != Plan():
+      parser.error("--coordinator and its like need --distributed")
+    return _status(run)
+  try:
+    status = _status(lambda: connect.connect(plan) or 0)
+    return connect.leave(status or _status(run))
+  except Exception as error:
+    return connect.abandon(error)
+
+
+def _status(run: Callable[[], int]) -> int:
+  """What came of it, with the last line that a person is told."""
+  try:
+    return run()
   except UserError as error:
     print(f"Error: {error}", file=sys.stderr)
     return 2
   except Fault as error:
     print(f"Fault: {error}", file=sys.stderr)
     return 1
-  except KeyboardInterrupt:  # before the job looks after signals itself
+  except (Interrupted, KeyboardInterrupt):  # before the job looks after signals
     print("Interrupted. Run the same command to go on.", file=sys.stderr)
     return 143
 
@@ -64,4 +84,18 @@ def _parser(name: str, description: str) -> argparse.ArgumentParser:
   parser.add_argument(
     "--overwrite", action="store_true", help="start anew in a used workdir"
   )
+  many = parser.add_argument_group(
+    "several processes",
+    "The same command is started once on every host; workdir and corpus are shared.",
+  )
+  many.add_argument(
+    "--distributed",
+    action="store_true",
+    help="one process of several; TPU VMs, SLURM and GKE tell which",
+  )
+  many.add_argument(
+    "--coordinator", help="HOST:PORT of the first process, where nobody tells"
+  )
+  many.add_argument("--process-id", type=int, help="of this one, from 0")
+  many.add_argument("--num-processes", type=int, help="of all together")
   return parser

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cmtree_jax import config as configs
+from cmtree_jax import processes
 from cmtree_jax.data import store
 from cmtree_jax.data.build import prepare
 from cmtree_jax.data.draw import bundles
@@ -56,23 +57,30 @@ def run(config: Any, workdir: Path, *, overwrite: bool = False) -> int:
   return jobs.run(_story, config, workdir, overwrite=overwrite)
 
 
-def _story(job: Job) -> Show:
+def _story(job: Job) -> Show | None:
   plan = plans.of_comparison(job.config)
   with cell_folder(job.config, job.workdir) as folder:
     data = prepared(job, plan)
     if job.config.compare.cells:
-      workdirs.claim_corpus(folder.path, data.digest, workdirs.SHARED)
+      processes.by_first(
+        lambda: workdirs.claim_corpus(folder.path, data.digest, workdirs.SHARED)
+      )
     comparison = Comparison.make(job, data, plan, folder)
     find(comparison)
     choice = trials.choose(comparison.trials)
-    found, files = write(comparison, train(comparison, choice))
-    files += online_told.write(job, data, plan, folder)
+    found_rows = train(comparison, choice)
 
-  def show():
-    tables.show(found)
-    tables.show_files(files)
+    def written() -> Show:
+      found, files = write(comparison, found_rows)
+      files += online_told.write(job, data, plan, folder)
 
-  return show
+      def show():
+        tables.show(found)
+        tables.show_files(files)
+
+      return show
+
+    return processes.by_first(written)
 
 
 @contextlib.contextmanager
@@ -91,9 +99,15 @@ def cell_folder(config: Any, workdir: Path) -> Iterator[cells.Folder]:
   # Which cells are done may differ, and a cell tells of which variant it is.
   same.compare = {"search_seeds": config.compare.search_seeds}
   del same.variants
-  folder, by = Path(shared), workdirs.SHARED
-  with workdirs.hold(folder, by):
-    workdirs.claim_workdir(folder, same.lock(), overwrite=False, chosen_by=by)
+  by = workdirs.SHARED
+  folder = workdirs.folder(shared, by)
+  same.lock()
+  with workdirs.held(folder, by):
+    processes.by_first(
+      lambda: workdirs.claim_workdir(
+        folder, same, overwrite=False, chosen_by=by
+      )
+    )
     yield cells.Folder(folder)
 
 

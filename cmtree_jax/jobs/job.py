@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from cmtree_jax import processes
 from cmtree_jax.data.build import prepare, workers
 from cmtree_jax.jobs import build
 from cmtree_jax.jobs import workdir as workdirs
@@ -54,7 +55,7 @@ class Job(NamedTuple):
 
 
 def run(
-  story: Callable[[Job], Show],
+  story: Callable[[Job], Show | None],
   config: Any,
   workdir: Path,
   *,
@@ -63,7 +64,7 @@ def run(
   """Runs a job to its end, or continues it; returns the exit status.
 
   Args:
-    story: what the job does.
+    story: what the job does; what it prints at the end, it has on the first process.
     config: locked and checked.
     workdir: gets config.json and all results.
     overwrite: throws away what another job left in `workdir`.
@@ -73,17 +74,22 @@ def run(
   """
   if overwrite:
     _require_elsewhere(config, workdir)
-  with workdirs.hold(workdir):
-    workdirs.claim_workdir(workdir, config, overwrite=overwrite)
+  processes.require_same(workdirs.identity(config))
+  with workdirs.held(workdir):
+    processes.by_first(
+      lambda: workdirs.claim_workdir(workdir, config, overwrite=overwrite)
+    )
     _keep_compiled(build.cache_dir(config) / "xla")
     _multiply_in_full()
-    with Reporter() as reporter, stop_on_signal() as stop:
+    quiet = not processes.is_first()
+    with Reporter(quiet=quiet) as reporter, stop_on_signal() as stop:
       try:
         show = story(Job(config, workdir, reporter, stop))
       except Interrupted:
         reporter.say("Interrupted and saved. Run the same command to go on.")
         return INTERRUPTED
-  show()
+  if show is not None:
+    show()
   return 0
 
 
@@ -133,18 +139,21 @@ def prepared(job: Job, *, learned: Path | None = None) -> prepare.Prepared:
     learned: folder of a recipe whose tokenizer and embedder are taken.
   """
   config = job.config
-  data = prepare.prepare(
-    build.corpus_plan(config),
-    cache_dir=build.cache_dir(config),
-    workers=job.workers,
-    progress=job.reporter.say,
-    learned=learned,
+  data = processes.in_turn(
+    lambda: prepare.prepare(
+      build.corpus_plan(config),
+      cache_dir=build.cache_dir(config),
+      workers=job.workers,
+      progress=job.reporter.say,
+      learned=learned,
+    )
   )
+  processes.require_same({"corpus": data.digest})
   for note in data.notes:
     job.reporter.say(note)
   job.reporter.say(build.budget(config, data).text())
   if data.targets:
     for line in build.unmatched(config, data):
       job.reporter.say(line)
-  workdirs.claim_corpus(job.workdir, data.digest)
+  processes.by_first(lambda: workdirs.claim_corpus(job.workdir, data.digest))
   return data

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from cmtree_jax import processes
 from cmtree_jax.data import store
 from cmtree_jax.data.build import prepare
 from cmtree_jax.data.draw import packing
@@ -64,14 +65,25 @@ def run(config: Any, workdir: Path, *, overwrite: bool = False) -> int:
   return jobs.run(story, config, workdir, overwrite=overwrite)
 
 
-def _story(job: Job) -> Show:
+def _story(job: Job) -> Show | None:
   begin = time.monotonic()
-  config, workdir = job.config, job.workdir
   data = proxy_views.added(job, jobs.prepared(job))
   if not data.targets:
     return untargeted.story(job, data, begin)
   comparison, guarded = _judged(job, data)
   rows = compare.train(comparison, guarded.choice)
+  return processes.by_first(lambda: _written(comparison, guarded, rows, begin))
+
+
+def _written(
+  comparison: compare.Comparison,
+  guarded: guard.Guarded,
+  rows: list[dict[str, Any]],
+  begin: float,
+) -> Show:
+  """Tables, what is handed over, and the summary of a job that began then."""
+  job, data = comparison.job, comparison.data
+  config, workdir = job.config, job.workdir
   above = guard_report.markdown(guarded.verdict, guarded.told)
   standings, files = compare.write(comparison, rows, above + "\n")
   beside = results.comparison(rows)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from cmtree_jax import sharding
+from cmtree_jax import processes, sharding
 from cmtree_jax.data.build.prepare import Prepared
 from cmtree_jax.jobs import build, cells, known, search, variants
 from cmtree_jax.jobs.job import Job
@@ -101,7 +101,9 @@ def train(tasks: Sequence[Task], folder: cells.Folder) -> None:
     )
   for task, own, one in zip(tasks, learners, found, strict=True):
     _tell(task, one, model, steps)
-    _keep(task, own, one, size, folder)
+    processes.by_first(
+      lambda task=task, own=own, one=one: _keep(task, own, one, size, folder)
+    )
 
 
 def _run(

@@ -7,8 +7,10 @@ formats of trainers and as a folder that other corpora are weighed with.
 
 import time
 from pathlib import Path
+from typing import Any
 
 from cmtree_jax import config as configs
+from cmtree_jax import processes
 from cmtree_jax.data import store
 from cmtree_jax.data.build.prepare import Prepared
 from cmtree_jax.jobs import (
@@ -30,16 +32,24 @@ from cmtree_jax.recipe import trained as models
 from cmtree_jax.report import tables
 
 
-def story(job: Job) -> Show:
+def story(job: Job) -> Show | None:
   """Compares, and hands over the run of the first seed."""
   begin = time.monotonic()
-  config, workdir = job.config, job.workdir
   data = proxy_views.added(job, jobs.prepared(job))
-  plan = plans.of_recipe(config, data)
-  folder = cells.Folder(workdir / "cells")
+  plan = plans.of_recipe(job.config, data)
+  folder = cells.Folder(job.workdir / "cells")
   one = compare.Comparison.make(job, data, plan, folder)
   compare.find(one)
   rows = compare.train(one, trials.choose(one.trials))
+  return processes.by_first(lambda: _written(one, rows, begin))
+
+
+def _written(
+  one: compare.Comparison, rows: list[dict[str, Any]], begin: float
+) -> Show:
+  """Tables, what is handed over, and the summary of a job that began then."""
+  job, data, plan, folder = one.job, one.data, one.plan, one.folder
+  config, workdir = job.config, job.workdir
   standings, files = compare.write(one, rows)
   (target_set,) = plan.target_sets
   cell = plan.search(config.method, target_set, 0)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cmtree_jax import processes
 from cmtree_jax.data import cache, store
 from cmtree_jax.data.build import prepare
 from cmtree_jax.data.build.prepare import EMBEDDER_FILE, DocumentSet, Prepared
@@ -71,7 +72,7 @@ def added(job: Job, data: Prepared) -> Prepared:
 
   Raises:
     UserError: `config.look` has no end at which the proxy could be looked at, or the
-      proxy has fewer layers.
+      proxy has fewer layers; or there are several processes, and no views yet.
   """
   plan = build.corpus_plan(job.config).embedding
   if not plan.of_models:
@@ -86,10 +87,14 @@ def added(job: Job, data: Prepared) -> Prepared:
       f"config.embedding.hidden_layers = {plan.hidden_layers}, but a proxy of "
       f"config.proxy.preset = {job.config.proxy.preset!r} has {layers}."
     )
-  folder = cache.build_once(
-    build.cache_dir(job.config) / "prepared" / _key(job.config, data, plan),
-    lambda place: _build(job, data, plan, place),
-  )
+  folder = build.cache_dir(job.config) / "prepared"
+  folder /= _key(job.config, data, plan)
+  if processes.any_of(not folder.is_dir()):
+    # Processes would train one model in folders of their own.
+    processes.require_one(
+      "the views of a model (config.embedding.views) are not in config.cache_dir"
+    )
+  cache.build_once(folder, lambda place: _build(job, data, plan, place))
   return prepare.load(folder, data.targets, notes=data.notes)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from cmtree_jax import budget as budgets
 from cmtree_jax import config as configs
+from cmtree_jax import processes
 from cmtree_jax.budget import Budget
 from cmtree_jax.data import store
 from cmtree_jax.data.build import prepare
@@ -23,7 +24,7 @@ from cmtree_jax.report import describe, tables
 from cmtree_jax.types import UserError
 
 
-def story(job: Job) -> Show:
+def story(job: Job) -> Show | None:
   """Applies a schedule to a corpus that may outgrow the one it was made on."""
   config, folder = job.config, Path(job.config.recipe.apply)
   schedule, made = schedules.load(folder), schedules.made_from(folder)
@@ -37,8 +38,12 @@ def story(job: Job) -> Show:
     f"Schedule of {folder}, {len(schedule.stages)} stages. {learned_for.text()}"
   )
   value_N = np.full(len(data.pool), np.nan, np.float32)
-  files = hand_over(schedule, job, data, value_N, learned_for=learned_for)
-  return lambda: tables.show_files(files)
+
+  def written() -> Show:
+    files = hand_over(schedule, job, data, value_N, learned_for=learned_for)
+    return lambda: tables.show_files(files)
+
+  return processes.by_first(written)
 
 
 def hand_over(

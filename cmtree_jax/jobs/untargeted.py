@@ -6,6 +6,7 @@ search finds is handed over as it is: for deduplication, balancing and pruning.
 
 from typing import Any
 
+from cmtree_jax import processes
 from cmtree_jax.data import store
 from cmtree_jax.data.build import prepare
 from cmtree_jax.evaluate.results import FULL
@@ -26,7 +27,7 @@ from cmtree_jax.recipe import recipe as recipes
 from cmtree_jax.report import selection, tables
 
 
-def story(job: Job, data: prepare.Prepared, begin: float) -> Show:
+def story(job: Job, data: prepare.Prepared, begin: float) -> Show | None:
   """Searches, hands over, and tells what is kept, what is not, and why.
 
   Args:
@@ -36,12 +37,19 @@ def story(job: Job, data: prepare.Prepared, begin: float) -> Show:
   Raises:
     UserError: the method chooses for a target.
   """
-  config, workdir = job.config, job.workdir
-  plans.require_untargeted(config)
-  why = _told(config)
-  job.reporter.say(why)
-  tried = Tried(config.method, cells.ANY)
+  plans.require_untargeted(job.config)
+  job.reporter.say(_told(job.config))
+  tried = Tried(job.config.method, cells.ANY)
   comparison = _found(job, data, tried)
+  return processes.by_first(lambda: _written(comparison, tried, begin))
+
+
+def _written(
+  comparison: compare.Comparison, tried: Tried, begin: float
+) -> Show:
+  """What is handed over of a job that began then, and told of it."""
+  job, data = comparison.job, comparison.data
+  config, workdir = job.config, job.workdir
   made = learned.of(comparison, tried)
   files = apply.hand_over(
     made.weights,
@@ -61,7 +69,7 @@ def story(job: Job, data: prepare.Prepared, begin: float) -> Show:
   files += recipes.save(workdir, recipe, learned=data.folder)
   summary = {
     **learned.summary(comparison, made, begin),
-    "why": why,
+    "why": _told(config),
     "selection": found.to_json(),
   }
   store.write_atomically(workdir / learned.SUMMARY_FILE, store.to_json(summary))

@@ -12,6 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cmtree_jax
+from cmtree_jax import config as configs
+from cmtree_jax import processes
 from cmtree_jax.data import store
 from cmtree_jax.data.build import prepare
 from cmtree_jax.recipe import policies
@@ -32,6 +35,9 @@ WRITTEN = (
   *(*prepare.LEARNED_FILES, CORPUS_FILE),
 )
 
+# Fields of the config that say where a host keeps things, and change no result.
+OF_HOST = ("cache_dir",)
+
 # How a folder of results is chosen, and what a refusal advises at the end.
 WORKDIR = "--workdir"
 SHARED = "config.compare.cells (or --workdir)"  # an experiment's lie there
@@ -39,6 +45,21 @@ _ADVICE = {
   WORKDIR: f"choose another {WORKDIR}, or add --overwrite to start anew",
   SHARED: f"or choose another {SHARED}",
 }
+
+
+def folder(text: str, chosen_by: str = WORKDIR) -> Path:
+  """A folder that a person names.
+
+  Raises:
+    UserError: it is an address, of which a path would make a folder of that name.
+  """
+  scheme, is_address, _ = text.partition("://")
+  if is_address:
+    raise UserError(
+      f"{chosen_by} {text}: wanted a folder, came an address. Give one of a file "
+      f"system that all hosts share; what lies at {scheme}:// can be mounted as one."
+    )
+  return Path(text)
 
 
 @contextlib.contextmanager
@@ -72,6 +93,25 @@ def hold(workdir: Path, chosen_by: str = WORKDIR) -> Iterator[None]:
     yield
   finally:
     os.close(folder)
+
+
+@contextlib.contextmanager
+def held(workdir: Path, chosen_by: str = WORKDIR) -> Iterator[None]:
+  """As `hold`, by the first process for all of them."""
+  with contextlib.ExitStack() as stack:
+    processes.by_first(lambda: stack.enter_context(hold(workdir, chosen_by)))
+    yield
+
+
+def identity(config: Any) -> dict[str, str]:
+  """What all processes of a job must have in common, as a person calls it."""
+  same = config.copy_and_resolve_references().unlock()
+  for name in OF_HOST:
+    del same[name]
+  return {
+    "config": configs.digest(same),
+    "commit": git_commit() or cmtree_jax.__version__,
+  }
 
 
 def claim_workdir(
@@ -232,6 +272,7 @@ def _require_same(workdir: Path, config: Any, chosen_by: str) -> None:
   changed = [
     f"{name} was {_short(a)}, now {_short(b)}"
     for name, a, b in _differences(old, new, "")
+    if name not in OF_HOST
   ]
   if changed:
     raise UserError(

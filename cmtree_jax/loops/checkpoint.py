@@ -12,10 +12,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-
-class Interrupted(Exception):
-  """The job was asked to stop (SIGTERM or Ctrl-C) and has saved its state."""
-
+from cmtree_jax import processes, sharding
+from cmtree_jax.types import Interrupted
 
 # Orbax numbers the saves of a process, not those of a manager: two at a time take each
 # other's temporary folders for ready.
@@ -26,7 +24,8 @@ class Checkpointer:
   """Saves one pytree of arrays per step under a folder and finds the last one.
 
   A save goes to a temporary folder that is renamed when it is complete, so a kill
-  at any moment leaves the last complete one.
+  at any moment leaves the last complete one. Where there are several processes all
+  save together, each its part of what is on the mesh, in a folder that they share.
   """
 
   def __init__(self, folder: Path, parent: "Checkpointer | None" = None):
@@ -45,15 +44,11 @@ class Checkpointer:
       shape: of an array that is not there yet; it begins as NaN.
     """
     path = self._folder / f"{name}.npy"
-    if path.exists() or shape is None:
-      return np.lib.format.open_memmap(path, mode="r+")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unready = path.with_suffix(".tmp")
-    made = np.lib.format.open_memmap(unready, "w+", np.float32, shape)
-    made[:] = np.nan
-    made.flush()
-    unready.rename(path)
-    return made
+    if shape is not None:
+      processes.by_first(lambda: _make_array(path, shape))
+    # What others write into it is for themselves: it equals what the first writes.
+    mode = "r+" if processes.is_first() else "c"
+    return np.lib.format.open_memmap(path, mode=mode)
 
   @functools.cached_property
   def _manager(self) -> ocp.CheckpointManager:
@@ -67,19 +62,20 @@ class Checkpointer:
 
   def save(self, step: int, state: Any) -> None:
     """Saves and waits until it is on disk."""
-    state = jax.tree.map(np.asarray, state)
+    state = jax.tree.map(_kept, state)
     with _SAVING:
       self._manager.save(step, args=ocp.args.StandardSave(state))
       self._manager.wait_until_finished()
 
   def restore(self, like: Any) -> Any | None:
     """The last state saved, with the structure of `like`; None if there is none."""
-    if not self._folder.exists():
+    # As one, or a process would find what another has begun to make.
+    if not processes.any_of(processes.is_first() and self._folder.exists()):
       return None
     step = self._manager.latest_step()
     if step is None:
       return None
-    like = jax.tree.map(np.asarray, like)
+    like = jax.tree.map(_kept, like)
     return self._manager.restore(step, args=ocp.args.StandardRestore(like))
 
   def close(self) -> None:
@@ -88,11 +84,41 @@ class Checkpointer:
       self._manager.close()
 
 
+def _make_array(path: Path, shape: tuple[int, ...]) -> None:
+  """Makes the file of an array that is not there yet."""
+  if path.exists():
+    return
+  path.parent.mkdir(parents=True, exist_ok=True)
+  unready = path.with_suffix(".tmp")
+  made = np.lib.format.open_memmap(unready, "w+", np.float32, shape)
+  made[:] = np.nan
+  made.flush()
+  unready.rename(path)
+
+
+def _kept(x: Any) -> Any:
+  """As it is saved: Orbax takes arrays of the host, or such that all processes share."""
+  return x if sharding.spans_processes(x) else np.asarray(x)
+
+
 class StopFlag:
-  """Set by a signal; the loops look at it where their state can be saved."""
+  """Set by a signal; the loops look at it where their state can be saved.
+
+  A signal to one process is a signal to all: they look at the flag together.
+  """
 
   def __init__(self) -> None:
-    self.raised = False
+    self._raised = False
+
+  @property
+  def raised(self) -> bool:
+    """Whether the job is to stop, as all processes see it."""
+    self._raised = processes.any_of(self._raised)
+    return self._raised
+
+  @raised.setter
+  def raised(self, raised: bool) -> None:
+    self._raised = raised
 
   def check(self) -> None:
     """Raises Interrupted if a signal has come; call it right after a save."""

@@ -50,7 +50,7 @@ def save(
   """
   folder.mkdir(parents=True, exist_ok=True)
   (folder / FILE).unlink(missing_ok=True)
-  with ocp.StandardCheckpointer() as checkpointer:
+  with _checkpointer() as checkpointer:
     checkpointer.save(
       (folder / PARAMETERS).absolute(),
       jax.tree.map(np.asarray, params),
@@ -81,7 +81,7 @@ def load(folder: Path | str) -> Trained:
   told = json.loads((folder / FILE).read_text())
   proxy = Proxy(ProxyConfig(**told["size"]))
   like = jax.eval_shape(lambda: proxy_loss.init(proxy, jax.random.key(0)))
-  with ocp.StandardCheckpointer() as checkpointer:
+  with _checkpointer() as checkpointer:
     params = checkpointer.restore(
       (folder / PARAMETERS).absolute(),
       jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like),
@@ -89,3 +89,15 @@ def load(folder: Path | str) -> Trained:
   kind = tokenizer.TOKENIZERS[told["tokenizer"]]
   made = kind.from_bytes((folder / prepare.TOKENIZER_FILE).read_bytes())
   return Trained(proxy, params, made, told["facts"])
+
+
+def _checkpointer() -> ocp.StandardCheckpointer:
+  """One that waits for no other process: host arrays are whole on each."""
+  mine = jax.process_index()
+  return ocp.StandardCheckpointer(
+    multiprocessing_options=ocp.options.MultiprocessingOptions(
+      primary_host=mine,
+      active_processes={mine},
+      barrier_sync_key_prefix=f"process{mine}",
+    )
+  )

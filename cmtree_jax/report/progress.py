@@ -21,11 +21,16 @@ _PLAIN_SECONDS = 15.0  # between lines where there is no terminal
 class Reporter:
   """A live bar on a terminal, a line now and then elsewhere; both on stderr."""
 
-  def __init__(self) -> None:
+  def __init__(self, *, quiet: bool = False) -> None:
+    """One of a job.
+
+    Args:
+      quiet: says nothing, for another process does.
+    """
     self._total, self._done, self._text = 0.0, 0.0, ""
     self._begin = self._printed = time.monotonic()
     self._lock = threading.Lock()  # trainings side by side advance it together
-    self._console = Console(stderr=True)
+    self._console = Console(stderr=True, quiet=quiet)
     self._bar = Progress(
       TextColumn("{task.description}"),
       BarColumn(),
@@ -34,7 +39,7 @@ class Reporter:
       TextColumn("left"),
       TimeRemainingColumn(),
       console=self._console,
-      disable=not sys.stderr.isatty(),
+      disable=quiet or not sys.stderr.isatty(),
     )
     self._task = self._bar.add_task("starting", total=None)
 

@@ -5,9 +5,11 @@ import pathlib
 
 import pytest
 
+from cmtree_jax import compare
 from cmtree_jax.config import load
 from cmtree_jax.jobs import workdir as workdirs
 from cmtree_jax.types import UserError
+from tests import corpora
 
 
 def _config(*overrides: str):
@@ -41,6 +43,39 @@ def test_a_run_goes_on_with_its_own_config(run):
   _claim(run)
   assert _names(run) == before
   assert json.loads((run / "config.json").read_text())["seed"] == 0
+
+
+def test_a_host_may_keep_its_cache_elsewhere(run):
+  before = _names(run)
+  _claim(run, "cache_dir=/elsewhere")
+  assert _names(run) == before
+  one, other = (
+    workdirs.identity(_config(*more)) for more in ([], ["cache_dir=/elsewhere"])
+  )
+  assert one == other != workdirs.identity(_config("seed=1"))
+
+
+@pytest.mark.parametrize(
+  ("setting", "chosen_by"),
+  [
+    ((), "--workdir"),
+    (("cache_dir=gs://b/run",), "config.cache_dir"),
+    (("compare.cells=gs://b/run",), "config.compare.cells"),
+  ],
+)
+def test_an_address_is_no_folder(
+  setting, chosen_by, tmp_path, monkeypatch, capsys
+):
+  monkeypatch.chdir(tmp_path)
+  corpora.write_job_corpus(tmp_path, {"goal": "sums"})
+  given = corpora.arguments(
+    "configs/compare.py", tmp_path, "run" if setting else "gs://b/run", ["goal"]
+  )
+  more = ["compare.targets=goal", "compare.fractions=1.0", *setting]
+  status = compare.main([*given, *(f"--config.{one}" for one in more)])
+  words = [f"{chosen_by} ", "gs://b/run", "mounted"]
+  corpora.assert_one_line(status, 2, words, capsys)
+  assert not any("gs" in name for name in _names(tmp_path))
 
 
 def test_another_config_is_refused_and_may_overwrite(run, capsys):
