@@ -114,6 +114,7 @@ def save_and_restore(folder: pathlib.Path) -> None:
     saved.array("big", (2,))[0] = 1.0
     saved.save(1, state)
     back = saved.restore(blank)
+    assert back is not None
     assert back["mesh"].sharding == state["mesh"].sharding
     for name, x in sharding.gather(back).items():
       np.testing.assert_array_equal(x, sharding.gather(state)[name])

@@ -105,18 +105,17 @@ def abandon(error: BaseException) -> Any:
 
   At its end Python would wait for them, and they for this one.
   """
-  if _is_of_others(error):
-    print(LOST, file=sys.stderr)
-  else:
+  if not _is_of_others(error):
     traceback.print_exception(error)
   _flush()
+  if _is_of_others(error):
+    os.write(2, _END + b"\n")  # said once, whoever notices first
   os._exit(1)
 
 
 # What collectives and the coordination service say where the other side is gone.
 _OF_OTHERS = re.compile(
-  "gloo|connection (closed|reset|refused)|socket closed|UNAVAILABLE"
-  "|DEADLINE_EXCEEDED|heartbeat|unhealthy|barrier",
+  "gloo|connection (closed|reset|refused)|socket closed|UNAVAILABLE|heartbeat",
   re.IGNORECASE,
 )
 
@@ -124,8 +123,8 @@ _OF_OTHERS = re.compile(
 def _is_of_others(error: BaseException) -> bool:
   import jax
 
-  kinds = (jax.errors.JaxRuntimeError, RuntimeError, ValueError)
-  return isinstance(error, kinds) and bool(_OF_OTHERS.search(str(error)))
+  is_of_jax = isinstance(error, jax.errors.JaxRuntimeError)
+  return is_of_jax and bool(_OF_OTHERS.search(str(error)))
 
 
 def _flush() -> None:
@@ -159,8 +158,12 @@ def _tell_apart() -> None:
 
 # The last thing that the coordination service says.
 _END = b"distributed service detected fatal errors"
-# What Gloo says of each of its rings, in parts that its threads mix.
-_NOISE = re.compile(rb"\[Gloo\]|peer ranks|is connected|^[\s\d:.]*$")
+# What Gloo says of each of its rings, in parts that its threads mix; and what the
+# service says before that, of errors of its own.
+_NOISE = re.compile(
+  rb"\[Gloo\]|peer ranks|is connected|^[\s\d:.]*$"
+  rb"|coordination_?service|CoordinationService|grpc|GRPC"
+)
 
 
 def _read_out(reading: int, out: int) -> None:

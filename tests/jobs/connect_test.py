@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 
 import pytest
 
@@ -88,7 +89,7 @@ class Started:
     self,
     corpus: pathlib.Path,
     workdir: pathlib.Path,
-    settings: list[str],
+    settings: Iterable[str],
     *,
     count: int,
     module: str = "cmtree_jax.main",

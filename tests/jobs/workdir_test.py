@@ -69,10 +69,12 @@ def test_an_address_is_no_folder(
   monkeypatch.chdir(tmp_path)
   corpora.write_job_corpus(tmp_path, {"goal": "sums"})
   given = corpora.arguments(
-    "configs/compare.py", tmp_path, "run" if setting else "gs://b/run", ["goal"]
+    "configs/compare.py", tmp_path, tmp_path / "run", ["goal"]
   )
   more = ["compare.targets=goal", "compare.fractions=1.0", *setting]
-  status = compare.main([*given, *(f"--config.{one}" for one in more)])
+  given += [f"--config.{one}" for one in more]
+  given += [] if setting else ["--workdir=gs://b/run"]
+  status = compare.main(given)
   words = [f"{chosen_by} ", "gs://b/run", "mounted"]
   corpora.assert_one_line(status, 2, words, capsys)
   assert not any("gs" in name for name in _names(tmp_path))
