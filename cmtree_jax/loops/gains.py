@@ -6,6 +6,7 @@ for beside them.
 
 import numpy as np
 
+from cmtree_jax import sharding
 from cmtree_jax.data.draw.batch import Batch
 from cmtree_jax.loops import fleet as fleets
 from cmtree_jax.loops.fleet import Fleet, World
@@ -42,7 +43,7 @@ def train(
   # derivatives. Padding has no weight.
   gain_K = np.bincount(
     domain.ravel(),
-    (np.asarray(unroll.value, np.float64) * weight).ravel(),
+    (sharding.gather(unroll.value).astype(np.float64) * weight).ravel(),
     minlength=world.view.num_domains,
   )
   return fleet, gain_K / weight.size
