@@ -144,6 +144,9 @@ def _tell_apart() -> None:
   reading, writing = os.pipe()
   if not os.fork():
     os.close(writing)
+    # Its end is that of the process whose lines it reads.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+      signal.signal(number, signal.SIG_IGN)
     _read_out(reading, old[1])
     os._exit(0)
   os.close(reading)
@@ -168,8 +171,6 @@ _NOISE = re.compile(
 
 def _read_out(reading: int, out: int) -> None:
   """Copies lines until their writer is gone, less what nobody can read."""
-  for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-    signal.signal(number, signal.SIG_IGN)
   with open(reading, "rb") as lines:
     ended = False
     for line in lines:
