@@ -102,10 +102,13 @@ def make(
   does: a window is short-sighted, for the loss after it is all that it is asked. What
   helps only later than `every` steps is not found.
 
-  How sure this is: that policies can be learned so is shown elsewhere for weights of
-  documents (DataRater). Network, features and defaults are ours. A window tells little:
-  on the default corpus single gains are mostly noise, so many runs are needed, and large
-  batches of the targets (`config.observe.target_rows`).
+  How sure this is: that values of documents can be learned so is shown elsewhere
+  (DataRater). Network, features and defaults are ours. On the default corpus, with 16
+  clusters, 0.1m proxies and 32 rows of the target, windows of ten steps agree well on
+  which domains are worth more: over runs of equal age the squared mean of their gains
+  is 2 to 7 times their variance for film reviews and 4 to 50 times for code. Most of it
+  is the same at all ages, and the mixtures of the longer run hardly moved. The search
+  of 1500 steps, twelve short runs among them, took nine times the FLOPs of DGA's 300.
 
   Args:
     policy: folder of a job that has learned one; it is frozen, and nothing is learned.

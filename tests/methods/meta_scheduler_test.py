@@ -113,7 +113,7 @@ def test_a_policy_of_four_domains_steers_six_of_another_partition():
 def test_short_runs_end_and_one_longer_run_is_handed_over():
   method = make(runs=4, population=2, learn=0.5, every=1)
   facts = taught.facts(Q_K, OF_K, steps=48)
-  states, asks = drive(method, facts, taught.Taught(OF_K))
+  states, infos, asks = planted.drive(method, facts, taught.Taught(OF_K))
   fresh = [number for number, ask in enumerate(asks) if ask.fresh]
   assert fresh == [6, 12, 18, 24]
   begins = [0, *fresh]
@@ -123,6 +123,12 @@ def test_short_runs_end_and_one_longer_run_is_handed_over():
       # Of a proxy that has not trained nothing is believed, and of a new network.
       np.testing.assert_allclose(ask.mixture_K, Q_K, rtol=1e-6)
   assert np.abs(asks[14].mixture_K - Q_K).max() > 0.01
+  # Each run's losses are told relative to its own first ones.
+  for begin, length in zip(begins, [6, 6, 6, 6, 24], strict=True):
+    seen = infos[begin + 1].seen
+    np.testing.assert_allclose(seen.global_G, [1 / length, 0, 0], atol=1e-6)
+    assert (seen.domain_KF[:, 1] == 0).all()
+    assert infos[begin + 4].seen.global_G[1] < 0
   changes = [
     number
     for number in range(48)
