@@ -58,10 +58,10 @@ def test_the_table_says_what_one_more_document_costs():
     scale.Row(100, 8.0, 10.0, 1.0, 4.0, 5.0, 10_000, 20_000, 7.0, 3.0),
     scale.Row(1100, 9.0, 30.0, 1.0, 4.0, 25.0, 60_000, 20_000, 7.0, 3.0),
   ]
-  console = Console(width=200, file=io.StringIO())
-  console.print(scale.table(rows))
+  text = io.StringIO()
+  Console(width=200, file=text).print(scale.table(rows))
   (line,) = (
-    line for line in console.file.getvalue().splitlines() if "each more" in line
+    line for line in text.getvalue().splitlines() if "each more" in line
   )
   assert line.split("│")[3].strip() == "0.02"
   assert line.split("│")[7].strip() == "50.0"

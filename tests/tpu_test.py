@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ _SCRIPTS = _ROOT / "tpu"
 # A cloud of one slice with two workers, in the folder CLOUD. A command for a worker
 # is really run there, in a home of its own. The first request is refused, and the
 # slice is taken at the first look at a run that is named so.
-_GCLOUD = '''
+_GCLOUD = """
 import os, pathlib, shutil, signal, subprocess, sys
 
 cloud = pathlib.Path(os.environ["CLOUD"])
@@ -69,7 +70,7 @@ elif "ssh" in arguments:
       sys.exit(done.returncode)
 else:
   sys.exit(f"not known: {arguments}")
-'''
+"""
 
 # `uv` makes a Python that is only good for one job: what it does is in its config.
 _UV = """
@@ -81,7 +82,10 @@ echo $$ >"$HOME/pid"
 echo "runs: $*"
 case "$*" in
   *status=2*) exit 2 ;;
-  *lost*) [[ -f $CLOUD/lost.$(basename "$HOME") ]] || { touch "$CLOUD/lost.$(basename "$HOME")"; exit 134; } ;;
+  *lost*)
+    mark=$CLOUD/lost.$(basename "$HOME")
+    [[ -f $mark ]] || { touch "$mark"; exit 134; }
+    ;;
   *preempted*) [[ -f $CLOUD/preempted ]] || exec sleep 60 ;;
   *long*) exec sleep 60 ;;
 esac
@@ -213,8 +217,6 @@ def test_run_twice_starts_one_job_that_outlives_the_connection(cloud):
 
 
 def _wait_for(cloud, pattern, count):
-  import time
-
   for _ in range(500):
     found = [path for path in cloud.glob(pattern) if path.read_text()]
     if len(found) == count:
@@ -226,13 +228,22 @@ def _wait_for(cloud, pattern, count):
 @pytest.mark.parametrize("accelerator", ["v4-8", "v5e-8", "v5p-8", "v6e-8"])
 def test_dry_run_shows_every_command_and_calls_none(cloud, accelerator):
   done = _script(
-    "babysit", "--dry-run", "--config", "c.py", RUN_ID="r", ACCELERATOR=accelerator
+    "babysit",
+    "--dry-run",
+    "--config",
+    "c.py",
+    RUN_ID="r",
+    ACCELERATOR=accelerator,
   )
   assert done.returncode == 0, done.stderr
   assert not (cloud / "calls").exists()
   kind = accelerator.replace("v5e", "v5litepod")
   assert f"--accelerator-type {kind} --runtime-version" in done.stderr
-  for word in ("queued-resources create", "tpu-vm ssh", "queued-resources delete"):
+  for word in (
+    "queued-resources create",
+    "tpu-vm ssh",
+    "queued-resources delete",
+  ):
     assert f"+ gcloud compute tpus {word} cmtree" in done.stderr
 
 
