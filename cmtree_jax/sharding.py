@@ -59,6 +59,11 @@ def mesh_of(
   )
 
 
+def sharers() -> int:
+  """How many devices share a copy of the parameters, where this is traced."""
+  return jax.sharding.get_abstract_mesh().shape.get(MODEL, 1)
+
+
 def shard_map(
   function: Callable[..., Any],
   mesh: Mesh,

@@ -6,6 +6,7 @@ along u of phi -> (gradient, losses)) yields both the Hessian-vector product and
 mode would differentiate the backward pass and keep all its activations.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Literal
@@ -23,6 +24,25 @@ from cmtree_jax import shapes
 SAVED_NAME = "inner_gradient"
 
 Curvature = Literal["exact", "difference", "none"]
+
+
+@dataclasses.dataclass(frozen=True)
+class InTurns:
+  """Losses whose gradient takes the documents of a batch part by part.
+
+  A gradient keeps what the forward pass computed; here of one part at a time, and
+  nothing is computed twice: the weights are known, so that each part's gradient is
+  taken right where its losses are.
+  """
+
+  losses: Callable[[shapes.Tree, shapes.Tree], shapes.Array]
+  # batch -> into how many parts of as many documents; 1: as it is
+  parts: Callable[[shapes.Tree], int]
+
+  def __call__(self, params: shapes.Tree, batch: shapes.Tree) -> shapes.Array:
+    """The losses, all at once."""
+    return self.losses(params, batch)
+
 
 # Relative step of the one-sided difference. Its error grows with the step, that of
 # rounding with its inverse; in float32 they meet between 5e-5 and 3e-4.
@@ -80,13 +100,35 @@ def weighted_gradient(
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _weighted_gradient(losses, curvature, axis, params, weight, batch):
   del curvature
-  gradient, loss = _local(losses, params, weight, batch)
+  gradient, loss = gradient_here(losses, params, weight, batch)
   return sum_over(gradient, axis), loss
 
 
-def _local(losses, params, weight, batch):
+def gradient_here(
+  losses: Callable[[shapes.Tree, shapes.Tree], shapes.Array],
+  params: shapes.Tree,
+  weight: shapes.Array,
+  batch: shapes.Tree,
+) -> tuple[shapes.Tree, shapes.Array]:
+  """(gradient of the weighted losses of this device's documents, the losses)."""
+  parts = losses.parts(batch) if isinstance(losses, InTurns) else 1
+  if parts > 1:
+    return _in_turns(losses, params, weight, batch, parts)
   loss, pullback = jax.vjp(lambda p: losses(p, batch), params)
   return pullback(weight.astype(loss.dtype))[0], loss
+
+
+def _in_turns(losses, params, weight, batch, parts):
+  def add(total, part):
+    gradient, loss = gradient_here(losses.losses, params, *part)
+    return jax.tree.map(jnp.add, total, gradient), loss
+
+  split = jax.tree.map(
+    lambda x: x.reshape(parts, -1, *x.shape[1:]), (weight, batch)
+  )
+  zeros = jax.tree.map(jnp.zeros_like, params)
+  gradient, loss = jax.lax.scan(add, zeros, split)
+  return gradient, loss.reshape(-1, *loss.shape[2:])
 
 
 def sum_over(tree: shapes.Tree, axis: str | None) -> shapes.Tree:
@@ -95,7 +137,7 @@ def sum_over(tree: shapes.Tree, axis: str | None) -> shapes.Tree:
 
 
 def _forward(losses, curvature, axis, params, weight, batch):
-  gradient, loss = _local(losses, params, weight, batch)
+  gradient, loss = gradient_here(losses, params, weight, batch)
   gradient = checkpoint_name(sum_over(gradient, axis), SAVED_NAME)
   residual = params, weight, batch
   if curvature == "difference":
@@ -118,7 +160,7 @@ def _backward(losses, curvature, axis, residual, cotangent):
     moved = jax.tree.map(
       lambda p, u: p + (step * u).astype(p.dtype), params, gradient_bar
     )
-    gradient, loss = _local(losses, moved, weight, batch)
+    gradient, loss = gradient_here(losses, moved, weight, batch)
     params_bar, weight_bar = jax.tree.map(
       lambda there, here: (there - here) / step.astype(here.dtype),
       (sum_over(gradient, axis), loss),
@@ -149,7 +191,7 @@ def hessian_product(
 def _directional(losses, params, weight, batch, direction):
   """Derivatives of (gradient, losses) along a direction in phi."""
   _, found = jax.jvp(
-    lambda p: _local(losses, p, weight, batch), (params,), (direction,)
+    lambda p: gradient_here(losses, p, weight, batch), (params,), (direction,)
   )
   return found
 

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cmtree_jax import shapes
+from cmtree_jax import shapes, sharding
+from cmtree_jax.bilevel.weighted_gradient import InTurns, gradient_here
 from cmtree_jax.data.draw.batch import Batch
 from cmtree_jax.proxy import model
 
@@ -25,17 +26,19 @@ WHOLE, CHUNK = 2**28, 2**27
 
 def token_losses(
   proxy: model.Proxy, *, whole: int = WHOLE, chunk: int = CHUNK
-) -> Callable[[shapes.Tree, Batch], shapes.FloatBT]:
+) -> InTurns:
   """A function (params, batch) -> loss_BT, each next token's cross-entropy in nats.
 
-  Arguments as of `of_logits`.
+  Its gradient takes the rows in turns where they would keep too much. Arguments as of
+  `of_logits`.
   """
-  return of_logits(
+  losses = of_logits(
     proxy,
     optax.softmax_cross_entropy_with_integer_labels,
     whole=whole,
     chunk=chunk,
   )
+  return InTurns(losses, lambda batch: proxy.turns(*batch.tokens_BT.shape))
 
 
 def of_logits(
@@ -62,7 +65,7 @@ def of_logits(
       proxy.apply, {"params": params}, batch.tokens_BT, batch.segment_BT
     )
     embedding_VD = params["embedding"]
-    of_token = 4 * len(embedding_VD)
+    of_token = 4 * len(embedding_VD) // sharding.sharers()
     if batch.tokens_BT.size * of_token <= whole:
       return function(apply(), batch.label_BT)
     return _in_chunks(
@@ -118,6 +121,11 @@ def sum_over_chunks(
     batch, weight_BT = one
     return jnp.sum(weight_BT * losses(params, batch))
 
+  def slope_of(params, one):
+    batch, weight_BT = one
+    gradient, loss_BT = gradient_here(losses, params, weight_BT, batch)
+    return jnp.sum(weight_BT * loss_BT), gradient
+
   def add(total, one):
     return total + one, None
 
@@ -130,7 +138,7 @@ def sum_over_chunks(
 
   def forward(params, weighted):
     def chunk(gradient, one):
-      loss, more = jax.value_and_grad(loss_of)(params, one)
+      loss, more = slope_of(params, one)
       return jax.tree.map(jnp.add, gradient, more), loss
 
     # Added in the order of plain reverse mode, and the losses in that of `total`:

@@ -1,18 +1,22 @@
 """A decoder-only transformer in Flax: RMSNorm, rotary positions, SwiGLU, tied embeddings.
 
 The same module is the proxy that searches and the model that is finally trained;
-`PRESETS` names its sizes. Packed rows are kept apart by a segment mask.
+`PRESETS` names its sizes. Packed rows are kept apart by a segment mask. Where rows are
+many or long, attention takes chunks of queries and blocks compute again in the
+derivative what would be too much to keep; the bytes decide.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
-from cmtree_jax import shapes
+from cmtree_jax import shapes, sharding
 from cmtree_jax.sharding import MODEL
 
 
@@ -30,6 +34,16 @@ class ProxyConfig:
   def mlp_width(self) -> int:
     """SwiGLU's hidden width: 8/3 of the model's, in multiples of 16."""
     return -(-8 * self.width // 48) * 16
+
+  def kept_bytes(self, tokens: int) -> int:
+    """About what the blocks keep of so many tokens for a derivative.
+
+    Attention's weights apart: twenty arrays as wide as the model, of which eight
+    stand for the three of the hidden layer.
+    """
+    return (
+      20 * self.layers * tokens * self.width * jnp.dtype(self.dtype).itemsize
+    )
 
   @property
   def num_parameters(self) -> int:
@@ -62,6 +76,7 @@ PRESETS: dict[str, dict[str, int]] = {
   "25m": dict(width=512, layers=8, heads=8),
   "60m": dict(width=640, layers=12, heads=10),
   "125m": dict(width=896, layers=12, heads=14),
+  "1000m": dict(width=2048, layers=20, heads=16),
 }
 
 
@@ -80,6 +95,16 @@ def from_preset(
 # (5 to 10 % of a step on a CPU), one over many saves compilation.
 _UNROLLED = 4
 
+# Bytes on a device that a gradient keeps at a time of what the blocks have computed: a
+# sixteenth of a small accelerator; the tangent of an exact hypergradient doubles it.
+# Where a batch would be more, its rows take turns (`turns`), which costs nothing; where
+# a single row would be, blocks compute it again, a third more work.
+_KEPT = 2**30
+# Bytes of the attention weights of all layers that are kept whole, and of a chunk of
+# queries in one layer where they are not.
+_WHOLE, _CHUNK = 2**28, 2**27
+_ATTENDED = "attended"  # kept where a block computes the rest again
+
 
 class Proxy(nn.Module):
   """Tokens and their segments in, logits of the next token out."""
@@ -95,6 +120,16 @@ class Proxy(nn.Module):
   def num_head(self) -> int:
     """Parameters of the output layer, which is the embedding."""
     return self.config.vocab_size * self.config.width
+
+  def turns(self, rows: int, row_tokens: int) -> int:
+    """Into how many parts of as many rows a gradient divides a device's batch."""
+    kept = self.config.kept_bytes
+    most = max(kept(row_tokens), _KEPT * sharding.sharers())
+    return next(
+      parts
+      for parts in range(1, rows + 1)
+      if rows % parts == 0 and kept(rows // parts * row_tokens) <= most
+    )
 
   @nn.compact
   def __call__(
@@ -121,8 +156,15 @@ class Proxy(nn.Module):
     x_BTD = embedding_VD[tokens_BT] * config.width**0.5
     causal_TT = jnp.tril(jnp.ones((tokens_BT.shape[1],) * 2, bool))
     mask_BTT = causal_TT & (segment_BT[:, :, None] == segment_BT[:, None, :])
+    block = _Block
+    if config.kept_bytes(tokens_BT.shape[1]) > _KEPT * sharding.sharers():
+      block = nn.remat(
+        _Block,
+        prevent_cse=config.layers <= _UNROLLED,  # a loop keeps the passes apart
+        policy=jax.checkpoint_policies.save_only_these_names(_ATTENDED),
+      )
     blocks = nn.scan(
-      _Block,
+      block,
       variable_axes={"params": 0, "intermediates": 0},
       split_rngs={"params": True},
       in_axes=nn.broadcast,
@@ -162,7 +204,9 @@ class _Block(nn.Module):
     # Heads have an axis of their own, so that they can be divided among devices.
     qkv = dense((3, config.heads, config.width // config.heads), "qkv")(h_BTD)
     q, k, v = (qkv[:, :, i] for i in range(3))
-    attended = _attend(_rotate(q), _rotate(k), v, mask_BTT)
+    attend = functools.partial(_attend_in_chunks, layers=config.layers)
+    attended = attend(_rotate(q), _rotate(k), v, mask_BTT)
+    attended = checkpoint_name(attended, _ATTENDED)
     x_BTD += dense(config.width, "out", axis=(-2, -1))(attended)
     h_BTD = nn.RMSNorm(dtype=config.dtype, name="norm_mlp")(x_BTD)
     gate_up = dense((2, config.mlp_width), "gate_up")(h_BTD)
@@ -170,6 +214,31 @@ class _Block(nn.Module):
     x_BTD += dense(config.width, "down")(hidden)
     self.sow("intermediates", "after", x_BTD)  # for whoever asks for it
     return x_BTD, None
+
+
+def _attend_in_chunks(q_BTHK, k_BTHK, v_BTHK, mask_BTT, *, layers):
+  """`_attend`, in turns for chunks of queries where there are too many weights."""
+  batch, length, heads, _ = q_BTHK.shape
+  of_query = 4 * batch * heads * length // sharding.sharers()
+  if layers * length * of_query <= _WHOLE:
+    return _attend(q_BTHK, k_BTHK, v_BTHK, mask_BTT)
+  count = next(  # the fewest chunks of equal sizes that are small enough
+    count
+    for count in range(1, length + 1)
+    if length % count == 0
+    and (length // count * of_query <= _CHUNK or count == length)
+  )
+
+  def divide(x):  # [B, T, ...] as [count, B, T / count, ...]
+    parts = x.reshape(batch, count, length // count, *x.shape[2:])
+    return jnp.moveaxis(parts, 1, 0)
+
+  @functools.partial(jax.checkpoint, prevent_cse=False)
+  def one(chunk):
+    return _attend(chunk[0], k_BTHK, v_BTHK, chunk[1])
+
+  found = jax.lax.map(one, (divide(q_BTHK), divide(mask_BTT)))
+  return jnp.moveaxis(found, 0, 1).reshape(q_BTHK.shape)
 
 
 def _attend(q_BTHK, k_BTHK, v_BTHK, mask_BTT):

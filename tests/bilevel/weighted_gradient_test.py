@@ -1,11 +1,13 @@
 """The primitive against JAX's own derivatives, in value and in both cotangents."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cmtree_jax.bilevel.weighted_gradient import weighted_gradient
+from cmtree_jax.bilevel.weighted_gradient import InTurns, weighted_gradient
 
 
 def losses(params, batch):
@@ -119,3 +121,54 @@ def test_weights_keep_their_own_precision(case):
     params, weight_B.astype(jnp.float64)
   )
   np.testing.assert_allclose(slope_B, expected_B, rtol=1e-6)
+
+
+@pytest.mark.parametrize("curvature", ["exact", "difference", "none"])
+def test_documents_in_turns_change_nothing_but_memory(case, curvature):
+  params, weight_B, batch, direction = case
+  two = lambda x: jnp.concatenate([x, 0.5 * x]).astype(x.dtype)  # noqa: E731
+  weight_B, batch = jax.tree.map(two, (weight_B, batch))
+
+  def found(losses):
+    def gradient(params, weight_B, batch):
+      return weighted_gradient(
+        losses, params, weight_B, batch, curvature=curvature
+      )[0]
+
+    product = along(gradient, direction, batch)
+    _, loss_B = weighted_gradient(losses, params, weight_B, batch)
+    return (
+      gradient(params, weight_B, batch),
+      loss_B,
+      jax.grad(product, argnums=(0, 1))(params, weight_B),
+    )
+
+  whole, divided = found(losses), found(InTurns(losses, lambda batch: 2))
+  # A difference of gradients has their rounding over its step.
+  tolerance = 1e-7 if curvature == "difference" else 1e-12
+  assert_close(divided, whole, rtol=tolerance, atol=tolerance)
+
+
+def test_documents_in_turns_keep_what_one_part_needs():
+  """Of the gradient and of its derivative, in the compiled program."""
+  rows, width, layers = 1024, 32, 16
+
+  def deep(params, x_BD):
+    def layer(x_BD, w_DD):
+      return jnp.tanh(x_BD @ w_DD), None
+
+    return jnp.sum(jax.lax.scan(layer, x_BD, params)[0], axis=1)
+
+  w, x_BD = jnp.ones((layers, width, width)), jnp.ones((rows, width))
+
+  def temporary(losses):
+    def run(w, weight_B):
+      gradient, _ = weighted_gradient(losses, w, weight_B, x_BD)
+      return jnp.sum(gradient**2)
+
+    compiled = jax.jit(jax.grad(run)).lower(w, jnp.ones(rows)).compile()
+    memory: Any = compiled.memory_analysis()
+    return memory.temp_size_in_bytes
+
+  divided = temporary(InTurns(deep, lambda batch: 16))
+  assert divided < temporary(deep) / 8

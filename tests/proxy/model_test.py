@@ -1,5 +1,6 @@
 """The language model: size, causality, segments, positions, start and cost."""
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -234,3 +235,59 @@ def test_bfloat16_keeps_parameters_and_logits_in_float32(tokens_BT):
   # Eight bits of mantissa through two blocks.
   np.testing.assert_allclose(low, high, atol=0.05 * np.abs(high).max())
   assert not np.array_equal(low, high)
+
+
+@pytest.mark.parametrize(
+  "limits",
+  [
+    {"_WHOLE": 0, "_CHUNK": 4 * 2 * 2 * T * 3},  # three queries at a time
+    {"_KEPT": 0, "_WHOLE": 0, "_CHUNK": 1},
+  ],
+  ids=["queries in chunks", "blocks again too"],
+)
+def test_what_saves_memory_changes_no_derivative(x64, monkeypatch, limits):
+  """Losses, gradient and its derivative along a direction, in float64."""
+  proxy = model.Proxy(dataclasses.replace(CONFIG, dtype="float64"))
+  rng = np.random.default_rng(0)
+  shapes = jax.eval_shape(lambda: proxy_loss.init(proxy, jax.random.key(0)))
+  params, direction = (
+    jax.tree.map(lambda x: 0.5 * rng.normal(size=x.shape), shapes)
+    for _ in range(2)
+  )
+  tokens_BT = rng.integers(0, V, (2, T))
+  segment_BT = np.repeat([[4, 9, 2]], [3, 5, 4], axis=1).repeat(2, axis=0)
+  batch = Batch(tokens_BT, tokens_BT[:, ::-1], segment_BT, segment_BT)
+
+  def compiled() -> Any:
+    def slope(params):
+      losses = proxy_loss.token_losses(proxy)
+      return jax.value_and_grad(lambda p: jnp.sum(losses(p, batch)))(params)
+
+    run = jax.jit(lambda p: jax.jvp(slope, (p,), (direction,)))
+    return run.lower(params).compile()
+
+  plain = compiled()
+  for name, limit in limits.items():
+    monkeypatch.setattr(model, name, limit)
+  thrifty = compiled()
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(
+      a, b, rtol=0, atol=1e-12 * np.abs(b).max()
+    ),
+    thrifty(params),
+    plain(params),
+  )
+  # The limits were read.
+  sizes = [x.memory_analysis().temp_size_in_bytes for x in (plain, thrifty)]
+  assert sizes[0] != sizes[1]
+
+
+@pytest.mark.parametrize(
+  ("limit", "parts"), [(8, 1), (7, 2), (4, 2), (3, 3), (1, 6), (0.5, 6)]
+)
+def test_rows_take_turns_where_all_would_keep_too_much(
+  monkeypatch, limit, parts
+):
+  """Six rows, as few parts as are small enough; a row is not divided."""
+  monkeypatch.setattr(model, "_KEPT", limit * CONFIG.kept_bytes(T) * 6 / 8)
+  assert model.Proxy(CONFIG).turns(6, T) == parts
