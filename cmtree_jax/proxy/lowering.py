@@ -38,10 +38,10 @@ def lower(engine: Engine, name: str, size: Size) -> jax.stages.Lowered:
   if name not in PROGRAMS:
     raise ValueError(f"Unknown program {name!r}. Known: {', '.join(PROGRAMS)}.")
   program: Any = getattr(engine, name)
-  return program.lower(*PROGRAMS[name](_Arguments(engine, size)))
+  return program.lower(*PROGRAMS[name](Arguments(engine, size)))
 
 
-class _Arguments(NamedTuple):
+class Arguments(NamedTuple):
   """Shapes of everything that the engine's functions take."""
 
   engine: Engine
@@ -49,12 +49,14 @@ class _Arguments(NamedTuple):
 
   @property
   def keys(self):
+    """Random keys of all members."""
     return jax.eval_shape(
       lambda: jax.random.split(jax.random.key(0), self.size.members)
     )
 
   @property
   def phi(self):
+    """Of all members, on the mesh."""
     init: Any = self.engine.init
     found = jax.eval_shape(init.compiled, self.keys)
     return engines.abstract(
@@ -63,22 +65,27 @@ class _Arguments(NamedTuple):
 
   @property
   def params(self):
+    """Those of `phi`."""
     return self.phi.params
 
   @property
   def which(self):
+    """Which members are meant."""
     return jax.ShapeDtypeStruct((self.size.members,), jnp.bool)
 
   @property
   def steps(self):
+    """Batches of all steps and their weights, of each member."""
     return self._weighted(self.size.members, self.size.steps)
 
   @property
   def outer(self):
+    """Chunks of rows and their weights, of each member."""
     return self._weighted(self.size.members, self.size.chunks)
 
   @property
   def shared(self):
+    """The same, for all members alike."""
     return self._weighted(self.size.chunks)
 
   def _weighted(self, *leading):
@@ -90,7 +97,7 @@ class _Arguments(NamedTuple):
 
 
 # What each function of the engine takes.
-PROGRAMS: dict[str, Callable[[_Arguments], tuple[Any, ...]]] = {
+PROGRAMS: dict[str, Callable[[Arguments], tuple[Any, ...]]] = {
   "init": lambda x: (x.keys,),
   "reset": lambda x: (x.phi, x.keys, x.which),
   "train": lambda x: (x.phi, *x.steps, x.which),

@@ -169,7 +169,7 @@ def head_gradients(
   return jax.lax.map(gradient, (batch, label_KBT, _shares(weight_KBT)))
 
 
-class _Compiled(NamedTuple):
+class Compiled(NamedTuple):
   """All computations for the proxies of one engine; arguments from the host.
 
   Rows come with weights: those of domains [K, B, T], those of targets [T, B, T].
@@ -185,14 +185,15 @@ class _Compiled(NamedTuple):
   head_dot: Callable[..., shapes.Array]
 
 
-def _compiled(engine: Engine) -> _Compiled:
+def compiled(engine: Engine) -> Compiled:
+  """The programs of an engine, made once for each model and mesh."""
   proxy: Any = engine.proxy  # flax gives modules a hash that types do not show
   return _compiled_for(proxy, engine.mesh)
 
 
 # A comparison makes an engine for every search, most of one model on one mesh.
 @functools.lru_cache(maxsize=4)
-def _compiled_for(proxy: Proxy, mesh: Mesh) -> _Compiled:
+def _compiled_for(proxy: Proxy, mesh: Mesh) -> Compiled:
   def products(params, domains, targets):
     losses = proxy_loss.token_losses(proxy)
     found = gradient_products(losses, params, *domains, target=targets)
@@ -220,7 +221,7 @@ def _compiled_for(proxy: Proxy, mesh: Mesh) -> _Compiled:
 
   # A few rows of each domain do not divide among devices: each computes them all.
   whole = engines.WHOLE
-  return _Compiled(
+  return Compiled(
     engines.members(mesh, products, [None, whole, whole]),
     engines.members(mesh, of_targets, [None, whole, whole]),
     engines.members(mesh, gram, [None, whole]),
@@ -236,7 +237,7 @@ def _target_rows(seen: Observation) -> tuple[Batch, np.ndarray]:
 
 def _compute_products(seen: Observation) -> dict[str, np.ndarray]:
   targets, weight = weighted_targets(seen)
-  gram_PKK, target_dot_PK = _compiled(seen.engine).products(
+  gram_PKK, target_dot_PK = compiled(seen.engine).products(
     seen.params,
     (seen.batch, token_weights(seen.batch)),
     (targets, np.float32(weight)),
@@ -282,7 +283,7 @@ def _products_cost(seen: Observation, flops_per_token: float) -> Cost:
 
 
 def _compute_target_products(seen: Observation) -> dict[str, np.ndarray]:
-  found = _compiled(seen.engine).target_products(
+  found = compiled(seen.engine).target_products(
     seen.params, (seen.batch, token_weights(seen.batch)), _target_rows(seen)
   )
   return {
@@ -304,7 +305,7 @@ def _target_products_cost(seen: Observation, flops_per_token: float) -> Cost:
 
 def _compute_head_gram(seen: Observation) -> dict[str, np.ndarray]:
   weighted = seen.batch, token_weights(seen.batch)
-  gram_PKK = _compiled(seen.engine).head_gram(seen.params, weighted)
+  gram_PKK = compiled(seen.engine).head_gram(seen.params, weighted)
   return {"head_gram_KK": sharding.gather(gram_PKK)}
 
 
@@ -320,7 +321,7 @@ def _head_gram_cost(seen: Observation, flops_per_token: float) -> Cost:
 
 
 def _compute_head_dot(seen: Observation) -> dict[str, np.ndarray]:
-  dot_PK = _compiled(seen.engine).head_dot(
+  dot_PK = compiled(seen.engine).head_dot(
     seen.params,
     (seen.batch, token_weights(seen.batch)),
     _target_rows(seen),

@@ -132,7 +132,7 @@ def test_the_ledger_counts_the_products_of_the_compiled_program(
   seen = observe(VIEW, wide, params)
   _, told = measure(seen, frozenset({name}), config.flops_per_token(T))
   monkeypatch.setattr(sharding, "put", lambda tree, mesh, spec: tree)
-  programs = gradients._compiled(wide)
+  programs = gradients.compiled(wide)
   domains = seen.batch, token_weights(seen.batch)
   assert VIEW.targets is not None
   rows = VIEW.targets.rows(1, VIEW.target_rows)
