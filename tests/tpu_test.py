@@ -101,6 +101,7 @@ def cloud(tmp_path, monkeypatch):
   tools.mkdir()
   _write_tool(tools / "gcloud", f"#!{sys.executable}\n{_GCLOUD}")
   _write_tool(tools / "uv", f"#!/bin/bash\n{_UV}")
+  _write_tool(tools / "gcsfuse", '#!/bin/bash\necho "$@" >>"$CLOUD/mounts"\n')
   repository = tmp_path / "repository"
   repository.mkdir()
   for arguments in (
@@ -120,7 +121,7 @@ def cloud(tmp_path, monkeypatch):
     "ZONE": "us-west4-a",
     "REPOSITORY": str(repository),
     "TAG": "v1",
-    "BUCKET": "gs://bucket/runs",
+    "BUCKET": "bucket",
     "POLL_SECONDS": "0.02",
   }.items():
     monkeypatch.setenv(name, value)
@@ -168,9 +169,14 @@ def test_babysit_sees_a_run_through_a_refusal_and_a_preemption(cloud):
   assert len(_calls(cloud, "create")) == 3
   assert len(_calls(cloud, "delete")) == 2
   assert (
-    "runs: -m cmtree_jax.main --distributed "
-    "--workdir gs://bucket/runs/preempted --config c.py\n"
+    "runs: -m cmtree_jax.main --distributed --workdir "
+    f"{cloud}/workers/0/shared/runs/preempted --config c.py\n"
   ) in done.stdout
+  mounts = (cloud / "mounts").read_text().splitlines()
+  assert len(mounts) == 4  # two workers, twice
+  for mount in mounts:
+    assert "--metadata-cache-ttl-secs 0" in mount
+    assert " bucket " in mount
   assert not (cloud / "state").exists()
 
 
@@ -266,9 +272,11 @@ def test_cluster_runs_a_job_with_a_pod_for_every_host(cloud):
   (text,) = pod["containers"][0]["args"]
   assert "git -c advice.detachedHead=false clone" in text
   assert text.rstrip().endswith(
-    "exec .venv/bin/python -m cmtree_jax.main --distributed "
-    "--workdir gs://bucket/runs/r --config c.py"
+    'exec env CMTREE_CACHE="$HOME/shared/cache" .venv/bin/python -m '
+    'cmtree_jax.main --distributed --workdir "$HOME/shared/runs/r" --config c.py'
   )
+  (volume,) = pod["volumes"]
+  assert volume["csi"]["volumeAttributes"]["bucketName"] == "bucket"
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ while true; do
 done
 if [[ $DRY_RUN == 0 ]]; then
   job_log 0 0
-  echo "$RUN_ID ended with status $status; its results are in $(workdir)." >&2
+  echo "$RUN_ID ended with status $status; its results are in runs/$RUN_ID of $BUCKET." >&2
 fi
 [[ $KEEP == 1 ]] || slice_delete
 exit "$((DRY_RUN ? 0 : status))"

@@ -77,6 +77,8 @@ spec:
     - {action: FailJob, onExitCodes: {operator: In, values: [1, 2]}}
     - {action: Ignore, onPodConditions: [{type: DisruptionTarget}]}
   template:
+    metadata:
+      annotations: {gke-gcsfuse/volumes: "true"}
     spec:
       subdomain: $RUN_ID
       restartPolicy: Never
@@ -85,10 +87,19 @@ spec:
         cloud.google.com/gke-nodepool: $TPU_NAME
         cloud.google.com/gke-tpu-accelerator: tpu7x
         cloud.google.com/gke-tpu-topology: $topology
+      serviceAccountName: $SERVICE_ACCOUNT
+      volumes:
+      - name: shared
+        csi:
+          driver: gcsfuse.csi.storage.gke.io
+          volumeAttributes:
+            bucketName: $BUCKET
+            mountOptions: "implicit-dirs,metadata-cache:ttl-secs:0,rename-dir-limit:1000000"
       containers:
       - name: cmtree
         image: $IMAGE
         resources: {requests: {google.com/tpu: 4}, limits: {google.com/tpu: 4}}
+        volumeMounts: [{name: shared, mountPath: /root/shared}]
         command: [bash, -c]
         args:
         - |

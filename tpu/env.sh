@@ -14,15 +14,17 @@ set -euo pipefail
 : "${SPOT:=1}"           # 1: cheap, and taken away at any moment; 0: on demand
 : "${CLUSTER:=}"         # of Kubernetes in that zone, for tpu7x alone
 : "${IMAGE:=python:3.11}" # has git and curl, for tpu7x alone
+: "${SERVICE_ACCOUNT:=default}" # of Kubernetes, may use the bucket, for tpu7x alone
 : "${REPOSITORY:=}"      # address that `git clone` takes
 : "${TAG:=}"             # the tag that is installed
-: "${BUCKET:=}"          # gs://..., where results are kept
+: "${BUCKET:=}"          # of Cloud Storage, which all workers mount; keeps the results
 : "${RUN_ID:=}"          # names a run; the same name continues it
 : "${MODULE:=cmtree_jax.main}"
 : "${POLL_SECONDS:=60}"  # between two looks at a slice or a run
 : "${MAX_FAILURES:=5}"   # ends without a result, in a row, before one gives up
 : "${KEEP:=0}"           # 1: babysit leaves the slice when the run is at its end
 
+BUCKET=${BUCKET#gs://} BUCKET=${BUCKET%/} # its name alone
 DRY_RUN=0
 ARGUMENTS=()
 
@@ -66,13 +68,13 @@ retry() {
   return 1
 }
 
-# Where the results of the run are.
-workdir() { echo "${BUCKET%/}/$RUN_ID"; }
-
-# The command of the run, quoted for a shell.
+# Prints the command of the run for a shell on a worker, where the bucket is mounted.
 job_command() {
-  printf '%q ' .venv/bin/python -m "$MODULE" --distributed \
-    --workdir "$(workdir)" ${ARGUMENTS[@]+"${ARGUMENTS[@]}"}
+  # shellcheck disable=SC2016 # the worker's home
+  printf 'env CMTREE_CACHE="$HOME/shared/cache" .venv/bin/python -m %q --distributed' "$MODULE"
+  # shellcheck disable=SC2016
+  printf ' --workdir "$HOME/shared/runs/%q"' "$RUN_ID"
+  printf ' %q' ${ARGUMENTS[@]+"${ARGUMENTS[@]}"}
 }
 
 # Prints shell text that installs the tagged commit in ~/cmtree_jax/TAG, once, and

@@ -60,7 +60,27 @@ on_workers() {
 }
 
 slice_setup() {
-  on_workers all "$(setup_text)"
+  on_workers all "$(setup_text)
+$(mount_text)"
+}
+
+# Prints shell text that mounts the bucket at ~/shared. What one worker has written
+# the others must see at once, so nothing is remembered of what files there are.
+mount_text() {
+  cat <<END
+if ! command -v gcsfuse >/dev/null; then
+  source=gcsfuse-\$(lsb_release --codename --short)
+  key=/usr/share/keyrings/cloud.google.asc
+  curl -fsSL https://packages.cloud.google.com/apt/doc/apt-key.gpg | sudo tee \$key >/dev/null
+  echo "deb [signed-by=\$key] https://packages.cloud.google.com/apt \$source main" |
+    sudo tee /etc/apt/sources.list.d/gcsfuse.list >/dev/null
+  sudo apt-get -qq update && sudo apt-get -qq install --yes gcsfuse
+fi
+mkdir -p "\$HOME/shared"
+mountpoint -q "\$HOME/shared" ||
+  gcsfuse --implicit-dirs --metadata-cache-ttl-secs 0 --rename-dir-limit 1000000 \
+    $(printf %q "$BUCKET") "\$HOME/shared"
+END
 }
 
 # Starts the run on all workers, unless it goes on there. It outlives the connection,
