@@ -23,7 +23,8 @@ from cmtree_jax.loops.fleet import (
   Session,
   World,
 )
-from cmtree_jax.methods.base import Facts, Method, Signals, Trials
+from cmtree_jax.methods.base import Facts, Method, Signals
+from cmtree_jax.methods.searching import Trials
 from cmtree_jax.proxy.ledger import FORWARD, Cost
 from cmtree_jax.signals import View, domains, measure, observe
 

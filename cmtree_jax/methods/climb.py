@@ -14,10 +14,9 @@ from cmtree_jax.methods.base import (
   Planted,
   Signals,
   Small,
-  Trials,
 )
 from cmtree_jax.methods.laws import designs, surrogates
-from cmtree_jax.methods.searching import Info, State
+from cmtree_jax.methods.searching import Info, State, Trials
 
 # The paper merges fine clusters into the domains.
 SMALL = Small(

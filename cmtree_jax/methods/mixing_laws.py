@@ -15,10 +15,10 @@ from cmtree_jax.methods.base import (
   Planted,
   Signals,
   Small,
-  Trials,
   domain_weights,
 )
 from cmtree_jax.methods.laws import diminishing, laws, optimum
+from cmtree_jax.methods.searching import Trials
 
 AGGREGATION = ("targets", "explicit", "implicit")
 _CANDIDATES = 2**16  # mixtures whose predicted losses are compared

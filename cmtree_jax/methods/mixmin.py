@@ -15,10 +15,10 @@ from cmtree_jax.methods.base import (
   Planted,
   Signals,
   Small,
-  Trials,
   domain_weights,
 )
 from cmtree_jax.methods.laws import designs
+from cmtree_jax.methods.searching import Trials
 
 
 class State(NamedTuple):

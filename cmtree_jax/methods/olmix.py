@@ -14,10 +14,10 @@ from cmtree_jax.methods.base import (
   Method,
   Planted,
   Small,
-  Trials,
   domain_weights,
 )
 from cmtree_jax.methods.laws import designs, laws, optimum
+from cmtree_jax.methods.searching import Trials
 
 
 class State(NamedTuple):

@@ -15,9 +15,9 @@ from cmtree_jax.methods.base import (
   Planted,
   Signals,
   Small,
-  Trials,
 )
 from cmtree_jax.methods.laws import designs
+from cmtree_jax.methods.searching import Trials
 from cmtree_jax.selection import bounded
 
 

@@ -10,9 +10,48 @@ from cmtree_jax.methods.base import (
   DomainWeights,
   Facts,
   Signals,
-  Trials,
   domain_weights,
 )
+
+
+class Trials(NamedTuple):
+  """Runs that a method of the loop `runs` has asked for, and what they showed."""
+
+  mixture_RK: np.ndarray  # rows from `count` on have not run
+  size_R: np.ndarray  # int, indices into `Facts.sizes`
+  loss_RT: np.ndarray  # bits per byte of each target; NaN before the run
+  count: np.ndarray  # int scalar, runs done
+
+  @classmethod
+  def plan(
+    cls, mixture_RK: np.ndarray, *, num_targets: int, size: int = 0
+  ) -> "Trials":
+    """Trials of which none has run yet."""
+    runs = len(mixture_RK)
+    return cls(
+      np.asarray(mixture_RK, np.float64),
+      np.full(runs, size),
+      np.full((runs, num_targets), np.nan),
+      np.array(0),
+    )
+
+  def pending(self, stop: int | None = None) -> "Trials":
+    """Those still to run, up to number `stop`."""
+    rows = slice(int(self.count), stop)
+    return Trials(
+      self.mixture_RK[rows], self.size_R[rows], self.loss_RT[rows], np.array(0)
+    )
+
+  def add(self, signals: Signals) -> "Trials":
+    """The trials with the result of the next run."""
+    loss_RT = self.loss_RT.copy()
+    loss_RT[self.count] = signals.target_loss_T
+    return self._replace(loss_RT=loss_RT, count=np.asarray(self.count + 1))
+
+  @property
+  def mean_loss_R(self) -> np.ndarray:
+    """Losses of the runs done, mean over targets."""
+    return self.loss_RT[: int(self.count)].mean(axis=1)
 
 
 class State(NamedTuple):

@@ -8,7 +8,8 @@ import pytest
 
 from cmtree_jax.loops import fleet, runs
 from cmtree_jax.loops.checkpoint import Interrupted, StopFlag
-from cmtree_jax.methods.base import DomainWeights, Method, Trials
+from cmtree_jax.methods.base import DomainWeights, Method
+from cmtree_jax.methods.searching import Trials
 from cmtree_jax.proxy.ledger import FORWARD, GRADIENT
 from cmtree_jax.signals import domains as signals
 from tests import toy

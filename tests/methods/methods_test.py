@@ -15,9 +15,9 @@ from cmtree_jax.methods.base import (
   DomainWeights,
   EqualWeights,
   Signals,
-  Trials,
 )
 from cmtree_jax.methods.cmtree import TreeWeights
+from cmtree_jax.methods.searching import Trials
 from tests.methods.world import (
   BATCHES,
   MAX_WEIGHT,
