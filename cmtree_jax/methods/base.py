@@ -344,6 +344,7 @@ class Method(NamedTuple):
   # What has a weight of its own: every document of the pool, every domain of the
   # partition, or every leaf of a tree that the method makes.
   weighs: Literal["documents", "domains", "tree"] = "domains"
+  scores: bool = False  # whether its state has a score for every document
   # Whether the weights depend on the targets.
   targeted: bool = True
   # Workdir of an earlier recipe, of labelled sources or of the leaves that are given,

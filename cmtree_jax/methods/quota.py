@@ -79,7 +79,7 @@ def make(
   inner = scoring.named(
     "scorer",
     scorer,
-    _scores,
+    lambda method: method.scores,
     "scores single documents (`weighs documents` in docs/methods.md)",
     but=make,
   )
@@ -182,8 +182,3 @@ def _mixture(kind: str, facts: Facts) -> np.ndarray:
     return (1 - 1e-3) * target_K + 1e-3 * q_K
   log_w_K = np.asarray(facts.earlier_log_w_K, np.float64)
   return q_K * np.exp(np.nan_to_num(log_w_K, nan=0.0))
-
-
-def _scores(method: Method) -> bool:
-  """Whether it has a score for every document."""
-  return method.weighs == "documents" and method.loop in ("none", "look")

@@ -142,7 +142,7 @@ def scorer_of(offset: Any) -> Method:
 
 
 def _serves(scorer: Method) -> bool:
-  return scorer.weighs == "documents" and scorer.loop == "none"
+  return scorer.scores and scorer.loop == "none"
 
 
 def _step(

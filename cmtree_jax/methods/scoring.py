@@ -104,6 +104,7 @@ def method(
     history=lambda state: state.history,
     reasons=lambda state: state.reasons,
     weighs="documents",
+    scores=True,
     targeted=targeted,
   )
 

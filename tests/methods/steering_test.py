@@ -59,6 +59,7 @@ class Random:
       loss_K=np.where(Q_K > 0, loss_K, np.nan),
       excess_K=self.rng.uniform(0, 2, size),
       target_loss_T=self.rng.uniform(1, 4, 1),
+      share_gain_K=np.where(Q_K > 0, self.rng.normal(size=size), 0.0),
     )
 
 
@@ -73,6 +74,7 @@ def test_a_recommended_mixture_never_repeats_more_than_allowed(name):
     max_weight=1.1,
     steps=24 * method.every,
     pool=world.facts().pool,
+    train=world.facts().train[:1],
   )
   states, _, _ = planted.drive(method, facts, Random())
   mixtures = np.stack(
