@@ -17,7 +17,7 @@ from tests import toy
 from tests.methods import world as worlds
 
 KEY = toy.T // 2 - 1  # words of a document: with their end two fill a row
-PAIRS, ROWS, SEEDS = 1600, 16, 3
+PAIRS, ROWS, SEEDS = 3200, 16, 3
 PLAN = final.Plan(steps=PAIRS // ROWS, steps_per_call=20, calls_per_save=2)
 ARMS = ("greedy", "shuffled")
 
@@ -118,7 +118,7 @@ def test_reading_pairs_together_teaches_to_copy(drawn, tmp_path):
   """The same documents as often, in the same model: only what stands beside them."""
   together_S, by_chance_S = trained(drawn, tmp_path)
   gain_S = by_chance_S - together_S
-  assert gain_S.mean() > 5 * np.std(gain_S, ddof=1)
+  assert gain_S.mean() > 2.5 * np.std(gain_S, ddof=1)  # p = .025, one-sided
   assert together_S.max() < 0.8 * by_chance_S.min()
   # By chance nothing can be better than to guess each key and to repeat it.
   guessed = np.log2(toy.V - 1) / (3 * KEY)
