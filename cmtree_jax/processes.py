@@ -96,17 +96,18 @@ def any_of(flag: bool) -> bool:
   return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
 
 
-def require_same(facts: Mapping[str, str]) -> None:
+def require_same(facts: Callable[[], Mapping[str, str]]) -> None:
   """Refuses processes that are not at the same job.
 
   Args:
-    facts: of this process, by what a person calls them.
+    facts: tells those of this process, by what a person calls them; called only
+      where there are several.
   Raises:
     UserError: on every process, for the first fact that differs.
   """
   if not _together():
     return
-  found = [json.loads(one) for one in _exchanged(json.dumps(dict(facts)))]
+  found = [json.loads(one) for one in _exchanged(json.dumps(dict(facts())))]
   for number, one in enumerate(found):
     for what, first in found[0].items():
       if one[what] != first:

@@ -373,7 +373,7 @@ class _PeakMemory:
   """The most anonymous memory that a block took, looked at 200 times a second."""
 
   def __enter__(self) -> "_PeakMemory":
-    self.bytes, self._before = 0, _anonymous_bytes()
+    self.bytes, self._before = 0, anonymous_bytes()
     self._done = threading.Event()
     self._thread = threading.Thread(target=self._watch, daemon=True)
     self._thread.start()
@@ -381,18 +381,24 @@ class _PeakMemory:
 
   def _watch(self) -> None:
     while not self._done.wait(0.005):
-      self.bytes = max(self.bytes, _anonymous_bytes() - self._before)
+      self.bytes = max(self.bytes, anonymous_bytes() - self._before)
 
   def __exit__(self, *_: object) -> None:
     self._done.set()
     self._thread.join()
 
 
-def _anonymous_bytes() -> int:
-  for line in Path("/proc/self/status").read_text().splitlines():
+def anonymous_bytes(process: str = "self") -> int:
+  """That a process holds now, by its number.
+
+  Raises:
+    OSError: there is no such process, or it has no memory of its own.
+  """
+  status = Path("/proc") / process / "status"
+  for line in status.read_text().splitlines():
     if line.startswith("RssAnon:"):
       return 1024 * int(line.split()[1])
-  raise OSError("/proc/self/status tells no RssAnon; run this on Linux.")
+  raise OSError(f"{status} tells no RssAnon; run this on Linux.")
 
 
 if __name__ == "__main__":

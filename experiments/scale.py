@@ -12,6 +12,7 @@ Ten million documents take 20 GB of disk there.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -27,6 +28,8 @@ from typing import NamedTuple
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+
+from experiments import bench_data
 
 _TOPICS, _WORDS = 16, 20_000
 _IN_FILE = 100_000  # documents
@@ -229,17 +232,10 @@ def _watched(command: list[str]) -> tuple[dict[str, float], _Memory]:
 def _anonymous_bytes(group: int) -> dict[int, int]:
   """By process, of a process group; what has ended meanwhile is left out."""
   found = {}
-  for entry in Path("/proc").iterdir():
-    if not entry.name.isdigit():
-      continue
-    try:
-      if os.getpgid(int(entry.name)) != group:
-        continue
-      status = (entry / "status").read_text()
-    except OSError:
-      continue
-    if held := re.search(r"^RssAnon:\s+(\d+) kB", status, re.MULTILINE):
-      found[int(entry.name)] = 1024 * int(held[1])
+  for name in filter(str.isdigit, os.listdir("/proc")):
+    with contextlib.suppress(OSError):
+      if os.getpgid(int(name)) == group:
+        found[int(name)] = bench_data.anonymous_bytes(name)
   return found
 
 

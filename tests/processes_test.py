@@ -74,11 +74,14 @@ def agree(number: int, folder: pathlib.Path) -> None:
   assert processes.any_of(number == 1) and not processes.any_of(False)
   assert processes.in_turn(lambda: _append(folder, number)) == number
   assert (folder / "turns").read_text() == "01"
-  processes.require_same({"a": "x"})
+  processes.require_same(lambda: {"a": "x"})
   for refuse, words in (
     (lambda: processes.by_first(_fail), "no space"),
     (lambda: processes.in_turn(lambda: number and _fail()), "no space"),
-    (lambda: processes.require_same({"corpus": f"{number}"}), "1, not 0"),
+    (
+      lambda: processes.require_same(lambda: {"corpus": f"{number}"}),
+      "1, not 0",
+    ),
     (lambda: processes.require_one("there are views"), "2 processes, but"),
   ):
     with pytest.raises(UserError, match=words):

@@ -99,7 +99,8 @@ spec:
       - name: cmtree
         image: $IMAGE
         resources: {requests: {google.com/tpu: 4}, limits: {google.com/tpu: 4}}
-        volumeMounts: [{name: shared, mountPath: /root/shared}]
+        env: [{name: HOME, value: /cmtree}]
+        volumeMounts: [{name: shared, mountPath: /cmtree/shared}]
         command: [bash, -c]
         args:
         - |

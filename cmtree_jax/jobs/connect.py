@@ -14,6 +14,10 @@ from cmtree_jax.types import UserError
 _ARRIVAL, _FAREWELL = 50, 15
 _SILENCE = 25  # seconds without a sign of life; then a process counts as gone
 
+# Exit status of a process whose job another one has left: as the coordination service
+# has it, which aborts. No fault of the job, and the same command goes on.
+STATUS_LOST = 134
+
 LOST = (
   "Fault: another process of this job has ended. Start the same command on all of "
   "them to go on."
@@ -96,7 +100,7 @@ def leave(status: int) -> int:
     if jax.distributed.is_initialized():
       jax.distributed.shutdown()
   except RuntimeError:  # the others are not at their end
-    os._exit(status or 1)
+    os._exit(status or STATUS_LOST)
   return status
 
 
@@ -105,12 +109,13 @@ def abandon(error: BaseException) -> Any:
 
   At its end Python would wait for them, and they for this one.
   """
-  if not _is_of_others(error):
+  is_of_others = _is_of_others(error)
+  if not is_of_others:
     traceback.print_exception(error)
   _flush()
-  if _is_of_others(error):
+  if is_of_others:
     os.write(2, _END + b"\n")  # said once, whoever notices first
-  os._exit(1)
+  os._exit(STATUS_LOST if is_of_others else 1)
 
 
 # What collectives and the coordination service say where the other side is gone.

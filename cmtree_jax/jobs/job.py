@@ -74,7 +74,7 @@ def run(
   """
   if overwrite:
     _require_elsewhere(config, workdir)
-  processes.require_same(workdirs.identity(config))
+  processes.require_same(lambda: workdirs.identity(config))
   with workdirs.held(workdir):
     processes.by_first(
       lambda: workdirs.claim_workdir(workdir, config, overwrite=overwrite)
@@ -148,7 +148,7 @@ def prepared(job: Job, *, learned: Path | None = None) -> prepare.Prepared:
       learned=learned,
     )
   )
-  processes.require_same({"corpus": data.digest})
+  processes.require_same(lambda: {"corpus": data.digest})
   for note in data.notes:
     job.reporter.say(note)
   job.reporter.say(build.budget(config, data).text())

@@ -192,7 +192,7 @@ def test_stopped_and_killed_they_go_on_to_the_same(corpus):
     begin = time.monotonic()
     job.processes[victim].kill()
     status, told = job.ends()[1 - victim]
-    assert status != 0
+    assert status in (connect.STATUS_LOST, -signal.SIGABRT)  # 134 in a shell
     assert time.monotonic() - begin < 60
     assert told.splitlines()[-1] == connect.LOST
     assert told.count("Fault:") == 1 and "*** " not in told
