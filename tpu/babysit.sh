@@ -43,6 +43,7 @@ while true; do
   case $status in
     0 | 1 | 2) break ;; # done, a fault that was saved, a mistake of the user
   esac
+  GRACE=90 # a worker that another one has left is at its end within a minute
   state=$(slice_state) || state=unknown
   echo "$RUN_ID: $status, the slice is $state; once more." >&2
   [[ $state != gone && $state != absent ]] || continue

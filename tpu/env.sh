@@ -27,6 +27,7 @@ set -euo pipefail
 BUCKET=${BUCKET#gs://} BUCKET=${BUCKET%/} # its name alone
 DRY_RUN=0
 ARGUMENTS=()
+GRACE=0 # seconds that a start waits for what is left of the run on a worker
 
 # Takes --dry-run from the arguments; the rest is in ARGUMENTS.
 parse() {

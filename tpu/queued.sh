@@ -91,7 +91,7 @@ runs=\$HOME/runs/$(printf %q "$RUN_ID")
 mkdir -p \"\$runs\"
 cd \"\$HOME/cmtree_jax/$(printf %q "$TAG")\"
 exec 9>\"\$runs/lock\"
-if ! flock --nonblock 9; then echo \"$RUN_ID goes on.\"; exit 0; fi
+if ! flock --wait $GRACE 9; then echo \"$RUN_ID goes on.\"; exit 0; fi
 rm -f \"\$runs/status\"
 export RUNS=\"\$runs\" JOB=$(printf %q "$(job_command)")
 setsid nohup bash -c 'eval \"\$JOB\" >>\"\$RUNS/log\" 2>&1; echo \$? >\"\$RUNS/status\"' \
