@@ -35,7 +35,8 @@ def is_first() -> bool:
 def by_first(work: Callable[[], T]) -> T | None:
   """Lets the first process do what only one may; the others wait, and get None.
 
-  All processes must call it, in the same order. Inside of `work` the first process
+  All processes must call it, in the same order, and the work begins when all have:
+  so it may take away what they have read before. Inside of `work` the first process
   is on its own: it must not use what spans processes.
 
   Args:
@@ -45,6 +46,7 @@ def by_first(work: Callable[[], T]) -> T | None:
   """
   if not _together():
     return work()
+  _exchanged("")
   name = _next_name()
   if not is_first():
     _raise(_wait(name))
