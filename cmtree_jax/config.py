@@ -56,7 +56,56 @@ def digest(config: ml_collections.ConfigDict) -> str:
   return blake2b(text.encode(), digest_size=8).hexdigest()
 
 
+def runs(path: str) -> list[dict[str, Any]]:
+  """The runs that a file's `sweep(add)` asks for, each as dotted fields and values.
+
+  Args:
+    path: as of `load`; `sweep` stands beside `get_config` and calls
+      `add(**{"batch.rows": 32})` once for every run.
+  Raises:
+    UserError: there is no such function, or it adds nothing.
+  """
+  module, file, _ = _module(path)
+  if not hasattr(module, "sweep"):
+    raise UserError(
+      f"{file} has no function sweep(add) beside get_config(); for one run there is "
+      "python -m cmtree_jax.main."
+    )
+  found: list[dict[str, Any]] = []
+  module.sweep(lambda **fields: found.append(fields))
+  if not found:
+    raise UserError(f"sweep(add) of {file} adds no run.")
+  return found
+
+
+def text_of(value: Any) -> str:
+  """A value of a field as `--config.field=` takes it.
+
+  >>> text_of((4, 4)), text_of(False), text_of(0.5)
+  ('4,4', 'false', '0.5')
+  """
+  if isinstance(value, bool):
+    return str(value).lower()
+  if isinstance(value, (tuple, list)):
+    return ",".join(map(text_of, value))
+  return str(value)
+
+
 def _call_get_config(path: str) -> ml_collections.ConfigDict:
+  module, file, argument = _module(path)
+  if not hasattr(module, "get_config"):
+    raise UserError(f"{file} has no function get_config().")
+  takes = inspect.signature(module.get_config).parameters
+  if argument and not takes:
+    name = path.partition(":")[0]
+    raise UserError(
+      f"{file} takes no argument, came {argument!r}; write --config {name}."
+    )
+  return module.get_config(argument) if argument else module.get_config()
+
+
+def _module(path: str) -> tuple[Any, Path, str]:
+  """(what a config file defines, the file, what follows its colon)."""
   name, _, argument = path.partition(":")
   file = _find(name)
   if str(_REPOSITORY) not in sys.path:
@@ -66,14 +115,7 @@ def _call_get_config(path: str) -> ml_collections.ConfigDict:
     raise UserError(f"{file} is no Python file; --config wants one.")
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
-  if not hasattr(module, "get_config"):
-    raise UserError(f"{file} has no function get_config().")
-  takes = inspect.signature(module.get_config).parameters
-  if argument and not takes:
-    raise UserError(
-      f"{file} takes no argument, came {argument!r}; write --config {name}."
-    )
-  return module.get_config(argument) if argument else module.get_config()
+  return module, file, argument
 
 
 def _find(name: str) -> Path:

@@ -35,7 +35,7 @@ ROOMS = (
     "recipe",
     "report",
   ),
-  *("config", "jobs", "main", "compare"),
+  *("config", "jobs", "main", "compare", "sweep"),
 )
 # Arrows that run back up, and why.
 UPWARD = {

@@ -26,11 +26,9 @@ def command(
     The exit status: the job's, 1 for a fault, 2 for a mistake of the user, 143 if it
     was stopped.
   """
-  arguments = sys.argv[1:] if arguments is None else arguments
-  prefix = "--config."
-  overrides = [a[len(prefix) :] for a in arguments if a.startswith(prefix)]
+  overrides, rest = config_arguments(arguments)
   parser = _parser(name, description)
-  flags = parser.parse_args([a for a in arguments if not a.startswith(prefix)])
+  flags = parser.parse_args(rest)
 
   def run() -> int:
     from cmtree_jax import config
@@ -44,15 +42,29 @@ def command(
   if not flags.distributed:
     if plan != Plan():
       parser.error("--coordinator and its like need --distributed")
-    return _status(run)
+    return status_of(run)
   try:
-    status = _status(lambda: connect.connect(plan) or 0)
-    return connect.leave(status or _status(run))
+    status = status_of(lambda: connect.connect(plan) or 0)
+    return connect.leave(status or status_of(run))
   except Exception as error:
     return connect.abandon(error)
 
 
-def _status(run: Callable[[], int]) -> int:
+def config_arguments(
+  arguments: Sequence[str] | None,
+) -> tuple[list[str], list[str]]:
+  """Overrides of the config, as `config.load` takes them, and all other arguments.
+
+  Args:
+    arguments: of the command line; None: those of this process.
+  """
+  arguments = sys.argv[1:] if arguments is None else arguments
+  prefix = "--config."
+  overrides = [a[len(prefix) :] for a in arguments if a.startswith(prefix)]
+  return overrides, [a for a in arguments if not a.startswith(prefix)]
+
+
+def status_of(run: Callable[[], int]) -> int:
   """What came of it, with the last line that a person is told."""
   try:
     return run()

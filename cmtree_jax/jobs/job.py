@@ -88,6 +88,7 @@ def run(
       except Interrupted:
         reporter.say("Interrupted and saved. Run the same command to go on.")
         return INTERRUPTED
+    processes.by_first(lambda: workdirs.finish(workdir))
   if show is not None:
     show()
   return 0

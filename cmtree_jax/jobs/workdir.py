@@ -23,6 +23,7 @@ from cmtree_jax.types import UserError
 CONFIG_FILE = "config.json"
 CORPUS_FILE = "corpus_digest.txt"
 MARKER_FILE = ".cmtree_jax"  # tells a run of this package from other folders
+FINISHED_FILE = ".finished"  # written last, when all else is there
 
 # Everything else that jobs write into a workdir: `--overwrite` removes these names,
 # and no others.
@@ -32,7 +33,7 @@ WRITTEN = (
   *("results.parquet", "schedule.json", "schedule.parquet", policies.FILE),
   *("selection.html", "selection.parquet"),
   *("summary.json", "table.md"),
-  *(*prepare.LEARNED_FILES, CORPUS_FILE),
+  *(*prepare.LEARNED_FILES, CORPUS_FILE, FINISHED_FILE),
 )
 
 # Fields of the config that say where a host keeps things, and change no result.
@@ -105,13 +106,18 @@ def held(workdir: Path, chosen_by: str = WORKDIR) -> Iterator[None]:
 
 def identity(config: Any) -> dict[str, str]:
   """What all processes of a job must have in common, as a person calls it."""
+  return {
+    "config": digest(config),
+    "commit": git_commit() or cmtree_jax.__version__,
+  }
+
+
+def digest(config: Any) -> str:
+  """A hash of what makes the results, the same on all hosts."""
   same = config.copy_and_resolve_references().unlock()
   for name in OF_HOST:
     del same[name]
-  return {
-    "config": configs.digest(same),
-    "commit": git_commit() or cmtree_jax.__version__,
-  }
+  return configs.digest(same)
 
 
 def claim_workdir(
@@ -161,6 +167,16 @@ def claim_corpus(workdir: Path, digest: str, chosen_by: str = WORKDIR) -> None:
   store.write_atomically(file, digest + "\n")
 
 
+def finish(workdir: Path) -> None:
+  """Marks a job as ended well, all of its files written."""
+  store.write_atomically(workdir / FINISHED_FILE, _FINISHED)
+
+
+def is_finished(workdir: Path) -> bool:
+  """Whether the job of a folder has ended well."""
+  return (workdir / FINISHED_FILE).exists()
+
+
 def peak_rss_bytes() -> int:
   """The most memory that this process has held."""
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -189,6 +205,7 @@ def _config_json(config: Any) -> str:
 
 
 _MARKER = "A run of cmtree_jax; --overwrite asks for this file.\n"
+_FINISHED = "This run has ended well; a sweep asks for this file.\n"
 
 
 def _unwritable(workdir: Path, chosen_by: str, error: OSError) -> str:

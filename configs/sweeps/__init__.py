@@ -1,0 +1,1 @@
+"""Sweeps: `python -m cmtree_jax.sweep --config configs/sweeps/NAME.py`."""
