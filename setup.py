@@ -48,8 +48,12 @@ _BEAM = ["apache-beam>=2.77,<3"]
 _HUGGING_FACE = ["datasets>=3"]
 _MINILM = ["safetensors>=0.5", "tokenizers>=0.21"]
 _REPORT = ["matplotlib>=3.9"]
+_TENSORBOARD = ["tensorboardX>=2.6,<3"]
 _NOTEBOOK = ["ipykernel>=6.29", "jupytext>=1.16", "nbclient>=0.10", *_REPORT]
-_ALL = [*_MINILM, *_NOTEBOOK, *_SEQIO, *_BEAM, *_HUGGING_FACE]
+_ALL = [
+  *(*_MINILM, *_NOTEBOOK, *_TENSORBOARD),
+  *(*_SEQIO, *_BEAM, *_HUGGING_FACE),
+]
 _TESTS = [
   "beartype>=0.22",
   "pyrefly>=1,<2",
@@ -78,6 +82,7 @@ setuptools.setup(
     "notebook": _NOTEBOOK,
     "report": _REPORT,
     "seqio": _SEQIO,
+    "tensorboard": _TENSORBOARD,
     "all": _ALL,
     "cuda": ["jax[cuda12]"],
     "tpu": ["jax[tpu]"],

@@ -1,11 +1,12 @@
 """Three domains, a target and tiny proxies: what the loops of domains work on."""
 
+import collections
 import contextlib
 import dataclasses
 import functools
 import pathlib
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -171,11 +172,25 @@ def scored(texts, key_N) -> Documents:
 def session(
   folder: pathlib.Path, stop: StopFlag | None = None, seed: int = 0
 ) -> Iterator[fleet.Session]:
-  """A loop's session that saves in a folder and tells nobody."""
+  """A loop's session that saves in a folder; `told` has what it measured."""
+
+  def tell(step, values, run="", part=""):
+    finite = {name: float(value) for name, value in values.items()}
+    TOLD[folder].append((run, part, step, finite))
+
   with contextlib.closing(Checkpointer(folder)) as checkpointer:
     yield fleet.Session(
-      seed, checkpointer, stop or StopFlag(), lambda work, text: None
+      seed, checkpointer, stop or StopFlag(), lambda work, text: None, tell
     )
+
+
+# Of every session's folder: (run, part, step, values), as they came.
+TOLD = collections.defaultdict(list)
+
+
+def told(folder: pathlib.Path, run: str = "", part: str = "") -> dict[int, Any]:
+  """What a loop measured of one of its runs: step -> values."""
+  return {row[2]: row[3] for row in TOLD[folder] if row[:2] == (run, part)}
 
 
 def _documents(texts, name):

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from cmtree_jax.loops.checkpoint import (
   StopFlag,
   stop_on_signal,
 )
+from cmtree_jax.report.metrics import Metrics
 from cmtree_jax.report.progress import Reporter
 from cmtree_jax.types import UserError
 
@@ -34,6 +35,7 @@ class Job(NamedTuple):
   workdir: Path
   reporter: Reporter
   stop: StopFlag
+  metrics: Metrics = Metrics(None)
 
   @property
   def workers(self) -> workers.Workers:
@@ -50,8 +52,18 @@ class Job(NamedTuple):
       seed: of the loop.
     """
     checkpointer = Checkpointer(self.workdir / stage)
+    own = self.workdir.name.removesuffix(".work")  # the cell's name
+
+    def tell(
+      step: int, values: Mapping[str, float], run: str = "", part: str = ""
+    ) -> None:
+      name = "/".join(filter(None, (run or own, part)))
+      self.metrics.write(stage, name, step, values)
+
     with contextlib.closing(checkpointer):
-      yield fleet.Session(seed, checkpointer, self.stop, self.reporter.advance)
+      yield fleet.Session(
+        seed, checkpointer, self.stop, self.reporter.advance, tell
+      )
 
 
 def run(
@@ -82,9 +94,13 @@ def run(
     _keep_compiled(build.cache_dir(config) / "xla")
     _multiply_in_full()
     quiet = not processes.is_first()
-    with Reporter(quiet=quiet) as reporter, stop_on_signal() as stop:
+    with (
+      Reporter(quiet=quiet) as reporter,
+      Metrics(None if quiet else workdir) as metrics,
+      stop_on_signal() as stop,
+    ):
       try:
-        show = story(Job(config, workdir, reporter, stop))
+        show = story(Job(config, workdir, reporter, stop, metrics))
       except Interrupted:
         reporter.say("Interrupted and saved. Run the same command to go on.")
         return INTERRUPTED

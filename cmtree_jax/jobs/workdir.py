@@ -18,6 +18,7 @@ from cmtree_jax import processes
 from cmtree_jax.data import store
 from cmtree_jax.data.build import prepare
 from cmtree_jax.recipe import policies
+from cmtree_jax.report import metrics
 from cmtree_jax.types import UserError
 
 CONFIG_FILE = "config.json"
@@ -32,7 +33,7 @@ WRITTEN = (
   *("comparison.json", "comparison.svg", "documents.parquet", "recipe.json"),
   *("results.parquet", "schedule.json", "schedule.parquet", policies.FILE),
   *("selection.html", "selection.parquet"),
-  *("summary.json", "table.md"),
+  *("summary.json", "table.md", metrics.FILE, metrics.FOLDER),
   *(*prepare.LEARNED_FILES, CORPUS_FILE, FINISHED_FILE),
 )
 

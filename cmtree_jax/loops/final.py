@@ -177,6 +177,7 @@ def run(
           f"The loss of {one.name}, seed {one.seed}, at step {int(step)} (saved)",
           "Lower config.optimizer.learning_rate and start anew with --overwrite.",
         )
+        session.tell(int(step), {"loss": loss}, one.name)
       session.advance(len(models) * plan.steps_per_call * world.rows, "")
       if saves:
         session.stop.check()

@@ -7,7 +7,7 @@ here once. State goes in and comes out; nothing here remembers anything.
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,25 @@ from cmtree_jax.signals import Looked, View, look
 from cmtree_jax.types import Fault
 
 Advance = Callable[[float, str], None]  # (work done, what is being done)
+
+
+class Tell(Protocol):
+  """Takes what a loop measures, see `report.metrics`."""
+
+  def __call__(
+    self,
+    step: int,
+    values: Mapping[str, float],
+    run: str = "",
+    part: str = "",
+  ) -> None:
+    """Of a step of the session's own run or of a named one, or of a part of it."""
+
+
+def _nobody(
+  step: int, values: Mapping[str, float], run: str = "", part: str = ""
+) -> None:
+  """Tells nobody."""
 
 
 class Model(NamedTuple):
@@ -74,6 +93,7 @@ class Session(NamedTuple):
   checkpointer: Checkpointer  # no other loop saves there
   stop: StopFlag  # set when the job is asked to stop
   advance: Advance  # told of progress, in training rows
+  tell: Tell = _nobody  # told of losses and what else is measured
 
 
 class Outcome(NamedTuple):

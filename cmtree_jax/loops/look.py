@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from cmtree_jax import checks
+from cmtree_jax import checks, sharding
 from cmtree_jax.data.draw import packing, sampler
 from cmtree_jax.data.draw.batch import Batch, stack_rows
 from cmtree_jax.loops import fleet as fleets
@@ -224,6 +224,12 @@ class _Model(NamedTuple):
         loss_PS,
         "The loss of a model that documents are looked at with",
         "Lower config.optimizer.learning_rate.",
+      )
+      loss = float(sharding.gather(loss_PS)[0, -1])
+      self.session.tell(
+        int(fleet.age[0]),
+        {"loss": loss},
+        part=f"{self.name}.{int(state.training)}",
       )
       self.session.advance(call * world.rows, f"a {self.name} to look with")
       state = self._saved(state._replace(fleet=fleet))

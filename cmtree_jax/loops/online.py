@@ -79,6 +79,7 @@ def run(
     runs,
     steps=steps,
     target_weights=target_weights,
+    tell=session.tell,
   )
   events = online_values if method.loop == "values" else online_steer
   state, fields = events.start(one)
@@ -86,7 +87,9 @@ def run(
   interval = max(1, math.ceil(steps / (plan.saves + 1)))
   while state.step < steps:
     before = int(state.step)
+    stages = int((state.begin_G >= 0).sum())
     state = events.play(one, state)
+    _tell_stage(one, state, fields, stages)
     state = state._replace(move=state.move + 1)
     after = int(state.step)
     due = after < steps and before // interval < after // interval
@@ -97,6 +100,17 @@ def run(
     session.advance(rows, f"step {after} of {steps}")
     session.stop.check()
   return [_trained(one, state, fields, member) for member in one.members]
+
+
+def _tell_stage(
+  one: Setting, state: State, fields: Sequence[str], stage: int
+) -> None:
+  """Tells of the event that a stage begins with, if it has begun."""
+  if stage == len(state.begin_G) or state.begin_G[stage] < 0:
+    return
+  for run, row_C in zip(one.runs, state.history_PGC[:, stage], strict=True):
+    values = dict(zip(fields, row_C, strict=True))
+    one.tell(int(state.begin_G[stage]), values, run.name, "events")
 
 
 def in_the_way(method: Method, target_weights: str) -> str:

@@ -22,7 +22,7 @@ from cmtree_jax.data.draw.subpool import Subpool
 from cmtree_jax.loops import final, shown
 from cmtree_jax.loops import fleet as fleets
 from cmtree_jax.loops import target_weights as targets
-from cmtree_jax.loops.fleet import Fleet, World
+from cmtree_jax.loops.fleet import Fleet, Tell, World
 from cmtree_jax.methods.base import Facts, Method, Weights
 
 
@@ -111,6 +111,7 @@ class Setting(NamedTuple):
   weigh: Callable[..., Any]
   target_weight_T: np.ndarray  # what each target's loss counts for
   clock: "Clock"
+  tell: Tell
 
   @property
   def members(self) -> range:
@@ -150,7 +151,8 @@ def setting(
   runs: Sequence[Run],
   *,
   steps: int,
-  target_weights: str = "equal",
+  target_weights: str,
+  tell: Tell,
 ) -> Setting:
   """What stays the same over the runs.
 
@@ -162,6 +164,7 @@ def setting(
     steps: of the training.
     target_weights: what each target's loss counts for, as `target_weights.first`
       takes it.
+    tell: takes the losses.
   """
   return Setting(
     method,
@@ -175,6 +178,7 @@ def setting(
     shown.weigher(method),
     targets.first(target_weights, world.target_names),
     Clock([], []),
+    tell,
   )
 
 
@@ -316,15 +320,13 @@ def train(
   begin = time.perf_counter()
   state, batches = draw(one, state, weight_PN, steps)
   fleet, loss_PS = fleets.train(state.fleet, one.world, batches)
-  require_finite(one, state, sharding.gather(loss_PS)[:, -1], steps)
+  record(one, state, sharding.gather(loss_PS)[:, -1], steps)
   one.clock.plain.append((time.perf_counter() - begin) / steps)
   return state._replace(fleet=fleet, step=state.step + steps)
 
 
-def require_finite(
-  one: Setting, state: State, loss_P: np.ndarray, steps: int
-) -> None:
-  """Stops the job at a loss that is not finite.
+def record(one: Setting, state: State, loss_P: np.ndarray, steps: int) -> None:
+  """Tells of the losses so many steps on; stops the job at one that is not finite.
 
   Raises:
     Fault: names the run.
@@ -335,3 +337,4 @@ def require_finite(
       f"The loss of {run.name}, seed {run.seed}, at step {state.step + steps}",
       "Lower config.optimizer.learning_rate and start anew with --overwrite.",
     )
+    one.tell(int(state.step) + steps, {"loss": loss}, run.name)

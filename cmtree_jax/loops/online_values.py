@@ -197,7 +197,7 @@ def _through(
     phi, loss_PS = engine.train(fleet.phi, batches, weight, every_P)
   else:
     phi, loss_PS, unroll = engine.valued(fleet.phi, batches, weight, outer)
-  online_run.require_finite(one, state, sharding.gather(loss_PS)[:, -1], steps)
+  online_run.record(one, state, sharding.gather(loss_PS)[:, -1], steps)
   return fleet._replace(phi=phi, age=fleet.age + steps), unroll
 
 

@@ -111,6 +111,9 @@ def run(
     )
     fleet, found = _train(group, jax.random.fold_in(key, 1), session.advance)
     state = _with_results(method, state, fleet, found)
+    for number, one in enumerate(found, int(state.runs) - len(found) + 1):
+      losses = zip(world.target_names, one.target_loss_T, strict=True)
+      session.tell(number, {f"bpb.{name}": loss for name, loss in losses})
     session.checkpointer.save(int(state.runs), state)
     session.stop.check()
   trials: Trials = state.method.trials

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from cmtree_jax import checks
+from cmtree_jax import checks, sharding
 from cmtree_jax.data.draw.batch import Batch, stack_rows
 from cmtree_jax.data.draw.subpool import Subpool
 from cmtree_jax.loops import fleet as fleets
 from cmtree_jax.loops import gains
-from cmtree_jax.loops.fleet import Fleet, Outcome, Session, World
+from cmtree_jax.loops.fleet import Fleet, Outcome, Session, Tell, World
 from cmtree_jax.methods.base import Ask, Facts, Method
 from cmtree_jax.proxy.ledger import Cost
 from cmtree_jax.signals import read_reference
@@ -67,7 +67,7 @@ def run(
     Fault: a mixture is not finite.
     Interrupted: after saving, if the job is asked to stop.
   """
-  steering = _steering(method, facts, world, plan, session.seed)
+  steering = _steering(method, facts, world, plan, session)
   state = _start(steering, session.seed)
   state = session.checkpointer.restore(state) or state
   interval = max(1, steering.moves // (plan.saves + 1))
@@ -109,6 +109,7 @@ class _Steering(NamedTuple):
   subpool: Subpool  # what proxy and reference train on
   step: Callable[..., Any]  # the method's, compiled
   ask: Callable[..., Any]
+  tell: Tell
 
   @property
   def reads_reference(self) -> bool:
@@ -132,17 +133,18 @@ class _Steering(NamedTuple):
 
 
 def _steering(
-  method: Method, facts: Facts, world: World, plan: Plan, seed: int
+  method: Method, facts: Facts, world: World, plan: Plan, session: Session
 ) -> _Steering:
   return _Steering(
     method,
     facts,
     world,
     plan,
-    seed,
-    world.subpool(plan.steps, "search", seed),
+    session.seed,
+    world.subpool(plan.steps, "search", session.seed),
     jax.jit(method.step),
     jax.jit(method.ask),
+    session.tell,
   )
 
 
@@ -175,11 +177,12 @@ def _train_reference(steering: _Steering, state: State) -> State:
     steering, state.fleet, Ask(steering.facts.domain_mass_K)
   )
   # The fleet lends its streams and its ledger; its own proxy stays as it is.
-  trained, _ = fleets.train(
+  trained, loss_PS = fleets.train(
     fleet._replace(phi=state.reference), steering.world, batches
   )
   fleet = fleet._replace(cost=trained.cost)
   done = state.reference_steps + every
+  steering.tell(int(done), _last(loss_PS), part="reference")
   if done + every > steps:
     done = np.array(steps)  # the rest is shorter than a chunk
   return state._replace(
@@ -215,6 +218,7 @@ def _observe_and_train(steering: _Steering, state: State) -> State:
   if ask.fresh:
     fleet = fleets.renew(fleet, world, _phi_key(steering.seed))
   weight, gain_K = None, np.zeros_like(state.share_gain_K)
+  told = {"effective_domains": _effective(ask.mixture_K)}
   if method.train_on_observed:
     batches, weight = _observed(looked.batch, ask.mixture_K)
   else:
@@ -222,12 +226,14 @@ def _observe_and_train(steering: _Steering, state: State) -> State:
   if ask.valued:
     fleet, gain_K = gains.train(fleet, world, batches, number)
   else:
-    fleet, _ = fleets.train(fleet, world, batches, weight=weight)
+    fleet, loss_PS = fleets.train(fleet, world, batches, weight=weight)
+    told |= _last(loss_PS)
   fleets.require_finite(
     gain_K,
     f"What the domains' shares are worth after observation {number}",
     "Lower config.optimizer.learning_rate or raise config.optimizer.eps_root.",
   )
+  steering.tell((number + 1) * method.every, told)
   mixture_OK = state.mixture_OK.copy()
   mixture_OK[number] = ask.mixture_K
   return state._replace(
@@ -238,6 +244,17 @@ def _observe_and_train(steering: _Steering, state: State) -> State:
     mixture_OK=mixture_OK,
     share_gain_K=gain_K,
   )
+
+
+def _last(loss_PS: Any) -> dict[str, float]:
+  """The loss of the last of some training steps, of the one proxy."""
+  return {"loss": float(sharding.gather(loss_PS)[0, -1])}
+
+
+def _effective(mixture_K: np.ndarray) -> float:
+  """How many equal domains have the entropy of a mixture."""
+  p_K = mixture_K[mixture_K > 0] / mixture_K.sum()
+  return float(np.exp(-p_K @ np.log(p_K)))
 
 
 def _observed(batch: Batch, mixture_K: np.ndarray):

@@ -101,6 +101,8 @@ def run(
       "Lower config.optimizer.learning_rate or raise "
       "config.optimizer.eps_root, and start anew with --overwrite.",
     )
+    row = dict(zip(fields, state.history[done - 1], strict=True))
+    session.tell(done, row | {"flops": state.fleet.cost[1]})
     session.stop.check()
   history = tuple(
     dict(zip(fields, row.tolist(), strict=True)) for row in state.history

@@ -1,5 +1,6 @@
 """The whole job on a tiny corpus: results, resuming, and what it refuses."""
 
+import collections
 import json
 import os
 import pathlib
@@ -419,6 +420,30 @@ def test_a_killed_job_ends_with_the_same_bytes(finished, corpus, tmp_path):
   assert job.wait(timeout=120) == 0
   for name in ("recipe.json", "comparison.json", "documents.parquet"):
     assert (workdir / name).read_bytes() == (finished / name).read_bytes()
+  lines = {one: _metrics(one) for one in (workdir, finished)}
+  assert lines[workdir] == lines[finished]
+
+
+def _metrics(workdir: pathlib.Path) -> list[str]:
+  """Its lines; trainings side by side write them in no order."""
+  return sorted((workdir / "metrics.jsonl").read_text().splitlines())
+
+
+def test_every_loop_of_a_job_tells_what_it_measures(finished):
+  told = list(map(json.loads, _metrics(finished)))
+  steps = collections.defaultdict(list)
+  for one in told:
+    steps[one["loop"], one["run"].split(".")[0]].append(one["step"])
+  assert sorted(steps["search", "cmtree"]) == [1, 2, 3]
+  assert sorted(steps["final", "natural"]) == sorted([4, 8, 12] * 2)
+  assert {loop for loop, _ in steps} == {"search", "final"}
+  for one in told:
+    if one["loop"] == "search":
+      assert {"outer_loss", "gain", "loss.arithmetic", "flops"} <= set(one)
+    else:
+      assert one["loss"] > 0
+  names = {path.name for path in (finished / "tensorboard").iterdir()}
+  assert any(name.startswith("events.") for name in names)
 
 
 @pytest.mark.parametrize(

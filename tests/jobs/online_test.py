@@ -121,6 +121,21 @@ def test_its_schedule_is_handed_over_to_trainers(finished):
     assert mixture == pytest.approx({name: wanted[name] for name in mixture})
 
 
+def test_losses_and_events_are_told_as_they_come(finished):
+  lines = (finished / "metrics.jsonl").read_text().splitlines()
+  told = [one for one in map(json.loads, lines) if one["loop"] == "online"]
+  for run, events in (
+    ("cmtree.arithmetic.0", {4, 8}),
+    ("ado.any.0", {0, 3, 6, 9}),
+  ):
+    steps = [one["step"] for one in told if one["run"] == run]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == STEPS
+    moved = [one["step"] for one in told if one["run"] == f"{run}/events"]
+    assert moved
+    assert set(moved) <= events
+
+
 def test_how_the_mixture_moved_is_told(finished):
   for name in ("cmtree.arithmetic", "ado.any"):
     text = (finished / f"online/{name}.md").read_text()

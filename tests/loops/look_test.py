@@ -126,6 +126,11 @@ def test_documents_are_measured_by_a_proxy_that_knows_the_pool(tmp_path):
       np.testing.assert_allclose(
         part.late_hidden_ONH[0, document], late, rtol=1e-4, atol=1e-5
       )
+  told = toy.told(tmp_path, part="proxy.0")
+  assert [*told] == [
+    *range(PLAN.steps_per_call, PLAN.steps + 1, PLAN.steps_per_call)
+  ]
+  assert all(0 < values["loss"] < 10 for values in told.values())
   # Trained on natural rows, then two passes over pool and target.
   scored = sum(_rows(x.tokens) for x in (world.pool, toy.corpus().goal))
   rows = PLAN.steps * ROWS * GRADIENT + 2 * scored * FORWARD

@@ -84,16 +84,20 @@ def run(method, folder, *, population=1, stop=None, sizes=None):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-  return run(asking(), tmp_path_factory.mktemp("whole"))
+  return run(asking(), tmp_path_factory.getbasetemp() / "whole_runs")
 
 
-def test_the_mixture_of_the_target_is_the_best(whole):
+def test_the_mixture_of_the_target_is_the_best(whole, tmp_path_factory):
   result, state = whole
   loss_R = state.trials.loss_RT[:, 0]
   assert loss_R.argmin() == 0  # trained on the target's words
   assert loss_R.argmax() == 1  # trained on none of them
   assert [row["mixture"] for row in result.history] == MIXTURES.tolist()
   assert [row["bpb"] for row in result.history] == loss_R[:, None].tolist()
+  told = toy.told(tmp_path_factory.getbasetemp() / "whole_runs")
+  (name,) = toy.corpus().world.target_names
+  assert [*told] == [1 + row for row in range(len(loss_R))]
+  assert [values[f"bpb.{name}"] for values in told.values()] == loss_R.tolist()
 
 
 def test_what_a_method_tells_stands_beside_its_last_run(tmp_path):

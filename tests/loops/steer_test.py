@@ -117,6 +117,11 @@ def test_it_trains_on_the_mixture_that_is_asked_for(tmp_path):
   np.testing.assert_array_equal(mixtures(found), ONE_HOT)
   tokens = STEPS * ROWS * T
   assert found.cost == (tokens, tokens * GRADIENT * FLOPS)
+  told = toy.told(tmp_path)
+  assert list(told) == list(range(1, STEPS + 1))
+  for values in told.values():
+    assert values["effective_domains"] == pytest.approx(1)
+    assert values["loss"] > 0
 
 
 def test_several_steps_between_observations(tmp_path):
