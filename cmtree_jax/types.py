@@ -58,6 +58,15 @@ class Skip(NamedTuple):
   kind: str  # what is counted, such as "invalid JSON"
   where: str  # "pool.jsonl.gz, line 7" or "a.parquet, row 12"
   message: str  # what was wanted, what came, what to do
+  documents: int = 1  # how many are lost; of what cannot be counted, one
+
+
+class LostLabel(NamedTuple):
+  """A label that is left empty, though its document is used, and why."""
+
+  kind: str  # what is counted
+  where: str
+  message: str
 
 
 class Question(NamedTuple):

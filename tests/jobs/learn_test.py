@@ -143,7 +143,7 @@ def test_a_recipe_is_applied_to_another_corpus(
     )
     assert status == 0
     told = capsys.readouterr().err
-    assert "Skipped 1 documents, invalid JSON" in told
+    assert "Skipped 1 document, invalid JSON" in told
     assert f"Recipe of {finished}. {_budget(finished).text()}" in told
     assert "Export for 20,000 tokens, " in told
     lines = sorted((workdir / "export" / "jsonl").iterdir())

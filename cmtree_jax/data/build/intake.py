@@ -6,7 +6,7 @@ the parts that it finished to the next one (`data/cache.py`).
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,8 +15,9 @@ import numpy as np
 from cmtree_jax.data import cache, store
 from cmtree_jax.data.build import shards
 from cmtree_jax.data.build.workers import Workers
+from cmtree_jax.data.plan import Plan
 from cmtree_jax.data.read import sources
-from cmtree_jax.types import Record, Skip, UserError
+from cmtree_jax.types import LostLabel, Record, Skip, UserError
 
 _PLACES_TOLD = 5  # so many examples for each kind of skip
 
@@ -75,7 +76,7 @@ def read(
   paths, counts = _shards(folder, reports)
   ids = _repeated(folder, "ids", sum(counts))
   texts = _repeated(folder, "texts", sum(counts))
-  skips = _sum_skips(reports)
+  skips = _summed(reports, "skipped")
   if len(ids):
     skips["a repeated id"] = _told_ids(ids, paths)
   _check_limit(skips, rules)
@@ -86,6 +87,7 @@ def read(
       for part, one in zip(parts, reports, strict=True)
     ],
     "skipped": skips,
+    "lost_labels": _summed(reports, "lost_labels"),
     "repeated_texts": {
       "documents": len(texts),
       "dropped": rules.drop_repeated_texts,
@@ -96,7 +98,11 @@ def read(
     for shard in range(len(paths))
   )
   return Intake(
-    tuple(paths), tuple(counts), dropped, report, tuple(_notes(report))
+    tuple(paths),
+    tuple(counts),
+    dropped,
+    report,
+    (*_notes(report), *_unmet(reports, rules.fields)),
   )
 
 
@@ -130,18 +136,26 @@ def read_part(item: PartItem) -> None:
   """Writes the raw shards of one part, then its report."""
   writer = shards.Writer(item.done.with_suffix(""), item.rules.shard_documents)
   skips: dict[str, dict[str, Any]] = {}
+  lost: dict[str, dict[str, Any]] = {}
+  met = dict.fromkeys(_ASKED, 0)
   for found in sources.read(item.part, item.rules.fields):
     if isinstance(found, Record):
       writer.add(found)
-      continue
-    _count(skips, found)
-    _check_limit(skips, item.rules)
+      met["id_field"] += not found.id.startswith(f"{item.part.name}:")
+      met["source_field"] += bool(found.source)
+    elif isinstance(found, LostLabel):
+      _count(lost, found)
+    else:
+      _count(skips, found, found.documents)
+      _check_limit(skips, item.rules)
   writer.flush()
   report = {
     "documents": sum(count for _, count in writer.shards),
     "shards": writer.shards,
     "digests": _digests(item, writer.shards),
     "skipped": skips,
+    "lost_labels": lost,
+    "met": met,
   }
   store.write_atomically(item.done, store.to_json(report))
 
@@ -191,24 +205,27 @@ def _repeated(folder: Path, name: str, num_documents: int) -> np.ndarray:
   return found[np.lexsort((found[:, 1], found[:, 0]))]
 
 
-def _count(skips: dict[str, dict[str, Any]], skip: Skip) -> None:
-  kind = skips.setdefault(
-    skip.kind, {"documents": 0, "where": [], "message": skip.message}
+def _count(
+  found: dict[str, dict[str, Any]], one: Skip | LostLabel, documents: int = 1
+) -> None:
+  kind = found.setdefault(
+    one.kind, {"documents": 0, "where": [], "message": one.message}
   )
-  kind["documents"] += 1
+  kind["documents"] += documents
   if len(kind["where"]) < _PLACES_TOLD:
-    kind["where"].append(skip.where)
+    kind["where"].append(one.where)
 
 
-def _sum_skips(reports):
+def _summed(reports, name: str) -> dict[str, dict[str, Any]]:
+  """Skips or lost labels of all parts, by kind."""
   total: dict[str, dict[str, Any]] = {}
   for report in reports:
-    for kind, skip in report["skipped"].items():
+    for kind, one in report[name].items():
       if kind not in total:
-        total[kind] = skip
+        total[kind] = one
       else:
-        total[kind]["documents"] += skip["documents"]
-        total[kind]["where"] += skip["where"]
+        total[kind]["documents"] += one["documents"]
+        total[kind]["where"] += one["where"]
         del total[kind]["where"][_PLACES_TOLD:]
   return total
 
@@ -249,23 +266,32 @@ def _too_many(skips, rules: Rules) -> str:
 
 
 def _nothing(parts, reports) -> str:
-  skips = _sum_skips(reports)
+  """Why no document is left; the most frequent reason with its cure."""
+  skips = _summed(reports, "skipped")
+  asked = f"{parts[0].path}{' and others' if len(parts) > 1 else ''}"
+  if not skips:
+    return (
+      f"{asked}: wanted at least one document, came none; check the path and "
+      "config.data.text_field."
+    )
   told = "; ".join(
-    f"{one['documents']:,} times {kind} ({', '.join(one['where'])})"
-    for kind, one in skips.items()
+    f"{one['documents']:,} times {kind}" for kind, one in skips.items()
   )
+  one = max(skips.values(), key=lambda skip: skip["documents"])
   return (
-    f"{parts[0].path}{' and others' if len(parts) > 1 else ''}: wanted at least "
-    f"one document, came none{f' ({told})' if told else ''}; check the path and "
-    "config.data.text_field."
+    f"{asked}: wanted at least one document, came none ({told}). Such as "
+    f"{one['where'][0]}: {one['message']}"
   )
 
 
-def _notes(report: dict[str, Any]):
+def _notes(report: dict[str, Any]) -> Iterator[str]:
   for kind, skip in report["skipped"].items():
-    places = ", ".join(skip["where"])
-    more = ", ..." if skip["documents"] > len(skip["where"]) else ""
-    yield f"Skipped {skip['documents']:,} documents, {kind}: {places}{more}."
+    yield f"Skipped {_documents(skip)}, {kind}: {_places(skip)}."
+  for kind, lost in report["lost_labels"].items():
+    yield (
+      f"Left a label empty in {_documents(lost)}, {kind}: {_places(lost)}. Their "
+      "texts are used; labels only describe."
+    )
   repeated = report["repeated_texts"]
   if repeated["documents"]:
     done = "left out" if repeated["dropped"] else "kept"
@@ -273,3 +299,33 @@ def _notes(report: dict[str, Any]):
       f"{repeated['documents']:,} documents have the text of an earlier one; "
       f"{done} (config.data.drop_repeated_texts)."
     )
+
+
+# Fields of the plan that name one of documents, and what is done without it.
+_ASKED = {
+  "id_field": "documents are called after their file and line",
+  "source_field": "no source is known, which only descriptions use",
+}
+
+
+def _unmet(reports, rules: sources.Rules) -> Iterator[str]:
+  """Tells of fields that were asked for by name and that no document has."""
+  for name, without in _ASKED.items():
+    field = getattr(rules, name)
+    is_met = any(one["met"][name] for one in reports)
+    if field != Plan._field_defaults[name] and not is_met:
+      yield (
+        f"No document has a string in the field {field!r} (config.data.{name}); "
+        f"{without}."
+      )
+
+
+def _documents(one: dict[str, Any]) -> str:
+  count = one["documents"]
+  return f"{count:,} document{'' if count == 1 else 's'}"
+
+
+def _places(one: dict[str, Any]) -> str:
+  """Some examples; a place may stand for many documents."""
+  more = ", ..." if len(one["where"]) == _PLACES_TOLD < one["documents"] else ""
+  return f"{', '.join(one['where'])}{more}"

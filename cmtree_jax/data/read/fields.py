@@ -12,7 +12,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from cmtree_jax.types import Record, Skip, UserError
+from cmtree_jax.types import LostLabel, Record, Skip, UserError
+
+# What reading a part gives: documents, and what is wrong with others or their labels.
+Found = Record | Skip | LostLabel
 
 
 class Rules(NamedTuple):
@@ -47,32 +50,37 @@ class Unusable(Exception):
     super().__init__(message)
     self.kind = kind
 
-  def at(self, where: str) -> Skip:
-    """What is counted and told of a row or a file."""
-    return Skip(self.kind, where, str(self))
+  def at(self, where: str, documents: int = 1) -> Skip:
+    """What is counted and told of a row, or of so many; of an empty file, too."""
+    return Skip(self.kind, where, str(self), max(documents, 1))
 
 
 def record_fields(rules: Rules) -> tuple[str, ...]:
   """The fields of a row that `records` reads."""
   return tuple(
-    dict.fromkeys(
-      (rules.text_field, rules.id_field, *_ORIGINAL, *_labels(rules))
-    )
+    dict.fromkeys((rules.text_field, rules.id_field, *_labels(rules)))
   )
 
 
 def records(
   rows: Iterable[Row | Skip], part: Part, rules: Rules
-) -> Iterator[Record | Skip]:
-  """One record, or the reason why there is none, for every row."""
+) -> Iterator[Found]:
+  """One record, or the reason why there is none, for every row.
+
+  Labels are hidden from all learners. One that is no string is left out and told; its
+  text is no worse for it.
+  """
   for row in rows:
     if isinstance(row, Skip):
       yield row
       continue
     try:
-      yield _record(row, part, rules)
+      record, lost = _record(row, part, rules)
     except Unusable as problem:
       yield problem.at(row.where)
+    else:
+      yield record
+      yield from lost
 
 
 def text_of(values: Mapping[str, Any], rules: Rules) -> str:
@@ -185,22 +193,35 @@ _ORIGINAL = ("orig", "original")
 _LANGUAGE = ("lang", "language")
 
 
-def _labels(rules: Rules) -> tuple[str, str, str, str]:
-  return rules.source_field, "domain", *_LANGUAGE
+def _labels(rules: Rules) -> tuple[str, ...]:
+  return (*_ORIGINAL, rules.source_field, "domain", *_LANGUAGE)
 
 
-def _record(row: Row, part: Part, rules: Rules) -> Record:
+def _record(
+  row: Row, part: Part, rules: Rules
+) -> tuple[Record, list[LostLabel]]:
+  """A row's document, and the labels that it has lost."""
   values = row.values
   text = text_of(values, rules)
   name = string_of(values, rules.id_field) or f"{part.name}:{row.number}"
-  originals = [string_of(values, field) for field in _ORIGINAL]
-  source, domain, lang, language = (
-    string_of(values, field) or "" for field in _labels(rules)
+  labels, lost = [], []
+  for field in _labels(rules):
+    try:
+      labels.append(string_of(values, field) or "")
+    except Unusable as problem:
+      labels.append("")
+      lost.append(LostLabel(problem.kind, row.where, str(problem)))
+  orig, original, source, domain, lang, language = labels
+  record = Record(
+    name,
+    text,
+    orig or original or name,
+    source,
+    domain,
+    lang or language,
+    row.where,
   )
-  original = originals[0] or originals[1] or name
-  return Record(
-    name, text, original, source, domain, lang or language, row.where
-  )
+  return record, lost
 
 
 def _encoded(value: str, field: str) -> bytes:

@@ -5,8 +5,8 @@ import json
 from collections.abc import Iterator
 
 from cmtree_jax.data.read import fields, files, parquet
-from cmtree_jax.data.read.fields import Part, Row, Rules, Unusable
-from cmtree_jax.types import Record, Skip, UserError
+from cmtree_jax.data.read.fields import Found, Part, Row, Rules, Unusable
+from cmtree_jax.types import Skip, UserError
 
 
 def parts(folder: str) -> list[Part]:
@@ -34,7 +34,7 @@ def parts(folder: str) -> list[Part]:
   ]
 
 
-def read(part: Part, rules: Rules) -> Iterator[Record | Skip]:
+def read(part: Part, rules: Rules) -> Iterator[Found]:
   """The documents of a split; one without an id is `<part name>:<row>`."""
   return fields.records(_rows(part.path, rules), part, rules)
 
@@ -46,9 +46,12 @@ def digest(part: Part) -> str:
 
 def _rows(path: str, rules: Rules) -> Iterator[Row | Skip]:
   datasets = fields.library("datasets", "hf")
-  number = 0
+  number, num_rows = 0, 1
+  if _is_without_rows(path):
+    return
   try:
     found = datasets.load_from_disk(path)
+    num_rows = len(found)
     parquet.check_columns(found.features.arrow_schema, rules)
     names = [x for x in fields.record_fields(rules) if x in found.column_names]
     tables = found.select_columns(names).with_format("arrow")
@@ -58,7 +61,19 @@ def _rows(path: str, rules: Rules) -> Iterator[Row | Skip]:
           number += 1
           yield Row(number, f"{path}, row {number}", values)
   except Unusable as problem:
-    yield problem.at(path)
+    yield problem.at(path, num_rows)
   # pyarrow's own errors derive from these.
-  except (ValueError, OSError, KeyError) as error:
-    yield files.damaged(error).at(f"{path}, row {number}" if number else path)
+  except (ValueError, OSError, LookupError) as error:
+    where = f"{path}, after row {number}" if number else path
+    yield files.damaged(error).at(where, num_rows - number)
+
+
+def _is_without_rows(path: str) -> bool:
+  """Whether a split was saved without a row, which `datasets` itself cannot load."""
+  from etils import epath
+
+  try:
+    state = json.loads((epath.Path(path) / "state.json").read_text())
+    return state["_data_files"] == []
+  except (OSError, ValueError, LookupError, TypeError):
+    return False  # loading it tells what is wrong

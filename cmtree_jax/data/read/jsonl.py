@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from cmtree_jax.data.read import fields, files
-from cmtree_jax.data.read.fields import Part, Row, Rules, Unusable
-from cmtree_jax.types import Record, Skip
+from cmtree_jax.data.read.fields import Found, Part, Row, Rules, Unusable
+from cmtree_jax.types import Skip
 
 _ESCAPE = 6  # bytes of the longest JSON escape of one byte of text: \u0041
 _OTHER_FIELDS = 1 << 20  # bytes of a line that may be something else than text
@@ -21,7 +21,7 @@ def parts(pattern: str) -> list[Part]:
   return files.parts("jsonl", pattern)
 
 
-def read(part: Part, rules: Rules) -> Iterator[Record | Skip]:
+def read(part: Part, rules: Rules) -> Iterator[Found]:
   """The documents of a file; a line without an id is `<part name>:<line>`."""
   return fields.records(rows(part.path, rules), part, rules)
 

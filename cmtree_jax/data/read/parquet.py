@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from cmtree_jax.data.read import fields, files
-from cmtree_jax.data.read.fields import Part, Row, Rules, Unusable
-from cmtree_jax.types import Record, Skip
+from cmtree_jax.data.read.fields import Found, Part, Row, Rules, Unusable
+from cmtree_jax.types import Skip
 
 ROWS = 64  # read together; more is hardly faster
 
@@ -18,7 +18,7 @@ def parts(pattern: str) -> list[Part]:
   return files.parts("parquet", pattern)
 
 
-def read(part: Part, rules: Rules) -> Iterator[Record | Skip]:
+def read(part: Part, rules: Rules) -> Iterator[Found]:
   """The documents of a file; a row without an id is `<part name>:<row>`."""
   wanted = fields.record_fields(rules)
   found = rows(part.path, wanted, check=lambda x: check_columns(x, rules))
@@ -38,6 +38,7 @@ def rows(
   import pyarrow as pa
   import pyarrow.parquet as pq
 
+  num_rows = 1  # of a file that says nothing of them
   try:
     with files.raw(path) as file:
       # Given a Python file, Arrow's threads may still hold it when the process
@@ -47,6 +48,8 @@ def rows(
         table = pq.ParquetFile(source)
       except (pa.ArrowException, OSError) as error:
         raise files.damaged(error) from None
+      num_rows = table.metadata.num_rows
+      _refuse_twins(table.schema_arrow, wanted)
       check(table.schema_arrow)
       names = [name for name in wanted if name in table.schema_arrow.names]
       first = 0
@@ -54,14 +57,14 @@ def rows(
         yield from _group_rows(table, group, names, path=path, first=first)
         first += table.metadata.row_group(group).num_rows
   except Unusable as problem:
-    yield problem.at(path)
+    yield problem.at(path, num_rows)
 
 
 def check_columns(schema: Any, rules: Rules) -> None:
-  """Refuses a table whose columns cannot hold what the rules say.
+  """Refuses a table whose columns cannot hold texts and ids.
 
   Raises:
-    Unusable: no text column, or one of another type.
+    Unusable: no text column, or one of the two of another type.
   """
   import pyarrow as pa
 
@@ -72,7 +75,7 @@ def check_columns(schema: Any, rules: Rules) -> None:
       f"wanted a column {field!r}, came {fields.short(schema.names)}; name the "
       "column that holds the text.",
     )
-  for name in fields.record_fields(rules):
+  for name in (field, rules.id_field):
     if name not in schema.names:
       continue
     kind = schema.field(name).type
@@ -115,7 +118,19 @@ def _group_rows(
   except (Unusable, pa.ArrowException, OSError) as error:
     problem = error if isinstance(error, Unusable) else files.damaged(error)
     last = first + table.metadata.row_group(group).num_rows
-    yield problem.at(f"{path}, rows {number + 1} to {last}")
+    where = f"{path}, rows {number + 1} to {last}"
+    yield problem.at(where, last - number)
+
+
+def _refuse_twins(schema: Any, wanted: Sequence[str]) -> None:
+  """Refuses a table in which a name does not say which column is meant."""
+  for name in wanted:
+    if schema.names.count(name) > 1:
+      raise Unusable(
+        f"two columns {name!r}",
+        f"wanted one column {name!r}, came {schema.names.count(name)}, as a join "
+        "leaves them; rename or drop the others.",
+      )
 
 
 def _refuse_bomb(group: Any, names: Sequence[str]) -> None:
@@ -135,7 +150,8 @@ def _value(scalar: Any) -> Any:
     scalar = scalar.value
   try:
     return scalar.as_py()
-  except UnicodeDecodeError:
+  # Some types have values that Python has no type for.
+  except (ValueError, OverflowError, NotImplementedError):
     if isinstance(scalar, pa.ListScalar):
       return [_value(item) for item in scalar]
     if isinstance(scalar, pa.BinaryScalar):  # strings are binaries too

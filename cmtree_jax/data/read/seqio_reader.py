@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cmtree_jax.data.read import fields, files
-from cmtree_jax.data.read.fields import Part, Row, Rules, Unusable
-from cmtree_jax.types import Record, Skip, UserError
+from cmtree_jax.data.read.fields import Found, Part, Row, Rules, Unusable
+from cmtree_jax.types import Skip, UserError
 
 _ADDRESS = re.compile(
   r"((?P<module>[^#]+)#)?(?P<name>[^#]+?)(:(?P<split>\w+))?"
@@ -55,7 +55,7 @@ def parts(address: str) -> list[Part]:
   ]
 
 
-def read(part: Part, rules: Rules) -> Iterator[Record | Skip]:
+def read(part: Part, rules: Rules) -> Iterator[Found]:
   """The documents of a Task's split in the order of its source.
 
   A document is the feature that `text_field` names: its text where the Task

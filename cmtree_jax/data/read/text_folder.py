@@ -10,8 +10,8 @@ import posixpath
 from collections.abc import Iterator
 
 from cmtree_jax.data.read import fields, files
-from cmtree_jax.data.read.fields import Part, Rules, Unusable
-from cmtree_jax.types import Record, Skip, UserError
+from cmtree_jax.data.read.fields import Found, Part, Rules, Unusable
+from cmtree_jax.types import Record, UserError
 
 
 def parts(pattern: str) -> list[Part]:
@@ -38,7 +38,7 @@ def parts(pattern: str) -> list[Part]:
   ]
 
 
-def read(part: Part, rules: Rules) -> Iterator[Record | Skip]:
+def read(part: Part, rules: Rules) -> Iterator[Found]:
   """The files of a folder, by name."""
   for path in _files(part.path):
     try:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from cmtree_jax.data.read import fields, sources
 from cmtree_jax.data.read.fields import Part, Rules
-from cmtree_jax.types import Skip, UserError
+from cmtree_jax.types import Record, Skip, UserError
 
 VERSION = "1.0.0"
 
@@ -102,7 +102,8 @@ def _examples(
   for part in parts:
     for found in sources.read(part, rules):
       if isinstance(found, Skip):
-        skipped[found.kind] += 1
+        skipped[found.kind] += found.documents
+      if not isinstance(found, Record):
         continue
       *features, _ = found  # `where` tells of the source, not of the document
       yield number, dict(zip(_FEATURES, features, strict=True))

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from cmtree_jax.data.read import fields, files
-from cmtree_jax.data.read.fields import Part, Row, Rules, Unusable
-from cmtree_jax.types import Record, Skip, UserError
+from cmtree_jax.data.read.fields import Found, Part, Row, Rules, Unusable
+from cmtree_jax.types import Skip, UserError
 
 # A split begins with a letter, which tells it from a version such as 1.0.0.
 _SPLIT = r"(?P<split>[A-Za-z]\w*(\[[^\]]*\])?)"
@@ -47,7 +47,7 @@ def parts(address: str) -> list[Part]:
   ]
 
 
-def read(part: Part, rules: Rules) -> Iterator[Record | Skip]:
+def read(part: Part, rules: Rules) -> Iterator[Found]:
   """The documents of a split; one without an id is `<part name>:<row>`."""
   return fields.records(_rows(part.path, rules), part, rules)
 
@@ -63,9 +63,10 @@ def digest(part: Part) -> str:
 
 def _rows(path: str, rules: Rules) -> Iterator[Row | Skip]:
   folder, split = _folder_and_split(path)
-  number = 0
+  number, num_rows = 0, 1
   try:
     builder = _load(folder, path)
+    num_rows = builder.info.splits[split].num_examples
     _check_features(list(builder.info.features), rules)
     wanted = fields.record_fields(rules)
     documents = builder.as_data_source(split)
@@ -79,10 +80,11 @@ def _rows(path: str, rules: Rules) -> Iterator[Row | Skip]:
   except UserError as error:
     yield Skip(files.UNREADABLE, path, str(error))
   except Unusable as problem:
-    yield problem.at(path)
+    yield problem.at(path, num_rows)
   # The library and its record reader tell damage by errors of many types.
   except Exception as error:
-    yield files.damaged(error).at(f"{path}, row {number}" if number else path)
+    where = f"{path}, row {number}" if number else path
+    yield files.damaged(error).at(where, num_rows - max(number - 1, 0))
 
 
 def _folder_and_split(path: str) -> tuple[str, str]:

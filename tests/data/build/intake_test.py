@@ -5,6 +5,8 @@ import json
 import pathlib
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from cmtree_jax.data import store
@@ -76,6 +78,53 @@ def test_more_bad_documents_than_allowed_stop_the_job(tmp_path):
     assert f"max_skipped = {limit}" in str(error.value)
 
 
+def test_rows_of_a_file_that_will_not_do_count_one_by_one(tmp_path):
+  pq.write_table(pa.table({"body": ["x"] * 12}), tmp_path / "b.parquet")
+  _write(tmp_path / "a.jsonl", {"text": "good"})
+  parts = sources.parts(
+    [f"jsonl:{tmp_path}/a.jsonl", f"parquet:{tmp_path}/b.parquet"]
+  )
+  with pytest.raises(UserError, match=r"12 documents cannot be used.*'body'"):
+    intake.read(parts, _rules(), tmp_path / "few", _LOCAL)
+  taken = intake.read(parts, _rules(max_skipped=12), tmp_path / "all", _LOCAL)
+  (skip,) = taken.report["skipped"].values()
+  assert skip["documents"] == 12
+  assert any("Skipped 12 documents" in note for note in taken.notes)
+
+
+def test_labels_that_are_lost_are_told_and_stop_nothing(tmp_path):
+  rows = [{"text": f"{i}", "lang": ["eng"]} for i in range(12)]
+  _write(tmp_path / "a.jsonl", *rows)
+  taken = _read(tmp_path, rules=_rules(strict=True))
+  assert sum(taken.counts) == 12
+  assert taken.report["skipped"] == {}
+  (lost,) = taken.report["lost_labels"].values()
+  assert lost["documents"] == 12
+  (note,) = taken.notes
+  assert "empty in 12 documents, no string in the field 'lang'" in note
+
+
+@pytest.mark.parametrize(
+  ("changes", "told"),
+  [
+    ({}, []),
+    ({"source_field": "sorce"}, ["'sorce' (config.data.source_field)"]),
+    ({"id_field": "key"}, ["'key' (config.data.id_field)"]),
+    ({"source_field": "topic", "id_field": "name"}, []),
+  ],
+)
+def test_a_field_that_was_asked_for_and_no_document_has_is_told(
+  tmp_path, changes, told
+):
+  _write(tmp_path / "a.jsonl", {"text": "x"})
+  _write(tmp_path / "b.jsonl", {"text": "y", "topic": "sea", "name": "z"})
+  fields = _rules().fields._replace(**changes)
+  notes = _read(tmp_path, rules=_rules(fields=fields)).notes
+  assert len(notes) == len(told)
+  for note, words in zip(notes, told, strict=True):
+    assert f"No document has a string in the field {words}" in note
+
+
 def test_strict_stops_at_the_first_bad_document(tmp_path):
   _write(tmp_path / "a.jsonl", {"text": "x"}, {"text": 3})
   with pytest.raises(UserError, match=r"a\.jsonl, line 2: wanted a string"):
@@ -105,13 +154,13 @@ def test_equal_texts_are_reported_and_dropped_if_asked(tmp_path, drop):
   assert ("left out" if drop else "kept") in taken.notes[0]
 
 
-@pytest.mark.parametrize("lines", [[], ["{", '{"text": ""}']])
+@pytest.mark.parametrize("lines", [[], ["{", "[", '{"text": ""}']])
 def test_a_corpus_without_a_document_is_refused(tmp_path, lines):
   path = _write(tmp_path / "a.jsonl", *lines)
   with pytest.raises(UserError, match=r"at least one document") as error:
     _read(tmp_path)
   assert str(path) in str(error.value)
-  assert ("line 2" in str(error.value)) == bool(lines)
+  assert ("line 1: wanted a JSON object" in str(error.value)) == bool(lines)
 
 
 def test_a_truncated_file_gives_what_it_holds_and_is_counted(tmp_path):

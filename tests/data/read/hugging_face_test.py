@@ -49,6 +49,13 @@ def test_splits_are_parts_and_rows_documents(folder):
   assert null.where == f"{folder}/train, row 3"
 
 
+def test_split_without_rows(tmp_path):
+  for name, columns in (("none", {"text": []}), ("bare", {})):
+    datasets.Dataset.from_dict(columns).save_to_disk(tmp_path / name)
+    (part,) = sources.parts([f"hf:{tmp_path}/{name}"])
+    assert [x for x in read(part) if isinstance(x, Record)] == []
+
+
 def test_split_alone_and_rows_that_were_reordered(tmp_path):
   saved = datasets.Dataset.from_dict({"text": ["x", "y", "z"]})
   saved.select([2, 0]).save_to_disk(tmp_path / "one")
@@ -63,6 +70,11 @@ def test_columns_that_will_not_do_are_told_once(folder):
   part = hugging_face.parts(str(folder))[0]
   (problem,) = read(part, RULES._replace(text_field="body"))
   assert problem.kind == "no text in the field 'body'"
+  assert problem.documents == 1
+  (problem,) = read(
+    hugging_face.parts(str(folder))[1], RULES._replace(text_field="body")
+  )
+  assert problem.documents == 4
   (problem,) = read(part, RULES._replace(text_field="vector"))
   assert "came list" in problem.message
 

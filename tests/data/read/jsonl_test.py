@@ -13,7 +13,7 @@ import pytest
 
 from cmtree_jax.data.read import files, jsonl
 from cmtree_jax.data.read.fields import Part, Rules
-from cmtree_jax.types import Record, Skip
+from cmtree_jax.types import LostLabel, Record, Skip
 
 RULES = Rules("text", "id", "source", 10_000_000)
 SMALL = RULES._replace(max_document_bytes=1_000)
@@ -159,11 +159,6 @@ UNUSABLE = {
     ["came ['a']", "write it as a string"],
   ),
   "truth": ({"text": "x", "id": True}, "no string in the field 'id'", ["True"]),
-  "label": (
-    {"text": "x", "source": {"a": 1}},
-    "no string in the field 'source'",
-    ["came {'a': 1}"],
-  ),
   "surrogate": (
     '{"text": "x \\ud800"}',
     "invalid Unicode",
@@ -198,6 +193,36 @@ def test_unusable_line_is_told_and_the_next_one_read(tmp_path, name):
   assert problem.where == f"{pool}, line 2"
   for fact in facts:
     assert fact in problem.message
+
+
+@pytest.mark.parametrize(
+  ("label", "value", "lost"),
+  [
+    ("lang", ["eng_Latn", "nob_Latn"], True),
+    ("language", 1.5, True),
+    ("orig", {"file": "a"}, True),
+    ("original", True, True),
+    ("domain", {"name": "sea", "score": 0.5}, True),
+    ("source", "\ud800", True),
+    ("source", 7, False),
+    ("domain", None, False),
+  ],
+)
+def test_a_label_that_is_no_string_does_not_lose_its_text(
+  tmp_path, label, value, lost
+):
+  pool = file(tmp_path, {"text": "x", label: value}, {"text": "y"})
+  found = read(pool)
+  texts = [one for one in found if isinstance(one, Record)]
+  assert [one.text for one in texts] == ["x", "y"]
+  told = [one for one in found if isinstance(one, LostLabel)]
+  assert len(told) == lost
+  if lost:
+    name = "pool.jsonl:1"
+    assert texts[0] == Record(name, "x", name, "", "", "")
+    assert repr(label) in told[0].message
+    assert told[0].where == f"{pool}, line 1"
+    assert "\n" not in told[0].message
 
 
 def test_document_of_just_the_largest_size_is_taken_however_escaped(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 
 from cmtree_jax.data.read import files, parquet
 from cmtree_jax.data.read.fields import Rules
-from cmtree_jax.types import Record, Skip
+from cmtree_jax.types import LostLabel, Record, Skip
 
 RULES = Rules("text", "id", "source", 1_000)
 
@@ -126,20 +126,48 @@ def test_unusable_row_is_told_and_the_next_one_read(tmp_path, name):
       "no string in the field 'id'",
       ["column 'id'", "came double"],
     ),
-    (
-      {"text": ["x"], "source": [["a"]]},
-      "no string in the field 'source'",
-      ["column 'source'", "came list"],
-    ),
   ],
 )
 def test_columns_that_will_not_do_are_told_once(tmp_path, columns, kind, facts):
   path = file(tmp_path, columns)
   (problem,) = read(path)
   assert problem.kind == kind
+  assert problem.documents == len(next(iter(columns.values())))
   assert problem.where == str(path)
   for fact in facts:
     assert fact in problem.message
+
+
+def test_two_columns_of_one_name_are_told(tmp_path):
+  path = tmp_path / "a.parquet"
+  columns = [pa.array(["x", "y"])] * 3
+  pq.write_table(pa.Table.from_arrays(columns, ["text", "text", "id"]), path)
+  (problem,) = read(path)
+  assert problem.kind == "two columns 'text'"
+  assert (problem.where, problem.documents) == (str(path), 2)
+  assert "wanted one column 'text', came 2" in problem.message
+  # Twins that nobody reads do no harm.
+  pq.write_table(pa.Table.from_arrays(columns, ["x", "x", "text"]), path)
+  assert [one.text for one in read(path)] == ["x", "y"]
+
+
+@pytest.mark.parametrize(
+  "values",
+  [
+    [["eng"], ["nob"]],
+    [{"name": "sea"}, None],
+    [0.5, 1.5],
+    pa.array([1, 2], pa.timestamp("ns")),
+    pa.array([2**62, 1], pa.duration("s")),  # beyond Python's
+  ],
+)
+def test_labels_of_another_type_do_not_lose_texts(tmp_path, values):
+  found = read(file(tmp_path, {"text": ["x", "y"], "lang": values}))
+  texts = [one.text for one in found if isinstance(one, Record)]
+  assert texts == ["x", "y"]
+  lost = [one for one in found if isinstance(one, LostLabel)]
+  assert len(lost) == sum(value is not None for value in values)
+  assert {one.kind for one in lost} == {"no string in the field 'lang'"}
 
 
 @pytest.mark.parametrize("share", [0, 0.5, 0.99])
@@ -172,6 +200,7 @@ def test_damaged_row_group_leaves_the_others(tmp_path):
   problem = next(x for x in found if isinstance(x, Skip))
   assert problem.kind == "a damaged file"
   assert problem.where == f"{path}, rows 1001 to 2000"
+  assert problem.documents == 1_000
   rest = [x.text for x in found if x != problem]
   assert rest == texts[:1_000] + texts[2_000:]
   assert found[-1].id == "a.parquet:3000"
