@@ -95,7 +95,8 @@ def added(job: Job, data: Prepared) -> Prepared:
       "the views of a model (config.embedding.views) are not in config.cache_dir"
     )
   cache.build_once(folder, lambda place: _build(job, data, plan, place))
-  return prepare.load(folder, data.targets, notes=data.notes)
+  made = prepare.load(folder, data.targets, notes=data.notes)
+  return made._replace(manifest={**made.manifest, **data.manifest})
 
 
 def _key(config: Any, data: Prepared, plan: Plan) -> str:

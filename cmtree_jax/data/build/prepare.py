@@ -29,8 +29,10 @@ from cmtree_jax.types import Target, UserError
 
 Progress = Callable[[str], None]
 
-# Raise it when prepared folders change, so that old ones are unused.
+# Raise them when folders of prepared corpora, or of such that are only read, change, so
+# that old ones are unused.
 _FORMAT = 5
+_READ_FORMAT = 6
 
 EMBEDDER_FILE = "embedder.npz"
 TOKENIZER_FILE = "tokenizer.bin"
@@ -116,7 +118,9 @@ def prepare(
       cache_dir / "prepared" / task.key(digest),
       lambda place: _build(task, place, digest, workers, progress),
     )
-    return load(folder, targets, notes=(*found.notes, *taken.notes))
+    made = load(folder, targets, notes=(*found.notes, *taken.notes))
+    # The folder may be of files with the same documents and other bad ones.
+    return made._replace(manifest={**made.manifest, **task.report()})
   except OSError as error:
     raise UserError(store.unwritable(cache_dir, error)) from error
 
@@ -148,7 +152,14 @@ class _Task(NamedTuple):
     parts = [tokenizer._asdict(), embedding.identity(), data.max_overlap]
     if self.learned:
       parts += [store.file_digest(self.learned / x) for x in LEARNED_FILES]
+    if data.source_field != DataPlan().source_field:
+      parts.append(data.source_field)  # ids and texts do not tell of labels
     return store.key_of(_FORMAT, digest, data.drop_repeated_texts, *parts)
+
+  def report(self) -> dict[str, Any]:
+    """What was read and what was left out."""
+    skipped = {name: dict(kinds) for name, kinds in self.skipped.items()}
+    return {**self.taken.report, "targets_skipped": skipped}
 
 
 def _read(
@@ -163,7 +174,7 @@ def _read(
     data.shard_documents,
   )
   stamps = [(*part, sources.stamp(part)) for part in parts]
-  key = store.key_of(_FORMAT, stamps, rules.fields, rules.shard_documents)
+  key = store.key_of(_READ_FORMAT, stamps, rules.fields, rules.shard_documents)
   taken = intake.read(parts, rules, cache_dir / "corpora" / key, workers)
   progress(
     f"Read {sum(taken.counts):,} documents of {len(parts):,} "
@@ -237,8 +248,7 @@ def _build(
       name: {split: len(getattr(target, split)) for split in store.SPLITS}
       for name, target in task.targets.items()
     },
-    "targets_skipped": {k: dict(v) for k, v in task.skipped.items()},
-    **task.taken.report,
+    **task.report(),
   }
   store.write_atomically(folder / "manifest.json", store.to_json(manifest))
   store.remove(folder / "arrays")

@@ -133,6 +133,16 @@ def opened(path: str) -> Iterator[IO[bytes]]:
       yield file
 
 
+def trouble(path: str) -> str:
+  """Why a file cannot even be begun to read; "" if it can."""
+  try:
+    with raw(path) as file:
+      file.read(1)
+  except Unusable as problem:
+    return str(problem)
+  return ""
+
+
 def digest(part: Part) -> str:
   """A hash of a file's bytes; one that cannot be read has its own."""
   total = hashlib.blake2b(digest_size=16)

@@ -20,8 +20,8 @@ from cmtree_jax.data.read import (
   text_folder,
   tfds_reader,
 )
-from cmtree_jax.data.read.fields import Part, Rules
-from cmtree_jax.types import Record, Skip, UserError
+from cmtree_jax.data.read.fields import Found, Part, Rules
+from cmtree_jax.types import UserError
 
 __all__ = ["READERS", "Part", "Rules", "digest", "parts", "read", "stamp"]
 
@@ -30,7 +30,7 @@ class Reader(NamedTuple):
   """What a kind of source must answer; the modules import late what is large."""
 
   parts: Callable[[str], list[Part]]
-  read: Callable[[Part, Rules], Iterator[Record | Skip]]
+  read: Callable[[Part, Rules], Iterator[Found]]
   digest: Callable[[Part], str]
 
 
@@ -65,7 +65,7 @@ def parts(addresses: Sequence[str]) -> list[Part]:
   return _with_unique_names([found[key] for key in sorted(found)])
 
 
-def read(part: Part, rules: Rules) -> Iterator[Record | Skip]:
+def read(part: Part, rules: Rules) -> Iterator[Found]:
   """The documents of a part in its order, and what is wrong with the others.
 
   Bad data never raises: a file that is damaged yields what comes before the
@@ -77,15 +77,15 @@ def read(part: Part, rules: Rules) -> Iterator[Record | Skip]:
 def stamp(part: Part) -> str:
   """What changes when a part does, without reading it where that can be helped.
 
-  Size and time of change of a local file or of all files in a folder; else the
-  digest.
+  Size and time of change of a local file or of all files in a folder, and whether it
+  can be read: one that cannot is cured without a change. Else the digest.
   """
   path = pathlib.Path(part.path)
   if not path.exists():
     return digest(part)
   files_of = sorted(p for p in path.rglob("*") if p.is_file())
   return " ".join(
-    f"{one.stat().st_size}:{one.stat().st_mtime_ns}"
+    f"{one.stat().st_size}:{one.stat().st_mtime_ns}{files.trouble(str(one))}"
     for one in files_of or [path]
   )
 

@@ -1,5 +1,6 @@
 """From a corpus to arrays: equal however it is cut, kept, and made again."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -13,6 +14,7 @@ import pytest
 from cmtree_jax.data.build import prepare, workers
 from cmtree_jax.data.build.tokenizer import EOS_ID, ByteTokenizer
 from cmtree_jax.data.draw import sampler
+from cmtree_jax.data.read import fields, files
 from cmtree_jax.loops.checkpoint import Interrupted
 from cmtree_jax.types import UserError
 from tests import corpora
@@ -297,6 +299,52 @@ def test_a_sample_is_drawn_after_repeats_are_left_out(corpus):
   for name in prepare.LEARNED_FILES:
     first, second = (one.folder / name for one in (sample, alone))
     assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_file_that_was_cured_is_read(corpus, monkeypatch):
+  """Permissions do not change what a file holds, nor when it was written."""
+
+  @contextlib.contextmanager
+  def raw(path):
+    if path.endswith("b.jsonl"):
+      raise fields.Unusable(files.UNREADABLE, "wanted a readable file")
+    with opened(path) as file:
+      yield file
+
+  opened = files.raw
+  with monkeypatch.context() as patch:
+    patch.setattr(files, "raw", raw)
+    before = _prepare(corpus)
+    assert len(before.pool) == 30
+    assert before.manifest["skipped"][files.UNREADABLE]["documents"] == 1
+  after = _prepare(corpus)
+  assert len(after.pool) == 60
+  assert after.manifest["skipped"] == {}
+
+
+def test_what_is_told_is_of_these_files_and_not_of_earlier_ones(corpus):
+  path = corpus / "a.jsonl"
+  good = path.read_text()
+  path.write_text(good + "{\n")
+  before = _prepare(corpus)
+  path.write_text(good)
+  after = _prepare(corpus)
+  assert before.folder == after.folder  # the same documents
+  assert before.manifest["skipped"]["invalid JSON"]["documents"] == 1
+  assert after.manifest["skipped"] == {}
+
+
+def test_another_name_of_a_label_is_heard(corpus):
+  rows = [{"id": f"{i}", "text": f"text {i}", "topic": "sea"} for i in range(9)]
+  corpora.write(corpus / "a.jsonl", rows)
+  (corpus / "b.jsonl").unlink()
+  for field, labels in (
+    ("topc", ("",)),
+    ("topic", ("sea",)),
+    ("source", ("",)),
+  ):
+    found = _prepare(corpus, f"data.source_field={field}")
+    assert found.documents.labels("source")[1] == labels
 
 
 def test_a_sample_is_of_the_smallest_digests_however_it_is_cut(corpus):
