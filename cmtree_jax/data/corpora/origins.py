@@ -57,7 +57,7 @@ def find(plan: Plan, *, cache_dir: Path, progress: Progress) -> Origin:
       parts += sources.parts([address])
   limit = 0 if plan.strict else plan.max_skipped
   for file in plan.target_files:
-    target, skips = targets.read(file, fields(plan))
+    target, skips, told = targets.read(file, fields(plan))
     if target.name in found:
       raise UserError(
         f"{file}: wanted one target called {target.name!r}, came a second one; "
@@ -66,7 +66,7 @@ def find(plan: Plan, *, cache_dir: Path, progress: Progress) -> Origin:
     if len(skips) > limit:
       raise UserError(f"{skips[0].where}: {skips[0].message}")
     found[target.name] = target
-    notes += _told(file, skips)
+    notes += (*_told(file, skips), *told)
     if skips:
       skipped[file] = dict(Counter(skip.kind for skip in skips))
   return Origin(parts, found, tuple(notes), skipped)

@@ -2,14 +2,16 @@
 
 A line or row holds a `split` and a text, or a multiple-choice question:
 `question`, `choices`, `answer` and perhaps a `context` that stands before the
-question. A text beside a `question` that ends with the string `answer` is a
-question with an open answer. A target is small, so it is held whole. One that has
-test documents only is scored and drives no search.
+question. A text beside a `question` that ends with its `answer` is a question with an
+open answer. All lines of a target are scored alike: those that cannot be are left out
+where most can, and else no answer is, and a person is told. A target is small, so it is
+held whole. One that has test documents only is scored and drives no search.
 """
 
 import os
 import posixpath
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -19,11 +21,20 @@ from cmtree_jax.data.read.fields import Row, Rules, Unusable
 from cmtree_jax.types import Question, Skip, Target, UserError
 
 _SPELLINGS = {**{split: split for split in store.SPLITS}, "valid": "validation"}
+_TEXT = "text"
 _QUESTION = ("context", "question", "choices", "answer")
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
-def read(address: str, rules: Rules) -> tuple[Target, list[Skip]]:
+class Read(NamedTuple):
+  """A target's file."""
+
+  target: Target
+  skips: list[Skip]  # lines that are not used
+  notes: tuple[str, ...] = ()  # what else a person must be told
+
+
+def read(address: str, rules: Rules) -> Read:
   """The target in a file, and which of its lines are not used.
 
   A text that stands in two splits is kept in the later one of train, validation
@@ -53,8 +64,10 @@ def read(address: str, rules: Rules) -> tuple[Target, list[Skip]]:
   items, leaks = _without_leaks(items)
   skips += leaks
   _check_questions(items)
+  items, others, notes = _scored_alike(path, items)
+  skips += others
   _check_splits(path, items, skips)
-  return _target(path, items), skips
+  return Read(_target(path, items), skips, notes)
 
 
 class _Item(NamedTuple):
@@ -62,6 +75,7 @@ class _Item(NamedTuple):
   where: str
   text: str
   question: Question | None
+  unasked: str = ""  # why the answer that stands beside the text is not scored
 
 
 def _open(address: str, rules: Rules) -> tuple[str, Iterator[Row | Skip]]:
@@ -72,7 +86,7 @@ def _open(address: str, rules: Rules) -> tuple[str, Iterator[Row | Skip]]:
   path = os.path.expanduser(path)
   if kind == "jsonl":
     return path, jsonl.rows(path, rules)
-  wanted = (rules.text_field, "split", *_QUESTION)
+  wanted = tuple(dict.fromkeys((rules.text_field, _TEXT, "split", *_QUESTION)))
   return path, parquet.rows(path, wanted, check=lambda schema: None)
 
 
@@ -95,9 +109,16 @@ def _split(row: Row) -> str:
 
 def _item(row: Row, split: str, rules: Rules) -> _Item:
   values = row.values
+  # Targets may have a field of their own for texts, or that of the pool.
+  if rules.text_field not in values and _TEXT in values:
+    values = {**values, rules.text_field: values[_TEXT]}
   if values.get("choices") is None:
     text = fields.text_of(values, rules)
-    return _Item(split, row.where, text, _open_question(values, text))
+    asked = _open_question(values, text)
+    if isinstance(asked, str):
+      return _Item(split, row.where, text, None, asked)
+    whole = asked.prompt + asked.choices[0]
+    return _Item(split, row.where, whole, asked)
   question = _question(values)
   if values.get(rules.text_field) is None:
     text = question.prompt + question.choices[question.answer]
@@ -105,19 +126,35 @@ def _item(row: Row, split: str, rules: Rules) -> _Item:
   return _Item(split, row.where, fields.text_of(values, rules), question)
 
 
-def _open_question(values: Mapping[str, Any], text: str) -> Question | None:
-  """What stands before the answer, and the answer; None where there is none.
+def _open_question(values: Mapping[str, Any], text: str) -> Question | str:
+  """What stands before the answer, and the answer; or why none is scored, perhaps "".
 
   White space between them goes to the answer: a word and the space before it are
-  one token.
+  one token. White space after it is left out where the answer itself has none.
   """
-  asked, answer = values.get("question"), values.get("answer")
-  if not isinstance(asked, str) or not isinstance(answer, str):
-    return None
-  if not asked.strip() or not answer.strip() or not text.endswith(answer):
-    return None
-  prompt = text.removesuffix(answer).rstrip()
-  return Question(prompt, (text[len(prompt) :],), 0)
+  asked, came = values.get("question"), values.get("answer")
+  if came is None or not str(came).strip() or came != came:  # not a number
+    return ""
+  answers = _spelled(came)
+  if not answers:
+    return "an answer that is neither text nor number"
+  if not isinstance(asked, str) or not asked.strip():
+    return "no 'question' beside the answer"
+  for whole in (text, text.rstrip()):
+    for answer in answers:
+      if whole.endswith(answer):
+        prompt = whole.removesuffix(answer).rstrip()
+        return Question(prompt, (whole[len(prompt) :],), 0)
+  return "a text that does not end with its answer"
+
+
+def _spelled(answer: Any) -> tuple[str, ...]:
+  """How an answer may stand in a text; tables make floats of whole numbers."""
+  if isinstance(answer, bool) or not isinstance(answer, str | int | float):
+    return ()
+  if isinstance(answer, float) and answer.is_integer():
+    return str(answer), str(int(answer))
+  return tuple(dict.fromkeys((str(answer), str(answer).strip())))
 
 
 def _question(values: Mapping[str, Any]) -> Question:
@@ -208,6 +245,46 @@ def _check_questions(items: list[_Item]) -> None:
     )
 
 
+def _scored_alike(
+  path: str, items: list[_Item]
+) -> tuple[list[_Item], list[Skip], tuple[str, ...]]:
+  """Answers alone or whole texts, never both in one number.
+
+  Returns:
+    What is scored, what is left out of it, and what a person must be told.
+  """
+  asked = [item for item in items if item.question is not None]
+  others = [item for item in items if item.question is None]
+  if asked and len(asked) >= len(others):
+    skips = [
+      Skip(
+        one.unasked or "no answer",
+        one.where,
+        f"wanted a text that ends with its answer, as that of {asked[0].where} does, "
+        f"came {one.unasked or 'no answer'}; mend the line or drop it.",
+      )
+      for one in others
+    ]
+    return asked, skips, ()
+  plain = [item._replace(question=None) for item in items]
+  reasons = Counter(one.unasked for one in others if one.unasked)
+  if not asked and not reasons:
+    return plain, [], ()
+  told = "; ".join(
+    f"{count:,} times {reason}, first in "
+    f"{next(one.where for one in others if one.unasked == reason)}"
+    for reason, count in reasons.items()
+  )
+  if not told:
+    told = f"{len(others):,} lines without an answer"
+  note = (
+    f"{path}: its {len(items):,} texts are scored whole, not on their answers "
+    f"({told}). An answer is scored where most texts stand beside a 'question' and "
+    "end with it."
+  )
+  return plain, [], (note,)
+
+
 def _check_splits(path: str, items: list[_Item], skips: list[Skip]) -> None:
   counts = {x: sum(item.split == x for item in items) for x in store.SPLITS}
   if counts["test"] == len(items) > 0:
@@ -235,8 +312,7 @@ def _target(path: str, items: list[_Item]) -> Target:
   questions: dict[str, tuple[Question, ...]] = {}
   if any(item.question is not None for item in items):
     questions = {
-      # A text that does not end with its answer is an answer as a whole.
-      x: tuple(one.question or Question("", (one.text,), 0) for one in found)
+      x: tuple(one.question for one in found if one.question is not None)
       for x, found in of_split.items()
     }
   return Target(name, **texts, questions=questions)

@@ -107,6 +107,15 @@ def test_answers_are_kept_beside_what_a_text_alone_gives(corpus):
       )
 
 
+def test_answers_that_are_not_scored_are_told(corpus):
+  goal = (corpus / "goal.jsonl").read_text()
+  (corpus / "goal.jsonl").write_text(
+    goal.replace('"split"', '"answer": 3, "split"')
+  )
+  (note,) = _prepare(corpus).notes
+  assert "its 12 texts are scored whole" in note
+
+
 def test_what_is_not_used_stands_in_the_manifest(corpus):
   with (corpus / "a.jsonl").open("a") as file:
     file.write('{"text": ""}\n{"id": "a1", "text": "again"}\n{\n')

@@ -54,7 +54,7 @@ def test_texts_by_split_and_a_name_without_extensions(tmp_path, name):
   path = write(tmp_path / name, *TEXTS, {"text": "more", "split": "train"})
   expected = Target("t", ("learn", "more"), ("tune",), ("report",), {})
   for address in (str(path), f"jsonl:{path}"):
-    assert targets.read(address, RULES) == (expected, [])
+    assert targets.read(address, RULES) == (expected, [], ())
 
 
 @pytest.mark.parametrize("prefix", ["", "parquet:"])
@@ -75,7 +75,7 @@ def test_question_is_laid_out_and_the_answer_completes_it(tmp_path):
     question("valid", answer="four"),
     question("test", answer=0),
   )
-  target, skips = targets.read(str(path), RULES)
+  target, skips, _ = targets.read(str(path), RULES)
   assert skips == []
   prompt = "Question: 2 + 2?\n(A) three\n(B) four\nAnswer:"
   choices = (" (A) three", " (B) four")
@@ -94,53 +94,129 @@ def test_text_of_a_question_may_be_given(tmp_path):
     question(split, text=f"Four. {split}")
     for split in ("train", "valid", "test")
   ]
-  target, _ = targets.read(str(write(tmp_path / "t.jsonl", *lines)), RULES)
+  target, *_ = targets.read(str(write(tmp_path / "t.jsonl", *lines)), RULES)
   assert target.train == ("Four. train",)
   assert target.questions["train"][0].prompt.startswith("Question: 2 + 2?")
 
 
-def test_an_open_answer_is_what_its_text_ends_with(tmp_path):
-  path = write(
-    tmp_path / "t.jsonl",
-    {"text": "Q: 2+2? A: 4 4", "question": "2+2?", "answer": "4"},
-    {"text": 'def f():\n  """F."""\n  return 1', "answer": "  return 1"},
-    {"text": "Q: 2+3? A: 5.", "question": "2+3?", "answer": "5"},
-  )
-  lines = [json.loads(line) for line in path.read_text().splitlines()]
-  lines[1]["question"] = "F."
-  for line, split in zip(lines, ("train", "valid", "test"), strict=True):
-    line["split"] = split
-  target, _ = targets.read(str(write(path, *lines)), RULES)
-  assert target.questions == {
-    "train": (Question("Q: 2+2? A: 4", (" 4",), 0),),
-    "validation": (Question('def f():\n  """F."""', ("\n  return 1",), 0),),
-    "test": (Question("", ("Q: 2+3? A: 5.",), 0),),  # whole
-  }
-  for split in store.SPLITS:
-    (one,), (text,) = target.questions[split], getattr(target, split)
-    assert one.prompt + one.choices[one.answer] == text
+def ask(text: str, **fields: object) -> list[dict]:
+  """A line for each split; `question` and `answer` beside a text."""
+  return [
+    {"text": f"{split} {text}", "question": "2+2?", "split": split, **fields}
+    for split in ("train", "valid", "test")
+  ]
 
 
 @pytest.mark.parametrize(
-  "fields",
+  ("text", "answer", "choice"),
   [
-    {"answer": "report"},
-    {"question": "?"},
-    {"question": "?", "answer": "other"},
-    {"question": "?", "answer": " "},
-    {"question": " ", "answer": "report"},
-    {"question": "?", "answer": 0},
+    ("Q: 2+2? A: 4 4", "4", " 4"),
+    ('def f():\n  """F."""\n  return 1', "  return 1", "\n  return 1"),
+    # White space after the answer is none of it, on whichever side it stands.
+    ("Q: 2+2? A: 4\n", "4", " 4"),
+    ("Q: 2+2? A: 4 \r\n", "4", " 4"),
+    ("Q: 2+2? A: 4", "4\n", " 4"),
+    ("Q: 2+2? A: 4", " 4 ", " 4"),
+    ("return 1\n", "return 1\n", " return 1\n"),
+    # Numbers as they are written, tables' too.
+    ("Q: 2+2? A: 4", 4, " 4"),
+    ("Q: 2+2? A: -4.5", -4.5, " -4.5"),
+    ("Q: 2+2? A: 4", 4.0, " 4"),
+    ("Q: 2+2? A: 4.0", 4.0, " 4.0"),
   ],
 )
-def test_texts_without_an_answer_at_their_end_are_plain(tmp_path, fields):
-  end = " " if fields.get("answer") == " " else " report"
-  lines = [
-    {"text": line["split"] + end, "split": line["split"], **fields}
-    for line in TEXTS
-  ]
-  target, skips = targets.read(str(write(tmp_path / "t.jsonl", *lines)), RULES)
+def test_an_open_answer_is_what_its_text_ends_with(
+  tmp_path, text, answer, choice
+):
+  lines = ask(text, answer=answer)
+  found = targets.read(str(write(tmp_path / "t.jsonl", *lines)), RULES)
+  assert (found.skips, found.notes) == ([], ())
+  for line, split in zip(lines, store.SPLITS, strict=True):
+    (one,), (whole,) = (
+      found.target.questions[split],
+      getattr(found.target, split),
+    )
+    assert one.choices == (choice,)
+    assert one.prompt + choice == whole
+    assert line["text"].startswith(whole)
+    assert not line["text"].removeprefix(whole).strip()
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+@pytest.mark.parametrize(
+  ("fields", "why"),
+  [
+    ({"question": None, "answer": "report"}, "no 'question'"),
+    ({"question": " ", "answer": "report"}, "no 'question'"),
+    ({"answer": "other"}, "does not end with its answer"),
+    ({"answer": "REPORT"}, "does not end with its answer"),
+    ({"answer": 0}, "does not end with its answer"),
+    ({"answer": ["report"]}, "neither text nor number"),
+    ({"answer": True}, "neither text nor number"),
+    ({}, None),
+    ({"answer": None}, None),
+    ({"answer": " "}, None),
+    ({"answer": float("nan")}, None),
+  ],
+)
+def test_answers_that_are_not_scored_are_told(tmp_path, kind, fields, why):
+  lines = ask("report", **fields)
+  path = tmp_path / f"t.{kind}"
+  if kind == "parquet":
+    pq.write_table(pa.Table.from_pylist(lines), path)
+  else:
+    write(path, *lines)
+  target, skips, notes = targets.read(str(path), RULES)
   assert (target.questions, skips) == ({}, [])
   assert target.test == (lines[2]["text"],)
+  assert len(notes) == (why is not None)
+  if why:
+    assert f"{path}: its 3 texts are scored whole" in notes[0]
+    assert why in notes[0]
+    assert (
+      f"first in {path}, {'line' if kind == 'jsonl' else 'row'} 1" in notes[0]
+    )
+
+
+def test_answers_and_whole_texts_are_not_scored_in_one_number(tmp_path):
+  """Most lines decide; the others are left out or no answer is scored."""
+  good, bad = ask("A: 4", answer="4"), ask("A: four", answer="4")
+  some = write(tmp_path / "some.jsonl", *good, *good, bad[2])
+  target, skips, notes = targets.read(str(some), RULES)
+  assert notes == ()
+  assert [one.kind for one in skips] == [
+    "a text that does not end with its answer"
+  ]
+  assert skips[0].where == f"{some}, line 7"
+  assert f"as that of {some}, line 1 does" in skips[0].message
+  assert target.test == ("test A: 4",) * 2
+  assert all(len(target.questions[x]) == 2 for x in store.SPLITS)
+  few = write(tmp_path / "few.jsonl", good[2], *bad)
+  target, skips, (note,) = targets.read(str(few), RULES)
+  assert (target.questions, skips) == ({}, [])
+  assert target.test == ("test A: 4", "test A: four")
+  assert (
+    f"3 times a text that does not end with its answer, first in {few}" in note
+  )
+  bare = [{"text": f"{x['split']} B", "split": x["split"]} for x in bad]
+  target, skips, (note,) = targets.read(
+    str(write(tmp_path / "bare.jsonl", good[2], *bare)), RULES
+  )
+  assert (target.questions, skips) == ({}, [])
+  assert "3 lines without an answer" in note
+
+
+def test_texts_may_stand_in_a_field_of_the_targets_own(tmp_path):
+  path = write(tmp_path / "t.jsonl", *TEXTS)
+  rules = RULES._replace(text_field="body")
+  assert targets.read(str(path), rules) == targets.read(str(path), RULES)
+  pq.write_table(pa.Table.from_pylist(TEXTS), tmp_path / "t.parquet")
+  assert targets.read(str(tmp_path / "t.parquet"), rules).target.test == (
+    "report",
+  )
+  both = [{**one, "body": one["text"] * 2} for one in TEXTS]
+  target, _, _ = targets.read(str(write(path, *both)), rules)
+  assert target.test == ("reportreport",)
 
 
 def test_choices_and_open_answers_do_not_mix(tmp_path):
@@ -210,7 +286,7 @@ UNUSABLE = {
 def test_unusable_line_is_told(tmp_path, name):
   line, kind, fact = UNUSABLE[name]
   path = write(tmp_path / "t.jsonl", *TEXTS, line)
-  target, (problem,) = targets.read(str(path), RULES)
+  target, (problem,), _ = targets.read(str(path), RULES)
   assert target == Target("t", ("learn",), ("tune",), ("report",), {})
   assert problem.kind == kind
   assert problem.where == f"{path}, line 4"
@@ -267,7 +343,7 @@ def test_text_in_two_splits_stays_in_the_later(tmp_path, first, second, kept):
     *TEXTS,
     {"text": "twice", "split": second},
   )
-  target, (problem,) = targets.read(str(path), RULES)
+  target, (problem,), _ = targets.read(str(path), RULES)
   found = {x: getattr(target, x).count("twice") for x in store.SPLITS}
   assert found == {**dict.fromkeys(store.SPLITS, 0), kept: 1}
   assert problem.kind == "a text in two splits"
@@ -279,7 +355,7 @@ def test_text_in_two_splits_stays_in_the_later(tmp_path, first, second, kept):
 
 def test_text_twice_in_one_split_is_no_leak(tmp_path):
   path = write(tmp_path / "t.jsonl", *TEXTS, TEXTS[2])
-  target, skips = targets.read(str(path), RULES)
+  target, skips, _ = targets.read(str(path), RULES)
   assert target.test == ("report", "report")
   assert skips == []
 
