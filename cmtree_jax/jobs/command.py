@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from cmtree_jax.jobs import connect
 from cmtree_jax.jobs.connect import Plan
+from cmtree_jax.report.screen import printable
 from cmtree_jax.types import Fault, Interrupted, UserError
 
 
@@ -69,10 +70,10 @@ def status_of(run: Callable[[], int]) -> int:
   try:
     return run()
   except UserError as error:
-    print(f"Error: {error}", file=sys.stderr)
+    print(printable(f"Error: {error}"), file=sys.stderr)
     return 2
   except Fault as error:
-    print(f"Fault: {error}", file=sys.stderr)
+    print(printable(f"Fault: {error}"), file=sys.stderr)
     return 1
   except (Interrupted, KeyboardInterrupt):  # before the job looks after signals
     print("Interrupted. Run the same command to go on.", file=sys.stderr)

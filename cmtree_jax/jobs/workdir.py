@@ -19,6 +19,7 @@ from cmtree_jax.data import store
 from cmtree_jax.data.build import prepare
 from cmtree_jax.recipe import policies
 from cmtree_jax.report import metrics
+from cmtree_jax.report.screen import printable
 from cmtree_jax.types import UserError
 
 CONFIG_FILE = "config.json"
@@ -250,11 +251,11 @@ def _clear(workdir: Path) -> None:
   # Last, so that what is left after a kill still belongs to the old config.
   (workdir / CONFIG_FILE).unlink(missing_ok=True)
   if kept:
-    print(
+    told = (
       f"--overwrite kept what no job of this package wrote to {workdir}: "
-      f"{', '.join(kept)}.",
-      file=sys.stderr,
+      f"{', '.join(kept)}."
     )
+    print(printable(told), file=sys.stderr)
 
 
 def _is_temporary(path: Path) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 from cmtree_jax.data import store
 from cmtree_jax.evaluate.results import NATURAL, Standing
 from cmtree_jax.report import tables
+from cmtree_jax.report.screen import printable
 
 # Shape and colour both tell the verdict; the colours differ for the colour-blind.
 _MARKS = {
@@ -49,6 +50,15 @@ def draw(standings: Sequence[Standing], path: Path) -> None:
     handles=_legend(), loc="outside upper center", ncols=4, frameon=False
   )
   save(figure, path, salt="comparison")
+
+
+def plain(text: str) -> str:
+  r"""The text as matplotlib shows it letter by letter, without formulas.
+
+  >>> plain("$x$ of \x1b[1mcode")
+  '\\$x\\$ of \\x1b[1mcode'
+  """
+  return printable(text).replace("$", r"\$")
 
 
 def save(figure: Any, path: Path, *, salt: str) -> None:
@@ -108,7 +118,7 @@ def _panel(ax: Any, block: Sequence[Standing], limit: float) -> None:
     range(len(block)), [f"{one.method}  {one.bpb:.3f}" for one in block]
   )
   ax.set_ylim(len(block) - 0.4, -0.6)
-  ax.set_title(tables.place(block[0]), loc="left", fontsize=10)
+  ax.set_title(plain(tables.place(block[0])), loc="left", fontsize=10)
   ax.grid(axis="x", color="#dddddd", linewidth=0.6)
   ax.set_axisbelow(True)
   ax.tick_params(axis="y", length=0, labelsize=9)

@@ -2,11 +2,9 @@
 
 from collections.abc import Sequence
 
-from rich.console import Console
-
 from cmtree_jax.evaluate.results import NATURAL
 from cmtree_jax.evaluate.verdict import Verdict
-from cmtree_jax.report import tables
+from cmtree_jax.report import screen, tables
 
 
 def show(verdict: Verdict | None, told: Sequence[str]) -> None:
@@ -16,11 +14,11 @@ def show(verdict: Verdict | None, told: Sequence[str]) -> None:
     verdict: of the guard; None: nobody judged.
     told: what a person must know besides.
   """
-  console = Console(highlight=False)
+  console = screen.console()
   if verdict is not None:
     console.print(tables.table(_GUARD, _GUARDED[1:], _guarded(verdict)))
   for line in _sentences(verdict, told):
-    console.print(line, markup=False)
+    console.print(line)
 
 
 def markdown(verdict: Verdict | None, told: Sequence[str]) -> str:
@@ -29,7 +27,7 @@ def markdown(verdict: Verdict | None, told: Sequence[str]) -> str:
   if verdict is not None:
     lines = [_GUARDED, ("---", *["---:"] * (len(_GUARDED) - 1))]
     lines += _guarded(verdict)
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    table = "\n".join(map(tables.markdown_row, lines))
     parts.insert(1, table)
   return "\n\n".join(parts) + "\n"
 

@@ -101,7 +101,7 @@ def _legend(names: Sequence[str], colors: Sequence[str]):
   from matplotlib.patches import Patch
 
   return [
-    Patch(color=color, label=name)
+    Patch(color=color, label=figures.plain(name))
     for name, color in zip(names[::-1], colors[::-1], strict=True)
   ]
 

@@ -5,7 +5,6 @@ import threading
 import time
 from types import TracebackType
 
-from rich.console import Console
 from rich.progress import (
   BarColumn,
   Progress,
@@ -14,6 +13,9 @@ from rich.progress import (
   TimeElapsedColumn,
   TimeRemainingColumn,
 )
+
+from cmtree_jax.report import screen
+from cmtree_jax.report.screen import printable
 
 _PLAIN_SECONDS = 15.0  # between lines where there is no terminal
 
@@ -30,9 +32,9 @@ class Reporter:
     self._total, self._done, self._text = 0.0, 0.0, ""
     self._begin = self._printed = time.monotonic()
     self._lock = threading.Lock()  # trainings side by side advance it together
-    self._console = Console(stderr=True, quiet=quiet)
+    self._console = screen.console(stderr=True, quiet=quiet)
     self._bar = Progress(
-      TextColumn("{task.description}"),
+      TextColumn("{task.description}", markup=False),
       BarColumn(),
       TaskProgressColumn(),
       TimeElapsedColumn(),
@@ -63,7 +65,7 @@ class Reporter:
 
   def say(self, line: str) -> None:
     """A line that stays."""
-    self._bar.console.print(line, highlight=False, soft_wrap=True, markup=False)
+    self._console.print(printable(line), soft_wrap=True)
 
   def advance(self, work: float, text: str) -> None:
     """Counts work done; `text` says what is being done, "" leaves it."""
@@ -74,7 +76,7 @@ class Reporter:
     if not self._done:  # reading the corpus tells nothing of training's speed
       self._begin = self._printed = time.monotonic()
     self._done += work
-    self._text = text or self._text
+    self._text = printable(text) or self._text
     self._bar.update(self._task, completed=self._done, description=self._text)
     now = time.monotonic()
     if self._bar.disable and now - self._printed > _PLAIN_SECONDS:

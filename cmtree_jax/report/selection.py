@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from cmtree_jax.methods.reasons import Reasons
-from cmtree_jax.report import tables
+from cmtree_jax.report import screen, tables
+from cmtree_jax.report.screen import printable
 
 KEPT, BACK, OUT = range(3)
 VERDICTS = ("kept", "held back", "left out")
@@ -206,7 +206,7 @@ def snippet(text: str) -> str:
 
 def show(found: Selection) -> None:
   """Prints the counts, where they are largest, and some examples."""
-  console = Console(highlight=False)
+  console = screen.console()
   console.print(_screen("The corpus", "", [found.all]))
   for name, some_groups in found.by.items():
     lost = [one for one in some_groups if sum(one.documents[BACK:])]
@@ -215,12 +215,12 @@ def show(found: Selection) -> None:
       more = f", the {_SHOWN} that lose most" * (len(lost) > _SHOWN)
       console.print(_screen(f"By {name}{more}", name, lost[:_SHOWN]))
   for line in sentences(found):
-    console.print(line, markup=False, soft_wrap=True)
+    console.print(line, soft_wrap=True)
   out = [one for one in found.examples if one.verdict == OUT and one.reason]
   for one in out[: _SHOWN // 2]:
-    line = f"{one.id}: {one.reason}"
-    console.print(line, markup=False, soft_wrap=True)
-    console.print(f"  {one.text[:_LINE]}", markup=False)
+    line = printable(f"{one.id}: {one.reason}")
+    console.print(line, soft_wrap=True)
+    console.print(f"  {one.text[:_LINE]}")
 
 
 def _screen(heading: str, first: str, chosen: Sequence[Group]) -> Table:

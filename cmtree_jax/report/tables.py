@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 from rich.tree import Tree
 
 from cmtree_jax.evaluate.results import MEAN, NATURAL, Standing
 from cmtree_jax.evaluate.statistics import Interval
+from cmtree_jax.report import screen
 from cmtree_jax.report.describe import Description, Favored, Node
+from cmtree_jax.report.screen import printable
 
 # Headings, and numbers right below them: both tables of a target fit 80 characters.
 _QUALITY = ("BPB", "− natural", "verdict", "− best other")
@@ -60,13 +61,13 @@ _LEGEND_OF_CURVES = (
 
 def show(standings: Sequence[Standing]) -> None:
   """Prints the tables of all targets."""
-  console = Console(highlight=False)
+  console = screen.console()
   for block in blocks(standings):
     console.print(table(title(block), _columns(block), map(_quality, block)))
     console.print(table(None, _cost_columns(block), map(_cost, block)))
-    console.print(verdict(block), markup=False)
+    console.print(verdict(block))
     console.print()
-  console.print(legend(standings), markup=False)
+  console.print(legend(standings))
 
 
 def show_recipe(
@@ -79,19 +80,19 @@ def show_recipe(
     one: of its method, on the target or on the mean of several.
     summary: what summary.json holds.
   """
-  console = Console(highlight=False)
+  console = screen.console()
   if description.favored is None:
     console.print(tree(description.nodes))
   else:
     console.print(documents(description.favored, one.effective_sample_size))
   for line in level_lines(description.levels):
-    console.print(line, markup=False)
+    console.print(line)
   for line in growth_lines(description.growth):
-    console.print(line, markup=False)
-  console.print(advice(one), markup=False)
-  console.print(concentration_line(summary["concentration"]), markup=False)
+    console.print(line)
+  console.print(advice(one))
+  console.print(concentration_line(summary["concentration"]))
   for line in token_lines(summary["token_shares"]):
-    console.print(line, markup=False)
+    console.print(line)
   for name, value in summary["nmi_source"].items():
     console.print(f"NMI with the hidden sources, {name}: {value:.3f}")
   peak = summary["peak_rss_bytes"] / 2**30
@@ -177,9 +178,9 @@ _SOURCES = 3  # whose share grew most
 
 def show_files(files: Sequence[Path]) -> None:
   """Prints what was written."""
-  console = Console(highlight=False)
+  console = screen.console()
   for file in files:
-    console.print(f"wrote {file}", markup=False, soft_wrap=True)
+    console.print(f"wrote {file}", soft_wrap=True)
 
 
 def markdown(standings: Sequence[Standing]) -> str:
@@ -190,9 +191,19 @@ def markdown(standings: Sequence[Standing]) -> str:
     names = ["method", *(name.replace("\n", " ") for name in columns)]
     lines = [names, ["---"] + ["---:"] * (len(names) - 1)]
     lines += [[*_quality(one), *_cost(one)[1:]] for one in block]
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    table = "\n".join(map(markdown_row, lines))
     parts += [f"## {title(block)}", table, verdict(block)]
   return "\n\n".join([*parts, legend(standings)]) + "\n"
+
+
+def markdown_row(cells: Iterable[str]) -> str:
+  r"""A row of a Markdown table, whatever the cells hold.
+
+  >>> markdown_row(("a|b", "-0.1"))
+  '| a\\|b | -0.1 |'
+  """
+  safe = (printable(cell).replace("|", r"\|") for cell in cells)
+  return f"| {' | '.join(safe)} |"
 
 
 def legend(standings: Iterable[Standing]) -> str:
@@ -219,9 +230,9 @@ def blocks(standings: Iterable[Standing]) -> list[list[Standing]]:
 def place(one: Standing) -> str:
   """The target of a standing; with its set where that has several."""
   if one.target_set == one.target:
-    return one.target
+    return printable(one.target)
   what = "mean" if one.target == MEAN else f"on {one.target}"
-  return f"{one.target_set}, {what}"
+  return printable(f"{one.target_set}, {what}")
 
 
 def title(block: Sequence[Standing]) -> str:
@@ -292,7 +303,7 @@ def table(
     title=heading, title_justify="left", box=box.SIMPLE, pad_edge=False
   )
   made.add_column(first, no_wrap=True)
-  rows = list(rows)
+  rows = [[printable(cell) for cell in row] for row in rows]
   for name, cells in zip(
     columns, list(zip(*rows, strict=True))[1:], strict=True
   ):
@@ -312,15 +323,16 @@ def tree(nodes: Sequence[Node]) -> Tree:
   drawn: dict[str, Tree] = {}
   shown, rest = _largest(nodes)
   for node in shown:
-    label = (
-      f"[bold]{node.path or 'corpus'}[/bold]  mass {node.mass:.1%}  "
-      f"mixture {node.mixture:.1%}  weight {node.weight:.2f}  "
-      f"[cyan]{escape(', '.join(node.terms))}[/cyan]"
+    label = Text.assemble(
+      (node.path or "corpus", "bold"),
+      f"  mass {node.mass:.1%}  mixture {node.mixture:.1%}  "
+      f"weight {node.weight:.2f}  ",
+      (printable(", ".join(node.terms)), "cyan"),
     )
     if node.times is not None:
-      label += f"\n{escape(_leaning(node))}"
+      label.append(f"\n{printable(_leaning(node))}")
     if node.path:
-      label += f"\n[dim]{escape(node.typical)}[/dim]"
+      label.append(f"\n{printable(node.typical)}", "dim")
       parent = drawn[node.path.rpartition(".")[0]]
       drawn[node.path] = parent.add(label)
     else:
@@ -351,16 +363,20 @@ def _leaning(node: Node) -> str:
 
 def documents(favored: Favored, effective_sample_size: float) -> Tree:
   """What weights of single documents prefer, and the documents that weigh most."""
-  drawn = Tree(
+  told = (
     "Every document has a weight of its own; effective share of the corpus "
     f"{effective_sample_size:.2f}. Above weight 1: mass {favored.mass:.1%}  "
     f"mixture {favored.mixture:.1%}  "
-    f"[cyan]{escape(', '.join(favored.terms))}[/cyan]"
   )
+  terms = printable(", ".join(favored.terms))
+  drawn = Tree(Text.assemble(told, (terms, "cyan")))
   for one in favored.heaviest:
     drawn.add(
-      f"[bold]{escape(one.id)}[/bold]  weight {one.weight:.2f}\n"
-      f"[dim]{escape(one.text)}[/dim]"
+      Text.assemble(
+        (printable(one.id), "bold"),
+        f"  weight {one.weight:.2f}\n",
+        (printable(one.text), "dim"),
+      )
     )
   return drawn
 
