@@ -29,6 +29,11 @@ def key_of(*parts: Any) -> str:
   return blake2b(text.encode(), digest_size=12).hexdigest()
 
 
+def digest(data: bytes) -> str:
+  """A hash of bytes, as `file_digest` has it of a file that holds them."""
+  return blake2b(data, digest_size=16).hexdigest()
+
+
 def file_digest(path: Path) -> str:
   """A hash of a file's bytes."""
   with path.open("rb") as file:

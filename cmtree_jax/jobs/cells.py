@@ -5,7 +5,6 @@ versions of what it found, or one final training. Its JSON file is written last 
 whole, so a cell with one is finished and is never done again.
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,12 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cmtree_jax import processes
-from cmtree_jax.data import store
+from cmtree_jax.data import sealed, store
 from cmtree_jax.evaluate.results import FULL, NATURAL
 from cmtree_jax.methods import reasons
 from cmtree_jax.methods.base import Path as DocumentPath
 from cmtree_jax.methods.reasons import Reasons
 from cmtree_jax.proxy.ledger import Cost
+from cmtree_jax.types import UserError
 
 # What a final training's file calls what it made of single questions: place -> split
 # -> {"nats": [...], "won": [...]}, see `evaluate.answers.Answered`.
@@ -246,11 +246,21 @@ class Folder(NamedTuple):
 
   def found(self, cell: Search) -> Found | None:
     """The result of a search; None if it has not ended."""
-    facts = _read(self._file(cell, "json"))
+    path = self._file(cell, "json")
+    facts = _read(path)
     if facts is None:
       return None
-    cost, partitions = Cost(*facts.pop("search_cost")), facts.pop("partitions")
-    return Found(cost, **facts, partitions=dict(partitions))
+    arrays = self._file(cell, "npz")
+    sealed.require(path, facts, arrays.name, cure=_cure(path))
+    facts.pop(sealed.FILES, None)
+    try:
+      cost, partitions = (
+        Cost(*facts.pop("search_cost")),
+        facts.pop("partitions"),
+      )
+      return Found(cost, **facts, partitions=dict(partitions))
+    except (KeyError, TypeError, ValueError) as error:
+      raise _unknown(path) from error
 
   def log_w_N(self, cell: Search, candidate: str = "") -> np.ndarray:
     """The log-weights of a candidate that a search left, float32."""
@@ -314,8 +324,9 @@ class Folder(NamedTuple):
     facts["partitions"] = list(partitions.items())
 
     def write():
-      store.save_arrays(self._file(cell, "npz"), arrays)
-      self._end(cell, {"search_cost": cost, **facts})
+      file = self._file(cell, "npz")
+      store.save_arrays(file, arrays)
+      self._end(cell, {"search_cost": cost, **facts}, file)
 
     processes.by_first(write)
 
@@ -330,9 +341,11 @@ class Folder(NamedTuple):
         trial.
     """
     facts = _read(self._file(cell, "json"))
-    if facts is None or not set(names) <= set(facts["bpb"]):
+    if facts is None:
       return None
-    return facts
+    if "bpb" not in facts:
+      raise _unknown(self._file(cell, "json"))
+    return facts if set(names) <= set(facts["bpb"]) else None
 
   def save_scored(self, cell: Trial | Final, facts: Mapping[str, Any]) -> None:
     """Ends a training; what it was scored on before stays."""
@@ -359,8 +372,8 @@ class Folder(NamedTuple):
     processes.by_first(write)
     return self
 
-  def _end(self, cell, facts):
-    store.write_atomically(self._file(cell, "json"), store.to_json(facts))
+  def _end(self, cell, facts, *beside):
+    sealed.write(self._file(cell, "json"), facts, beside=beside)
     store.remove(self.work(cell))
 
   def _kind(self, cell):
@@ -385,4 +398,14 @@ _LONGEST = 100  # characters; file systems take 255 bytes
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-  return json.loads(path.read_text()) if path.exists() else None
+  return sealed.read(path, cure=_cure(path)) if path.exists() else None
+
+
+def _unknown(path: Path) -> UserError:
+  return UserError(
+    f"{path}: wanted the result of a cell, came something else. {_cure(path)}"
+  )
+
+
+def _cure(path: Path) -> str:
+  return f"Delete {path.name}, and what it holds is made again."

@@ -160,7 +160,8 @@ def claim_corpus(workdir: Path, digest: str, chosen_by: str = WORKDIR) -> None:
     UserError: the run began with another corpus.
   """
   file = workdir / CORPUS_FILE
-  if file.exists() and (came := file.read_text().strip()) != digest:
+  came = _read_digest(file)
+  if came not in (None, digest):
     raise UserError(
       f"{workdir} holds a run on another corpus or other targets "
       f"(config.data.targets): their hash was {came}, now {digest}. Bring the "
@@ -177,6 +178,14 @@ def finish(workdir: Path) -> None:
 def is_finished(workdir: Path) -> bool:
   """Whether the job of a folder has ended well."""
   return (workdir / FINISHED_FILE).exists()
+
+
+def _read_digest(file: Path) -> str | None:
+  """What the file of the corpus says, if it is there; damage is another corpus."""
+  try:
+    return file.read_bytes().decode(errors="replace").strip()
+  except FileNotFoundError:
+    return None
 
 
 def peak_rss_bytes() -> int:

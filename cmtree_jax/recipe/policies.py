@@ -33,9 +33,9 @@ def load(folder: Path | str) -> dict[str, np.ndarray]:
   try:
     with np.load(file) as arrays:
       return dict(arrays)
-  except ValueError as error:
+  except Exception as error:  # what damaged arrays raise has no end
     raise UserError(
-      f"{file} holds no arrays: {error}. Run the job that made it again."
+      f"{file} holds no arrays: {error!r}. Run the job that made it again."
     ) from error
 
 

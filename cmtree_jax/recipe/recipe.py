@@ -1,6 +1,5 @@
 """The artefact: leaves with named mixture weights, or weights of documents."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +8,7 @@ import numpy as np
 
 from cmtree_jax import budget as budgets
 from cmtree_jax.budget import Budget
-from cmtree_jax.data import store
+from cmtree_jax.data import sealed, store
 from cmtree_jax.data.build import prepare
 from cmtree_jax.data.draw import sampler
 from cmtree_jax.methods.base import DocumentWeights
@@ -24,7 +23,7 @@ from cmtree_jax.recipe.partition import (
 from cmtree_jax.types import UserError
 
 FILE = "recipe.json"
-FORMAT = 2  # with the budget that it was learned for
+FORMAT = 3  # with digests of itself and of what it reads documents with
 
 # Stands for a partition where documents have weights of their own; they are in the
 # file of documents.
@@ -109,6 +108,8 @@ class Recipe(NamedTuple):
     import pyarrow.parquet as pq
 
     path = self.folder / assign.DOCUMENTS_FILE
+    file = self.folder / FILE
+    sealed.require(file, self.data, assign.DOCUMENTS_FILE, cure=_CURE)
     names = ["weight", "tokens"] + [assign.PLACE] * assign.has_path([path])
     file = pq.ParquetFile(path)
     keys, columns = [], {name: [] for name in names}
@@ -135,7 +136,9 @@ def save(folder: Path, data: dict[str, Any], *, learned: Path) -> list[Path]:
     learned: folder of the prepared corpus, which has tokenizer and embedder.
   """
   files = save_readers(folder, learned=learned)
-  store.write_atomically(folder / FILE, store.to_json(data))
+  documents = folder / assign.DOCUMENTS_FILE
+  beside = [*files, *([documents] if documents.is_file() else [])]
+  sealed.write(folder / FILE, data, beside=beside)
   return [*files, folder / FILE]
 
 
@@ -151,8 +154,12 @@ def save_readers(folder: Path, *, learned: Path) -> list[Path]:
 def load(folder: Path | str) -> Recipe:
   """The recipe that a job left in its workdir.
 
+  The weights of single documents are in a large file, which is looked at when they
+  are asked for.
+
   Raises:
-    UserError: there is none, or it was learned for no budget.
+    UserError: there is none, it is of another format, or one of its files is not what
+      was written.
   """
   folder = Path(folder)
   file = folder / FILE
@@ -160,19 +167,15 @@ def load(folder: Path | str) -> Recipe:
     raise UserError(
       f"No {FILE} in {folder}. Give the workdir of a job that has ended."
     )
-  try:
-    data = json.loads(file.read_text())
-  except ValueError as error:
+  data = sealed.read(file, cure=_CURE)
+  if data.get("format") != FORMAT:
     raise UserError(
-      f"{file} is no JSON: {error}. Run the job that made it again."
-    ) from error
-  if data.get("format") != FORMAT or "budget" not in data:
-    raise UserError(
-      f"{file} (format {data.get('format')}, wanted {FORMAT}) does not say for "
-      "which budget it was learned. Make it again with the same config in a new "
+      f"{file}: wanted format {FORMAT}, which holds digests of the recipe's files, "
+      f"came {data.get('format')!r}. Make it again with the same config in a new "
       "workdir: python -m cmtree_jax.main --config CONFIG --workdir NEW; "
       "config.budget says which training it is for."
     )
+  sealed.require(file, data, *prepare.LEARNED_FILES, cure=_CURE)
   missing = [name for name in Budget._fields if name not in data["budget"]]
   if missing:
     raise UserError(
@@ -187,3 +190,6 @@ def load(folder: Path | str) -> Recipe:
   if partition == OF_DOCUMENTS:
     return Recipe(folder, data, None, embed)
   return Recipe(folder, data, partition_from_json(partition), embed)
+
+
+_CURE = "Copy the recipe again, or run the job that made it again."

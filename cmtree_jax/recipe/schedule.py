@@ -6,7 +6,6 @@ schedule.parquet, a row for every stage and leaf. The job of the run hands it ov
 what new documents are read with, and then it applies to any corpus, as a recipe does.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cmtree_jax.data import store
+from cmtree_jax.data import sealed, store
 from cmtree_jax.recipe import partition as partitions
 from cmtree_jax.recipe import recipe as recipes
 from cmtree_jax.recipe.partition import Partition, TreePartition
@@ -22,7 +21,7 @@ from cmtree_jax.types import UserError
 
 FILE = "schedule.json"
 TABLE_FILE = "schedule.parquet"
-FORMAT = 1
+FORMAT = 2  # with digests of itself and of what it reads documents with
 
 
 class Stage(NamedTuple):
@@ -128,7 +127,11 @@ def _same_places(a: Partition, b: Partition) -> bool:
 
 
 def save(
-  folder: Path, one: Schedule, *, made: Mapping[str, Any] | None = None
+  folder: Path,
+  one: Schedule,
+  *,
+  made: Mapping[str, Any] | None = None,
+  beside: Sequence[Path] = (),
 ) -> list[Path]:
   """Writes schedule.json and schedule.parquet; returns the files.
 
@@ -136,6 +139,7 @@ def save(
     folder: of the files.
     one: the schedule.
     made: what it was made from, where it is handed over.
+    beside: what it reads documents with, there.
   """
   places: dict[str, dict[str, Any]] = {}  # leaves less their weights, once each
   stages = []
@@ -165,8 +169,8 @@ def save(
     **({"made": dict(made)} if made else {}),
   }
   folder.mkdir(parents=True, exist_ok=True)
-  store.write_atomically(folder / FILE, store.to_json(told))
   store.write_parquet(folder / TABLE_FILE, _table(one))
+  sealed.write(folder / FILE, told, beside=beside)
   return [folder / FILE, folder / TABLE_FILE]
 
 
@@ -182,7 +186,7 @@ def hand_over(
     learned: folder of the prepared corpus, which has tokenizer and embedder.
   """
   files = recipes.save_readers(folder, learned=learned)
-  return [*files, *save(folder, one, made=made)]
+  return [*files, *save(folder, one, made=made, beside=files)]
 
 
 def _table(one: Schedule):
@@ -266,10 +270,14 @@ def _read(folder: Path | str) -> dict[str, Any]:
       f"No {FILE} in {folder}. Give the folder of a run that moved its weights "
       "(config.online.on) and has ended."
     )
-  told: dict[str, Any] = json.loads(file.read_text())
+  told = sealed.read(file, cure=_CURE)
   if told.get("format") != FORMAT:
     raise UserError(
       f"{file}: wanted format {FORMAT}, came {told.get('format')}. Make it again "
       "with the same config in a new workdir."
     )
+  sealed.require(file, told, cure=_CURE)
   return told
+
+
+_CURE = "Copy the schedule again, or run the job that made it again."

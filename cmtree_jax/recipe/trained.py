@@ -1,7 +1,6 @@
 """A model that a run has trained: its parameters by name, its size and its tokenizer."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +9,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from cmtree_jax import shapes
-from cmtree_jax.data import store
+from cmtree_jax.data import sealed, store
 from cmtree_jax.data.build import prepare, tokenizer
 from cmtree_jax.proxy import loss as proxy_loss
 from cmtree_jax.proxy.model import Proxy, ProxyConfig
@@ -63,7 +62,8 @@ def save(
     "tokenizer": tokenizer_kind,
     "facts": facts,
   }
-  store.write_atomically(folder / FILE, store.to_json(told))
+  files = (one for one in (folder / PARAMETERS).rglob("*") if one.is_file())
+  sealed.write(folder / FILE, told, beside=[folder / name, *sorted(files)])
   return folder
 
 
@@ -71,14 +71,15 @@ def load(folder: Path | str) -> Trained:
   """The model in a folder.
 
   Raises:
-    UserError: there is none.
+    UserError: there is none, or one of its files is not what was written.
   """
   folder = Path(folder)
   if not (folder / FILE).is_file():
     raise UserError(
       f"No {FILE} in {folder}. Give the folder of a model that a run has saved."
     )
-  told = json.loads((folder / FILE).read_text())
+  told = sealed.read(folder / FILE, cure=_CURE)
+  sealed.require(folder / FILE, told, cure=_CURE)
   proxy = Proxy(ProxyConfig(**told["size"]))
   like = jax.eval_shape(lambda: proxy_loss.init(proxy, jax.random.key(0)))
   with _checkpointer() as checkpointer:
@@ -89,6 +90,9 @@ def load(folder: Path | str) -> Trained:
   kind = tokenizer.TOKENIZERS[told["tokenizer"]]
   made = kind.from_bytes((folder / prepare.TOKENIZER_FILE).read_bytes())
   return Trained(proxy, params, made, told["facts"])
+
+
+_CURE = "Copy the model again, or run the job that made it again."
 
 
 def _checkpointer() -> ocp.StandardCheckpointer:

@@ -1,9 +1,13 @@
 """Cells: which a plan has, and what their files keep."""
 
+import random
+
 import numpy as np
+import pytest
 
 from cmtree_jax.jobs import cells
 from cmtree_jax.proxy.ledger import Cost
+from cmtree_jax.types import UserError
 
 FOUND = cells.Found(Cost(3.0, 5.0), [{"gain": 0.25}], ["crisp"], {"": None})
 
@@ -25,6 +29,35 @@ def test_a_search_is_kept_with_its_measured_values(tmp_path):
   np.testing.assert_array_equal(folder.value_N(cell), [np.nan, np.nan])
   with np.load(tmp_path / "search" / "crisp.a.0.npz") as arrays:
     assert arrays.files == ["log_w_N"]
+
+
+def test_a_cell_that_was_damaged_is_named_with_what_to_do(tmp_path):
+  folder = cells.Folder(tmp_path).make()
+  search = cells.Search("crisp", "a", 0)
+  final = cells.Final(search, 0)
+  folder.save_found(search, FOUND, {"": np.zeros(3)}, np.arange(3.0))
+  folder.save_scored(final, {"bpb": {"a": 1.0}})
+  rng = random.Random(0)
+  for name in ("search/crisp.a.0.npz", "search/crisp.a.0.json",
+               "final/crisp.a.0.x1.json"):  # fmt: skip
+    path, refused = tmp_path / name, 0
+    before = path.read_bytes()
+    for _ in range(60):
+      at, bit = rng.randrange(len(before)), rng.randrange(8)
+      damaged = before[:at] + bytes([before[at] ^ 1 << bit]) + before[at + 1 :]
+      path.write_bytes(damaged)
+      try:
+        assert folder.found(search) == FOUND
+        scored = folder.scored(final, "a")
+        assert scored and scored["bpb"] == {"a": 1.0}
+      except UserError as error:
+        assert str(path) in str(error) and ".json, and what it" in str(error)
+        refused += 1
+    assert refused > 50
+    path.write_bytes(before)
+  (tmp_path / "search/crisp.a.0.npz").unlink()
+  with pytest.raises(UserError, match=r"npz: wanted a file.*Delete crisp"):
+    folder.found(search)
 
 
 def test_a_search_keeps_what_it_had_on_its_way(tmp_path):

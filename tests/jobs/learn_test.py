@@ -213,18 +213,23 @@ def test_an_applied_recipe_is_capped_for_its_own_budgets(
     ("baselines=olmix", "olmix.reuse={}"),
   ],
 )
-@pytest.mark.parametrize("without", ["format", "budget"])
+@pytest.mark.parametrize("earlier", [None, 2])
 def test_a_recipe_of_an_earlier_version_is_refused(
-  finished, corpus, tmp_path, capsys, setting, without
+  finished, corpus, tmp_path, capsys, setting, earlier
 ):
   old = tmp_path / "old"
   shutil.copytree(finished, old)
   written = _read(old, "recipe.json")
-  written.pop(without)
-  (old / "recipe.json").write_text(json.dumps({"format": 1, **written}))
+  written["format"] = earlier
+  del written["digest"], written["files"]
+  (old / "recipe.json").write_text(json.dumps(written))
   settings = [one.format(old) for one in setting]
   status = main.main(_arguments(corpus, tmp_path / "new", *settings))
-  words = [f"{old}/recipe.json", "wanted 2", "--config CONFIG --workdir NEW"]
+  words = [
+    f"{old}/recipe.json",
+    "wanted format 3",
+    "--config CONFIG --workdir NEW",
+  ]
   corpora.assert_one_line(status, 2, words, capsys)
 
 
@@ -346,6 +351,9 @@ def test_weights_of_documents_are_for_these_documents_alone(
 ):
   with pytest.raises(UserError, match=r"single documents.*documents\.parquet"):
     recipe.load(of_documents).apply(["1 + 1 = 2"])
+  damaged = shutil.copytree(of_documents, tmp_path / "damaged")
+  table = damaged / "documents.parquet"
+  table.write_bytes(table.read_bytes()[:-9] + b"PAR1 PAR1")
   lines = (corpus / "pool.jsonl").read_text().splitlines()
   known = pq.read_table(of_documents / "documents.parquet").to_pydict()
   weight = dict(zip(known["document_id"], known["weight"], strict=True))
@@ -360,6 +368,10 @@ def test_weights_of_documents_are_for_these_documents_alone(
     [weight[i] for i in found["document_id"]]
   )
   np.testing.assert_allclose(ratio_N, ratio_N[0], rtol=1e-12)
+  settings = (f"recipe.apply={damaged}", f"data.source=jsonl:{other}")
+  status = main.main(_arguments(corpus, tmp_path / "refused", *settings))
+  corpora.assert_one_line(status, 2, [str(table), "the bytes"], capsys)
+  settings = (f"recipe.apply={of_documents}", f"data.source=jsonl:{other}")
   other.write_text(
     "\n".join([*lines, json.dumps({"id": "new", "text": "x y"})])
   )

@@ -9,6 +9,7 @@ import pytest
 
 from cmtree_jax import budget, main
 from cmtree_jax.config import load
+from cmtree_jax.data import sealed
 from cmtree_jax.jobs import build, learned
 from cmtree_jax.recipe import partition as partitions
 from cmtree_jax.recipe import schedule as schedules
@@ -128,9 +129,10 @@ def test_what_cannot_be_is_refused_before_any_work(
 
 
 def test_views_of_a_model_are_refused(corpus, handed, tmp_path, capsys):
-  told = json.loads((handed / schedules.FILE).read_text())
+  told = sealed.read(handed / schedules.FILE, cure="")
+  told.pop(sealed.FILES)
   told["made"]["proxy_views"] = {"flops_per_token": 2e9}
-  (tmp_path / schedules.FILE).write_text(json.dumps(told))
+  sealed.write(tmp_path / schedules.FILE, told)
   assert _apply(corpus, tmp_path, tmp_path / "run") == 2
   assert "2e+09 FLOPs per token" in capsys.readouterr().err
 

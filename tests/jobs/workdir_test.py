@@ -45,6 +45,15 @@ def test_a_run_goes_on_with_its_own_config(run):
   assert json.loads((run / "config.json").read_text())["seed"] == 0
 
 
+@pytest.mark.parametrize("content", [b"", b"\xff\x00", b"0123\n"])
+def test_a_digest_that_is_damaged_is_another_corpus(tmp_path, content):
+  workdirs.claim_corpus(tmp_path, "digest")
+  workdirs.claim_corpus(tmp_path, "digest")
+  (tmp_path / workdirs.CORPUS_FILE).write_bytes(content)
+  with pytest.raises(UserError, match="a run on another corpus"):
+    workdirs.claim_corpus(tmp_path, "digest")
+
+
 def test_a_host_may_keep_its_cache_elsewhere(run):
   before = _names(run)
   _claim(run, "cache_dir=/elsewhere")

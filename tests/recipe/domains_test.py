@@ -1,6 +1,7 @@
 """Frozen partitions: every kind places every document."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -112,9 +113,7 @@ def write_recipe(folder, partition, data):
     "partition": partition.to_json(),
     "config": {"cache_dir": str(folder)},
   }
-  (folder / recipe.FILE).write_text(json.dumps(written))
-  embedder = (data.folder / prepare.EMBEDDER_FILE).read_bytes()
-  (folder / prepare.EMBEDDER_FILE).write_bytes(embedder)
+  recipe.save(folder, written, learned=data.folder)
 
 
 def test_labelled_domains_find_their_weights_in_an_earlier_recipe(
@@ -174,7 +173,10 @@ def test_leaves_of_a_recipe_become_domains(data, tmp_path):
   found = make(f"tree:{tmp_path}", data)
   np.testing.assert_array_equal(found.domain_N, make("kmeans", data).domain_N)
   np.testing.assert_array_equal(found.partition.log_w_L, 0.0)
-  (tmp_path / prepare.EMBEDDER_FILE).write_bytes(embedder[:-1] + b"?")
+  other = data.folder.with_name("other")
+  shutil.copytree(data.folder, other)
+  (other / prepare.EMBEDDER_FILE).write_bytes(embedder + b"?")
+  write_recipe(tmp_path, partition, data._replace(folder=other))
   with pytest.raises(UserError, match="another embedding"):
     make(f"tree:{tmp_path}", data)
 

@@ -81,6 +81,9 @@ def test_what_a_schedule_was_made_from_comes_with_it(schedule, tmp_path):
   assert schedules.is_in(tmp_path / "job")
   assert schedules.made_from(tmp_path / "job") == made
   assert schedules.load(tmp_path / "job")[:4] == schedule[:4]
+  (tmp_path / "job" / prepare.TOKENIZER_FILE).write_text("another")
+  with pytest.raises(UserError, match=r"tokenizer\.bin: wanted the bytes"):
+    schedules.made_from(tmp_path / "job")
   schedules.save(tmp_path / "run", schedule)
   assert not schedules.is_in(tmp_path)
   with pytest.raises(UserError, match="of a single run.*workdir of its job"):
@@ -91,7 +94,7 @@ def test_a_folder_without_a_schedule_is_refused(tmp_path):
   with pytest.raises(UserError, match="No schedule.json"):
     schedules.load(tmp_path)
   (tmp_path / schedules.FILE).write_text('{"format": 0}')
-  with pytest.raises(UserError, match="wanted format 1, came 0"):
+  with pytest.raises(UserError, match="wanted format 2, came 0"):
     schedules.load(tmp_path)
 
 
