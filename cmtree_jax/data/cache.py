@@ -151,7 +151,7 @@ def _unlock(place: Path, lock: IO[str] | None) -> None:
 
 
 def _seal(place: Path) -> None:
-  """Writes down what the folder holds; all is on disk before it gets its name."""
+  """Writes down what the folder holds; all is on disk before that is, and its name."""
   for path in place.rglob(f".*{store.TEMPORARY}"):
     path.unlink()  # its writer was killed
   seal = {
@@ -159,9 +159,8 @@ def _seal(place: Path) -> None:
     for path in sorted(place.rglob("*"))
     if path.is_file()
   }
+  store.settle(place)
   store.write_atomically(place / SEAL_FILE, store.to_json(seal))
-  for one in (*(p for p in place.rglob("*") if p.is_dir()), place):
-    store.sync(one)
 
 
 def _name(place: Path, folder: Path) -> None:

@@ -1,15 +1,19 @@
 """How files are written: Parquet for text, NumPy for arrays, each whole or not at all.
 
+A file has its name once its bytes are on disk, and is there for good once `replacing`
+has ended. What stands for other files, a marker, is written after they are there.
 What preparation keeps in folders that jobs share is made by `data/cache.py`.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -72,8 +76,17 @@ def write_arrays(
 
 
 def create_array(path: Path, dtype: Any, shape: tuple[int, ...]) -> Any:
-  """A .npy file to be filled through memory mapping."""
-  return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+  """A .npy file to be filled through memory mapping; its space on disk is taken.
+
+  Raises:
+    OSError: there is not so much. What is written to a mapped file when the disk is
+      full ends the process without a word.
+  """
+  made = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+  if sys.platform == "linux":
+    with path.open("r+b") as file:
+      os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+  return made
 
 
 def write_table(
@@ -130,29 +143,70 @@ def link(path: Path, other: Path) -> None:
     shutil.copyfile(path, other)
 
 
-def sync(folder: Path) -> None:
-  """Waits until the names in a folder are on disk, where it can be asked for."""
-  descriptor = os.open(folder, os.O_RDONLY)
-  try:
-    with contextlib.suppress(OSError):  # some file systems keep none
-      os.fsync(descriptor)
-  finally:
-    os.close(descriptor)
-
-
-def _replace(path: Path, write: Callable[[Any], None]) -> None:
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+  """A temporary path; what was written there becomes `path` at the end."""
   # Not the process's number: machines and containers that share a disk have equal
   # ones.
   token = secrets.token_hex(8)
   temporary = path.with_name(f".{path.name}.{token}{TEMPORARY}")
   try:
-    with temporary.open("xb") as file:
-      write(file)
-      file.flush()
-      os.fsync(file.fileno())
+    yield temporary
+    sync(temporary)
     os.replace(temporary, path)
+    sync(path.parent)
   finally:
     temporary.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+  """Waits until a file, or the names in a folder, are on disk.
+
+  Raises:
+    OSError: a file could not be written, which some systems say only now.
+  """
+  descriptor = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(descriptor)
+  except OSError as error:
+    # Some file systems keep no order of names.
+    if not path.is_dir() or error.errno in (errno.ENOSPC, errno.EIO):
+      raise
+  finally:
+    os.close(descriptor)
+
+
+def settle(folder: Path) -> None:
+  """Waits until all that is in a folder is on disk: before a marker vouches for it."""
+  for where, _, names in os.walk(folder, topdown=False):
+    for name in names:
+      if not os.path.islink(one := os.path.join(where, name)):
+        sync(Path(one))
+    sync(Path(where))
+
+
+def _replace(path: Path, write: Callable[[Any], None]) -> None:
+  with replacing(path) as temporary, temporary.open("xb") as file:
+    write(file)
+
+
+# A disk, a quota, or what one file may hold.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def is_full(error: BaseException | None) -> bool:
+  """Whether an error says that there is no space left, whoever raised it.
+
+  >>> is_full(RuntimeError("write: No space left on device [/a/b]"))
+  True
+  """
+  while error is not None:
+    if isinstance(error, OSError) and error.errno in _FULL:
+      return True
+    if any(os.strerror(number) in str(error) for number in _FULL):
+      return True
+    error = error.__cause__ or error.__context__
+  return False
 
 
 def unwritable(folder: Path, error: OSError) -> str:

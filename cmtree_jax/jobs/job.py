@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 
 from cmtree_jax import processes
+from cmtree_jax.data import store
 from cmtree_jax.data.build import prepare, workers
 from cmtree_jax.jobs import build
 from cmtree_jax.jobs import workdir as workdirs
@@ -81,7 +82,7 @@ def run(
     workdir: gets config.json and all results.
     overwrite: throws away what another job left in `workdir`.
   Raises:
-    UserError: a setting or the data is wrong; nothing is lost.
+    UserError: a setting or the data is wrong, or a disk is full; nothing is lost.
     Fault: a loss is not finite, after saving.
   """
   if overwrite:
@@ -104,6 +105,15 @@ def run(
       except Interrupted:
         reporter.say("Interrupted and saved. Run the same command to go on.")
         return INTERRUPTED
+      except UserError:
+        raise
+      except Exception as error:  # libraries have errors of their own for it
+        if not store.is_full(error):
+          raise
+        raise UserError(
+          f"No space is left in {workdir} or {build.cache_dir(config)}. What was "
+          "saved is whole: free some space and run the same command to go on."
+        ) from error
     processes.by_first(lambda: workdirs.finish(workdir))
   if show is not None:
     show()

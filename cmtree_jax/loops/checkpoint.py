@@ -13,6 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from cmtree_jax import processes, sharding
+from cmtree_jax.data import store
 from cmtree_jax.types import Interrupted
 
 # Orbax numbers the saves of a process, not those of a manager: two at a time take each
@@ -66,6 +67,8 @@ class Checkpointer:
     with _SAVING:
       self._manager.save(step, args=ocp.args.StandardSave(state))
       self._manager.wait_until_finished()
+      if processes.is_first():
+        store.settle(self._folder / str(step))
 
   def restore(self, like: Any) -> Any | None:
     """The last state saved, with the structure of `like`; None if there is none."""
@@ -89,11 +92,10 @@ def _make_array(path: Path, shape: tuple[int, ...]) -> None:
   if path.exists():
     return
   path.parent.mkdir(parents=True, exist_ok=True)
-  unready = path.with_suffix(".tmp")
-  made = np.lib.format.open_memmap(unready, "w+", np.float32, shape)
-  made[:] = np.nan
-  made.flush()
-  unready.rename(path)
+  with store.replacing(path) as unready:
+    made = store.create_array(unready, np.float32, shape)
+    made[:] = np.nan
+    made.flush()
 
 
 def _kept(x: Any) -> Any:

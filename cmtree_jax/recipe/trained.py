@@ -63,6 +63,7 @@ def save(
     "facts": facts,
   }
   files = (one for one in (folder / PARAMETERS).rglob("*") if one.is_file())
+  store.settle(folder)
   sealed.write(folder / FILE, told, beside=[folder / name, *sorted(files)])
   return folder
 

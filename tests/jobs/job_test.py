@@ -4,7 +4,9 @@ import jax
 import numpy as np
 import pytest
 
+from cmtree_jax.config import load
 from cmtree_jax.jobs import job
+from cmtree_jax.types import UserError
 
 _NAMES = (
   "jax_compilation_cache_dir",
@@ -48,3 +50,32 @@ def test_float32_is_multiplied_in_full():
   finally:
     jax.config.update(_PRECISION, before)
   assert "HIGHEST" in lowered.as_text()
+
+
+@pytest.mark.parametrize(
+  "error",
+  [
+    OSError(28, "No space left on device"),
+    RuntimeError("RESOURCE_EXHAUSTED: [errno 28: No space left on device]"),
+    OSError("Error writing bytes: Disk quota exceeded"),
+  ],
+)
+def test_a_full_disk_is_one_line(tmp_path, settings, error):
+  def story(made):
+    try:
+      raise error
+    except Exception as cause:
+      raise TypeError("what came of it") from cause
+
+  config = load("configs/smoke.py", [f"cache_dir={tmp_path / 'cache'}"])
+  with pytest.raises(UserError, match="No space is left in .*run"):
+    job.run(story, config, tmp_path / "run")
+
+
+def test_another_error_stays_what_it_is(tmp_path, settings):
+  def story(made):
+    raise OSError(5, "Input/output error")
+
+  config = load("configs/smoke.py", [f"cache_dir={tmp_path / 'cache'}"])
+  with pytest.raises(OSError, match="Input/output"):
+    job.run(story, config, tmp_path / "run")

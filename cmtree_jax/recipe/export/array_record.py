@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cmtree_jax.recipe.export import files
+from cmtree_jax.data import store
 from cmtree_jax.recipe.export.base import Capped, Options, Shard
 from cmtree_jax.recipe.export.leaves import Group, Leaf, gather, paths
 
@@ -78,7 +78,9 @@ def _features():
 
 
 def _encode(features, shard: Shard, row: int) -> bytes:
-  return features.serialize_example(
+  from tensorflow_datasets.proto import tf_example_pb2
+
+  written = features.serialize_example(
     {
       "id": shard.id[row],
       "text": shard.text[row],
@@ -86,13 +88,17 @@ def _encode(features, shard: Shard, row: int) -> bytes:
       "weight": shard.weight_N[row],
     }
   )
+  # The features are a map, whose order is by chance in each process unless asked for.
+  example = tf_example_pb2.Example.FromString(written)
+  return example.SerializeToString(deterministic=True)
 
 
 def _write_records(data_dir: Path, group: Group) -> Path:
   from array_record.python import array_record_module
 
   path = data_dir / f"{_DATASET}-{_SPLIT}.array_record-{group.number:05d}"
-  with files.replacing(path) as temporary:
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with store.replacing(path) as temporary:
     # One record per compressed group, as random access wants it.
     writer = array_record_module.ArrayRecordWriter(
       str(temporary), "group_size:1"

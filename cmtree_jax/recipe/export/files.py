@@ -1,26 +1,10 @@
 """Files that appear under their names only when they are whole."""
 
-import contextlib
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from cmtree_jax.data import store
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-  """A temporary path; what was written there is moved to `path` at the end."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f".{path.name}.{os.getpid()}")
-  try:
-    yield temporary
-    with temporary.open("rb") as file:
-      os.fsync(file.fileno())
-    os.replace(temporary, path)
-  finally:
-    temporary.unlink(missing_ok=True)
 
 
 def write_zst(path: Path, chunks: Iterable[bytes]) -> Path:
@@ -28,8 +12,9 @@ def write_zst(path: Path, chunks: Iterable[bytes]) -> Path:
   import zstandard
 
   compressor = zstandard.ZstdCompressor(level=3, write_checksum=True)
+  path.parent.mkdir(parents=True, exist_ok=True)
   with (
-    replacing(path) as temporary,
+    store.replacing(path) as temporary,
     temporary.open("wb") as file,
     compressor.stream_writer(file) as writer,
   ):

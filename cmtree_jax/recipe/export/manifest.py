@@ -114,6 +114,7 @@ def write(
       path.relative_to(folder).as_posix(): _facts(path) for path in paths
     },
   }
+  store.settle(folder)
   store.write_atomically(folder / FILE, store.to_json(manifest))
   (folder / _MARKER).unlink()
   return [folder / FILE, *paths]

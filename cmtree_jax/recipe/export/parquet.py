@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cmtree_jax.recipe.export import files
+from cmtree_jax.data import store
 from cmtree_jax.recipe.export.base import Capped, Options, Shard
 
 FILE = "parquet/weights.parquet"
@@ -38,8 +38,9 @@ def export(capped: Capped, folder: Path, options: Options) -> list[Path]:
   schema = pa.schema(fields)
   names = pa.array(capped.corpus.leaf_names, pa.string())
   path = folder / FILE
+  path.parent.mkdir(parents=True, exist_ok=True)
   with (
-    files.replacing(path) as temporary,
+    store.replacing(path) as temporary,
     pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
   ):
     for number, (stage, shard, count_N) in enumerate(_rows(capped)):

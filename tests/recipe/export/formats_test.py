@@ -194,6 +194,24 @@ def test_grain_reads_each_leaf_in_any_order(
     )
 
 
+_AGAIN = """
+from cmtree_jax.recipe.export import array_record
+from cmtree_jax.recipe.export.base import Shard
+shard = Shard(["a"], ["text"], [3], [0.5], [0])
+print(array_record._encode(array_record._features(), shard, 0).hex())
+"""
+
+
+def test_a_record_has_the_same_bytes_in_every_process():
+  found = {
+    subprocess.run(
+      [sys.executable, "-c", _AGAIN], capture_output=True, text=True, check=True
+    ).stdout
+    for _ in range(3)
+  }
+  assert len(found) == 1 and found.pop().strip()
+
+
 def test_array_record_is_split_into_files_that_tfds_counts(
   capped, options, tmp_path, monkeypatch
 ):
