@@ -69,7 +69,9 @@ def agree(number: int, folder: pathlib.Path) -> None:
   assert processes.is_first() == (number == 0)
   found = processes.by_first(lambda: file.write_text(str(number)))
   assert found == (1 if number == 0 else None)
-  time.sleep(number)  # the first would be ahead, and take away what is still read
+  time.sleep(
+    number
+  )  # the first would be ahead, and take away what is still read
   assert file.read_text() == "0"
   processes.by_first(file.unlink)
   # On its own the first asks nobody, or it would wait for ever.

@@ -149,7 +149,11 @@ class _Task(NamedTuple):
   def key(self, digest: str) -> str:
     """The name of the folder: a hash of everything that decides its bytes."""
     data, tokenizer, embedding = self.plan
-    parts = [tokenizer._asdict(), embedding.identity(), data.max_overlap]
+    parts: list[Any] = [
+      tokenizer._asdict(),
+      embedding.identity(),
+      data.max_overlap,
+    ]
     if self.learned:
       parts += [store.file_digest(self.learned / x) for x in LEARNED_FILES]
     if data.source_field != DataPlan().source_field:

@@ -152,7 +152,7 @@ def _spelled(answer: Any) -> tuple[str, ...]:
   """How an answer may stand in a text; tables make floats of whole numbers."""
   if isinstance(answer, bool) or not isinstance(answer, str | int | float):
     return ()
-  if isinstance(answer, float) and answer.is_integer():
+  if isinstance(answer, float) and float(answer).is_integer():
     return str(answer), str(int(answer))
   return tuple(dict.fromkeys((str(answer), str(answer).strip())))
 

@@ -89,7 +89,7 @@ def _encode(features, shard: Shard, row: int) -> bytes:
     }
   )
   # The features are a map, whose order is by chance in each process unless asked for.
-  example = tf_example_pb2.Example.FromString(written)
+  example = tf_example_pb2.Example.FromString(written)  # type: ignore
   return example.SerializeToString(deterministic=True)
 
 
