@@ -18,7 +18,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     return learn.run(*args, **kwargs)
 
-  return command("cmtree_jax.main", _DESCRIPTION, job, arguments)
+  def estimate(config: Any) -> int:
+    from cmtree_jax.jobs import estimate
+
+    return estimate.run(config, compares=False)
+
+  return command(
+    "cmtree_jax.main", _DESCRIPTION, job, arguments, estimate=estimate
+  )
 
 
 if __name__ == "__main__":

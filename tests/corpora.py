@@ -12,7 +12,12 @@ from collections.abc import Iterable
 import cmtree_jax
 from cmtree_jax.config import load
 from cmtree_jax.data.build import prepare, workers
-from cmtree_jax.jobs import build
+from cmtree_jax.jobs import build, estimate
+from cmtree_jax.jobs.command import config_arguments
+from cmtree_jax.jobs.job import Job
+from cmtree_jax.loops.checkpoint import StopFlag
+from cmtree_jax.report import estimates
+from cmtree_jax.report.progress import Reporter
 
 ROOT = pathlib.Path(cmtree_jax.__file__).parents[1]
 LOCAL = workers.Workers()
@@ -119,6 +124,22 @@ def arguments(
     f"--workdir={workdir}",
     *(f"--config.{setting}" for setting in settings),
   ]
+
+
+def estimated(
+  arguments: list[str], folder: pathlib.Path
+) -> dict[str, Iterable[estimates.Part]]:
+  """What a main job with these arguments would be told that it takes, by name."""
+  overrides, (config, *_) = config_arguments(arguments)
+  loaded = load(config.removeprefix("--config="), overrides)
+  found: dict[str, list[estimates.Part]] = {}
+  with Reporter(quiet=True) as reporter:
+    job = Job(loaded, folder, reporter, StopFlag())
+    data, plan = estimate.planned(job, compares=False)
+    learners = estimate.learners_of(job, data, plan)
+    for one in estimate.of_plan(job, data, plan, learners, judged=True):
+      found.setdefault(one.name, []).append(one)
+  return found
 
 
 def start(

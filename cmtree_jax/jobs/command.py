@@ -15,6 +15,8 @@ def command(
   description: str,
   job: Callable[..., int],
   arguments: Sequence[str] | None,
+  *,
+  estimate: Callable[..., int] | None = None,
 ) -> int:
   """Runs `job(config, workdir, overwrite=...)` as the arguments say.
 
@@ -23,12 +25,19 @@ def command(
     description: what the job does, for --help.
     job: returns its exit status; imports what is heavy when it is called.
     arguments: of the command line; None: those of this process.
+    estimate: `estimate(config)` tells what the job would take, for --estimate.
   Returns:
     The exit status: the job's, 1 for a fault, 2 for a mistake of the user, 143 if it
     was stopped.
   """
   overrides, rest = config_arguments(arguments)
   parser = _parser(name, description)
+  if estimate is not None:
+    parser.add_argument(
+      "--estimate",
+      action="store_true",
+      help="tell FLOPs, time and memory of the job, and train nothing",
+    )
   flags = parser.parse_args(rest)
 
   def run() -> int:
@@ -36,6 +45,8 @@ def command(
     from cmtree_jax.jobs import workdir as workdirs
 
     resolved = config.load(flags.config, overrides)
+    if estimate is not None and flags.estimate:
+      return estimate(resolved)
     workdir = workdirs.folder(flags.workdir)
     return job(resolved, workdir, overwrite=flags.overwrite)
 

@@ -115,7 +115,7 @@ class Training(NamedTuple):
     presets = {self._preset(cell) for cell in left}
     size = max(self.model_of(one).num_parameters for one in presets)
     devices = build.final_mesh(self.job.config).size
-    most = min(map(self._at_once, presets))
+    most = min(map(self.at_once, presets))
     side_by_side.run(
       side_by_side.groups(left, alike, most=most),
       one,
@@ -123,7 +123,7 @@ class Training(NamedTuple):
       stop=self.job.stop,
     )
 
-  def _at_once(self, preset: str) -> int:
+  def at_once(self, preset: str) -> int:
     """Models of a size that one program trains."""
     return engine.members_at_once(
       self.model_of(preset).num_parameters,
@@ -225,7 +225,7 @@ class Training(NamedTuple):
         world,
         plan,
         session,
-        places=self._at_once(plan.preset),
+        places=self.at_once(plan.preset),
       )
     for scores, share in zip(found, kept, strict=True):
       yield scores, self._facts(plan) | {"effective_sample_size": share}

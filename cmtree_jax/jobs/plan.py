@@ -43,6 +43,20 @@ def of_recipe(
   )
 
 
+def of_untargeted(method: str) -> cells.Plan:
+  """A job's without a target: nothing is compared."""
+  return cells.Plan(
+    methods=(method,),
+    target_sets={},
+    untargeted=frozenset({method}),
+    seeds=1,
+    search_seeds=1,
+    fractions=(FULL,),
+    natural_multiples=(),
+    noise_repeats=0,
+  )
+
+
 def of_comparison(config: Any) -> cells.Plan:
   """What the config's block `compare` asks for."""
   chosen = config.compare

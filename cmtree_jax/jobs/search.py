@@ -160,8 +160,7 @@ def _none(learner: Learner, session: fleet.Session) -> fleet.Outcome:
 
 def _look(learner: Learner, session: fleet.Session) -> fleet.Outcome:
   """Models measure every document of pool and targets."""
-  plan, preset = learner.plans.look, _preset(learner)
-  presets = {"proxy": preset, "target": preset, "teacher": plan.teacher}
+  plan = learner.plans.look
   train = known.driving(learner.data, "train")
   optimizer = learner.job.config.optimizer
   schedule = optim.schedule(
@@ -173,19 +172,37 @@ def _look(learner: Learner, session: fleet.Session) -> fleet.Outcome:
   return look.run(
     learner.method,
     learner.facts._replace(rate_O=rate_O),
-    _world(learner, _NO_MODEL, session.seed),
+    seeing_world(learner, _NO_MODEL, session.seed),
     plan,
     session,
     models={
-      name: functools.partial(_model, learner, one, total_steps=plan.steps)
-      for name, one in presets.items()
+      name: functools.partial(model_of, learner, one, total_steps=plan.steps)
+      for name, one in look_presets(learner.job.config).items()
     },
     parts=tuple(one.tokens for one in (learner.data.pool, *train)),
   )
 
 
+def look_presets(config: Any) -> dict[str, str]:
+  """Sizes of the models that look at documents, by their names."""
+  preset = config.proxy.preset
+  return {"proxy": preset, "target": preset, "teacher": config.look.teacher}
+
+
 def _values(learner: Learner, session: fleet.Session) -> fleet.Outcome:
   """Values of documents from proxies in training."""
+  model = valuing_model(learner)
+  return values.run(
+    learner.method,
+    learner.facts,
+    seeing_world(learner, model, session.seed),
+    learner.plans.values,
+    session,
+  )
+
+
+def valuing_model(learner: Learner) -> fleet.Model:
+  """Proxies with the hypergradient through an unroll of their training."""
   config = learner.job.config
   proxy = build.proxy_of(_preset(learner), config, learner.data.vocab_size)
   options = build.estimator_options(
@@ -194,7 +211,7 @@ def _values(learner: Learner, session: fleet.Session) -> fleet.Outcome:
     build.optimizer_of(config, total_steps=None),
     learner.job.reporter.say,
   ) | build.path_options(learner.method, config)
-  model = fleet.Model(
+  return fleet.Model(
     _valuing_engine(
       proxy,
       tuple(config.optimizer.items()),
@@ -204,13 +221,6 @@ def _values(learner: Learner, session: fleet.Session) -> fleet.Outcome:
     ),
     proxy.flops_per_token(config.batch.row_tokens),
     build.unroll_cost(config, **options),
-  )
-  return values.run(
-    learner.method,
-    learner.facts,
-    _world(learner, model, session.seed),
-    learner.plans.values,
-    session,
   )
 
 
@@ -227,34 +237,43 @@ def _valuing_engine(proxy, optimizer, mesh, estimator, options):
 
 def _steer(learner: Learner, session: fleet.Session) -> fleet.Outcome:
   """One proxy on a mixture of domains that the method steers."""
-  valued = "share_gain_K" in learner.method.signals
-  model = _model(
-    learner, _preset(learner), valued=learner.method.every if valued else 0
-  )
   return steer.run(
     learner.method,
     learner.facts,
-    _world(learner, model, session.seed),
+    seeing_world(learner, steered_model(learner), session.seed),
     learner.plans.steer,
     session,
   )
 
 
+def steered_model(learner: Learner) -> fleet.Model:
+  """A proxy; with a hypergradient where the method wants to be told of gains."""
+  valued = "share_gain_K" in learner.method.signals
+  return model_of(
+    learner, _preset(learner), valued=learner.method.every if valued else 0
+  )
+
+
 def _runs(learner: Learner, session: fleet.Session) -> fleet.Outcome:
   """Whole runs of proxies on mixtures that the method asks for."""
-  plan = learner.plans.runs
-  total_steps = plan.steps if plan.decay else None
   return runs.run(
     learner.method,
     learner.facts,
-    _world(learner, _NO_MODEL, session.seed),
-    plan,
+    seeing_world(learner, _NO_MODEL, session.seed),
+    learner.plans.runs,
     session,
-    [
-      functools.partial(_model, learner, preset, total_steps=total_steps)
-      for preset in plan.presets
-    ],
+    run_models(learner),
   )
+
+
+def run_models(learner: Learner) -> list[Callable[[], fleet.Model]]:
+  """The proxies of whole runs, of every size."""
+  plan = learner.plans.runs
+  total_steps = plan.steps if plan.decay else None
+  return [
+    functools.partial(model_of, learner, preset, total_steps=total_steps)
+    for preset in plan.presets
+  ]
 
 
 _LOOPS: dict[str, Callable[[Learner, fleet.Session], fleet.Outcome]] = {
@@ -272,7 +291,7 @@ def _preset(learner: Learner) -> str:
   return learner.job.config.proxy.preset
 
 
-def _model(
+def model_of(
   learner: Learner,
   preset: str,
   *,
@@ -309,7 +328,9 @@ def _model(
   return fleet.Model(made, flops, cost)
 
 
-def _world(learner: Learner, model: fleet.Model, seed: int) -> fleet.World:
+def seeing_world(
+  learner: Learner, model: fleet.Model, seed: int
+) -> fleet.World:
   """What a search draws from, as far as its loop reads it."""
   world, loop = world_of(learner, model, seed), learner.method.loop
   if loop == "values":

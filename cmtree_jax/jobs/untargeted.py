@@ -9,7 +9,6 @@ from typing import Any
 from cmtree_jax import processes
 from cmtree_jax.data import store
 from cmtree_jax.data.build import prepare
-from cmtree_jax.evaluate.results import FULL
 from cmtree_jax.jobs import (
   apply,
   build,
@@ -86,16 +85,7 @@ def _found(
   job: Job, data: prepare.Prepared, tried: Tried
 ) -> compare.Comparison:
   """A comparison of nothing, whose one search is done."""
-  plan = cells.Plan(
-    methods=(tried.method,),
-    target_sets={},
-    untargeted=frozenset({tried.method}),
-    seeds=1,
-    search_seeds=1,
-    fractions=(FULL,),
-    natural_multiples=(),
-    noise_repeats=0,
-  )
+  plan = plans.of_untargeted(tried.method)
   folder = cells.Folder(job.workdir / "cells")
   comparison = compare.Comparison.make(job, data, plan, folder)
   cell = cells.Search(tried.method, tried.target_set, 0)

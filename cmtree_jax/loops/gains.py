@@ -35,8 +35,7 @@ def train(
   phi, _, unroll = world.model.engine.valued(fleet.phi, batches, weight, outer)
   fleet = fleet._replace(phi=phi, age=fleet.age + steps)
   fleet = fleet.charge(world, steps * rows, cost.inner_passes)
-  outer_rows = outer[1][..., 0].size * cost.outer_gradients
-  fleet = fleet.charge(world, outer_rows, GRADIENT)
+  fleet = fleet.charge(world, outer_rows(world), GRADIENT)
   assert world.view is not None
   domain = np.asarray(world.domain_N)[batches.document_BT]
   # Of a unit of density of all these tokens: the mean over them is the sum of the
@@ -47,6 +46,14 @@ def train(
     minlength=world.view.num_domains,
   )
   return fleet, gain_K / weight.size
+
+
+def outer_rows(world: World) -> int:
+  """Rows of all targets, in full batches, as often as they are differentiated."""
+  assert world.view is not None
+  rows = len(world.view.bits_T) * world.view.target_rows
+  batches = -(-rows // world.rows)
+  return batches * world.rows * world.model.unroll_cost.outer_gradients
 
 
 def _targets(

@@ -20,7 +20,7 @@ from cmtree_jax.loops import fleet as fleets
 from cmtree_jax.loops.checkpoint import Checkpointer
 from cmtree_jax.loops.fleet import Fleet, Model, Outcome, Session, World
 from cmtree_jax.methods.base import MEASURED, Documents, Facts, Look, Method
-from cmtree_jax.proxy.ledger import Cost
+from cmtree_jax.proxy.ledger import GRADIENT, Cost
 from cmtree_jax.signals import documents
 
 
@@ -162,6 +162,47 @@ def observe(
       )
       cost += one.observe()
   return Cost(*cost)
+
+
+def expected(
+  method: Method,
+  world: World,
+  plan: Plan,
+  model: Model,
+  parts: tuple[packing.TokenStore, ...],
+) -> float:
+  """FLOPs of one of the models of a look: its trainings, and what it measures.
+
+  Args:
+    method: a method whose loop is `look`.
+    world: what models draw from.
+    plan: how much of everything.
+    model: of the size that looks.
+    parts: as of `run`.
+  """
+  look, wanted = method.look, method.features & MEASURED
+  tokens = look.seeds * plan.steps * world.rows * world.pool.row_tokens
+  seen = documents.Seen(
+    model.engine,
+    None,
+    world.pool.row_tokens,
+    world.rows,
+    model.flops_per_token,
+    longest=look.longest,
+    sketch=look.sketch,
+  )
+  goal_rows = -(-plan.goal_rows // world.rows) * world.rows
+  pool, *others = parts
+  once = documents.expected(
+    seen,
+    pool,
+    wanted,
+    asked=look.asked,
+    goal_tokens=goal_rows * world.pool.row_tokens,
+  )
+  once += sum(documents.expected(seen, one, wanted) for one in others)
+  trained = Cost().plus(tokens, GRADIENT, model.flops_per_token).flops
+  return trained + look.seeds * look.checkpoints * once
 
 
 def work(method: Method, plan: Plan, rows: int) -> float:

@@ -8,9 +8,9 @@ import numpy as np
 from cmtree_jax import sharding
 from cmtree_jax.data.draw.subpool import Subpool
 from cmtree_jax.loops import fleet as fleets
+from cmtree_jax.loops import values_plan
 from cmtree_jax.loops.fleet import Fleet, World
 from cmtree_jax.loops.values_plan import Plan
-from cmtree_jax.proxy.ledger import FORWARD, GRADIENT
 
 
 class Gain(NamedTuple):
@@ -69,12 +69,12 @@ def measure(
     batches = fleets.by_member(drawn, world.rows)
     params = world.model.engine.cooled(phi, batches, fleets.ones(batches))
     losses.append(_validation_loss(world, params))
-  fleet = fleet.charge(
-    world, 2 * len(judges) * plan.lookahead * world.rows, GRADIENT
-  )
   assert world.validation is not None
-  rows = world.validation[0].document_BT[..., 0].size
-  fleet = fleet.charge(world, 2 * len(judges) * rows, FORWARD)
+  held_rows = world.validation[0].document_BT[..., 0].size
+  for rows, passes in values_plan.judged(
+    plan, world.rows, judges=len(judges), held_rows=held_rows
+  ):
+    fleet = fleet.charge(world, rows, passes)
   return fleet, losses[0] - losses[1]
 
 

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cmtree_jax import sharding
+from cmtree_jax.bilevel.cost import UnrollCost
 from cmtree_jax.data.draw.batch import Batch, stack_rows
 from cmtree_jax.data.draw.looks import Looks
 from cmtree_jax.data.draw.sampler import Sampler, SamplerState
@@ -26,6 +27,7 @@ from cmtree_jax.loops import online_run, shown, unrolls
 from cmtree_jax.loops.fleet import Fleet
 from cmtree_jax.loops.online_run import Plan, Run, Setting, State
 from cmtree_jax.loops.unrolls import Valued
+from cmtree_jax.loops.values_plan import Charges
 from cmtree_jax.methods.base import Signals
 from cmtree_jax.proxy.engine import Unroll
 from cmtree_jax.proxy.ledger import GRADIENT, PROBE
@@ -204,16 +206,43 @@ def _through(
 def _charge(one: Setting, fleet: Fleet) -> Fleet:
   """With the cost of an event of all runs, its training steps among it."""
   world, plan, runs = one.world, one.plan, len(one.runs)
-  cost = world.model.unroll_cost
-  # What trains is differentiated; a copy is trained beside it.
-  inner = cost.inner_passes + GRADIENT * plan.cooldown
-  for rows, passes in (
-    (plan.unroll * world.rows, inner),
-    (_outer_rows(one) * cost.outer_gradients, GRADIENT),
-    (plan.probe_rows, PROBE),
-  ):
+  charges = asked(
+    plan, world.rows, world.model.unroll_cost, outer_rows=_outer_rows(one)
+  )
+  for rows, passes in charges:
     fleet = fleet.charge(world, runs * rows, passes)
   return fleet
+
+
+def asked(
+  plan: Plan, rows: int, cost: UnrollCost, *, outer_rows: int
+) -> Charges:
+  """What an event of one run takes, its training steps among it.
+
+  Args:
+    plan: of the events.
+    rows: of a training step.
+    cost: of the hypergradient.
+    outer_rows: of all targets together, see `outer_rows_of`.
+  """
+  # What trains is differentiated; a copy is trained beside it.
+  inner = cost.inner_passes + GRADIENT * plan.cooldown
+  return (
+    (plan.unroll * rows, inner),
+    (outer_rows * cost.outer_gradients, GRADIENT),
+    (plan.probe_rows, PROBE),
+  )
+
+
+def most(
+  plan: Plan, rows: int, cost: UnrollCost, *, steps: int, targets: int
+) -> Charges:
+  """What the events of one run take beside its training."""
+  number = events(plan, steps)
+  outer_rows = targets * outer_rows_of(plan, rows, targets)
+  each = asked(plan, rows, cost, outer_rows=outer_rows)
+  beside = ((-number * plan.unroll * rows, GRADIENT),)
+  return tuple((number * some, passes) for some, passes in each) + beside
 
 
 def work(plan: Plan, steps: int, rows: int) -> float:
@@ -224,13 +253,16 @@ def work(plan: Plan, steps: int, rows: int) -> float:
 
 def _outer_rows(one: Setting) -> int:
   """Rows of all targets together: full batches of each."""
-  targets = len(one.world.target_names)
-  return targets * _rows_of_each(one)
+  return len(one.world.target_names) * _rows_of_each(one)
 
 
 def _rows_of_each(one: Setting) -> int:
-  rows, targets = one.world.rows, len(one.world.target_names)
-  return max(1, round(one.plan.outer_rows / targets / rows)) * rows
+  return outer_rows_of(one.plan, one.world.rows, len(one.world.target_names))
+
+
+def outer_rows_of(plan: Plan, rows: int, targets: int) -> int:
+  """Rows of each target for one event, full batches of `rows`."""
+  return max(1, round(plan.outer_rows / targets / rows)) * rows
 
 
 def _targets(one: Setting, own: Own, number: int):

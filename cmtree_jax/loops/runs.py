@@ -25,8 +25,8 @@ from cmtree_jax.loops.fleet import (
 )
 from cmtree_jax.methods.base import Facts, Method, Signals
 from cmtree_jax.methods.searching import Trials
-from cmtree_jax.proxy.ledger import FORWARD, Cost
-from cmtree_jax.signals import View, domains, measure, observe
+from cmtree_jax.proxy.ledger import FORWARD, GRADIENT, Cost
+from cmtree_jax.signals import View, cost_of, domains, measure, observe
 
 
 class Plan(NamedTuple):
@@ -127,6 +127,36 @@ def run(
   return Outcome(
     method.finalize(state.method), Cost(*state.cost), tuple(history)
   )
+
+
+def expected(
+  method: Method,
+  facts: Facts,
+  world: World,
+  plan: Plan,
+  models: Sequence[Model],
+) -> list[tuple[int, float]]:
+  """Of each size: how many runs a method will ask for, and the FLOPs of one.
+
+  Args:
+    method: a method whose loop is `runs`.
+    facts: what is known beforehand.
+    world: what runs draw from.
+    plan: how much of everything.
+    models: of each of the proxies' sizes.
+  """
+  assert world.view is not None
+  trials: Trials = method.init(jax.random.key(0), facts).trials
+  points = plan.curve_points if "curve_CT" in method.signals else 1
+  tokens = plan.steps * world.rows, points * domains.eval_rows(world.view)
+  wanted, found = method.signals - {"target_loss_T"}, []
+  for size, model in enumerate(models):
+    flops = model.flops_per_token
+    cost = cost_of(observe(world.view, model.engine, None), wanted, flops)
+    for rows, passes in zip(tokens, (GRADIENT, FORWARD), strict=True):
+      cost = cost.plus(rows * world.pool.row_tokens, passes, flops)
+    found.append((int(np.sum(trials.size_R == size)), cost.flops))
+  return found
 
 
 class _Group(NamedTuple):

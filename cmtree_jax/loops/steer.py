@@ -18,8 +18,8 @@ from cmtree_jax.loops import fleet as fleets
 from cmtree_jax.loops import gains
 from cmtree_jax.loops.fleet import Fleet, Outcome, Session, Tell, World
 from cmtree_jax.methods.base import Ask, Facts, Method
-from cmtree_jax.proxy.ledger import Cost
-from cmtree_jax.signals import read_reference
+from cmtree_jax.proxy.ledger import GRADIENT, Cost
+from cmtree_jax.signals import cost_of, observe, read_reference
 
 
 class Plan(NamedTuple):
@@ -90,6 +90,28 @@ def run(
     mixtures + method.history(state.method),
     kept=method.keeps(state.method),
   )
+
+
+def expected(method: Method, world: World, plan: Plan) -> float:
+  """FLOPs of a whole run, the observations among them.
+
+  What is differentiated through steps, where a method asks for that, is taken for
+  every step.
+  """
+  assert world.view is not None
+  flops, rows = world.model.flops_per_token, method.every * world.rows
+  charges = [(rows, GRADIENT)] * (2 if read_reference(method.signals) else 1)
+  if method.train_on_observed:
+    charges[-1] = (world.view.fresh_rows, GRADIENT)
+  if "share_gain_K" in method.signals:
+    charges[-1] = (rows, world.model.unroll_cost.inner_passes)
+    charges.append((gains.outer_rows(world), GRADIENT))
+  seen = observe(world.view, world.model.engine, None)
+  each = cost_of(seen, method.signals, flops).flops
+  each += sum(
+    some * passes * world.pool.row_tokens * flops for some, passes in charges
+  )
+  return plan.steps // method.every * each
 
 
 def work(method: Method, plan: Plan, rows: int) -> float:

@@ -14,9 +14,9 @@ from cmtree_jax.data.draw.batch import Batch
 from cmtree_jax.data.draw.sampler import Cursor, SamplerState
 from cmtree_jax.data.draw.subpool import Subpool
 from cmtree_jax.loops import fleet as fleets
+from cmtree_jax.loops import values_plan
 from cmtree_jax.loops.fleet import Fleet, World
 from cmtree_jax.loops.values_plan import Plan
-from cmtree_jax.proxy.ledger import GRADIENT, PROBE
 
 Streams = tuple[SamplerState | Cursor, ...]
 
@@ -170,11 +170,8 @@ def _by_piece(batches: Batch, values: list[np.ndarray]):
 
 def _charge(world: World, plan: Plan, fleet: Fleet) -> Fleet:
   cost, targets = world.model.unroll_cost, len(world.target_names)
-  outer_rows = plan.outer_rows_of(targets, world.rows)
-  for rows, passes in (
-    (plan.unroll * world.rows, cost.inner_passes),
-    (outer_rows * cost.outer_gradients, GRADIENT),
-    (plan.probe_rows, PROBE),
+  for rows, passes in values_plan.asked(
+    plan, world.rows, cost, targets=targets
   ):
-    fleet = fleet.charge(world, plan.population * targets * rows, passes)
+    fleet = fleet.charge(world, rows, passes)
   return fleet

@@ -15,10 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from cmtree_jax import shapes
-from cmtree_jax.bilevel import population
 from cmtree_jax.data.draw.subpool import Subpool
 from cmtree_jax.loops import fleet as fleets
-from cmtree_jax.loops import lookahead, shown, target_weights, unrolls
+from cmtree_jax.loops import (
+  lookahead,
+  shown,
+  target_weights,
+  unrolls,
+  values_plan,
+)
 from cmtree_jax.loops.fleet import Advance, Fleet, Outcome, Session, World
 from cmtree_jax.loops.lookahead import Gain
 from cmtree_jax.loops.unrolls import Valued
@@ -307,14 +312,7 @@ def _raise_proxies(
     for number in fleet.number
   ]
   weight_PN = [one.weights(np.exp(log_w_N)) for one in seen]
-  if state.round == 0:
-    # Staggered, so that their hypergradients are not those of one moment.
-    goal_P = population.first_ages(
-      plan.population, max_age=plan.max_age, min_age=plan.min_age
-    )
-    goal_P = np.maximum(goal_P, plan.steps_between_rounds)
-  else:
-    goal_P = np.maximum(plan.min_age, fleet.age + plan.steps_between_rounds)
+  goal_P = values_plan.goal_ages(plan, fleet.age, int(state.round))
   rows = plan.steps_between_rounds * world.rows
   while (young_P := fleet.age < goal_P).any():
     drawn = []

@@ -2,10 +2,17 @@
 
 from typing import NamedTuple
 
+import numpy as np
+
 from cmtree_jax import checks
+from cmtree_jax.bilevel import population
 from cmtree_jax.bilevel.cost import UnrollCost
 from cmtree_jax.loops import target_weights
-from cmtree_jax.proxy.ledger import GRADIENT, PROBE
+from cmtree_jax.proxy.ledger import FORWARD, GRADIENT, PROBE
+from cmtree_jax.tree import replay
+
+# (rows, forward passes over them), as a fleet is charged.
+Charges = tuple[tuple[int, int], ...]
 
 
 class Plan(NamedTuple):
@@ -79,6 +86,60 @@ class Plan(NamedTuple):
   def num_judges(self) -> int:
     """Proxies that may judge in one round, at most."""
     return (self.population + 1) // 2
+
+
+def goal_ages(plan: Plan, age_P: np.ndarray, number: int) -> np.ndarray:
+  """The ages at which proxies are asked in a round, counted from 0; none is old."""
+  if number:
+    return np.maximum(plan.min_age, age_P + plan.steps_between_rounds)
+  # Staggered, so that their hypergradients are not those of one moment.
+  first_P = population.first_ages(
+    plan.population, max_age=plan.max_age, min_age=plan.min_age
+  )
+  return np.maximum(first_P, plan.steps_between_rounds)
+
+
+def raised(plan: Plan) -> int:
+  """Training steps of all proxies together, in all rounds."""
+  age_P, total = np.zeros(plan.population, int), 0
+  for number in range(plan.rounds):
+    age_P = np.where(age_P >= plan.max_age, 0, age_P)
+    left_P = goal_ages(plan, age_P, number) - age_P
+    calls_P = -(-left_P // plan.steps_between_rounds)
+    age_P = age_P + calls_P * plan.steps_between_rounds
+    total += int(calls_P.sum()) * plan.steps_between_rounds
+  return total
+
+
+def asked(plan: Plan, rows: int, cost: UnrollCost, *, targets: int) -> Charges:
+  """What it takes to ask all proxies once, of every target."""
+  outer_rows = plan.outer_rows_of(targets, rows)
+  times = plan.population * targets
+  return (
+    (times * plan.unroll * rows, cost.inner_passes),
+    (times * outer_rows * cost.outer_gradients, GRADIENT),
+    (times * plan.probe_rows, PROBE),
+  )
+
+
+def judged(plan: Plan, rows: int, *, judges: int, held_rows: int) -> Charges:
+  """What it takes to measure one change, on that many validation rows."""
+  return (
+    (2 * judges * plan.lookahead * rows, GRADIENT),
+    (2 * judges * held_rows, FORWARD),
+  )
+
+
+def most(plan: Plan, rows: int, cost: UnrollCost, *, targets: int) -> Charges:
+  """What a whole search takes, if every round takes a step."""
+  found = [(raised(plan) * rows, GRADIENT)]
+  members = np.arange(plan.population)
+  for number in range(plan.rounds):
+    found += asked(plan, rows, cost, targets=targets)
+    judges = int(np.sum(replay.judges(members, np.array(number))))
+    if plan.lookahead:
+      found += judged(plan, rows, judges=judges, held_rows=plan.validation_rows)
+  return tuple(found)
 
 
 def work(plan: Plan, rows: int, cost: UnrollCost, *, targets: int) -> float:

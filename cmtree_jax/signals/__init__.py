@@ -81,10 +81,20 @@ def measure(
 ) -> tuple[dict[str, Any], Cost]:
   """The declared signals of every proxy, [P, ...] by name, and the cost of one."""
   found: dict[str, np.ndarray] = {}
-  cost = Cost()
-  # What several signals share is computed and charged once.
-  for one in dict.fromkeys(x for name, x in SIGNALS.items() if name in wanted):
+  for one in _computations(wanted):
     found |= one.compute(seen)
-    took = one.cost(seen, flops_per_token)
-    cost = Cost(cost.tokens + took.tokens, cost.flops + took.flops)
+  cost = cost_of(seen, wanted, flops_per_token)
   return {name: x for name, x in found.items() if name in wanted}, cost
+
+
+def cost_of(
+  seen: Observation, wanted: frozenset[str], flops_per_token: float
+) -> Cost:
+  """The cost of the declared signals of one proxy."""
+  costs = [one.cost(seen, flops_per_token) for one in _computations(wanted)]
+  return Cost(*(sum(x) for x in zip(Cost(), *costs, strict=True)))
+
+
+def _computations(wanted: frozenset[str]) -> list[Signal]:
+  """What several signals share is computed and charged once."""
+  return list(dict.fromkeys(x for n, x in SIGNALS.items() if n in wanted))

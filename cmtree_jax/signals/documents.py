@@ -13,7 +13,7 @@ from cmtree_jax.evaluate import perplexity
 from cmtree_jax.methods.base import Sketch
 from cmtree_jax.proxy import engine as engines
 from cmtree_jax.proxy.engine import Engine
-from cmtree_jax.proxy.ledger import FORWARD, Cost
+from cmtree_jax.proxy.ledger import FORWARD, GRADIENT, Cost
 from cmtree_jax.signals import single
 from cmtree_jax.signals.base import Observation, Signal, View
 from cmtree_jax.signals.domains import eval_rows
@@ -55,6 +55,7 @@ class Measure(NamedTuple):
   compute: Callable[
     [Seen, packing.TokenStore, np.ndarray], tuple[dict[str, np.ndarray], Cost]
   ]
+  passes: int  # forward passes over the tokens that are read, for estimates
 
 
 def measure(
@@ -178,8 +179,8 @@ def _passed(seen: Seen, rows: int) -> Cost:
   return Cost().plus(rows * seen.row_tokens, FORWARD, seen.flops_per_token)
 
 
-_STATISTICS = Measure(_statistics)
-_HIDDEN = Measure(_hidden)
+_STATISTICS = Measure(_statistics, FORWARD)
+_HIDDEN = Measure(_hidden, FORWARD)
 MEASURES: dict[str, Measure] = {
   "loss_ON": _STATISTICS,
   "entropy_ON": _STATISTICS,
@@ -189,10 +190,45 @@ MEASURES: dict[str, Measure] = {
   "correct_ON": _STATISTICS,
   "hidden_ONH": _HIDDEN,
   "late_hidden_ONH": _HIDDEN,
-  "gradient_norm_ON": Measure(_norms),
-  "sketch_ONP": Measure(_sketches),
-  "influence_ON": Measure(_influences),
+  "gradient_norm_ON": Measure(_norms, GRADIENT),
+  "sketch_ONP": Measure(_sketches, GRADIENT),
+  "influence_ON": Measure(_influences, GRADIENT),
 }
+
+
+def expected(
+  seen: Seen,
+  tokens: packing.TokenStore,
+  wanted: frozenset[str],
+  *,
+  asked: int = 0,
+  goal_tokens: int = 0,
+) -> float:
+  """FLOPs of the wanted fields of all documents, before anything is measured.
+
+  Rows and lanes are taken for full, so it is somewhat less than will be charged.
+
+  Args:
+    seen: the model.
+    tokens: the store.
+    wanted: names in `MEASURES`.
+    asked: documents that a step is taken on.
+    goal_tokens: that each of these steps is judged by.
+  """
+  pairs_N = tokens.pairs_N
+  short_N = np.minimum(pairs_N, seen.longest) if seen.longest else pairs_N
+  total = 0.0
+  for one in dict.fromkeys(MEASURES[name] for name in sorted(wanted)):
+    read = float((pairs_N if one.passes == FORWARD else short_N).sum())
+    if one is MEASURES["influence_ON"]:
+      asked = min(asked, len(pairs_N))
+      read *= asked / len(pairs_N)
+      total += asked * goal_tokens * FORWARD * seen.flops_per_token
+    total += read * one.passes * seen.flops_per_token
+  if "sketch_ONP" in wanted:
+    signs = 2.0 * seen.sketch.size * seen.engine.proxy.num_parameters
+    total += signs * len(pairs_N)
+  return total
 
 
 def _blocks(

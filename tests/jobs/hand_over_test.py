@@ -20,6 +20,7 @@ class _Scored(list):
   """Sets that models were scored on, in the order in which they were made."""
 
   at_verdict = 0  # how many of them before the guard was done
+  arguments: tuple[str, ...] = ()  # of the job
 
 
 @pytest.fixture(scope="module")
@@ -49,12 +50,27 @@ def finished(tmp_path_factory) -> tuple[pathlib.Path, _Scored]:
     arguments = corpora.arguments(
       "configs/smoke.py", corpus, workdir, _TARGETS, *corpora.TINY, *settings
     )
-    assert main.main([*arguments, "--config.data.targets="]) == 0
+    scored.arguments = (*arguments, "--config.data.targets=")
+    assert main.main(scored.arguments) == 0
   return workdir, scored
 
 
 def _read(workdir: pathlib.Path, name: str):
   return json.loads((workdir / name).read_text())
+
+
+def test_what_it_takes_is_told_before(finished, tmp_path):
+  workdir, scored = finished
+  told = corpora.estimated([*scored.arguments], tmp_path)
+  assert set(told) == {"trials", "final"}  # its searches are for nothing
+  (trials,), (last,) = told["trials"], told["final"]
+  charged = _read(workdir, "recipe.json")["ledger"]["trial_flops"]
+  # One concentration that is another's already is not tried twice.
+  assert 0.6 * trials.total <= charged <= trials.total
+  rows = pq.read_table(workdir / "results.parquet").to_pylist()
+  assert {row["final_flops"] for row in rows} == {last.flops}
+  trained = {(row["method"], row["seed"]) for row in rows}
+  assert last.times == len(trained)
 
 
 def test_the_negative_control_is_not_handed_over(finished):

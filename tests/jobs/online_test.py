@@ -53,6 +53,21 @@ def run_of(finished: pathlib.Path, method: str) -> pathlib.Path:
   return folder.kept(cells.Search(method, place, 0))
 
 
+def test_what_it_takes_is_told_before(finished, tmp_path):
+  folder = finished.parent
+  arguments = corpora.arguments(
+    "configs/online.py", folder, tmp_path, ["arithmetic"], *SETTINGS
+  )
+  told = corpora.estimated(arguments, tmp_path)
+  plain = {part.flops for part in told["final"]}  # of natural's training
+  assert len(plain) == 1
+  for name, targets in (("cmtree", "arithmetic"), ("ado", cells.ANY)):
+    (part,) = told[name]
+    cell = cells.Search(name, targets, 0)
+    cost = cells.Folder(finished / "cells").found(cell).cost
+    assert part.total == pytest.approx(cost.flops + min(plain), rel=1e-9)
+
+
 def test_online_methods_stand_in_the_table_without_trials(finished):
   rows = pq.read_table(finished / "results.parquet").to_pylist()
   assert {row["method"] for row in rows} == {"cmtree", "ado", "natural"}
