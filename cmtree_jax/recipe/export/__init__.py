@@ -147,6 +147,8 @@ def write(
       kept = [name for name in sorted(formats) if name in OF_PATHS]
       lost = sorted(set(formats) - set(kept))
       contents["path"] = {"kept_by": kept, "lost_by": lost}
+    if "levanter" in formats:
+      contents["levanter"] = levanter.blocks_of(within.capped)._asdict()
     manifest.claim(folder)
     files = [
       path

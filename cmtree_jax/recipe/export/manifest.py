@@ -17,6 +17,7 @@ import cmtree_jax
 from cmtree_jax.budget import from_json
 from cmtree_jax.data import store
 from cmtree_jax.recipe import recap
+from cmtree_jax.recipe.export import levanter
 from cmtree_jax.recipe.export.base import CappedStage, Corpus, Options
 from cmtree_jax.recipe.export.capping import Capping, whole_looks
 from cmtree_jax.recipe.export.leaves import Leaf, epochs
@@ -182,11 +183,11 @@ def told(folder: Path) -> str:
   """What a person must know of an export's budget; a line or two."""
   manifest = read(folder)
   budget = from_json(manifest["budget"])
+  path = _undrawn(manifest) + _path(manifest)
   lines = (
     f"Export for {budget.tokens:,} tokens, {budget.epochs:.3g} epochs of this "
     "corpus: "
   )
-  path = _path(manifest)
   if budget.epochs > budget.max_epochs:
     return lines + (
       "natural, as even that repeats every document more than config.budget."
@@ -212,6 +213,14 @@ def told(folder: Path) -> str:
       f"whole copies of a document are the most below {budget.max_epochs:g}."
     )
   return lines + path
+
+
+def _undrawn(manifest: Mapping[str, Any]) -> str:
+  """Which leaves a trainer leaves out, where one does."""
+  blocks = manifest.get("levanter")
+  if not blocks or not blocks["undrawn"]:
+    return ""
+  return f" {levanter.Blocks(**blocks).text()}"
 
 
 def _path(manifest: Mapping[str, Any]) -> str:

@@ -68,7 +68,15 @@ def lines(path):
       yield {{"id": document["id"], "text": document["text"]}}
 
 
+def add(mixture, rates):
+  """Registers a mixture, unless a copy of this export has."""
+  if mixture not in seqio.MixtureRegistry.names():
+    seqio.MixtureRegistry.add(mixture, list(rates.items()))
+
+
 for task, (folder, documents, _) in LEAVES.items():
+  if task in seqio.TaskRegistry.names():
+    continue  # of a copy of this export, with the same documents
   seqio.TaskRegistry.add(
     task,
     source=seqio.FileDataSource(
@@ -86,9 +94,7 @@ for task, (folder, documents, _) in LEAVES.items():
     output_features={{"targets": seqio.Feature(VOCABULARY)}},
   )
 
-seqio.MixtureRegistry.add(
-  MIXTURE, [(task, rate) for task, (_, _, rate) in LEAVES.items()]
-)
+add(MIXTURE, {{task: rate for task, (_, _, rate) in LEAVES.items()}})
 '''
 
 
@@ -104,7 +110,7 @@ RATES = {{
 {rates}}}
 
 for mixture, rates in RATES.items():
-  seqio.MixtureRegistry.add(mixture, list(rates.items()))
+  add(mixture, rates)
 """
 
 
@@ -135,9 +141,12 @@ def module(
   """
   rate = leaves.document_rates(parts)
   rates = [_rates_of(stage, parts) for stage in stages]
-  # Two exports can be imported side by side.
+  # Exports can be imported side by side: those of one name draw the same.
   told = [sorted(one.items()) for one in (rate, *rates)]
-  mixture = f"cmtree_{store.key_of(*told)[:8]}"
+  begins = [stage.begin for stage in stages]
+  texts = [(leaf.name, leaf.num_documents, leaf.num_tokens) for leaf in parts]
+  key = store.key_of(*told, begins, texts, root, options.tokenizer)
+  mixture = f"cmtree_{key[:8]}"
   tasks = _task_names(parts, mixture)
   entries = "".join(
     f"  {_quote(task)}: (\n"

@@ -24,6 +24,7 @@ from cmtree_jax.recipe.export import (
   olmo,
 )
 from cmtree_jax.types import UserError
+from tests.recipe.export.conftest import NAMES
 
 
 @pytest.fixture
@@ -51,7 +52,8 @@ def test_levanter_names_components_and_their_files(
   levanter.export(capped, tmp_path, options)
   data = yaml.safe_load((tmp_path / file).read_text())["data"]
   assert set(data) == {
-    key, "train_weights", "tokenizer", "cache_dir", "shuffle",
+    key, "train_weights", "mixture_block_size", "tokenizer", "cache_dir",
+    "shuffle",
   }  # fmt: skip
   assert data["train_weights"] == close(shares)
   assert data["tokenizer"] == "gpt2"
@@ -69,6 +71,35 @@ def test_levanter_names_components_and_their_files(
       for x in read_lines(pathlib.Path(url))
     ]
     assert lines == documents_by_leaf[name]
+
+
+@pytest.mark.parametrize(
+  ("small", "block", "undrawn"),
+  [
+    (0.01, 2048, 0),
+    (1 / 2048, 2049, 0),  # a row, but for rounding
+    (4e-4, 2501, 0),
+    (2e-5, 50_001, 0),
+    (1e-5, 65_535, 1),  # the most that Levanter takes
+  ],
+)
+def test_levanter_draws_every_leaf_or_it_is_told(
+  capped, options, tmp_path, small, block, undrawn
+):
+  mixture = {**dict.fromkeys(NAMES, 0.0), "null": small, "0.1": 1 - small}
+  capped = capped._replace(mixture=mixture)
+  levanter.export(capped, tmp_path, options)
+  for name in (levanter.FILE, levanter.OLD_FILE):
+    text = (tmp_path / name).read_text()
+    data = yaml.safe_load(text)["data"]
+    assert data["mixture_block_size"] == block
+    # As levanter/data/mixture.py counts them.
+    weights = np.array(list(data["train_weights"].values()))
+    rows = (weights / weights.sum() * block).astype(int)
+    assert sum(rows == 0) == undrawn
+    told = "Every leaf has a row in blocks of"
+    assert (f"# {told} {block:,}." in text) == (not undrawn)
+    assert ("never draws what has less than a row" in text) == bool(undrawn)
 
 
 def test_maxtext_draws_the_budget_in_the_recipes_shares_of_tokens(

@@ -2,6 +2,7 @@
 
 import importlib.util
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -76,6 +77,25 @@ def test_seqio_reads_two_exports_side_by_side(capped, options, tmp_path):
     module = load(seqio_module.export(each, tmp_path / name, options)[-1])
     tasks = seqio.get_mixture_or_task(module.MIXTURE).tasks
     assert len(tasks) == 2
+
+
+def test_seqio_reads_exports_of_one_recipe_side_by_side(
+  capped, options, tmp_path
+):
+  """Other options are another mixture; a copy is the same one."""
+  seqio = pytest.importorskip("seqio")
+  options = options._replace(tokenizer="bytes")
+  path = seqio_module.export(capped, tmp_path / "a", options)[-1]
+  shutil.copytree(tmp_path / "a", tmp_path / "copy")
+  first, again = load(path), load(tmp_path / "copy" / path.name)
+  assert again.MIXTURE == first.MIXTURE
+  root = str(tmp_path / "copy")
+  moved = options._replace(root=root)
+  other = load(seqio_module.export(capped, tmp_path / "b", moved)[-1])
+  assert other.MIXTURE != first.MIXTURE
+  for module in (first, other):
+    mixture = seqio.get_mixture_or_task(module.MIXTURE)
+    assert {x.name for x in mixture.tasks} == set(module.LEAVES)
 
 
 @pytest.mark.parametrize("root", ["", 'gs://a "b"/c'])

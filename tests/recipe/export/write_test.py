@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from cmtree_jax.recipe import export
+from cmtree_jax.recipe.export import levanter
 from cmtree_jax.types import UserError
 
 FACTS = {
@@ -78,6 +79,17 @@ def test_manifest_lists_every_file_and_says_what_is_in_it(
     assert leaf["share"] == pytest.approx(share)
     assert leaf["epochs"] == pytest.approx(share * 2_000 / max(tokens, 1))
     assert leaf["resampled"]["documents"] == count_N[of_leaf].sum()
+
+
+def test_leaves_that_are_never_drawn_are_told(
+  corpus, options, tmp_path, monkeypatch
+):
+  args = (["levanter"], corpus, options, FACTS)
+  export.write(tmp_path / "out", *args)
+  assert "never draws" not in export.told(tmp_path / "out")
+  monkeypatch.setattr(levanter, "_MOST", 5)
+  export.write(tmp_path / "few", *args)
+  assert "in a block of 5: " in export.told(tmp_path / "few")
 
 
 def test_second_run_does_nothing(corpus, options, tmp_path):
