@@ -29,7 +29,8 @@ def load(path: str, overrides: Sequence[str]) -> ml_collections.ConfigDict:
       as `file.py:argument`; relative to the working directory or, failing that,
       to the repository. Folders may be written with points, as `beds.b:toy`.
     overrides: `a.b=value` without the leading `--config.`; values are Python
-      literals of the default's type, tuples also as `4,4`.
+      literals of the default's type, tuples also as `4,4`; strings of which one holds
+      a comma as `["a,b"]`.
   Raises:
     UserError: for an unknown file, field or a value of another type.
   """
@@ -183,6 +184,8 @@ def _parse(name: str, text: str, default: Any) -> Any:
     if kind is tuple:
       element = type(default[0]) if default else str
       if element is str:  # paths may hold spaces and brackets
+        if (listed := _listed(text)) is not None:
+          return listed
         items = [item.strip() for item in text.split(",")]
         return tuple(item for item in items if item)
       items = [t for t in re.split(r"[,\s]+", text.strip("()[] ,")) if t]
@@ -198,6 +201,17 @@ def _parse(name: str, text: str, default: Any) -> Any:
     raise UserError(
       f"config.{name} must be {wanted}, but {text!r} came."
     ) from None
+
+
+def _listed(text: str) -> tuple[str, ...] | None:
+  """A Python list of strings, which may hold commas; None for anything else."""
+  try:
+    found = ast.literal_eval(text)
+  except (ValueError, SyntaxError, MemoryError, RecursionError):
+    return None
+  if isinstance(found, list | tuple) and all(isinstance(x, str) for x in found):
+    return tuple(found)
+  return None
 
 
 def _number(value: Any) -> Any:

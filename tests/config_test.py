@@ -57,6 +57,9 @@ def test_the_real_corpus_is_the_argument(tmp_path):
     ("jsonl:a b/[cd].jsonl", ("jsonl:a b/[cd].jsonl",)),
     ("jsonl:a, parquet:b", ("jsonl:a", "parquet:b")),
     ("", ()),
+    ('["jsonl:a,b.jsonl", "parquet:c"]', ("jsonl:a,b.jsonl", "parquet:c")),
+    ("('text:a, b/*.txt',)", ("text:a, b/*.txt",)),
+    ("[ab],[1]", ("[ab]", "[1]")),  # no strings in there
   ],
 )
 def test_addresses_may_hold_spaces_and_brackets(text, value):

@@ -5,7 +5,9 @@ from typing import NamedTuple
 from cmtree_jax import checks
 from cmtree_jax.data.corpora import bed
 
-NO_TARGET = "none"  # a name that stands for no target where there are some
+# Names that no target can have: what stands for no target where there are some, for the
+# mean over several in tables, and for the set of those whose recipe is the same for all.
+NO_TARGET, MEAN, ANY = "none", "mean", "any"
 
 
 class Plan(NamedTuple):

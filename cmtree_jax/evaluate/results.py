@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cmtree_jax.data.plan import MEAN
 from cmtree_jax.evaluate import statistics
 from cmtree_jax.evaluate.statistics import Interval
 
 NATURAL = "natural"  # the method that all are compared with
-MEAN = "mean"  # stands for a target in the rows of the mean over several
 FULL = 1.0  # the share of the token budget at which methods are compared
 
 Row = Mapping[str, Any]

@@ -22,6 +22,8 @@ from cmtree_jax.recipe import recipe as recipes
 from cmtree_jax.report import describe, tables
 from cmtree_jax.types import UserError
 
+EXPORT_FOLDER = "export"  # in the workdir
+
 
 def story(job: Job) -> Show | None:
   """Applies a recipe to a corpus that may outgrow the one it was learned on."""
@@ -137,7 +139,7 @@ def export_to(
 ) -> list[Path]:
   """Writes the formats of the config, and tells what their budget did."""
   chosen, workdir = job.config.export, job.workdir
-  folder = workdir / "export"
+  folder = workdir / EXPORT_FOLDER
   options = export.Options(
     budget=budget,
     seed=job.config.seed,

@@ -13,6 +13,7 @@ import numpy as np
 
 from cmtree_jax import processes
 from cmtree_jax.data import sealed, store
+from cmtree_jax.data.plan import ANY
 from cmtree_jax.evaluate.results import FULL, NATURAL
 from cmtree_jax.methods import reasons
 from cmtree_jax.methods.base import Path as DocumentPath
@@ -23,8 +24,6 @@ from cmtree_jax.types import UserError
 # What a final training's file calls what it made of single questions: place -> split
 # -> {"nats": [...], "won": [...]}, see `evaluate.answers.Answered`.
 QUESTIONS = "questions"
-# Stands for the target set of methods whose recipe is the same for all of them.
-ANY = "any"
 
 
 class Search(NamedTuple):
@@ -389,12 +388,19 @@ def _array(candidate: str) -> str:
 
 
 def _stem(name: str) -> str:
-  """A file name less its extension: of many targets, shortened."""
-  return name if len(name) <= _LONGEST else f"{name[:40]}-{store.key_of(name)}"
+  """A file name less its extension: of many targets, shortened.
+
+  Libraries look for what they wrote by patterns, so a name holds no sign of one.
+  """
+  if len(name.encode()) <= _LONGEST and not _PATTERN & set(name):
+    return name
+  plain = "".join("_" if one in _PATTERN else one for one in name[:40])
+  return f"{plain}-{store.key_of(name)}"
 
 
 _PLACE, _SHUFFLED = "place_N", "shuffled"  # arrays of a path
-_LONGEST = 100  # characters; file systems take 255 bytes
+_LONGEST = 100  # bytes; file systems take 255
+_PATTERN = frozenset("*?[]{}")
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -56,6 +56,9 @@ def run(config: Any, workdir: Path, *, overwrite: bool = False) -> int:
     Fault: a loss is not finite, after saving.
   """
   plans.check_recipe(config)
+  export.require_place(
+    workdir / apply.EXPORT_FOLDER, config.export.formats, config.export.root
+  )
   story = _story
   if config.recipe.apply:
     is_schedule = schedules.is_in(config.recipe.apply)

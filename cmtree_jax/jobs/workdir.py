@@ -54,7 +54,8 @@ def folder(text: str, chosen_by: str = WORKDIR) -> Path:
   """A folder that a person names.
 
   Raises:
-    UserError: it is an address, of which a path would make a folder of that name.
+    UserError: it is an address, of which a path would make a folder of that name; or
+      checkpoints would not be found again there, as it has a sign of a pattern.
   """
   scheme, is_address, _ = text.partition("://")
   if is_address:
@@ -62,7 +63,18 @@ def folder(text: str, chosen_by: str = WORKDIR) -> Path:
       f"{chosen_by} {text}: wanted a folder, came an address. Give one of a file "
       f"system that all hosts share; what lies at {scheme}:// can be mounted as one."
     )
-  return Path(text)
+  path = Path(text)
+  signs = sorted(_PATTERN & set(str(path.absolute())))
+  if signs and chosen_by in _ADVICE:  # others hold no checkpoints
+    raise UserError(
+      f"{chosen_by} {text}: wanted a path without {' '.join(sorted(_PATTERN))}, which "
+      f"libraries take for patterns of names, came {' '.join(signs)}. Choose another "
+      "folder."
+    )
+  return path
+
+
+_PATTERN = frozenset("*?[]")
 
 
 @contextlib.contextmanager

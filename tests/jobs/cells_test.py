@@ -31,6 +31,30 @@ def test_a_search_is_kept_with_its_measured_values(tmp_path):
     assert arrays.files == ["log_w_N"]
 
 
+@pytest.mark.parametrize(
+  "target_set",
+  [
+    "+".join(f"target_{i}" for i in range(24)),
+    "問題" * 40,  # three bytes each
+    "exam[v2]",
+    "*?{}",
+  ],
+)
+def test_every_set_of_targets_has_files(tmp_path, target_set):
+  """Names that file systems take, and no pattern that libraries would read."""
+  folder = cells.Folder(tmp_path).make()
+  others = ("crisp", f"{target_set}_", 0), ("crisp", target_set.upper(), 1)
+  places = []
+  for name in (("crisp", target_set, 0), *others):
+    cell = cells.Search(*name)
+    folder.work(cell).mkdir()
+    folder.save_found(cell, FOUND, {"": np.zeros(1)}, np.zeros(1))
+    assert folder.found(cell) == FOUND
+    places.append(folder.kept(cell).name)
+  assert len(set(places)) == 3
+  assert not set("".join(places)) & set("*?[]{}")
+
+
 def test_a_cell_that_was_damaged_is_named_with_what_to_do(tmp_path):
   folder = cells.Folder(tmp_path).make()
   search = cells.Search("crisp", "a", 0)

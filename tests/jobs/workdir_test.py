@@ -89,6 +89,19 @@ def test_an_address_is_no_folder(
   assert not any("gs" in name for name in _names(tmp_path))
 
 
+@pytest.mark.parametrize("name", ["run[1]", "a*", "lr?"])
+def test_a_folder_that_is_a_pattern_is_refused(tmp_path, name, monkeypatch):
+  for chosen_by in (workdirs.WORKDIR, workdirs.SHARED):
+    with pytest.raises(UserError, match="patterns of names") as error:
+      workdirs.folder(f"{tmp_path}/{name}", chosen_by)
+    assert str(error.value).startswith(f"{chosen_by} {tmp_path}/{name}: ")
+  assert workdirs.folder(f"{tmp_path}/{name}", "config.cache_dir").name == name
+  (tmp_path / name).mkdir()
+  monkeypatch.chdir(tmp_path / name)
+  with pytest.raises(UserError, match="patterns"):
+    workdirs.folder("run")
+
+
 def test_another_config_is_refused_and_may_overwrite(run, capsys):
   with pytest.raises(UserError, match=r"seed was 0, now 1.*--overwrite"):
     _claim(run, "seed=1")

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from cmtree_jax.data import cache, store
-from cmtree_jax.data.plan import NO_TARGET, Plan
+from cmtree_jax.data.plan import ANY, MEAN, NO_TARGET, Plan
 from cmtree_jax.data.read import sources, targets
 from cmtree_jax.types import RawCorpus, Record, Skip, Target, UserError
 
@@ -43,21 +43,24 @@ def find(plan: Plan, *, cache_dir: Path, progress: Progress) -> Origin:
   notes: list[str] = []
   skipped: dict[str, dict[str, int]] = {}
   for address in plan.source:
+    if address not in _BUILT and ":" not in address:
+      raise UserError(
+        f"Unknown config.data.source {address!r}. Known: {', '.join(_BUILT)}, or "
+        f"KIND:ADDRESS with a kind out of {', '.join(sorted(sources.READERS))}; one "
+        'with a comma as ["KIND:ADDRESS"].'
+      )
+  for address in plan.source:
     if address in _BUILT:
       built = _BUILT[address](plan, cache_dir, progress)
       parts += built.parts
       found |= built.targets
       notes += built.notes
-    elif ":" not in address:
-      raise UserError(
-        f"Unknown config.data.source {address!r}. Known: {', '.join(_BUILT)}, or "
-        f"KIND:ADDRESS with a kind out of {', '.join(sorted(sources.READERS))}."
-      )
     else:
       parts += sources.parts([address])
   limit = 0 if plan.strict else plan.max_skipped
   for file in plan.target_files:
     target, skips, told = targets.read(file, fields(plan))
+    _check_name(target.name, file)
     if target.name in found:
       raise UserError(
         f"{file}: wanted one target called {target.name!r}, came a second one; "
@@ -70,6 +73,17 @@ def find(plan: Plan, *, cache_dir: Path, progress: Progress) -> Origin:
     if skips:
       skipped[file] = dict(Counter(skip.kind for skip in skips))
   return Origin(parts, found, tuple(notes), skipped)
+
+
+def _check_name(name: str, file: str) -> None:
+  """Refuses what stands for something else where targets are named."""
+  taken = (NO_TARGET, MEAN, ANY)
+  if name in taken or set(name) & set("+>") or not name.strip():
+    raise UserError(
+      f"{file}: wanted the name of a target, came {name!r}; rename the file. "
+      f"{', '.join(taken)} have meanings of their own, + joins targets, and > leads to "
+      "the one that is tested."
+    )
 
 
 def fields(plan: Plan) -> sources.Rules:

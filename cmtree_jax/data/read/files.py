@@ -28,6 +28,20 @@ TRUNCATED = "a truncated file"
 DAMAGED = "a damaged file"
 UNREADABLE = "an unreadable file"
 BOMB = "a decompression bomb"
+# What a file begins with that is compressed in a way that is not read.
+_OTHERS = {
+  b"\xfd7zXZ\0": "xz",
+  b"BZh": "bzip2",
+  b"PK\x03\x04": "zip",
+  b"PK\x05\x06": "zip",
+  b"\x04\x22\x4d\x18": "lz4",
+  b"7z\xbc\xaf\x27\x1c": "7z",
+  b"Rar!\x1a\x07": "rar",
+  b"\x1f\x9d": "compress",
+  b"\x5d\0\0": "lzma",
+  b"\xff\x06\0\0sNaPpY": "snappy",
+}
+_HEAD = max(map(len, _OTHERS))
 WHOLE_FILE = (TRUNCATED, DAMAGED, UNREADABLE, BOMB)  # kinds that end a file
 
 
@@ -112,15 +126,17 @@ def opened(path: str) -> Iterator[IO[bytes]]:
   """The bytes of a file, decompressed if they begin as gzip or zstd do.
 
   Raises:
-    Unusable: as `raw`, and for a file that expands beyond measure.
+    Unusable: as `raw`, and for a file that expands beyond measure, or is compressed
+      in another way.
   """
   with raw(path) as file:
-    head = file.read(4)
+    head = file.read(_HEAD)
     file.seek(0)
+    _refuse_other_compression(head)
     if head[:2] == b"\x1f\x8b":
       # readinto1 hands over what came before an early end; readinto drops it.
       yield _buffered(gzip.GzipFile(fileobj=file).readinto1, file)
-    elif head == b"\x28\xb5\x2f\xfd" or _is_skippable_frame(head):
+    elif head[:4] == b"\x28\xb5\x2f\xfd" or _is_skippable_frame(head[:4]):
       import pyarrow as pa
 
       # Unlike other readers, this one notices a frame that ends early.
@@ -213,6 +229,16 @@ class _Guarded(io.RawIOBase):
 
 def _buffered(readinto: Callable[[Any], int], file: IO[bytes]) -> IO[bytes]:
   return io.BufferedReader(_Guarded(readinto, file), 1 << 18)
+
+
+def _refuse_other_compression(head: bytes) -> None:
+  for begin, name in _OTHERS.items():
+    if head.startswith(begin):
+      raise Unusable(
+        f"{name} compression, which is not read",
+        f"wanted a plain file or one of gzip or zstd, came one of {name}, which is "
+        "not read; decompress it.",
+      )
 
 
 def _is_skippable_frame(head: bytes) -> bool:

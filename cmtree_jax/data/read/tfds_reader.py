@@ -130,10 +130,11 @@ def _newest(folder: Any, address: str) -> str:
   """The highest version below a data set's folder."""
   import tensorflow_datasets as tfds
 
+  # A glob would take what the folder itself is called for a pattern.
   versions = {
-    tfds.core.Version(path.parent.name): path.parent
-    for path in folder.glob(f"*/{_INFO}")
-    if tfds.core.Version.is_valid(path.parent.name)
+    tfds.core.Version(path.name): path
+    for path in folder.iterdir()
+    if tfds.core.Version.is_valid(path.name) and (path / _INFO).exists()
   }
   if not versions:
     raise UserError(

@@ -28,6 +28,7 @@ from cmtree_jax.recipe.export.base import (
   Stage,
   check,
   location,
+  root_of,
 )
 from cmtree_jax.types import UserError
 
@@ -40,6 +41,7 @@ __all__ = [
   "Shard",
   "Stage",
   "require_leaves",
+  "require_place",
   "require_stages",
   "told",
   "verify",
@@ -86,6 +88,23 @@ def require_leaves(formats: Sequence[str]) -> None:
         f"Export format {name!r} mixes leaves, and weights of single documents have "
         f"none. Formats that keep every weight: {', '.join(OF_DOCUMENTS)}."
       )
+
+
+def require_place(folder: Path, formats: Sequence[str], root: str) -> None:
+  """Refuses a folder that what trains on the formats could not read from.
+
+  Args:
+    folder: that they will be written to.
+    formats: names in `EXPORTERS`; none: no folder is refused.
+    root: where trainers will find it; "": there.
+  Raises:
+    UserError: says which signs of the path are in the way.
+  """
+  if not formats:
+    return
+  place = root_of(folder, root)
+  if "megatron" in formats:
+    megatron.require_root(place)
 
 
 def require_stages(formats: Sequence[str]) -> None:

@@ -162,12 +162,20 @@ def purpose(options: Options) -> str:
 
 
 def location(folder: Path, options: Options) -> str:
-  """The path by which trainers find the folder, without a slash at its end.
+  """The path by which trainers find the folder, without a slash at its end."""
+  return root_of(folder, options.root)
 
+
+def root_of(folder: Path, root: str) -> str:
+  """As `location`, before there are options.
+
+  Args:
+    folder: that files are written to.
+    root: where trainers will look; "": there.
   Raises:
-    UserError: trainers would take it for a pattern.
+    UserError: trainers would take the path for a pattern.
   """
-  root = options.root.rstrip("/") or str(folder.resolve())
+  root = root.rstrip("/") or str(folder.resolve())
   if _PATTERN & set(root):
     raise UserError(
       f"Wanted a folder whose path no trainer takes for a pattern, came {root!r}. "

@@ -48,14 +48,23 @@ tokenize() {{
 """
 
 
-def export(capped: Capped, folder: Path, options: Options) -> list[Path]:
-  """Writes the three files, and the text that the script reads."""
-  root = location(folder, options)
+def require_root(root: str) -> None:
+  """Refuses a path that Megatron-LM cannot read a blend of.
+
+  Raises:
+    UserError: it has white space.
+  """
   if len(root.split()) != 1:
     raise UserError(
       f"Megatron-LM splits a blend at white space: wanted a folder without, came "
       f"{root!r}. Export to another folder."
     )
+
+
+def export(capped: Capped, folder: Path, options: Options) -> list[Path]:
+  """Writes the three files, and the text that the script reads."""
+  root = location(folder, options)
+  require_root(root)
   parts = leaves.write(capped, folder)
   blend = [(x.share, f"{root}/megatron/{x.name}_text_document") for x in parts]
   lines = [f"{share!r} {prefix}\n" for share, prefix in blend]

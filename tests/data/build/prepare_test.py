@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import resource
 import subprocess
 import sys
@@ -114,6 +115,21 @@ def test_answers_that_are_not_scored_are_told(corpus):
   )
   (note,) = _prepare(corpus).notes
   assert "its 12 texts are scored whole" in note
+
+
+@pytest.mark.parametrize("name", ["mean", "none", "any", "a+b", "a>b", " "])
+def test_a_target_cannot_be_called_like_something_else(corpus, name):
+  (corpus / "goal.jsonl").rename(corpus / f"{name}.jsonl")
+  with pytest.raises(UserError, match=f"came '{re.escape(name)}'; rename"):
+    _prepare(corpus, f"data.target_files={corpus}/{name}.jsonl")
+
+
+def test_a_path_with_a_comma_is_told_as_it_is_written(corpus):
+  (corpus / "a.jsonl").rename(corpus / "a,b.jsonl")
+  source = f"jsonl:{corpus}/a,b.jsonl"
+  with pytest.raises(UserError, match=r"'b\.jsonl'.*with a comma as \["):
+    _prepare(corpus, f"data.source={source}")
+  assert len(_prepare(corpus, f'data.source=["{source}"]').pool) == 30
 
 
 def test_what_is_not_used_stands_in_the_manifest(corpus):

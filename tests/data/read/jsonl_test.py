@@ -1,10 +1,15 @@
 """What JSON lines become, and what is told of those that hold no document."""
 
+import bz2
+import functools
 import gzip
+import io
 import json
+import lzma
 import os
 import pathlib
 import tracemalloc
+import zipfile
 from collections.abc import Callable
 from typing import Any
 
@@ -98,6 +103,34 @@ def test_compression_is_known_by_its_content(tmp_path, suffix):
   for name in ("a.jsonl", "a.json.gz", "a.zst"):
     (tmp_path / name).write_bytes(data)
     assert [x.text for x in read(tmp_path / name)] == ["x", "y"]
+
+
+@pytest.mark.parametrize(
+  ("name", "pack"),
+  [
+    ("xz", lzma.compress),
+    ("bzip2", bz2.compress),
+    ("lzma", functools.partial(lzma.compress, format=lzma.FORMAT_ALONE)),
+    ("lz4", lambda data: pa.Codec("lz4").compress(data, asbytes=True)),
+    ("zip", lambda data: zipped({"pool.jsonl": data})),
+    ("zip", lambda data: zipped({})),
+  ],
+)
+def test_another_compression_is_named(tmp_path, name, pack):
+  pool = tmp_path / "pool.jsonl"
+  pool.write_bytes(pack(raw({"text": "x"})))
+  problem = skip(read(pool))
+  assert problem.kind == f"{name} compression, which is not read"
+  assert f"came one of {name}" in problem.message
+  assert problem.where == str(pool)
+
+
+def zipped(files: dict[str, bytes]) -> bytes:
+  data = io.BytesIO()
+  with zipfile.ZipFile(data, "w") as archive:
+    for name, content in files.items():
+      archive.writestr(name, content)
+  return data.getvalue()
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".zst"])

@@ -61,6 +61,13 @@ def test_records_come_back_in_the_order_of_the_sources(made):
   ]
 
 
+def test_a_folder_may_be_called_like_a_pattern(made, tmp_path):
+  folder = tmp_path / "a[1]*"
+  shutil.copytree(made.parent, folder / "corpus")
+  (tmp_path / "a1b" / "corpus").mkdir(parents=True)  # what the pattern matches
+  assert read(folder / "corpus") == read(made)
+
+
 def test_others_read_it_with_the_library_alone(made):
   source = tfds.builder_from_directory(made).as_data_source("train")
   assert len(source) == 3
