@@ -190,6 +190,13 @@ def _replace(path: Path, write: Callable[[Any], None]) -> None:
     write(file)
 
 
+def require_space(folder: Path, num_bytes: int) -> None:
+  """Raises OSError, as a write would, if a folder's disk has less space."""
+  if shutil.disk_usage(folder).free < num_bytes:
+    code = errno.ENOSPC
+    raise OSError(code, os.strerror(code), str(folder))
+
+
 # A disk, a quota, or what one file may hold.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

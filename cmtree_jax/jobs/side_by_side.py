@@ -7,7 +7,6 @@ each finds does not depend on how many there are at once.
 """
 
 import functools
-import os
 import threading
 from collections.abc import Callable, Iterable
 from concurrent import futures
@@ -15,6 +14,7 @@ from typing import Any
 
 import jax
 
+from cmtree_jax.data.build import workers
 from cmtree_jax.loops.checkpoint import Interrupted, StopFlag
 from cmtree_jax.proxy.engine import SMALL
 
@@ -34,7 +34,7 @@ def at_once(parameters: int, *, devices: int) -> int:
   """
   if jax.default_backend() != "cpu" or devices > 1 or parameters > SMALL:
     return 1
-  return min(os.cpu_count() or 1, _MOST)
+  return min(workers.num_cores(), _MOST)
 
 
 def groups(

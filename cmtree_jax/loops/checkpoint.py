@@ -19,6 +19,7 @@ from cmtree_jax.types import Interrupted
 # Orbax numbers the saves of a process, not those of a manager: two at a time take each
 # other's temporary folders for ready.
 _SAVING = threading.Lock()
+_BESIDE = 1 << 20  # bytes of a checkpoint beside its arrays, or fewer
 
 
 class Checkpointer:
@@ -62,9 +63,17 @@ class Checkpointer:
     )
 
   def save(self, step: int, state: Any) -> None:
-    """Saves and waits until it is on disk."""
+    """Saves and waits until it is on disk.
+
+    Raises:
+      OSError: there is no space for it. Orbax's threads, which would find that out
+        while they write, tell it in a hundred lines.
+    """
     state = jax.tree.map(_kept, state)
     with _SAVING:
+      self._folder.mkdir(parents=True, exist_ok=True)
+      size = sum(x.nbytes for x in jax.tree.leaves(state))
+      store.require_space(self._folder, size + _BESIDE)
       self._manager.save(step, args=ocp.args.StandardSave(state))
       self._manager.wait_until_finished()
       if processes.is_first():

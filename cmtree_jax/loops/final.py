@@ -125,7 +125,7 @@ def run(
     places: models that one program trains; some may stay empty, so that any number
       of models is trained by the same.
   Raises:
-    Fault: a loss is not finite.
+    Fault: a loss or a score is not finite; nothing is saved past it.
     Interrupted: after saving.
   """
   from cmtree_jax.data.draw import pipeline  # Grain: a second of import
@@ -163,7 +163,14 @@ def run(
       # scoring takes less time than a save.
       calls = int(step) // plan.steps_per_call
       due = step < plan.steps and calls % plan.calls_per_save == 0
-      saves = due or session.stop.raised or not np.isfinite(loss_P).all()
+      for one, loss in zip(models, loss_P, strict=False):
+        # Nothing is saved past it: what goes on from there would be scored.
+        fleets.require_finite(
+          loss,
+          f"The loss of {one.name}, seed {one.seed}, at step {int(step)}",
+          _CURE,
+        )
+      saves = due or session.stop.raised
       if saves:
         streams = map(pipeline.state, iterators)
         unused = fleet.pool[len(models) :]
@@ -172,17 +179,22 @@ def run(
       if saves:
         session.checkpointer.save(int(step), state)
       for one, loss in zip(models, loss_P, strict=False):
-        fleets.require_finite(
-          loss,
-          f"The loss of {one.name}, seed {one.seed}, at step {int(step)} (saved)",
-          "Lower config.optimizer.learning_rate and start anew with --overwrite.",
-        )
         session.tell(int(step), {"loss": loss}, one.name)
       session.advance(len(models) * plan.steps_per_call * world.rows, "")
       if saves:
         session.stop.check()
   found = scores(world.model.engine, state.fleet.phi.params, eval_sets)
+  for one, of_model in zip(models, found, strict=False):
+    # The last step's update came after the last loss.
+    fleets.require_finite(
+      [score.bpb for score in of_model],
+      f"A score of {one.name}, seed {one.seed},",
+      _CURE,
+    )
   return found[: len(models)]
+
+
+_CURE = "Lower config.optimizer.learning_rate and start anew with --overwrite."
 
 
 def start_key(seed: int) -> shapes.Key:

@@ -99,13 +99,14 @@ def run(
   while state.round < plan.rounds:
     state = _play_round(search, state, session.advance)
     done = int(state.round)
-    session.checkpointer.save(done, state)
+    # Not past it: a search that goes on from a save would end with what it left.
     fleets.require_finite(
       state.history[done - 1],
-      f"A loss in round {done} of the search (saved)",
+      f"A loss in round {done} of the search",
       "Lower config.optimizer.learning_rate or raise "
       "config.optimizer.eps_root, and start anew with --overwrite.",
     )
+    session.checkpointer.save(done, state)
     row = dict(zip(fields, state.history[done - 1], strict=True))
     session.tell(done, row | {"flops": state.fleet.cost[1]})
     session.stop.check()

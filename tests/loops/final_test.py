@@ -9,6 +9,7 @@ import pytest
 from cmtree_jax.evaluate import perplexity
 from cmtree_jax.loops import final, fleet
 from cmtree_jax.loops.checkpoint import Checkpointer, Interrupted, StopFlag
+from cmtree_jax.types import Fault
 from tests import toy
 
 WORLD = toy.corpus().world
@@ -74,6 +75,39 @@ def test_a_training_that_is_stopped_goes_on_bit_for_bit(tmp_path):
     trained(tmp_path / "stopped", stop_after=1)
   assert any((tmp_path / "stopped").iterdir())
   assert bpb(trained(tmp_path / "stopped")) == bpb(alone)
+
+
+def test_a_model_that_broke_in_its_last_step_is_no_result(
+  tmp_path, monkeypatch
+):
+  """Not when its training goes on, either: nothing is saved past the fault."""
+  train, calls = fleet.train, []
+
+  def breaks(*args, **kwargs):
+    trained_fleet, loss_PS = train(*args, **kwargs)
+    calls.append(None)
+    if len(calls) == last:
+      phi = trained_fleet.phi._replace(
+        params=jax.tree.map(lambda x: x * np.nan, trained_fleet.phi.params)
+      )
+      trained_fleet = trained_fleet._replace(phi=phi)
+      loss_PS = loss_PS * (np.nan if told else 1.0)
+    return trained_fleet, loss_PS
+
+  monkeypatch.setattr(fleet, "train", breaks)
+  last = toy.STEPS // PLAN.steps_per_call
+  for told, match in (
+    (True, "The loss of x, seed 0, at step 6 is"),
+    (False, "A score of x, seed 0, is not finite"),
+  ):
+    calls.clear()
+    with pytest.raises(Fault, match=match):
+      trained(tmp_path / f"{told}")
+    # It goes on from the save before, and breaks again in the last call.
+    calls[:] = [None] * (last - 1)
+    with pytest.raises(Fault, match=match):
+      trained(tmp_path / f"{told}")
+    assert len(calls) == last
 
 
 def test_models_at_once_are_trained_as_each_alone(tmp_path):

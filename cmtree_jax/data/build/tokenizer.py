@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cmtree_jax.data import cache, store
+from cmtree_jax.data.build import workers
 from cmtree_jax.types import UserError
 
 PAD_ID = 0
@@ -237,7 +238,7 @@ _CHUNK = 4096  # documents; bounds the memory that Python's integers take
 
 def _num_threads() -> int:
   """All cores, or one in a worker process, of which each core has its own."""
-  return 1 if multiprocessing.parent_process() else os.cpu_count() or 1
+  return 1 if multiprocessing.parent_process() else workers.num_cores()
 
 
 def _training_lines(texts: Sequence[str], vocab_size: int) -> list[str]:

@@ -8,6 +8,7 @@ the same bytes: they share every function, and no item sees another.
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +21,13 @@ from cmtree_jax.data import store
 from cmtree_jax.types import Fault, UserError
 
 START_SECONDS = 5.0  # that two processes take to import what they need
+
+
+def num_cores() -> int:
+  """How many cores this process may run on: schedulers and `taskset` say which."""
+  if sys.platform == "linux":
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
 
 
 class Item(Protocol):
@@ -37,7 +45,7 @@ Function = Callable[[Any], None]
 class Plan(NamedTuple):
   """The config's block `workers`, with its defaults."""
 
-  name: str = "local"  # a name in WORKERS: all cores of this machine, or Beam
+  name: str = "local"  # a name in WORKERS: all cores of this process, or Beam
   flags: tuple[
     str, ...
   ] = ()  # for Beam's pipeline, such as --runner=FlinkRunner
@@ -146,7 +154,7 @@ def _on_cores(function: Function, items: Sequence[Any], workers: Workers):
 
 def _on_all_cores(function, items, workers) -> None:
   with futures.ProcessPoolExecutor(
-    min(os.cpu_count() or 1, len(items)),
+    min(num_cores(), len(items)),
     mp_context=multiprocessing.get_context("spawn"),  # jax has threads
     initializer=_start_worker,
   ) as pool:

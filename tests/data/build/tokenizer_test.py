@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from cmtree_jax.data.build import tokenizer
+from cmtree_jax.data.build import tokenizer, workers
 from cmtree_jax.types import UserError
 
 NASTY = [
@@ -89,7 +89,7 @@ def test_worker_processes_have_one_thread_each(
       return [[] for _ in texts]
 
   monkeypatch.setattr(trained, "_processor", Processor())
-  monkeypatch.setattr(tokenizer.os, "cpu_count", lambda: 7)
+  monkeypatch.setattr(workers, "num_cores", lambda: 7)
   parent = object() if in_worker else None
   monkeypatch.setattr(
     tokenizer.multiprocessing, "parent_process", lambda: parent

@@ -91,6 +91,17 @@ def test_work_stops_when_it_is_asked_to(tmp_path):
   assert items[0].done.exists()  # what was in flight is kept
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="has no affinity")
+def test_cores_are_those_that_the_process_may_use():
+  before = os.sched_getaffinity(0)
+  try:
+    os.sched_setaffinity(0, {min(before)})
+    assert workers.num_cores() == 1
+  finally:
+    os.sched_setaffinity(0, before)
+  assert workers.num_cores() == len(before)
+
+
 class _Item(NamedTuple):
   done: pathlib.Path
 
