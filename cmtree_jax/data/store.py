@@ -20,6 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from cmtree_jax.types import UserError
+
 TEMPORARY = ".tmp"  # ends the name of a file that is being written
 
 # Of a target; a text that two of them have is kept in the later one.
@@ -114,7 +116,9 @@ def write_row_groups(path: Path, tables: Iterable[Any]) -> None:
     writer = None
     for table in tables:
       if writer is None:
-        writer = pq.ParquetWriter(file, table.schema, compression="zstd")
+        writer = pq.ParquetWriter(
+          file, table.schema, compression="zstd", write_page_checksum=True
+        )
       writer.write_table(table)
     if writer is not None:
       writer.close()
@@ -123,11 +127,30 @@ def write_row_groups(path: Path, tables: Iterable[Any]) -> None:
 
 
 def read_table(path: Path, *names: str) -> dict[str, list[str]]:
-  """Columns of a Parquet file as lists, in the order of the names; no name: all."""
+  """Columns of a Parquet file as lists, in the order of the names; no name: all.
+
+  Raises:
+    UserError: it is not what this package wrote there.
+  """
+  table = read_parquet(path, *names)
+  return {name: table[name].to_pylist() for name in names or table.column_names}
+
+
+def read_parquet(path: Path, *names: str) -> Any:
+  """The same as an Arrow table; its pages' sums are checked, where it has them."""
   import pyarrow.parquet as pq
 
-  table = pq.read_table(path, columns=list(names) or None)
-  return {name: table[name].to_pylist() for name in names or table.column_names}
+  try:
+    return pq.read_table(
+      path, columns=list(names) or None, page_checksum_verification=True
+    )
+  except FileNotFoundError:
+    raise
+  except Exception as error:  # what damaged files raise has no end
+    raise UserError(
+      f"{path}: wanted a sound Parquet file, came damage ({error!r}). Delete the "
+      "folder that it lies in, and it is made again."
+    ) from error
 
 
 def remove(folder: Path) -> None:

@@ -194,12 +194,11 @@ def _capped(assigned: Sequence[Path], max_weight: float) -> recap.Recapped:
 def _write(assigned: Sequence[Path], weight_N: np.ndarray, path: Path) -> None:
   """One table of what was assigned, with other weights."""
   import pyarrow as pa
-  import pyarrow.parquet as pq
 
   def tables():
     begin = 0
     for one in assigned:
-      table = pq.read_table(one)
+      table = store.read_parquet(one)
       part_N = weight_N[begin : begin + len(table)]
       begin += len(table)
       place = table.column_names.index("weight")
@@ -276,8 +275,7 @@ def columns_of(
   assigned: Sequence[Path], *names: str
 ) -> Iterator[dict[str, Any]]:
   """Columns of numbers, shard by shard; without leaves all are in the first."""
-  import pyarrow.parquet as pq
 
   for path in assigned:
-    table = pq.read_table(path, columns=list(names))
+    table = store.read_parquet(path, *names)
     yield {name: table[name].fill_null(0).to_numpy() for name in names}

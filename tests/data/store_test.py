@@ -10,6 +10,7 @@ import pytest
 
 from cmtree_jax.data import cache, store
 from cmtree_jax.data.store import TEMPORARY
+from cmtree_jax.types import UserError
 
 
 @pytest.fixture
@@ -77,6 +78,17 @@ def test_a_writer_that_fails_leaves_nothing(tmp_path):
     raise KeyError
   assert [path.name for path in tmp_path.iterdir()] == ["a"]
   assert (tmp_path / "a").read_text() == "old"
+
+
+def test_a_flipped_bit_in_a_table_is_told(tmp_path):
+  path = tmp_path / "a.parquet"
+  rows = [(f"text {i}",) for i in range(100)]
+  store.write_table(path, ("text",), rows)
+  data = bytearray(path.read_bytes())
+  data[data.index(b"text 7") if b"text 7" in data else 60] ^= 1
+  path.write_bytes(data)
+  with pytest.raises(UserError, match=r"a\.parquet: wanted a sound"):
+    store.read_table(path, "text")
 
 
 _FILL = """

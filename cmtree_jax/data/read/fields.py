@@ -43,6 +43,12 @@ class Row(NamedTuple):
   values: Mapping[str, Any]
 
 
+class TooLong(NamedTuple):
+  """Stands for a string that no document may hold, so that it is never made."""
+
+  size: int  # bytes
+
+
 class Unusable(Exception):
   """Something holds no usable document: `kind` is counted, the message told."""
 
@@ -93,6 +99,8 @@ def text_of(values: Mapping[str, Any], rules: Rules) -> str:
   text = values.get(field)
   if isinstance(text, bytes):
     text = decode(text)
+  if isinstance(text, TooLong):
+    raise too_large(f"{text.size:,}", rules)
   if not isinstance(text, str):
     raise Unusable(
       f"no text in the field {field!r}",

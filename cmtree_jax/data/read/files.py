@@ -9,10 +9,11 @@ import glob
 import gzip
 import hashlib
 import io
+import itertools
 import os
 import posixpath
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import IO, Any
 
 from cmtree_jax.data.read.fields import Part, Unusable
@@ -58,7 +59,7 @@ def find(pattern: str) -> list[str]:
   elif os.path.lexists(pattern):
     found = [pattern]
   else:
-    found = glob.glob(pattern, recursive=True)
+    found = list(_matches(pattern))
   if not found:
     raise UserError(
       f"{pattern}: wanted a file or a pattern such as folder/*.jsonl, came one "
@@ -181,16 +182,17 @@ def digest_of(paths: Iterable[str]) -> str:
   return total.hexdigest()
 
 
-def refuse_bomb(size: int, taken: int) -> None:
+def refuse_bomb(size: int, taken: int, least: int = BOMB_BYTES) -> None:
   """Stops a reader whose file expands beyond measure.
 
   Args:
     size: bytes that came out, or will.
     taken: compressed bytes that they came out of.
+    least: bytes that do no harm.
   Raises:
     Unusable: `size` is over both limits.
   """
-  if size > BOMB_BYTES and size > BOMB_RATIO * max(taken, 1):
+  if size > least and size > BOMB_RATIO * max(taken, 1):
     raise Unusable(
       BOMB,
       f"wanted a file that expands to at most {BOMB_RATIO} times its size, came "
@@ -201,11 +203,28 @@ def refuse_bomb(size: int, taken: int) -> None:
 
 def damaged(error: Exception | str) -> Unusable:
   """What is raised when a library cannot make sense of a file."""
-  reason = " ".join(str(error).split())[:200]
+  reason = " ".join((str(error) or type(error).__name__).split())[:200]
   return Unusable(
     DAMAGED,
     f"wanted a sound file, came damage ({reason}); copy or make it again.",
   )
+
+
+class Meter:
+  """Counts what comes out of a file, whatever the file says of it."""
+
+  def __init__(self, taken: int):
+    """Of one file.
+
+    Args:
+      taken: bytes of the file.
+    """
+    self.taken, self._size = taken, 0
+
+  def add(self, size: int) -> None:
+    """Raises Unusable where a file can only be meant to fill memory or a disk."""
+    self._size += size
+    refuse_bomb(self._size, self.taken)
 
 
 class _Guarded(io.RawIOBase):
@@ -244,6 +263,43 @@ def _refuse_other_compression(head: bytes) -> None:
 def _is_skippable_frame(head: bytes) -> bool:
   """Whether zstd's parallel compressors began a file so."""
   return head[1:] == b"\x2a\x4d\x18" and head[0] & 0xF0 == 0x50
+
+
+def _matches(pattern: str) -> set[str]:
+  """What `glob` finds, with `**` for every folder once, whatever links lead to it."""
+  steps = pattern.split("/")
+  if "**" not in steps:
+    return set(glob.glob(pattern))
+  at = steps.index("**")
+  roots = glob.glob("/".join(steps[:at]) or "/") if at else [""]
+  after = itertools.dropwhile("**".__eq__, steps[at:])  # two mean what one does
+  rest = "/".join(after) or "*"
+  return {
+    path
+    for folder in _folders(roots)
+    for path in _matches(posixpath.join(glob.escape(folder), rest))
+  }
+
+
+def _folders(roots: Sequence[str]) -> Iterator[str]:
+  """The folders, and all below them; through links those that nothing else reaches."""
+  seen: set[str] = set()
+  waiting, links = list(roots), []
+  while waiting or links:
+    folder = waiting.pop() if waiting else links.pop()
+    real = os.path.realpath(folder)
+    if real in seen or not os.path.isdir(real):
+      continue
+    seen.add(real)
+    yield folder
+    try:
+      entries = sorted(os.scandir(folder or "."), key=lambda one: one.name)
+    except OSError:  # as `glob` does
+      continue
+    for one in entries:
+      if one.is_dir() and not one.name.startswith("."):
+        path = posixpath.join(folder, one.name)
+        (links if one.is_symlink() else waiting).append(path)
 
 
 def _refuse_what_is_no_file(path: str) -> None:

@@ -87,7 +87,9 @@ def _open(address: str, rules: Rules) -> tuple[str, Iterator[Row | Skip]]:
   if kind == "jsonl":
     return path, jsonl.rows(path, rules)
   wanted = tuple(dict.fromkeys((rules.text_field, _TEXT, "split", *_QUESTION)))
-  return path, parquet.rows(path, wanted, check=lambda schema: None)
+  return path, parquet.rows(
+    path, wanted, check=lambda schema: None, most=rules.max_document_bytes
+  )
 
 
 def _refuse_part_of_a_file(skip: Skip) -> None:

@@ -77,6 +77,9 @@ def _rows(path: str, rules: Rules) -> Iterator[Row | Skip]:
         raise EOFError("a record without content")
       values = {name: found[name] for name in wanted if name in found}
       yield Row(number, f"{path}, row {number}", values)
+    number += 1  # the first that is not there
+    if number <= num_rows:
+      raise EOFError("fewer records than the split should have")
   except UserError as error:
     yield Skip(files.UNREADABLE, path, str(error))
   except Unusable as problem:

@@ -41,7 +41,9 @@ def export(capped: Capped, folder: Path, options: Options) -> list[Path]:
   path.parent.mkdir(parents=True, exist_ok=True)
   with (
     store.replacing(path) as temporary,
-    pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
+    pq.ParquetWriter(
+      temporary, schema, compression="zstd", write_page_checksum=True
+    ) as writer,
   ):
     for number, (stage, shard, count_N) in enumerate(_rows(capped)):
       leaf_N = pa.array(shard.leaf_N, pa.int32())

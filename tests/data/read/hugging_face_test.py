@@ -91,6 +91,36 @@ def test_truncated_file(folder, size):
   assert sources.digest(part) != before
 
 
+@pytest.mark.parametrize("change", ["no end", "an early end"])
+def test_rows_that_the_reader_does_not_see_are_told(tmp_path, change):
+  saved = datasets.Dataset.from_dict({"text": [str(i) for i in range(9)]})
+  saved.save_to_disk(tmp_path / "saved")
+  (part,) = sources.parts([f"hf:{tmp_path}/saved"])
+  assert len(read(part)) == 9
+  (arrow,) = (tmp_path / "saved").glob("*.arrow")
+  whole = arrow.read_bytes()
+  end = whole[-8:]
+  other = whole[:-8] if change == "no end" else whole[:-8] + end + whole
+  arrow.write_bytes(other)
+  *records, problem = read(part)
+  assert len(records) == 9
+  assert problem.kind == "a damaged file"
+  assert f"{arrow} ends at byte" in problem.message
+
+
+def test_a_filtered_split_is_whole_though_its_info_has_another_number(tmp_path):
+  (tmp_path / "a.jsonl").write_text('{"text": "x"}\n{"text": "y"}\n')
+  found = datasets.load_dataset(
+    "json", data_files=str(tmp_path / "a.jsonl"), split="train",
+    cache_dir=str(tmp_path / "cache"),
+  )  # fmt: skip
+  kept = found.filter(lambda row: row["text"] == "y")
+  assert kept.info.splits["train"].num_examples == 2
+  kept.save_to_disk(tmp_path / "saved")
+  (part,) = sources.parts([f"hf:{tmp_path}/saved"])
+  assert [x.text for x in read(part)] == ["y"]
+
+
 def test_file_that_is_gone(folder):
   part = hugging_face.parts(str(folder))[1]
   (arrow,) = pathlib.Path(part.path).glob("*.arrow")

@@ -1,6 +1,8 @@
 """What Parquet files become, and what is told of rows that hold no document."""
 
 import pathlib
+import subprocess
+import sys
 from typing import Any
 
 import pyarrow as pa
@@ -217,6 +219,100 @@ def test_folder_among_files(tmp_path):
   assert document.text == "x"
   assert problem.kind == "an unreadable file"
   assert "Is a directory" in problem.message
+
+
+def test_rows_that_a_group_lost_are_counted(tmp_path, monkeypatch):
+  """A flipped bit can end a group early without an error."""
+  path = file(tmp_path, {"text": list("abcdefgh")}, row_group_size=4)
+  batches = pq.ParquetFile.iter_batches
+
+  def cut(self, *args, row_groups, **options):
+    for batch in batches(self, *args, row_groups=row_groups, **options):
+      yield batch.slice(0, 3) if row_groups == [0] else batch
+
+  monkeypatch.setattr(pq.ParquetFile, "iter_batches", cut)
+  found = read(path)
+  assert [x.text for x in found if isinstance(x, Record)] == list("abcefgh")
+  (problem,) = (x for x in found if isinstance(x, Skip))
+  assert (problem.kind, problem.documents) == ("a damaged file", 1)
+  assert problem.where == f"{path}, rows 4 to 4"
+  assert "fewer rows than the footer says" in problem.message
+
+
+_FLIPS = """
+import pathlib, random, sys
+import pyarrow as pa, pyarrow.parquet as pq
+from cmtree_jax.data.read import parquet
+from cmtree_jax.data.read.fields import Rules
+from cmtree_jax.types import Record
+
+path = pathlib.Path(sys.argv[1])
+columns = {"text": [f"{i} of {i * 7919}" for i in range(40)], "id": range(40)}
+pq.write_table(pa.table(columns), path, row_group_size=10)
+before, rng = path.read_bytes(), random.Random(0)
+(part,), rules = parquet.parts(str(path)), Rules("text", "id", "source", 1_000)
+whole = lost = 0
+for number in range(int(sys.argv[2])):
+  data = bytearray(before)
+  data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+  path.write_bytes(data)
+  print(number, flush=True)
+  texts = documents = 0
+  for one in parquet.read(part, rules):
+    if isinstance(one, Record):
+      texts += 1
+    elif hasattr(one, "documents"):
+      documents += one.documents
+      assert "\\n" not in one.message
+  assert texts + documents >= 40 or not texts, (number, texts, documents)
+  whole += texts == 40
+  lost += documents > 0
+print(whole, lost)
+"""
+
+
+def test_whatever_bit_is_flipped_no_row_is_lost_uncounted(tmp_path):
+  """In a process of its own, for Arrow's readers can end it."""
+  done = subprocess.run(
+    [sys.executable, "-c", _FLIPS, str(tmp_path / "a.parquet"), "300"],
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stdout[-9:] + done.stderr[-500:]
+  whole, lost = map(int, done.stdout.split()[-2:])
+  assert whole > 50 and lost > 100
+
+
+def test_a_bomb_is_known_by_what_comes_out(tmp_path):
+  """A dictionary holds once what every row repeats."""
+  text = pa.array(["x" * 900_000]).dictionary_encode()
+  count = 2 * files.BOMB_BYTES // 900_000
+  repeated = pa.DictionaryArray.from_arrays(
+    pa.array([0] * count, pa.int32()), text.dictionary
+  )
+  path = file(tmp_path, {"text": repeated}, compression="zstd")
+  assert path.stat().st_size < 2_000
+  found = list(read(path, RULES._replace(max_document_bytes=1_000_000)))
+  assert found[-1].kind == "a decompression bomb"
+  taken = len(found) - 1
+  assert 0 < taken <= files.BOMB_BYTES // 900_000
+  assert found[-1].documents == count - taken
+
+
+def test_a_page_that_would_fill_memory_is_not_opened(tmp_path):
+  path = file(tmp_path, {"text": ["x" * 80_000_000]}, compression="zstd")
+  (problem,) = read(path)
+  assert problem.kind == "a decompression bomb"
+
+
+def test_a_text_beyond_the_limit_is_never_made(tmp_path, monkeypatch):
+  path = file(tmp_path, {"text": ["x" * 1_001, "y" * 1_000]})
+  monkeypatch.setattr(
+    "cmtree_jax.data.read.fields.decode", lambda data: pytest.fail("made")
+  )
+  problem, record = read(path)
+  assert problem.kind == "a text over 1,000 bytes"
+  assert "came 1,001" in problem.message and record.text == "y" * 1_000
 
 
 def test_decompression_bomb_is_not_opened(tmp_path):

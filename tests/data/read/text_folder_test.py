@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cmtree_jax.data.read import text_folder
+from cmtree_jax.data.read import files, text_folder
 from cmtree_jax.data.read.fields import Part, Rules
 from cmtree_jax.types import Record, UserError
 
@@ -103,6 +103,22 @@ def test_unusable_file_is_told_and_the_next_one_read(
   assert problem.kind == kind
   assert problem.where == f"{tmp_path}/a.txt"
   assert fact in problem.message
+
+
+def test_links_that_loop_are_walked_once(tmp_path):
+  for name in ("a/b", "a/.hidden", "out"):
+    (tmp_path / name).mkdir(parents=True)
+  for name in ("a/x.txt", "a/b/y.txt", "a/.hidden/z.txt", "out/w.txt"):
+    (tmp_path / name).write_text(name)
+  for where in ("a/up", "a/b/up", "a/b/again"):
+    (tmp_path / where).symlink_to(tmp_path / "a")
+  (tmp_path / "a/b/out").symlink_to(tmp_path / "out")
+  wanted = ["a/b/out/w.txt", "a/b/y.txt", "a/x.txt"]
+  for pattern in ("a/**/*.txt", "**/a/**/*.txt", "a/**/**/*.txt"):
+    assert files.find(f"{tmp_path}/{pattern}") == [
+      f"{tmp_path}/{name}" for name in wanted
+    ]
+  assert f"{tmp_path}/a/b" in files.find(f"{tmp_path}/a/**")
 
 
 def test_link_to_nothing_is_told_and_a_folder_is_no_document(tmp_path):

@@ -161,6 +161,15 @@ def test_damaged_file(tmp_path, made):
     assert problem.kind == "a damaged file", problem
     assert "\n" not in problem.message
     assert sources.digest(part) != before
+  shard.write_bytes(whole)
+  info = copy / "dataset_info.json"
+  told = json.loads(info.read_text())
+  records = read(part)
+  told["splits"][0]["shardLengths"] = [str(len(records) + 3)]
+  info.write_text(json.dumps(told))
+  *found, problem = read(part)
+  assert found == records
+  assert (problem.kind, problem.documents) == ("a damaged file", 3)
   shard.unlink()
   (problem,) = read(part)
   assert problem.where.startswith(str(copy))
