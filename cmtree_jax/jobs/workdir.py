@@ -156,6 +156,8 @@ def claim_workdir(
     elif overwrite:
       _clear(workdir)
     _require_same(workdir, config, chosen_by)
+    for path in _leftovers(workdir):
+      path.unlink()
     store.write_atomically(workdir / CONFIG_FILE, _config_json(config))
   except OSError as error:
     raise UserError(_unwritable(workdir, chosen_by, error)) from error
@@ -277,6 +279,13 @@ def _clear(workdir: Path) -> None:
       f"{', '.join(kept)}."
     )
     print(printable(told), file=sys.stderr)
+
+
+def _leftovers(workdir: Path) -> list[Path]:
+  """What writers that were killed left; the lock is held, so no other one is alive."""
+  inside = (workdir / name for name in ("assigned", "cells", "export"))
+  files = [p for folder in inside for p in folder.rglob(f".*{store.TEMPORARY}")]
+  return [*filter(_is_temporary, workdir.iterdir()), *files]
 
 
 def _is_temporary(path: Path) -> bool:

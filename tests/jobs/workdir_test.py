@@ -229,6 +229,14 @@ def test_what_a_killed_writer_left_is_no_one_elses(tmp_path):
   folder.mkdir()
   (folder / ".config.json.0123.tmp").write_text("{")
   _claim(folder)
+  (folder / "cells" / "search").mkdir(parents=True)
+  left = (".recipe.json.0123.tmp", "cells/search/.a.npz.0123.tmp")
+  for name in left:
+    (folder / name).write_text("{")
+  (folder / ".mine.tmp").write_text("{")
+  _claim(folder)
+  assert [(folder / name).exists() for name in left] == [False, False]
+  (folder / ".mine.tmp").unlink()  # not of this package
   (folder / ".recipe.json.0123.tmp").write_text("{")
   _claim(folder, overwrite=True)
   assert _names(folder) == {"config.json", workdirs.MARKER_FILE}
