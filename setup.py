@@ -47,7 +47,7 @@ _SEQIO = ["seqio>=0.0.20,<0.1"]  # brings TensorFlow
 _BEAM = ["apache-beam>=2.77,<3"]
 _HUGGING_FACE = ["datasets>=3"]
 _MINILM = ["safetensors>=0.5", "tokenizers>=0.21"]
-_REPORT = ["matplotlib>=3.9"]
+_REPORT = ["matplotlib>=3.9", "plotly>=6"]
 _TENSORBOARD = ["tensorboardX>=2.6,<3"]
 _NOTEBOOK = ["ipykernel>=6.29", "jupytext>=1.16", "nbclient>=0.10", *_REPORT]
 _ALL = [
@@ -73,6 +73,7 @@ setuptools.setup(
   long_description_content_type="text/markdown",
   license="Apache-2.0",
   packages=setuptools.find_packages(include=["cmtree_jax", "cmtree_jax.*"]),
+  package_data={"cmtree_jax.report.html": ["*.css", "*.js"]},
   python_requires=">=3.11,<3.14",
   install_requires=_CORE,
   extras_require={

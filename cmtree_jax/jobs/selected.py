@@ -17,6 +17,7 @@ from cmtree_jax.recipe import assign
 from cmtree_jax.recipe import partition as partitions
 from cmtree_jax.recipe.domains import Domains
 from cmtree_jax.report import describe, selection
+from cmtree_jax.report.html import selection as pages
 from cmtree_jax.report.selection import BACK, KEPT, OUT, Example, Selection
 
 PAGE_FILE = "selection.html"
@@ -54,7 +55,7 @@ def write(
   corpus = _corpus(comparison, one)
   budget = build.budget(job.config, corpus.data)
   found = _selection(corpus, budget)
-  page = selection.page(
+  page = pages.build(
     found,
     f"What {one.name} keeps of {len(corpus.data.pool):,} documents",
     [budget.text()],

@@ -4,9 +4,8 @@ A document is kept if it weighs as much as in the natural mixture or more, held 
 it weighs less, and left out if no training will see it.
 """
 
-import html
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -259,92 +258,3 @@ def sentences(found: Selection) -> Iterator[str]:
       f"The kept documents hold {found.once:,} tokens: an export for so many, "
       f"--config.export.tokens={found.once}, has each of them once."
     )
-
-
-_COLUMNS = (
-  *("documents", *VERDICTS, "tokens", *(f"% {one}" for one in VERDICTS)),
-  "% of training",
-)
-
-
-def _row(one: Group) -> list[str]:
-  tokens = sum(one.tokens)
-  return [
-    one.name or "unknown",
-    f"{sum(one.documents):,}",
-    *(f"{n:,}" for n in one.documents),
-    f"{tokens:,}",
-    *(f"{n / max(tokens, 1):.1%}" for n in one.tokens),
-    f"{one.recipe:.1%}",
-  ]
-
-
-def page(found: Selection, title: str, facts: Iterable[str]) -> str:
-  """The whole report as one HTML page; all that comes from documents is escaped.
-
-  Args:
-    found: what is reported.
-    title: of the page.
-    facts: sentences that stand at its head.
-  """
-  body = [f"<h1>{html.escape(title)}</h1>"]
-  for line in (*facts, *sentences(found)):
-    body.append(f"<p>{html.escape(line)}</p>")
-  body += ["<h2>The corpus</h2>", _table(("", *_COLUMNS), [_row(found.all)])]
-  for name, some_groups in found.by.items():
-    rows = [_row(one) for one in some_groups]
-    body += [
-      f"<h2>By {html.escape(name)}</h2>",
-      _table((name, *_COLUMNS), rows),
-    ]
-  for verdict, name in reversed(list(enumerate(VERDICTS))):
-    chosen = [one for one in found.examples if one.verdict == verdict]
-    if chosen:
-      body.append(f"<h2>Some that are {name}</h2>")
-      body += map(_example, chosen)
-  return _PAGE.format(title=html.escape(title), body="\n".join(body))
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-  def line(tag: str, values: Sequence[str]) -> str:
-    inside = "".join(f"<{tag}>{html.escape(one)}</{tag}>" for one in values)
-    return f"<tr>{inside}</tr>"
-
-  return "\n".join(
-    ["<table>", line("th", columns), *(line("td", r) for r in rows), "</table>"]
-  )
-
-
-def _example(one: Example) -> str:
-  told = f"{one.source or 'unknown'}, weight {one.weight:.3g}"
-  told += f": {one.reason}" * bool(one.reason)
-  lines = [
-    "<div>",
-    f"<b>{html.escape(one.id)}</b> <i>{html.escape(told)}</i>",
-    f"<pre>{html.escape(one.text)}</pre>",
-  ]
-  if one.other_id:
-    lines.append(f"<b>{html.escape(one.other_id)}</b>")
-    lines.append(f"<pre>{html.escape(one.other_text)}</pre>")
-  return "\n".join([*lines, "</div>"])
-
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<title>{title}</title>
-<style>
-body {{ font: 15px/1.4 sans-serif; margin: 2em auto; max-width: 70em; }}
-table {{ border-collapse: collapse; }}
-td, th {{ padding: .15em .8em; text-align: right; border-bottom: 1px solid #ddd; }}
-td:first-child, th:first-child {{ text-align: left; }}
-div {{ margin: 1em 0; }}
-pre {{ margin: .2em 0; white-space: pre-wrap; color: #444; }}
-</style>
-</head>
-<body>
-{body}
-</body>
-</html>
-"""

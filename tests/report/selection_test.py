@@ -5,6 +5,7 @@ import pytest
 
 from cmtree_jax.methods import reasons
 from cmtree_jax.report import selection
+from cmtree_jax.report.html import selection as pages
 from cmtree_jax.report.selection import BACK, KEPT, OUT, Example, Selection
 
 WEIGHT_N = np.array([2.0, 2.0, 1e-6, 0.5, 4e-6, 1.0])
@@ -90,11 +91,12 @@ def found() -> Selection:
 
 
 def test_nothing_of_a_document_is_markup(found, capsys):
-  page = selection.page(found, "A <b>title</b>", ["A <fact>"])
-  assert "<script" not in page and "<fact>" not in page
+  page = pages.build(found, "A <b>title</b>", ["A <fact>"])
+  assert "<script>alert" not in page and "<fact>" not in page
   assert page.count("&lt;script&gt;alert(&#x27;x&#x27;)") >= 5
-  assert "<td>&lt;a&gt;</td>" in page and "&lt;b&gt;title" in page
+  assert "&lt;a&gt;</th>" in page and "&lt;b&gt;title" in page
   assert page.count("<tr>") == page.count("</tr>") == 2 + 4
+  assert "://" not in page and len(page) < 50_000  # no figure, so no plotly
   selection.show(found)
   shown = capsys.readouterr().out
   assert "[bold]" in shown  # is no markup of the terminal, either
