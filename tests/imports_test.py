@@ -41,6 +41,8 @@ ROOMS = (
 UPWARD = {
   # An encoder's parameters come from a pinned wheel, which data/ knows to fetch.
   ("embed", "cmtree_jax.data.corpora.wheels"),
+  # A notebook shows a recipe as the report does.
+  ("recipe", "cmtree_jax.report.html.notebook"),
 }
 
 HEAVY = (

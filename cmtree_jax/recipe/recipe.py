@@ -103,6 +103,12 @@ class Recipe(NamedTuple):
     with np.errstate(divide="ignore"):
       return DocumentWeights(np.log(weight_N[row_N]), path)
 
+  def _repr_html_(self) -> str:
+    """What a notebook shows of it."""
+    from cmtree_jax.report.html import notebook
+
+    return notebook.of_recipe(self.data)
+
   def _documents(self):
     """Of the documents: hashes of ids, weights, tokens and places, if they have any."""
     import pyarrow.parquet as pq

@@ -1,9 +1,10 @@
 """What the guard tried and what it hands over, as a person reads it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from cmtree_jax.evaluate.results import NATURAL
-from cmtree_jax.evaluate.verdict import Verdict
+from cmtree_jax.evaluate.verdict import Row, Verdict
 from cmtree_jax.report import screen, tables
 
 
@@ -16,31 +17,31 @@ def show(verdict: Verdict | None, told: Sequence[str]) -> None:
   """
   console = screen.console()
   if verdict is not None:
-    console.print(tables.table(_GUARD, _GUARDED[1:], _guarded(verdict)))
+    console.print(tables.table(HEADING, COLUMNS[1:], rows(verdict)))
   for line in _sentences(verdict, told):
     console.print(line)
 
 
 def markdown(verdict: Verdict | None, told: Sequence[str]) -> str:
   """The same as a Markdown text."""
-  parts = [f"## {_GUARD}", *_sentences(verdict, told)]
+  parts = [f"## {HEADING}", *_sentences(verdict, told)]
   if verdict is not None:
-    lines = [_GUARDED, ("---", *["---:"] * (len(_GUARDED) - 1))]
-    lines += _guarded(verdict)
+    lines = [COLUMNS, ("---", *["---:"] * (len(COLUMNS) - 1))]
+    lines += rows(verdict)
     table = "\n".join(map(tables.markdown_row, lines))
     parts.insert(1, table)
   return "\n\n".join(parts) + "\n"
 
 
-_GUARD = (
+HEADING = (
   "The guard: short trainings, validation bits per byte (lower is better)"
 )
-_GUARDED = ("recipe", "BPB", "− natural", "worst target", "")
+COLUMNS = ("recipe", "BPB", "− natural", "worst target", "")
 
 
-def _guarded(verdict: Verdict) -> list[list[str]]:
+def rows(verdict: Verdict) -> list[list[str]]:
   """A row for everything that was tried."""
-  rows = []
+  found = []
   for one in verdict.rows.values():
     beside = [
       f"{one.difference:+.4f}",
@@ -49,8 +50,24 @@ def _guarded(verdict: Verdict) -> list[list[str]]:
     if one.name == NATURAL:
       beside = ["", ""]
     handed = "handed over" if one.name == verdict.winner else ""
-    rows.append([one.name, f"{one.bpb:.4f}", *beside, handed])
-  return rows
+    found.append([one.name, f"{one.bpb:.4f}", *beside, handed])
+  return found
+
+
+def from_json(told: Mapping[str, Any]) -> Verdict | None:
+  """The verdict as recipe.json has it; None where nobody judged."""
+  if not told["rows"]:
+    return None
+  handed = told["handed_over"]
+  candidate = f" {handed['candidate']}" * bool(handed["candidate"])
+  at = f"@{handed['kept_share']:g}" * bool(handed["kept_share"])
+  judged = [Row(**one) for one in told["rows"]]
+  return Verdict(
+    handed["method"] + candidate + at,
+    told["why"],
+    told["noise_floor"],
+    {one.name: one for one in judged},
+  )
 
 
 def _sentences(verdict: Verdict | None, told: Sequence[str]) -> list[str]:

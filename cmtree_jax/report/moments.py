@@ -72,7 +72,11 @@ def draw(schedule: Schedule, path: Path) -> None:
   import matplotlib.colors
   from matplotlib.figure import Figure
 
-  names, share_GL = _largest(schedule)
+  names, share_GL = largest(
+    schedule.names,
+    np.stack([stage.mixture_L for stage in schedule.stages]),
+    schedule.mixture_L,
+  )
   edges = [stage.begin for stage in schedule.stages] + [schedule.steps]
   figure = Figure((8.5, 4.2), layout="constrained")
   ax = figure.subplots()
@@ -106,15 +110,22 @@ def _legend(names: Sequence[str], colors: Sequence[str]):
   ]
 
 
-def _largest(schedule: Schedule) -> tuple[list[str], np.ndarray]:
-  """(names, shares [stages, names]) of the largest leaves, and of the others."""
-  share_GL = np.stack([stage.mixture_L for stage in schedule.stages])
-  order_L = np.argsort(-schedule.mixture_L, kind="stable")
+def largest(
+  names: Sequence[str], share_GL: np.ndarray, mixture_L: np.ndarray
+) -> tuple[list[str], np.ndarray]:
+  """(names, shares [stages, names]) of the largest leaves, and of the others.
+
+  Args:
+    names: of all leaves.
+    share_GL: of the training tokens, by stage.
+    mixture_L: shares of all training tokens.
+  """
+  order_L = np.argsort(-mixture_L, kind="stable")
   first, rest = np.sort(order_L[:_LARGEST]), order_L[_LARGEST:]
-  names = [schedule.names[leaf] for leaf in first]
+  found = [names[leaf] for leaf in first]
   found_GL = share_GL[:, first]
   if len(rest):
-    names.append(f"{len(rest)} others")
+    found.append(f"{len(rest)} others")
     others_G1 = share_GL[:, rest].sum(axis=1, keepdims=True)
     found_GL = np.concatenate([found_GL, others_G1], axis=1)
-  return names, found_GL
+  return found, found_GL

@@ -142,10 +142,10 @@ def concentration_line(found: Mapping[str, float]) -> str:
   if found["share"] > 0.999:
     return f"{line}."
   return (
-    f"{line}, as trials of {_power(found['compute'])} FLOPs would have it. What is "
+    f"{line}, as trials of {power(found['compute'])} FLOPs would have it. What is "
     "best to keep grows with compute: by the published power of "
     f"{found['slope']:g} it would be {found['share_at_budget']:.0%} at the "
-    f"{_power(found['budget_compute'])} FLOPs of the budget, which is far to "
+    f"{power(found['budget_compute'])} FLOPs of the budget, which is far to "
     "extrapolate: a run with a larger config.trial tells the power on this corpus."
   )
 
@@ -187,13 +187,18 @@ def markdown(standings: Sequence[Standing]) -> str:
   """The same as a Markdown text, one table per target."""
   parts = []
   for block in blocks(standings):
-    columns = [*_columns(block), *_cost_columns(block)]
-    names = ["method", *(name.replace("\n", " ") for name in columns)]
-    lines = [names, ["---"] + ["---:"] * (len(names) - 1)]
-    lines += [[*_quality(one), *_cost(one)[1:]] for one in block]
+    names, rows = whole(block)
+    lines = [names, ["---"] + ["---:"] * (len(names) - 1), *rows]
     table = "\n".join(map(markdown_row, lines))
     parts += [f"## {title(block)}", table, verdict(block)]
   return "\n\n".join([*parts, legend(standings)]) + "\n"
+
+
+def whole(block: Sequence[Standing]) -> tuple[list[str], list[list[str]]]:
+  """Headings and rows of one target, with quality and cost side by side."""
+  columns = [*_columns(block), *_cost_columns(block)]
+  names = ["method", *(name.replace("\n", " ") for name in columns)]
+  return names, [[*_quality(one), *_cost(one)[1:]] for one in block]
 
 
 def markdown_row(cells: Iterable[str]) -> str:
@@ -330,7 +335,7 @@ def tree(nodes: Sequence[Node]) -> Tree:
       (printable(", ".join(node.terms)), "cyan"),
     )
     if node.times is not None:
-      label.append(f"\n{printable(_leaning(node))}")
+      label.append(f"\n{printable(leaning(node))}")
     if node.path:
       label.append(f"\n{printable(node.typical)}", "dim")
       parent = drawn[node.path.rpartition(".")[0]]
@@ -349,7 +354,7 @@ def tree(nodes: Sequence[Node]) -> Tree:
   return drawn[""]
 
 
-def _leaning(node: Node) -> str:
+def leaning(node: Node) -> str:
   """Which way a leaf's score leans."""
   more, less = (
     ", ".join(words) or "no word"
@@ -415,9 +420,9 @@ def _cost(one: Standing) -> list[str]:
     one.method,
     f"{one.effective_sample_size:.2f}",
     _kept(one),
-    _short(one.search_tokens),
-    _power(one.search_flops),
-    _power(one.trial_flops),
+    short(one.search_tokens),
+    power(one.search_flops),
+    power(one.trial_flops),
     f"{one.search_share:.2f}",
   ]
   if not _has_curves(one):
@@ -445,7 +450,7 @@ def _reach(one: Standing) -> str:
   return f"{'≤' * at_most}{budget:.2f}"
 
 
-def _short(number: float) -> str:
+def short(number: float) -> str:
   """Three digits and a unit: 1.23M."""
   for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
     if number >= size:
@@ -453,7 +458,7 @@ def _short(number: float) -> str:
   return f"{number:.0f}"
 
 
-def _power(number: float) -> str:
+def power(number: float) -> str:
   """Two digits and a power of ten: 2.1e12."""
   mantissa, exponent = f"{number:.1e}".split("e")
   return f"{mantissa}e{int(exponent)}" if number else "0"
