@@ -12,7 +12,7 @@ from cmtree_jax.budget import Budget
 from cmtree_jax.data import store
 from cmtree_jax.data.build import prepare
 from cmtree_jax.embed import of_proxy
-from cmtree_jax.jobs import build
+from cmtree_jax.jobs import build, reported
 from cmtree_jax.jobs import job as jobs
 from cmtree_jax.jobs.job import Job, Show
 from cmtree_jax.methods.base import DocumentWeights
@@ -48,6 +48,7 @@ def story(job: Job) -> Show | None:
       value_N,
       learned_for=recipe.budget,
     )
+    files += reported.write(job, data)
     return lambda: tables.show_files(files)
 
   return processes.by_first(written)

@@ -21,6 +21,7 @@ from cmtree_jax.jobs import (
   online_told,
   programs,
   proxy_views,
+  reported,
   rows,
   search,
   trials,
@@ -73,6 +74,7 @@ def _story(job: Job) -> Show | None:
     def written() -> Show:
       found, files = write(comparison, found_rows)
       files += online_told.write(job, data, plan, folder)
+      files += reported.write(job, data)
 
       def show():
         tables.show(found)

@@ -25,6 +25,7 @@ from cmtree_jax.jobs import (
   learned,
   online_job,
   proxy_views,
+  reported,
   scheduled,
   selected,
   untargeted,
@@ -126,6 +127,7 @@ def _written(
   }
   store.write_atomically(workdir / learned.SUMMARY_FILE, store.to_json(summary))
   files.append(workdir / learned.SUMMARY_FILE)
+  files += reported.write(job, data)
   chosen = next(one for one in standings if one.method == guarded.handed.method)
 
   def show():

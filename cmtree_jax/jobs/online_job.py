@@ -20,6 +20,7 @@ from cmtree_jax.jobs import (
   learned,
   online_told,
   proxy_views,
+  reported,
   scheduled,
   trials,
 )
@@ -67,6 +68,7 @@ def _written(
   }
   store.write_atomically(workdir / learned.SUMMARY_FILE, store.to_json(summary))
   files.append(workdir / learned.SUMMARY_FILE)
+  files += reported.write(job, data)
 
   def show():
     tables.show(standings)

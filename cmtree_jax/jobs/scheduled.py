@@ -14,7 +14,7 @@ from cmtree_jax.budget import Budget
 from cmtree_jax.data import store
 from cmtree_jax.data.build import prepare
 from cmtree_jax.embed import of_proxy
-from cmtree_jax.jobs import apply, build
+from cmtree_jax.jobs import apply, build, reported
 from cmtree_jax.jobs import job as jobs
 from cmtree_jax.jobs.job import Job, Show
 from cmtree_jax.recipe import assign, export
@@ -41,6 +41,7 @@ def story(job: Job) -> Show | None:
 
   def written() -> Show:
     files = hand_over(schedule, job, data, value_N, learned_for=learned_for)
+    files += reported.write(job, data)
     return lambda: tables.show_files(files)
 
   return processes.by_first(written)

@@ -15,6 +15,7 @@ from cmtree_jax.jobs import (
   cells,
   compare,
   learned,
+  reported,
   selected,
   variants,
 )
@@ -73,6 +74,7 @@ def _written(
   }
   store.write_atomically(workdir / learned.SUMMARY_FILE, store.to_json(summary))
   files.append(workdir / learned.SUMMARY_FILE)
+  files += reported.write(job, data)
 
   def show():
     selection.show(found)

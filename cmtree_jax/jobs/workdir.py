@@ -33,7 +33,7 @@ WRITTEN = (
   *("assigned", "cells", "export", "online"),
   *("comparison.json", "comparison.svg", "documents.parquet", "recipe.json"),
   *("results.parquet", "schedule.json", "schedule.parquet", policies.FILE),
-  *("selection.html", "selection.parquet"),
+  *("report.html", "sample.parquet", "selection.html", "selection.parquet"),
   *("summary.json", "table.md", metrics.FILE, metrics.FOLDER),
   *(*prepare.LEARNED_FILES, CORPUS_FILE, FINISHED_FILE),
 )

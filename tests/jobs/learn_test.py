@@ -16,6 +16,7 @@ from cmtree_jax import budget, main
 from cmtree_jax.jobs import workdir as workdirs
 from cmtree_jax.jobs.job import INTERRUPTED
 from cmtree_jax.recipe import recipe
+from cmtree_jax.report import __main__ as report
 from cmtree_jax.types import UserError
 from tests import corpora
 
@@ -611,6 +612,16 @@ def test_a_run_does_not_go_on_with_another_corpus(finished, corpus, capsys):
     os.utime(pool, ns=(times.st_atime_ns, times.st_mtime_ns))
   words = ["another corpus", "hash", "--overwrite", "another --workdir"]
   corpora.assert_one_line(status, 2, words, capsys)
+
+
+def test_a_report_is_made_again_from_files_alone(finished, tmp_path):
+  pytest.importorskip("plotly")
+  page = (finished / "report.html").read_text()
+  assert "<title>cmtree: a recipe for arithmetic</title>" in page
+  assert page.count('class="node"') == 7  # of the tree, the root among them
+  again = tmp_path / "again.html"
+  assert report.main([str(finished), "--output", str(again)]) == 0
+  assert again.read_text() == page
 
 
 def test_overwrite_knows_every_file_of_a_run(finished):
