@@ -39,6 +39,8 @@ class Plan(NamedTuple):
     """Refuses what contradicts itself, with a ValueError."""
     if not self.source:
       raise ValueError("source must name at least one source.")
+    if not self.text_field:
+      raise ValueError("text_field must name a field, came none.")
     if NO_TARGET in self.targets and len(self.targets) > 1:
       raise ValueError(
         f"targets names {NO_TARGET!r} beside others, came "

@@ -1,8 +1,8 @@
 """The config as plans, models and optimizers; refuses what contradicts itself."""
 
 import functools
-import operator
-from collections.abc import Callable, Iterable
+import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,15 +10,16 @@ import jax
 import optax
 
 from cmtree_jax import budget as budgets
-from cmtree_jax import checks, embed, sharding
 from cmtree_jax import config as configs
+from cmtree_jax import embed, sharding
 from cmtree_jax.bilevel import HYPERGRADS, memory, problem
 from cmtree_jax.bilevel.cost import UnrollCost
-from cmtree_jax.data.build import prepare, tokenizer, workers
+from cmtree_jax.data.build import prepare, tokenizer
 from cmtree_jax.data.plan import Plan as DataPlan
 from cmtree_jax.data.read import entries, labels
 from cmtree_jax.embed import grams
 from cmtree_jax.evaluate import sets
+from cmtree_jax.jobs import ranges
 from cmtree_jax.jobs import workdir as workdirs
 from cmtree_jax.loops import look, online, steer, values
 from cmtree_jax.loops.final import Plan as FinalPlan
@@ -34,7 +35,7 @@ from cmtree_jax.methods.base import Method
 from cmtree_jax.proxy import loss as proxy_loss
 from cmtree_jax.proxy import model as proxy_model
 from cmtree_jax.proxy import optim
-from cmtree_jax.recipe import domains, export, policies
+from cmtree_jax.recipe import domains, policies
 from cmtree_jax.types import UserError
 
 
@@ -116,23 +117,19 @@ def check(config: Any) -> None:
   Raises:
     UserError: for the first that is found.
   """
-  _check_numbers(config)
+  ranges.check_numbers(config)
   made = plans(config)
   _checked("budget", budgets.Plan(**config.budget))
   _checked("data", DataPlan(**config.data))
+  _checked("tokenizer", tokenizer.Plan(**config.tokenizer))
   _checked("embedding", embed.Plan(**config.embedding))
   _checked("grams", grams.Plan(**config.grams))
   _checked("partition", domains.Plan(**config.partition))
-  _check_names(config, made)
+  ranges.check_names(config, _presets(config, made))
   for name in recipe_names(config):
     method = make_method(name, config)  # refuses options
     path_options(method, config)
-    if method.extends:
-      plan = domains.Plan(**config.partition)
-      domains.check_earlier(Path(method.extends), plan)
-    if method.policy:
-      policies.load(method.policy)
-    _check_files(name, method)
+    _check_files(name, method, config)
     if method.loop == "look":
       _check_look(name, method, made.look)
   if is_online(config):
@@ -148,10 +145,7 @@ def check(config: Any) -> None:
       )
   for block, checked in (
     ("values.unroll", lambda: unroll_cost(config)),
-    (
-      "optimizer",
-      lambda: problem.check_optimizer(optimizer_of(config, total_steps=None)),
-    ),
+    ("optimizer", lambda: _check_optimizer(tuple(config.optimizer.items()))),
   ):
     try:
       checked()
@@ -160,15 +154,14 @@ def check(config: Any) -> None:
   _check_mesh(config, made)
 
 
+@functools.lru_cache(maxsize=64)
+def _check_optimizer(options: tuple[tuple[str, Any], ...]) -> None:
+  """Once for equal options: many recipes of a job have the same."""
+  problem.check_optimizer(optim.adamw(total_steps=None, **dict(options)))
+
+
 def _check_look(name: str, method: Method, plan: LookPlan) -> None:
-  """The models that a method looks with must exist, and stop as often as it asks."""
-  if "teacher" in method.look.models and plan.teacher not in (
-    proxy_model.PRESETS
-  ):
-    raise UserError(
-      f"Unknown config.look.teacher {plan.teacher!r}. Known: "
-      f"{', '.join(sorted(proxy_model.PRESETS))}."
-    )
+  """The models that a method looks with must stop as often as it asks."""
   try:
     plan.ends(method.look)
   except ValueError as error:
@@ -202,82 +195,52 @@ def _check_online(config: Any, made: Plans) -> None:
       raise UserError(f"config.online.{error}") from error
 
 
-def _check_files(name: str, method: Method) -> None:
-  """Files of the user that a method names must hold what it wants."""
-  if method.entries:
-    entries.read(Path(method.entries))
-  if method.labels == "":
+def _check_files(name: str, method: Method, config: Any) -> None:
+  """What a method names must be there and hold what it wants.
+
+  Raises:
+    UserError: naming the option, or the method where the file is its scorer's.
+  """
+  plan, own = domains.Plan(**config.partition), config.get(name, {})
+  for field, read in {
+    "extends": lambda place: domains.check_earlier(Path(place), plan),
+    "policy": policies.load,
+    "entries": lambda place: entries.read(Path(place)),
+    "labels": _require_labels,
+  }.items():
+    place = getattr(method, field)
+    if place is None or (not place and field != "labels"):
+      continue
+    named = [one for one, value in own.items() if place and value == place]
+    option = [one for one in (*named, field) if one in own][:1]
+    try:
+      read(place)
+    except UserError as error:
+      raise UserError(
+        f"{'.'.join(['config', name, *option])}: {error}"
+      ) from error
+
+
+def _require_labels(place: str) -> None:
+  """Refuses a file without a labelled text."""
+  if not place:
     raise UserError(
-      f"config.{name}.labels: wanted a file of labelled texts, came none; name one "
-      'with a line such as {"text": "...", "score": 3} for each text.'
+      "wanted a file of labelled texts, came none; name one with a line such as "
+      '{"text": "...", "score": 3} for each text.'
     )
-  if method.labels and not sum(
-    len(some.texts) for some in labels.read(Path(method.labels))
-  ):
-    raise UserError(
-      f"config.{name}.labels: wanted labelled texts in {method.labels}, came none."
-    )
+  if not sum(len(some.texts) for some in labels.read(Path(place))):
+    raise UserError(f"wanted labelled texts in {place}, came none.")
 
 
-# Least values of the fields that belong to no plan.
-_LEAST = {
-  "seed": 0,
-  "batch.rows": 1,
-  "batch.row_tokens": 1,
-  "optimizer.warmup_steps": 0,
-  "optimizer.weight_decay": 0,
-  "evaluate.max_tokens": 1,
-  "evaluate.rows": 1,
-  "export.tokens": 0,
-  "export.rows": 0,
-  "export.row_tokens": 0,
-}
-_ABOVE_ZERO = ("optimizer.learning_rate", "hypergradient.memory_bytes")
-
-
-def _check_numbers(config: Any) -> None:
-  """Numbers that belong to no plan must be in their ranges."""
-  try:
-    for name, least in _LEAST.items():
-      number = operator.attrgetter(name)(config)
-      checks.at_least(least, **{name: number})
-      checks.finite(**{name: number})
-    for name in _ABOVE_ZERO:
-      number = operator.attrgetter(name)(config)
-      checks.above_zero(**{name: number})
-      checks.finite(**{name: number})
-  except ValueError as error:
-    raise UserError(f"config.{error}") from error
-
-
-def _check_names(config: Any, made: Plans) -> None:
-  """Words that stand for something must be known."""
-  for what, names, known in (
-    ("method", recipe_names(config), METHODS),
-    ("config.workers.name", [config.workers.name], workers.WORKERS),
-    ("config.tokenizer.kind", [config.tokenizer.kind], tokenizer.TOKENIZERS),
-    (
-      "config.embedding.views",
-      config.embedding.views,
-      (*embed.VIEWS, *embed.MODEL_VIEWS),
-    ),
-    ("config.embedding.kind", [config.embedding.kind], embed.EMBEDDERS),
-    ("config.export.formats", config.export.formats, export.EXPORTERS),
-    ("config.proxy.dtype", [config.proxy.dtype], proxy_model.DTYPES),
-    ("proxy preset", _presets(config, made), proxy_model.PRESETS),
-    ("hypergradient", [config.hypergradient.estimator], HYPERGRADS),
-  ):
-    for name in names:
-      if name not in known:
-        raise UserError(
-          f"Unknown {what} {name!r}. Known: {', '.join(sorted(known))}."
-        )
-
-
-def _presets(config: Any, made: Plans) -> Iterable[str]:
-  """Sizes of all models of a job."""
-  ends = (made.trial.preset, made.final.preset)
-  return (config.proxy.preset, *ends, *made.runs.presets)
+def _presets(config: Any, made: Plans) -> dict[str, tuple[str, ...]]:
+  """Sizes of all models that a job may have, by the field that names them."""
+  return {
+    "proxy.preset": (config.proxy.preset,),
+    "trial.preset": (made.trial.preset,),
+    "final.preset": (made.final.preset,),
+    "runs.presets": made.runs.presets,
+    "look.teacher": (made.look.teacher,),
+  }
 
 
 def _check_mesh(config: Any, made: Plans) -> None:
@@ -296,7 +259,9 @@ def _check_mesh(config: Any, made: Plans) -> None:
     divided.append(
       ("config.values.population", made.values.population, 2 * population)
     )
-  for preset in _presets(config, made):
+  trained = _presets(config, made)
+  del trained["look.teacher"]  # few methods have one
+  for preset in dict.fromkeys(itertools.chain(*trained.values())):
     heads = proxy_model.PRESETS[preset]["heads"]
     divided.append((f"The heads of {preset}", heads, axes[sharding.MODEL]))
   for what, size, parts in divided:

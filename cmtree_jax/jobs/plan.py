@@ -1,7 +1,7 @@
 """What a job compares: its config as a plan of cells, refused if it makes no sense."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cmtree_jax.data.build.prepare import Prepared
@@ -93,8 +93,14 @@ def method_of(name: str, config: Any) -> Method:
 
 def check_recipe(config: Any) -> None:
   """Refuses a main job whose settings contradict each other."""
-  for name in dict.fromkeys((*build.recipe_names(config), *rivals(config))):
-    build.check(variants.config_of(name, config))
+  _check_methods(
+    {
+      "method": (config.method, NATURAL),
+      "baselines": config.baselines,
+      "guard.rivals": rivals(config),
+    },
+    config,
+  )
   learns = not config.recipe.apply  # else the recipe says what it weighs
   if learns and NO_TARGET in config.data.targets:
     require_untargeted(config)
@@ -113,6 +119,26 @@ def check_recipe(config: Any) -> None:
     export.require_stages(config.export.formats)
   if learns and method_of(config.method, config).weighs == "documents":
     export.require_leaves(config.export.formats)
+
+
+def _check_methods(asked: Mapping[str, Iterable[str]], config: Any) -> None:
+  """Refuses methods that are unknown, and settings of any of their searches.
+
+  Args:
+    asked: names of methods or variants, by the field that names them.
+    config: of the job.
+  """
+  checked = set()
+  for field, names in asked.items():
+    for name in names:
+      if name in checked:
+        continue
+      checked.add(name)
+      try:
+        own = variants.config_of(name, config)
+      except UserError as error:
+        raise UserError(f"config.{field}: {error}") from error
+      build.check(own)
 
 
 def require_untargeted(config: Any) -> None:
@@ -138,8 +164,7 @@ def check_comparison(config: Any) -> None:
       "The config has no block `compare`; start from configs/compare.py."
     )
   chosen = config.compare
-  for name in (NATURAL, *chosen.methods):
-    build.check(variants.config_of(name, config))
+  _check_methods({"compare.methods": (NATURAL, *chosen.methods)}, config)
   _check_targets(chosen.targets)
   for field, least in (("seeds", 1), ("search_seeds", 0), ("noise_repeats", 0)):
     if chosen[field] < least:

@@ -47,7 +47,13 @@ class Plan(NamedTuple):
 
   def check(self, rows: int) -> None:
     """Refuses what does not fill batches of `rows`, with a ValueError."""
-    checks.at_least(1, unroll=self.unroll, every=self.every)
+    checks.at_least(
+      1,
+      unroll=self.unroll,
+      every=self.every,
+      outer_rows=self.outer_rows,
+      probe_rows=self.probe_rows,
+    )
     checks.at_least(0, saves=self.saves)
     for name in ("outer_rows", "probe_rows"):
       value = getattr(self, name)

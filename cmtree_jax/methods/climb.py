@@ -92,8 +92,8 @@ def make(
       f"candidates {candidates} must be at least the pool {pool} and the squares"
       f" of the later rounds {tuple(rounds[1:])}."
     )
-  if noise_floor < 0:
-    raise ValueError(f"noise_floor {noise_floor} must not be negative.")
+  checks.at_least(0, noise_floor=noise_floor)
+  checks.share(minimum=minimum)
   checks.one_of("variant", variant, ("guarded", "paper"))
   guarded = variant == "guarded"
   sizes = [*rounds, 1] if guarded else [*rounds]

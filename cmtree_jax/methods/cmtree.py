@@ -161,6 +161,7 @@ def make(
   checks.one_of("mode", mode, ("joint", "frozen"))
   checks.one_of("projection", projection, ("per_level", "shared"))
   checks.at_least(0, encoder=encoder)
+  checks.at_least(2, max_leaves=max_leaves)
   one_leaf = scores and tuple(branching) == (1,)
   if not branching or (min(branching) < 2 and not one_leaf):
     raise ValueError(

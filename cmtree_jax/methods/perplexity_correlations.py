@@ -89,6 +89,7 @@ def make(
   """
   checks.at_least(2, runs=runs)
   checks.at_least(0, exponent=exponent)
+  checks.share(minimum=minimum)
   checks.one_of("estimator", estimator, tuple(ESTIMATORS))
   checks.one_of("projection", projection, tuple(PROJECTIONS))
 

@@ -78,7 +78,7 @@ def make(
   checks.at_least(1, checkpoints=checkpoints)
   checks.at_least(2, documents=documents)
   for name in models:
-    checks.one_of("model", name, MODELS)
+    checks.one_of("models", name, MODELS)
   if len({*models}) < len(models):
     raise ValueError(f"models = {models} names one twice; give each once.")
   if len(models) * checkpoints < 2:

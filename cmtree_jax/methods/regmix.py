@@ -68,6 +68,7 @@ def make(
   """
   checks.at_least(1, runs=runs, candidates=candidates, best=best)
   checks.at_least(0, exponent=exponent)
+  checks.share(minimum=minimum)
   settings = surrogates.named(surrogate)
 
   def init(key: shapes.Key, facts: Facts) -> searching.State:

@@ -22,7 +22,8 @@ def test_a_look_that_no_model_can_give_is_refused(name, field, value, told):
     build.check(config)
 
 
-def test_a_teacher_that_nobody_asks_may_be_unknown():
+def test_a_teacher_is_known_whether_a_method_asks_for_it_or_not():
   config = method.get_config("forgetting")
   config.look.teacher = "7b"
-  build.check(config)
+  with pytest.raises(UserError, match=r"look\.teacher '7b'\. Known: 0\.1m"):
+    build.check(config)

@@ -19,12 +19,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cmtree_jax import checks
 from cmtree_jax.data import cache, store
 from cmtree_jax.data.build import workers
 from cmtree_jax.types import UserError
 
 PAD_ID = 0
 EOS_ID = 1
+MIN_VOCAB = 300  # pieces: bytes, control symbols, and a few merges
 
 
 class Tokenizer(abc.ABC):
@@ -132,6 +134,12 @@ class Plan(NamedTuple):
   kind: str = "bpe"  # a name in TOKENIZERS
   vocab_size: int = 2048  # the most pieces to learn; bytes always has 258
 
+  def check(self) -> None:
+    """Refuses too few pieces, with a ValueError."""
+    checks.at_least(
+      1 if self.kind == "bytes" else MIN_VOCAB, vocab_size=self.vocab_size
+    )
+
 
 TOKENIZERS: dict[str, type[Tokenizer]] = {
   "bpe": SentencePieceTokenizer,
@@ -177,9 +185,9 @@ def train(texts: Sequence[str], *, vocab_size: int) -> SentencePieceTokenizer:
   """
   import sentencepiece
 
-  if vocab_size < _MIN_VOCAB:
+  if vocab_size < MIN_VOCAB:
     raise UserError(
-      f"A vocabulary needs at least {_MIN_VOCAB} pieces for bytes, control"
+      f"A vocabulary needs at least {MIN_VOCAB} pieces for bytes, control"
       f" symbols and a few merges, got vocab_size={vocab_size}."
     )
   _check_unicode(texts)
@@ -232,7 +240,6 @@ _UNKNOWN_SYMBOL = "\u2585"  # training drops a line that holds it
 _LINE_CHARACTERS = 1000  # SentencePiece drops lines of more than 4192 bytes
 _MAX_TRAINING_BYTES = 50_000_000  # 8k pieces take seven CPU seconds
 _NUM_FIXED = 256 + 3  # bytes, padding, end of document, unknown
-_MIN_VOCAB = 300
 _CHUNK = 4096  # documents; bounds the memory that Python's integers take
 
 
