@@ -1,0 +1,69 @@
+"""The fuzz command: it sees each kind of fault, and some cases of it are right."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests import corpora
+
+pytestmark = pytest.mark.skipif(
+  sys.platform != "linux", reason="reads /proc, and forks"
+)
+
+_KINDS = """
+import os, time
+from cmtree_jax.types import UserError
+from experiments import fuzz
+from experiments.fuzz_cases import Lost
+
+def refuse(told):
+  raise UserError(told)
+
+def lose():
+  raise Lost("a document")
+
+fuzz._MOST, fuzz._CEILING = 1 << 26, 1 << 29
+for work in (
+  lambda: "right",
+  lambda: refuse("one line"),
+  lambda: refuse("two\\nlines"),
+  lambda: {}["x"],
+  lose,
+  lambda: str(len(b"x" * (80 << 20))),
+  lambda: b"x" * (1 << 30),
+  os.abort,
+):
+  print(fuzz.alone(work, 60).kind)
+print(fuzz.alone(lambda: time.sleep(60), 0.1).kind)
+"""
+
+
+def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
+  return subprocess.run(
+    [sys.executable, *arguments],
+    cwd=corpora.ROOT,
+    capture_output=True,
+    text=True,
+  )
+
+
+def test_every_kind_of_outcome_is_seen():
+  done = _run("-c", _KINDS)
+  assert done.stdout.splitlines() == [
+    *("right", "refused", "TRACEBACK", "TRACEBACK", "UNCOUNTED LOSS"),
+    *("MEMORY", "TRACEBACK", "DIED", "TIME"),
+  ], done.stderr[-500:]
+
+
+def test_cases_are_right_and_can_be_played_again():
+  wanted = ["--areas", "targets", "workdirs", "--seconds", "4"]
+  done = _run("-m", "experiments.fuzz", *wanted)
+  assert done.returncode == 0, done.stdout[-900:]
+  assert "targets: " in done.stdout and "workdirs: " in done.stdout
+  again = [_run("-m", "experiments.fuzz", "--seeds", "1", "2") for _ in "ab"]
+  one, other = (
+    [line for line in done.stdout.splitlines() if not line.startswith("Data")]
+    for done in again
+  )
+  assert len(one) >= 2 and len(one) == len(other)
