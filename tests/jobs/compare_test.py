@@ -311,6 +311,15 @@ def test_a_killed_comparison_ends_with_the_same_bytes(
   assert not list(workdir.glob("cells/*/*.work"))
 
 
+def test_the_report_has_every_method_and_budget(finished):
+  pytest.importorskip("plotly")
+  page = (finished / "report.html").read_text()
+  assert "A comparison of" in page and 'data-figure="Results-0-curves"' in page
+  for method in ("natural", "uniform_clusters"):
+    assert f'<th scope="row">{method}</th>' in page
+  assert 'id="Tree"' not in page  # nothing is handed over
+
+
 def test_a_finished_comparison_only_shows_its_results(finished, corpus, capsys):
   times = {p: p.stat().st_mtime_ns for p in finished.glob("cells/*/*")}
   results = (finished / "results.parquet").read_bytes()

@@ -46,6 +46,15 @@ def finished(tmp_path_factory) -> pathlib.Path:
   return folder / "run"
 
 
+def test_the_report_shows_how_the_mixture_moved(finished):
+  pytest.importorskip("plotly")
+  page = (finished / "report.html").read_text()
+  assert "a training that moved its own weights" in page
+  for method in ("cmtree", "ado"):
+    assert f"<h3>{method}: the mixture over time</h3>" in page
+  assert page.count('class="node"') > 1
+
+
 def run_of(finished: pathlib.Path, method: str) -> pathlib.Path:
   """What the run of a method has left."""
   folder = cells.Folder(finished / "cells")

@@ -82,8 +82,16 @@ def test_the_page_shows_documents_of_all_sources(finished):
   page = (finished / "selection.html").read_text()
   assert "Some that are left out" in page and "Some that are kept" in page
   lost = pq.read_table(finished / "selection.parquet").to_pydict()
-  shown = [name for name in lost["document_id"] if f"<b>{name}</b>" in page]
+  shown = [name for name in lost["document_id"] if f">{name} ·" in page]
   assert {name.partition("-")[0] for name in shown} == set(corpora.WORDS)
+
+
+def test_the_report_tells_of_it_all(finished):
+  pytest.importorskip("plotly")
+  page = (finished / "report.html").read_text()
+  assert "<title>random_documents: a recipe for no target</title>" in page
+  assert 'href="selection.html"' in page and 'id="Map"' in page
+  assert 'id="Results"' not in page  # nothing was trained
 
 
 def test_nothing_is_trained_and_it_is_told(finished):

@@ -17,6 +17,8 @@ HOSTILE = (
   'javascript:window.hacked=1 " onmouseover="window.hacked=1',
   "left \u202egnitrw\u202c \u2066right\u2069",
   "\x1b[31mred\x1b[0m \x1b]0;title\x07 \x00",
+  "a_word_of_no_end" * 6,
+  "日本語 العربية हिन्दी",  # as it is
   "<!-- <script> %{y} $\\alpha$ --text {0} \u2028 &amp;",
 )
 PATHS = ("0.0", "0.1", "1.0", "1.1")

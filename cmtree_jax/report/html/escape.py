@@ -42,6 +42,19 @@ def label(of_others: str) -> str:
   return html.escape(visible(of_others), quote=False)
 
 
+def name(of_others: str) -> str:
+  """As a name in a figure, cut off where a narrow screen has no room for it.
+
+  >>> name("x" * 40)
+  'xxxxxxxxxxxxxxxxxxxxxxxxx…'
+  """
+  cut = of_others if len(of_others) <= _NAME else f"{of_others[: _NAME - 1]}…"
+  return label(cut)
+
+
+_NAME = 26  # characters
+
+
 def script_json(value: Any) -> str:
   r"""JSON that can stand in a script element; what is not a number becomes null.
 
@@ -56,10 +69,10 @@ def script_json(value: Any) -> str:
   return written
 
 
-def name(of_others: str) -> str:
+def identifier(of_others: str) -> str:
   """As an identifier: letters, digits and hyphens, by which no two are confused.
 
-  >>> name("2.0/x"), name("2-0")
+  >>> identifier("2.0/x"), identifier("2-0")
   ('2.0_2f_x', '2-0')
   """
   return re.sub(

@@ -22,14 +22,14 @@ def cost_figure(found: Results) -> dict[str, Any] | None:
     ("trials", "trial_flops", "--less", "/"),
     ("one final training", "final_flops", "--other", "."),
   )
-  names = [escape.label(row["method"]) for row in rows]
+  names = [escape.name(row["method"]) for row in rows]
   return {
     "data": [
       {
         "type": "bar",
         "orientation": "h",
         "name": name,
-        "y": names,
+        "y": list(range(len(rows))),
         "x": [row[field] for row in rows],
         "text": [f"{name}: {tables.power(row[field])} FLOPs" for row in rows],
         "textposition": "none",
@@ -44,6 +44,8 @@ def cost_figure(found: Results) -> dict[str, Any] | None:
       "yaxis": {
         "automargin": True,
         "autorange": "reversed",
+        "tickvals": list(range(len(rows))),
+        "ticktext": names,
         "ticklabelstandoff": 4,
       },
       "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},

@@ -80,7 +80,7 @@ def plotly() -> str:
 
 def _head(title: str, sections: Sequence[Section]) -> list[str]:
   links = [
-    f'<li><a href="#{escape.name(one.name)}">{escape.text(one.name)}</a></li>'
+    f'<li><a href="#{escape.identifier(one.name)}">{escape.text(one.name)}</a></li>'
     for one in sections
   ]
   menu = f'<nav aria-label="Sections"><ul>{"".join(links)}</ul></nav>'
@@ -94,7 +94,7 @@ def _head(title: str, sections: Sequence[Section]) -> list[str]:
 
 
 def _section(one: Section) -> str:
-  place = escape.name(one.name)
+  place = escape.identifier(one.name)
   return (
     f'<section id="{place}" aria-labelledby="{place}-title">\n'
     f'<h2 id="{place}-title">{escape.text(one.name)}</h2>\n{one.body}\n</section>'

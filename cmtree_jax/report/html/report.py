@@ -81,7 +81,7 @@ def _built(several: Sequence[Results], share: float) -> str:
   for name, part in _PARTS.items():
     bodies = []
     for number, one in enumerate(several):
-      own = f"{escape.name(name)}-{number}"
+      own = f"{escape.identifier(name)}-{number}"
       place = Place(own, f"Tree-{number}", figures, share, looked[number])
       bodies.append(part(one, place))
     if any(bodies):

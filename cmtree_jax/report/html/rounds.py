@@ -57,7 +57,7 @@ def _lines(
       {
         "type": "scatter",
         "mode": "lines+markers" if len(chosen) < 60 else "lines",
-        "name": escape.label(name.replace("_", " ")),
+        "name": escape.name(name.replace("_", " ")),
         "x": [one + 1 for one in chosen],
         "y": [rows[one].get(name) for one in chosen],
         "line": {"color": _COLORS[i % 6], "dash": _DASHES[i % 6], "width": 2},
@@ -143,7 +143,7 @@ def over_time(rows: Schedule) -> dict[str, Any]:
       {
         "type": "scatter",
         "mode": "lines",
-        "name": escape.label(_short(leaf)),
+        "name": escape.name(_short(leaf)),
         "x": at,
         "y": np.repeat(share_G, 2).round(5).tolist(),
         "stackgroup": "one",

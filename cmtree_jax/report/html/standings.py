@@ -34,11 +34,11 @@ def figure(blocks: Sequence[Sequence[Standing]]) -> dict[str, Any]:
       "zeroline": False,
       "ticklabelstandoff": 4,
       "tickvals": list(range(len(block))),
-      "ticktext": [escape.label(one.method) for one in _sorted(block)],
+      "ticktext": [escape.name(one.method) for one in _sorted(block)],
     }
     notes.append(
       {
-        "text": f"<b>{escape.label(_place(block[0], blocks))}</b>",
+        "text": f"<b>{escape.name(_place(block[0], blocks))}</b>",
         "x": 0,
         "xref": "paper",
         "xanchor": "left",
@@ -224,7 +224,7 @@ def curves(found: Results) -> dict[str, Any] | None:
       {
         "type": "scatter",
         "mode": "lines+markers",
-        "name": escape.label(method),
+        "name": escape.name(method),
         "x": sorted(curve),
         "y": [sum(curve[n]) / len(curve[n]) for n in sorted(curve)],
         "line": {"dash": dashes[i % 4], "width": 2},

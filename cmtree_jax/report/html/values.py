@@ -108,9 +108,7 @@ def height(found: Sequence[Look]) -> int:
 
 
 def _name(one: Look) -> str:
-  return escape.label(
-    f"{one.node.path or 'all'} {' '.join(one.node.terms[:1])}"
-  )
+  return escape.name(f"{one.node.path or 'all'} {' '.join(one.node.terms[:1])}")
 
 
 def _symbol(weight: float) -> str:
