@@ -23,6 +23,7 @@ def test_every_config_loads(tmp_path, name):
   argument = {
     "answers": f":cpu,{tmp_path}",
     "bench": f":{tmp_path}",
+    "from_runs": ":runs.csv",
     "method": ":natural",
   }.get(name, "")
   loaded = config.load(f"configs/{name}.py{argument}", ["seed=7"])

@@ -22,6 +22,7 @@ from cmtree_jax.jobs import (
   cells,
   compare,
   final,
+  from_runs,
   known,
   measured,
   search,
@@ -61,6 +62,9 @@ def run(config: Any, *, compares: bool) -> int:
   Raises:
     UserError: a setting or the data is wrong.
   """
+  if from_runs.BLOCK in config:
+    print("The runs are done: nothing is trained.")
+    return 0
   check = plans.check_comparison if compares else plans.check_recipe
   check(config)
   if not compares and config.recipe.apply:

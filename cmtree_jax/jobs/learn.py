@@ -20,6 +20,7 @@ from cmtree_jax.jobs import (
   build,
   cells,
   compare,
+  from_runs,
   guard,
   hidden,
   learned,
@@ -56,6 +57,8 @@ def run(config: Any, workdir: Path, *, overwrite: bool = False) -> int:
     UserError: a setting or the data is wrong; nothing is lost.
     Fault: a loss is not finite, after saving.
   """
+  if from_runs.BLOCK in config:
+    return from_runs.run(config, workdir, overwrite=overwrite)
   plans.check_recipe(config)
   export.require_place(
     workdir / apply.EXPORT_FOLDER, config.export.formats, config.export.root

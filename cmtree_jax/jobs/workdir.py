@@ -34,7 +34,8 @@ WRITTEN = (
   *("comparison.json", "comparison.svg", "documents.parquet", "recipe.json"),
   *("results.parquet", "schedule.json", "schedule.parquet", policies.FILE),
   *("report.html", "sample.parquet", "selection.html", "selection.parquet"),
-  *("summary.json", "table.md", metrics.FILE, metrics.FOLDER),
+  *("mixture.json", "summary.json", "table.md"),
+  *(metrics.FILE, metrics.FOLDER),
   *(*prepare.LEARNED_FILES, CORPUS_FILE, FINISHED_FILE),
 )
 
