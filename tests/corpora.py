@@ -128,7 +128,7 @@ def arguments(
 
 def estimated(
   arguments: list[str], folder: pathlib.Path
-) -> dict[str, Iterable[estimates.Part]]:
+) -> dict[str, list[estimates.Part]]:
   """What a main job with these arguments would be told that it takes, by name."""
   overrides, (config, *_) = config_arguments(arguments)
   loaded = load(config.removeprefix("--config="), overrides)

@@ -255,6 +255,7 @@ def _of_online(learner: search.Learner, name: str) -> Part:
   else:
     number = online_steer.observations(learner.method, steps)
     world = search.seeing_world(learner, model, config.seed)
+    assert world.view is not None
     seen = observe(world.view, model.engine, None)
     each = cost_of(seen, learner.method.signals, model.flops_per_token)
     flops += number * each.flops

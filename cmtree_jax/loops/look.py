@@ -20,6 +20,7 @@ from cmtree_jax.loops import fleet as fleets
 from cmtree_jax.loops.checkpoint import Checkpointer
 from cmtree_jax.loops.fleet import Fleet, Model, Outcome, Session, World
 from cmtree_jax.methods.base import MEASURED, Documents, Facts, Look, Method
+from cmtree_jax.proxy import lowering
 from cmtree_jax.proxy.ledger import GRADIENT, Cost
 from cmtree_jax.signals import documents
 
@@ -184,7 +185,7 @@ def expected(
   tokens = look.seeds * plan.steps * world.rows * world.pool.row_tokens
   seen = documents.Seen(
     model.engine,
-    None,
+    lowering.Arguments(model.engine, lowering.Size()).phi,  # shapes alone
     world.pool.row_tokens,
     world.rows,
     model.flops_per_token,

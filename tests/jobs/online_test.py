@@ -73,8 +73,10 @@ def test_what_it_takes_is_told_before(finished, tmp_path):
   for name, targets in (("cmtree", "arithmetic"), ("ado", cells.ANY)):
     (part,) = told[name]
     cell = cells.Search(name, targets, 0)
-    cost = cells.Folder(finished / "cells").found(cell).cost
-    assert part.total == pytest.approx(cost.flops + min(plain), rel=1e-9)
+    found = cells.Folder(finished / "cells").found(cell)
+    assert found is not None
+    flops = found.cost.flops + min(plain)
+    assert part.total == pytest.approx(flops, rel=1e-9)
 
 
 def test_online_methods_stand_in_the_table_without_trials(finished):
