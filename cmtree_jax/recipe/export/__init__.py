@@ -36,6 +36,7 @@ __all__ = [
   "EXPORTERS",
   "OF_DOCUMENTS",
   "OF_STAGES",
+  "WEIGHTS_ARE",
   "Corpus",
   "Options",
   "Shard",
@@ -59,6 +60,36 @@ EXPORTERS: dict[str, Callable[[Capped, Path, Options], list[Path]]] = {
   "olmo": olmo.export,
   "parquet": parquet.export,
   "seqio": seqio_module.export,
+}
+
+_OF_A_DOCUMENT = (
+  "Of each document: how often it is seen for once in the natural training, by its "
+  "tokens; 1 is as often. Documents of equal weight and unequal length are seen "
+  "equally often, and give tokens by their lengths."
+)
+_TOKEN_SHARES = (
+  "Of each leaf: its share of the training tokens. For a trainer that draws rows of a "
+  "fixed length."
+)
+_DOCUMENT_SHARES = (
+  "Of each leaf: its share of the documents drawn, less for leaves of long ones. For a "
+  "trainer that draws whole documents; its tokens come out as the recipe's."
+)
+# What the numbers of every format are of: documents, or tokens. In the manifest.
+WEIGHTS_ARE: dict[str, str] = {
+  "array_record": _OF_A_DOCUMENT,
+  "doremi": _TOKEN_SHARES,
+  "jsonl": (
+    "No numbers: a document stands as often as it is seen, its weight by the epochs of "
+    "the budget."
+  ),
+  "leaves": _OF_A_DOCUMENT,
+  "levanter": _TOKEN_SHARES,
+  "maxtext": _DOCUMENT_SHARES,
+  "megatron": _TOKEN_SHARES,
+  "olmo": _TOKEN_SHARES,
+  "parquet": _OF_A_DOCUMENT,
+  "seqio": _DOCUMENT_SHARES,
 }
 
 # These keep every document's weight. The others mix leaves: they carry the leaves'
@@ -168,6 +199,7 @@ def write(
       contents["path"] = {"kept_by": kept, "lost_by": lost}
     if "levanter" in formats:
       contents["levanter"] = levanter.blocks_of(within.capped)._asdict()
+    contents["weights_are"] = {name: WEIGHTS_ARE[name] for name in formats}
     manifest.claim(folder)
     files = [
       path

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from cmtree_jax.recipe import export
@@ -79,6 +80,39 @@ def test_manifest_lists_every_file_and_says_what_is_in_it(
     assert leaf["share"] == pytest.approx(share)
     assert leaf["epochs"] == pytest.approx(share * 2_000 / max(tokens, 1))
     assert leaf["resampled"]["documents"] == count_N[of_leaf].sum()
+
+
+def test_what_weights_are_of_is_said_for_every_format(
+  corpus, options, tmp_path
+):
+  names = ["doremi", "maxtext", "parquet"]
+  export.write(tmp_path / "out", names, corpus, options, FACTS)
+  found = json.loads((tmp_path / "out" / "manifest.json").read_text())
+  told = found["weights_are"]
+  assert told == {name: export.WEIGHTS_ARE[name] for name in names}
+  assert set(export.WEIGHTS_ARE) == set(export.EXPORTERS)
+  leaves = {k: one for k, one in found["leaves"].items() if one["share"]}
+
+  def written(file):
+    return json.loads((tmp_path / "out" / file).read_text())
+
+  assert "share of the training tokens" in told["doremi"]
+  shares = written("doremi.json")["train_domain_weights"]
+  assert shares == pytest.approx({k: one["share"] for k, one in leaves.items()})
+  assert "share of the documents drawn" in told["maxtext"]
+  rates = {
+    k: one["share"] * one["documents"] / one["tokens"]
+    for k, one in leaves.items()
+  }
+  mixture = written("maxtext_mixture.json")
+  drawn = {name: one["weight"] for name, one in mixture.items()}
+  total = sum(rates.values())
+  assert drawn == pytest.approx({k: one / total for k, one in rates.items()})
+  # The weights of documents are one in the mean over the natural tokens.
+  table = pq.read_table(tmp_path / "out" / "parquet/weights.parquet")
+  weight_N, tokens_N = table["weight"].to_numpy(), table["tokens"].to_numpy()
+  assert "Of each document" in told["parquet"]
+  assert weight_N @ tokens_N / tokens_N.sum() == pytest.approx(1)
 
 
 def test_leaves_that_are_never_drawn_are_told(
