@@ -1,6 +1,7 @@
 """A command line: flags to a config, the config to a job, its errors to one line."""
 
 import argparse
+import io
 import sys
 from collections.abc import Callable, Sequence
 
@@ -77,7 +78,13 @@ def config_arguments(
 
 
 def status_of(run: Callable[[], int]) -> int:
-  """What came of it, with the last line that a person is told."""
+  """What came of it, with the last line that a person is told.
+
+  A terminal or log that is no UTF-8 gets question marks for what it cannot write.
+  """
+  for stream in (sys.stdout, sys.stderr):
+    if isinstance(stream, io.TextIOWrapper):
+      stream.reconfigure(errors="replace")
   try:
     return run()
   except UserError as error:

@@ -1,8 +1,12 @@
 """A command line: what a job raises is one line and a status."""
 
+import io
+import sys
+
 import pytest
 
 from cmtree_jax.jobs.command import command
+from cmtree_jax.report import screen
 from cmtree_jax.types import Fault, UserError
 
 
@@ -21,3 +25,25 @@ def test_what_a_job_raises_is_one_line(raised, status, line, tmp_path, capsys):
   arguments = ["--config", "configs/smoke.py", "--workdir", str(tmp_path)]
   found = command("test", "A test.", job, arguments)
   assert (found, capsys.readouterr().err) == (status, f"{line}\n")
+
+
+def test_a_log_that_is_no_utf8_loses_signs_and_not_the_job(
+  tmp_path, monkeypatch
+):
+  """All results are written when a job tells of them."""
+  written = {name: io.BytesIO() for name in ("stdout", "stderr")}
+  for name, data in written.items():
+    monkeypatch.setattr(sys, name, io.TextIOWrapper(data, encoding="ascii"))
+
+  def job(config, workdir, *, overwrite):
+    screen.console().print(
+      "to natural: \u22120.05, \u043c\u0430\u0447\u0442\u0430"
+    )
+    raise UserError("\u043d\u0435\u0442")
+
+  arguments = ["--config", "configs/smoke.py", "--workdir", str(tmp_path)]
+  assert command("test", "A test.", job, arguments) == 2
+  for stream in (sys.stdout, sys.stderr):
+    stream.flush()
+  assert written["stdout"].getvalue() == b"to natural: ?0.05, ?????\n"
+  assert written["stderr"].getvalue() == b"Error: ???\n"

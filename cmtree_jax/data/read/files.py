@@ -12,6 +12,7 @@ import io
 import itertools
 import os
 import posixpath
+import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import IO, Any
@@ -319,9 +320,12 @@ def _refuse_name_without_encoding(path: str) -> None:
   try:
     path.encode()
   except UnicodeEncodeError:
+    encoding = sys.getfilesystemencoding()
+    cure = "rename the file"
+    if encoding != "utf-8":  # as under LC_ALL=C, where Python was told to obey
+      cure = f"set PYTHONUTF8=1, for this Python takes names for {encoding}"
     raise UserError(
-      f"{os.fsencode(path)!r}: wanted a file name in UTF-8, came other bytes; "
-      "rename the file."
+      f"{os.fsencode(path)!r}: wanted a file name in UTF-8, came other bytes; {cure}."
     ) from None
 
 

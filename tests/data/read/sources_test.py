@@ -136,6 +136,14 @@ def test_file_name_that_is_no_utf8(tmp_path):
     sources.parts([f"jsonl:{tmp_path}/*"])
 
 
+def test_file_name_that_this_python_cannot_read(tmp_path, monkeypatch):
+  """UTF-8 it is, but the locale is C and Python obeys it."""
+  (tmp_path / os.fsdecode(b"caf\xe9.jsonl")).write_text("{}")
+  monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "ascii")
+  with pytest.raises(UserError, match="set PYTHONUTF8=1"):
+    sources.parts([f"jsonl:{tmp_path}/*"])
+
+
 def test_digest_is_of_a_files_bytes(folder):
   parts = sources.parts([f"jsonl:{folder}/*/*.jsonl"])
   first, second = map(sources.digest, parts)
