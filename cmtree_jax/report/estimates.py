@@ -3,9 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from rich.console import Console
-
-from cmtree_jax.report import tables
+from cmtree_jax.report import screen, tables
 
 
 class Part(NamedTuple):
@@ -43,7 +41,7 @@ _COLUMNS = ("model", "times", "FLOPs", "time")
 
 def show(found: Estimate) -> None:
   """Prints it."""
-  console = Console(highlight=False)
+  console = screen.console()
   rows = [
     [
       f"{one.name}: {one.what}",
@@ -58,7 +56,7 @@ def show(found: Estimate) -> None:
     tables.table("What this job will take", _COLUMNS, rows, first="work")
   )
   for line in lines(found):
-    console.print(line, markup=False, soft_wrap=True)
+    console.print(line, soft_wrap=True)
 
 
 def lines(found: Estimate) -> list[str]:

@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from rich.console import Console
 
 from cmtree_jax.data.read.mixture_runs import Runs
 from cmtree_jax.methods.laws.refit import Error
-from cmtree_jax.report import tables
+from cmtree_jax.report import screen, tables
 
 
 class Fit(NamedTuple):
@@ -77,12 +76,12 @@ def markdown(fits: Sequence[Fit], runs: Runs, q_K: np.ndarray) -> str:
 
 def show(fits: Sequence[Fit], runs: Runs, q_K: np.ndarray) -> None:
   """Prints it."""
-  console = Console(highlight=False)
+  console = screen.console()
   rows = _rows(fits, runs, q_K)
   console.print(
     tables.table(_head(fits, runs), _columns(fits), rows, first="domain")
   )
-  console.print(_NOTE, markup=False)
+  console.print(_NOTE)
 
 
 def _head(fits: Sequence[Fit], runs: Runs) -> str:
