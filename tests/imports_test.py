@@ -35,7 +35,7 @@ ROOMS = (
     "recipe",
     "report",
   ),
-  *("config", "jobs", "main", "compare", "sweep"),
+  *("config", "jobs", "main", "compare", "sweep", "ask"),
 )
 # Arrows that run back up, and why.
 UPWARD = {

@@ -19,8 +19,8 @@ SOURCES = {
   for path in sorted(PACKAGE.rglob("*.py"))
 }
 
-# Everyone else is given plans and arrays. `main` and `sweep` only hand the config on.
-READ_THE_CONFIG = ("config.py", "main.py", "sweep.py", "jobs/")
+# Everyone else is given plans and arrays. `main` and its like only hand the config on.
+READ_THE_CONFIG = ("config.py", "main.py", "sweep.py", "ask.py", "jobs/")
 TOUCH_THE_DISK = (
   *("config.py", "jobs/", "data/", "recipe/", "report/"),
   "loops/checkpoint.py",

@@ -69,3 +69,22 @@ def nearest(
 
 def _unit(x_E: np.ndarray) -> np.ndarray:
   return x_E / max(float(np.linalg.norm(x_E)), 1e-12)
+
+
+def moved(
+  tokens_N: np.ndarray, old_w_N: np.ndarray, new_w_N: np.ndarray
+) -> float:
+  """The share of the training tokens that another recipe spends on other documents.
+
+  Args:
+    tokens_N: of the documents that both weigh.
+    old_w_N: weights of one recipe.
+    new_w_N: and of the other.
+
+  >>> moved(np.ones(2), np.array([1.0, 1.0]), np.array([1.5, 0.5]))
+  0.25
+  """
+  old_N, new_N = (
+    tokens_N * w_N / (tokens_N @ w_N) for w_N in (old_w_N, new_w_N)
+  )
+  return float(np.abs(old_N - new_N).sum() / 2)

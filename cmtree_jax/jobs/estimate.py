@@ -88,10 +88,10 @@ def run(config: Any, *, compares: bool) -> int:
     return lambda: estimates.show(found)
 
   with tempfile.TemporaryDirectory() as folder:
-    return jobs.run(story, _without_model_views(config), Path(folder))
+    return jobs.run(story, without_model_views(config), Path(folder))
 
 
-def _without_model_views(config: Any) -> Any:
+def without_model_views(config: Any) -> Any:
   """Views of a model would have to be trained to prepare the corpus."""
   own = config.copy_and_resolve_references().unlock()
   own.embedding.views = tuple(

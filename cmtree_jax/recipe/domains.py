@@ -220,7 +220,7 @@ def earlier_log_w(folder: Path, domains: Domains) -> np.ndarray:
       no labels, or none is in both.
   """
   partition, leaves = domains.partition, recipes.load(folder).partition
-  if leaves is not None and _places(leaves) == _places(partition):
+  if leaves is not None and are_alike(leaves, partition):
     return np.asarray(leaves.log_w_L, np.float64)
   log_w_of = log_weights_of_sources(folder)
   is_labelled = isinstance(partition, partitions.ClusterPartition)
@@ -232,6 +232,11 @@ def earlier_log_w(folder: Path, domains: Domains) -> np.ndarray:
       "= sources those with equal labels are the same."
     )
   return np.array([log_w_of.get(label, np.nan) for label in labels])
+
+
+def are_alike(one: partitions.Partition, other: partitions.Partition) -> bool:
+  """Whether two partitions put every document into the same leaf."""
+  return _places(one) == _places(other)
 
 
 def _places(partition: partitions.Partition) -> dict[str, Any]:

@@ -1,0 +1,118 @@
+"""Questions: a target's presence, what changed, and a leaf's documents."""
+
+import io
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+from cmtree_jax import ask, main
+from tests import corpora
+
+SETTINGS = (
+  *("baselines=", "guard.on=false", "final.seeds=1", "trial.preset=0.1m"),
+  *("final.preset=0.1m", "partition.kind=sources"),
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  """A corpus, and the workdirs of two jobs on it: `even` and `warm`."""
+  folder = tmp_path_factory.mktemp("asked")
+  corpora.write_job_corpus(folder, {"goal": "code", "other": "latin"})
+  for name, *settings in (
+    ("even", "method=uniform_sources"),
+    ("warm", "method=temperature", "temperature.temperature=3"),
+  ):
+    assert main.main(arguments(folder, name, *settings)) == 0
+  return folder
+
+
+def arguments(folder, name, *settings):
+  return corpora.arguments(
+    "configs/smoke.py", folder, folder / name, ["goal"], *SETTINGS, *settings
+  )
+
+
+def asked(folder, *settings):
+  """The arguments without a workdir."""
+  return [
+    one
+    for one in arguments(folder, "none", *settings)
+    if not one.startswith("--workdir")
+  ]
+
+
+def test_a_target_of_the_pool_is_found_there(folder, capsys):
+  assert ask.main(["pool", *asked(folder, "partition.kind=kmeans")]) == 0
+  told = capsys.readouterr().out
+  assert "goal is represented" in told
+  assert not (folder / "none").exists()
+
+
+def test_what_changed_between_recipes_is_told(folder, capsys):
+  even, warm = folder / "even", folder / "warm"
+  assert ask.main(["recipes", str(even), str(warm)]) == 0
+  told = capsys.readouterr().out
+  assert "method: uniform_sources -> temperature" in told
+  assert "2 settings differ: method 'uniform_sources' -> 'temperature'" in told
+  assert "Tokens by source: " in told
+  assert "Weights of leaves, which are the same: " in told
+  tables = [
+    pq.read_table(one / "documents.parquet").to_pydict() for one in (even, warm)
+  ]
+  tokens_N = np.array(tables[0]["tokens"])
+  share_2N = [tokens_N * np.array(one["weight"]) for one in tables]
+  share_2N = [one / one.sum() for one in share_2N]
+  moved = np.abs(share_2N[0] - share_2N[1]).sum() / 2
+  assert moved > 0.001
+  assert f"{moved:.1%} of the training tokens go to other documents" in told
+  assert "of the 120 that both weigh" in told
+  assert ask.main(["recipes", str(even), str(even)]) == 0
+  told = capsys.readouterr().out
+  assert "0 settings differ." in told
+  assert "0.0% of the training tokens" in told
+
+
+def lines_of(path):
+  with zstandard.ZstdDecompressor().stream_reader(path.open("rb")) as reader:
+    return list(map(json.loads, io.TextIOWrapper(reader, encoding="utf-8")))
+
+
+@pytest.mark.parametrize("path", ["1", "all"])
+def test_a_leaf_becomes_a_file(folder, tmp_path, path, capsys):
+  output = tmp_path / "leaf.jsonl.zst"
+  job = arguments(folder, "even", "method=uniform_sources")
+  assert ask.main(["leaf", path, *job, f"--output={output}"]) == 0
+  found = lines_of(output)
+  table = pq.read_table(folder / "even" / "documents.parquet").to_pylist()
+  wanted = [row for row in table if path in ("all", row["path"])]
+  assert 0 < len(wanted) <= 120
+  assert [one["id"] for one in found] == [x["document_id"] for x in wanted]
+  assert [one["weight"] for one in found] == [x["weight"] for x in wanted]
+  pool = map(json.loads, (folder / "pool.jsonl").read_text().splitlines())
+  text_of = {one["id"]: one["text"] for one in pool}
+  assert all(one["text"] == text_of[one["id"]] for one in found)
+  assert f"{len(wanted)} documents" in capsys.readouterr().out
+
+
+def test_bad_questions_end_with_one_line(folder, tmp_path, capsys):
+  job = arguments(folder, "even", "method=uniform_sources")
+  output = f"--output={tmp_path}/x.jsonl.zst"
+  for given, words in (
+    (["recipes", str(folder / "even"), "nowhere"], ["nowhere", "recipe.json"]),
+    (["leaf", "7", *job, output], ["'7'", "Known: 0, 1, 2"]),
+    (["leaf", "1", *job, "--output=x.txt"], ["x.txt", ".jsonl.zst"]),
+    (
+      ["leaf", "1", *job, "--config.data.max_documents=50", output],
+      ["corpus is not that of", "wanted"],
+    ),
+    (
+      ["pool", *asked(folder, "data.target_files=", "data.targets=")],
+      ["wants a target"],
+    ),
+  ):
+    status = ask.main(given)
+    corpora.assert_one_line(status, 2, words, capsys)
