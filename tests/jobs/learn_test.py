@@ -1,9 +1,11 @@
 """The whole job on a tiny corpus: results, resuming, and what it refuses."""
 
 import collections
+import html
 import json
 import os
 import pathlib
+import shlex
 import shutil
 import signal
 import subprocess
@@ -622,6 +624,18 @@ def test_a_report_is_made_again_from_files_alone(finished, tmp_path):
   again = tmp_path / "again.html"
   assert report.main([str(finished), "--output", str(again)]) == 0
   assert again.read_text() == page
+
+
+def test_the_report_tells_a_command_that_exports(finished, corpus, tmp_path):
+  pytest.importorskip("plotly")
+  page = (finished / "report.html").read_text()
+  told = html.unescape(page.split("<code>")[1].partition("</code>")[0])
+  assert told.startswith("python -m cmtree_jax.main")
+  flags = shlex.split(told.replace("\\\n", " "))[3:]
+  flags[flags.index("runs/exported")] = str(tmp_path)
+  assert main.main([*flags, f"--config.cache_dir={corpus / 'cache'}"]) == 0
+  assert (tmp_path / "export/levanter.yaml").is_file()
+  assert "recipe on another corpus" in (tmp_path / "report.html").read_text()
 
 
 def test_overwrite_knows_every_file_of_a_run(finished):

@@ -213,6 +213,8 @@ def test_commands_give_what_differs_from_the_defaults(plain):
   assert f"--config.recipe.apply={plain}" in told
   assert "--config.data.source=plain" in told
   assert "--config.budget.epochs=0.5" in told
+  assert "--config.export.formats=jsonl,levanter" in told
+  assert "max_epochs" not in told
 
 
 def test_jobs_stand_side_by_side(plain, tmp_path):

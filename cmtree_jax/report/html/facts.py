@@ -150,6 +150,9 @@ def differences(several: Sequence[Results]) -> str:
 def commands(found: Results) -> str:
   """How to go on: to export, to apply, to read in Python, to make this page again."""
   folder, parts = str(found.folder), []
+  # Formats that mix leaves refuse weights of single documents.
+  leaves = found.is_schedule or found.recipe.get("nodes")
+  formats = "jsonl,levanter" if leaves else "jsonl"
   if found.handed or found.is_schedule:
     parts = [
       _command(
@@ -158,7 +161,7 @@ def commands(found: Results) -> str:
           found,
           "exported",
           *_given(found, "data", "budget"),
-          "export.formats=jsonl,levanter",
+          f"export.formats={formats}",
         ),
       ),
       _command(

@@ -56,6 +56,7 @@
   function draw(place) {
     const spec = specs[place.dataset.figure];
     if (!spec || !place.offsetWidth) return;
+    if (spec.narrow && place.offsetWidth < 600) place.style.height = `${spec.narrow}px`;
     const style = getComputedStyle(root);
     const data = themed(spec.data, style).map((trace) =>
       trace.type === "scattergl" && !webgl ? { ...trace, type: "scatter" } : trace,

@@ -161,12 +161,23 @@ def over_time(rows: Schedule) -> dict[str, Any]:
       for i, (leaf, share_G) in enumerate(zip(names, share_GL.T, strict=True))
     ],
     "layout": {
-      "xaxis": {"title": {"text": "training step"}, "range": [begins[0], end]},
+      "xaxis": {
+        "title": {"text": "training step", "standoff": 6},
+        "range": [begins[0], end],
+        "automargin": True,
+      },
       "yaxis": {"tickformat": ".0%", "range": [0, 1], "automargin": True},
-      "legend": {"orientation": "h", "y": -0.22, "yanchor": "top", "x": 0},
+      "legend": {
+        "orientation": "h",
+        "yref": "container",
+        "y": 0,
+        "yanchor": "bottom",
+        "x": 0,
+      },
       "hovermode": "x unified",
       "margin": {"l": 8, "r": 12, "t": 8, "b": 48},
     },
+    "narrow": 720,  # pixels of its height on a phone, where names need more room
   }
 
 
@@ -180,5 +191,5 @@ def told_over_time(method: str, rows: Schedule) -> str:
   stages, steps = rows[-1]["stage"] + 1, rows[-1]["end"]
   return (
     f"{method}: shares of the training tokens over {steps:,} steps, in {stages} "
-    "stages. Areas stand in the order of the legend, the first at the bottom."
+    "stages. Areas stand in the order of the legend, the first on top."
   )

@@ -155,9 +155,14 @@ def listed(found: Sequence[Look], name: str, above: str = "") -> str:
   inside = _entry(own, name)
   if below:
     inside += f"<ul>{''.join(listed(found, name, one) for one in below)}</ul>"
-  kind = "" if above else ' class="tree"'
   item = f"<li>{inside}</li>"
-  return item if above else f"<ul{kind}>{item}</ul>"
+  return item if above else f'{_LEGEND}<ul class="tree">{item}</ul>'
+
+
+_LEGEND = page.paragraph(
+  "Upper bar: share of the corpus. Lower bar: share of the training. Number: weight.",
+  "soft",
+)
 
 
 def _entry(one: Look, name: str) -> str:
