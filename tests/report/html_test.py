@@ -1,5 +1,7 @@
 """The report's page: what it tells is true, and nothing that others wrote is markup."""
 
+import base64
+import hashlib
 import html.parser
 import json
 import pathlib
@@ -77,6 +79,17 @@ def test_nothing_that_others_wrote_is_markup(hostile, plain):
   assert all(link.startswith("#") for link in tags[0].links)
   assert tags[0].scripts[1:] == tags[1].scripts[1:]
   assert len(tags[0].scripts) == 3  # figures, plotly, the page's own
+
+
+def test_a_browser_runs_nothing_else_and_asks_no_network(hostile):
+  built = report.build([results.load(hostile)])
+  (policy,) = re.findall('Content-Security-Policy" content="(.*?)"', built)
+  rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+  assert rules["default-src"] == "'none'" and "connect-src" not in rules
+  assert "unsafe-inline" not in rules["script-src"]
+  for script in (page.plotly(), page._file("page.js")):
+    digest = hashlib.sha256(script.encode()).digest()
+    assert base64.b64encode(digest).decode() in rules["script-src"]
 
 
 def test_nothing_is_hidden_or_turned(hostile):
@@ -252,6 +265,20 @@ def test_a_workdir_that_cannot_be_read_is_told(damage, words, tmp_path, capsys):
   assert status == (2 if words else 0)
   assert told.count("\n") == bool(words)
   assert all(word in told for word in words)
+
+
+@pytest.mark.parametrize("name", workdirs.FILES)
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
+def test_a_file_that_is_cut_off_is_told_in_a_line(
+  name, share, tmp_path, capsys
+):
+  folder = workdirs.make(tmp_path / "run")
+  whole = (folder / name).read_bytes()
+  (folder / name).write_bytes(whole[: int(share * len(whole))])
+  assert command.main([str(folder)]) == 2
+  told = capsys.readouterr().err
+  assert told.count("\n") == 1 and "damaged" in told
+  assert not (folder / report.FILE).exists()
 
 
 def test_a_job_without_results_is_told(tmp_path):

@@ -21,6 +21,10 @@ HOSTILE = (
   "日本語 العربية हिन्दी",  # as it is
   "<!-- <script> %{y} $\\alpha$ --text {0} \u2028 &amp;",
 )
+FILES = (
+  *("config.json", "documents.parquet", "recipe.json", "results.parquet"),
+  *("sample.parquet", "summary.json"),
+)
 PATHS = ("0.0", "0.1", "1.0", "1.1")
 WEIGHTS = (4.0, 0.5, 0.25, 0.75)
 _EPOCHS = 0.5

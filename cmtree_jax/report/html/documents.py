@@ -102,7 +102,12 @@ def load(folder: Path, *, epochs: float) -> Documents | None:
   if not path.is_file():
     return None
   most = max(
-    float(part["weight"].max()) for part in _parts(path) if len(part["weight"])
+    (
+      float(one["weight"].max())
+      for one in _parts(path, "weight")
+      if len(one["weight"])
+    ),
+    default=0.0,
   )
   edges = np.linspace(0, max(most * epochs, 1e-9), _BINS + 1)
   counts, flows, out = np.zeros(_BINS, np.int64), np.zeros(_BINS), 0
@@ -110,7 +115,7 @@ def load(folder: Path, *, epochs: float) -> Documents | None:
   shown = _sample(folder / SAMPLE_FILE)
   kept: list[Shown] = []
   begin = 0
-  for part in _parts(path):
+  for part in _parts(path, "weight", "value", "tokens"):
     weight_N, tokens_N = part["weight"], part["tokens"]
     kept_N = weight_N >= OUT
     looks_N, flow_N = weight_N * epochs, weight_N * tokens_N
@@ -126,28 +131,34 @@ def load(folder: Path, *, epochs: float) -> Documents | None:
   )
 
 
-def _parts(path: Path) -> Iterator[dict[str, Any]]:
-  """Row groups, so that a large corpus is never in memory whole."""
+def _parts(path: Path, *numbers: str) -> Iterator[dict[str, Any]]:
+  """Row groups, so that a large corpus is never in memory whole.
+
+  Args:
+    path: of the file.
+    numbers: columns; with several of them, ids and paths as well.
+  """
+  import pyarrow as pa
   import pyarrow.parquet as pq
 
+  texts = ("document_id", "path") if len(numbers) > 1 else ()
   file = pq.ParquetFile(path)
   for group in range(file.num_row_groups):
-    table = file.read_row_group(
-      group, columns=["document_id", "weight", "path", "value", "tokens"]
-    )
-    yield {
-      "id": table["document_id"],
-      "path": np.array(table["path"].fill_null("").to_pylist(), dtype=str),
-      **{
-        name: table[name].to_numpy() for name in ("weight", "value", "tokens")
-      },
-    }
+    table = file.read_row_group(group, columns=[*texts, *numbers])
+    part: dict[str, Any] = {name: table[name].to_numpy() for name in numbers}
+    if texts:
+      paths = pa.array(table["path"].fill_null("").combine_chunks())
+      coded = paths.dictionary_encode()
+      part["id"] = table["document_id"]
+      part["leaf"] = coded.indices.to_numpy()
+      part["paths"] = coded.dictionary.to_pylist()
+    yield part
 
 
 def _sums(
   part: Mapping[str, Any], flow_N: np.ndarray
 ) -> Iterator[tuple[str, Sums]]:
-  names, leaf_N = np.unique(part["path"], return_inverse=True)
+  names, leaf_N = part["paths"], part["leaf"]
   value_N = np.asarray(part["value"], np.float64)
   valued_N = np.isfinite(value_N)
   value_N = np.where(valued_N, value_N, 0.0)
@@ -159,7 +170,7 @@ def _sums(
     )
   ]
   for name, (documents, tokens, flow, valued, value, square) in zip(
-    names.tolist(), np.stack(columns, axis=1).tolist(), strict=True
+    names, np.stack(columns, axis=1).tolist(), strict=True
   ):
     yield (
       name,
@@ -199,7 +210,7 @@ def _placed(
       sample["y"][number],
       sample["near"][number],
       float(part["weight"][row]),
-      str(part["path"][row]),
+      part["paths"][part["leaf"][row]],
       float(part["value"][row]),
     )
 

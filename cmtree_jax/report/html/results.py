@@ -100,7 +100,7 @@ def load(folder: Path | str) -> Results:
     return _loaded(folder)
   except UserError:
     raise
-  except (KeyError, TypeError, ValueError) as error:
+  except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
     raise UserError(
       f"{folder}: its results cannot be read ({type(error).__name__}: {error}). They "
       "are damaged or of another version; run the job that made them again."
