@@ -127,17 +127,18 @@ def arguments(
 
 
 def estimated(
-  arguments: list[str], folder: pathlib.Path
+  arguments: list[str], folder: pathlib.Path, *, compares: bool = False
 ) -> dict[str, list[estimates.Part]]:
-  """What a main job with these arguments would be told that it takes, by name."""
+  """What a job with these arguments would be told that it takes, by name."""
   overrides, (config, *_) = config_arguments(arguments)
   loaded = load(config.removeprefix("--config="), overrides)
   found: dict[str, list[estimates.Part]] = {}
   with Reporter(quiet=True) as reporter:
     job = Job(loaded, folder, reporter, StopFlag())
-    data, plan = estimate.planned(job, compares=False)
+    data, plan = estimate.planned(job, compares=compares)
     learners = estimate.learners_of(job, data, plan)
-    for one in estimate.of_plan(job, data, plan, learners, judged=True):
+    parts = estimate.of_plan(job, data, plan, learners, judged=not compares)
+    for one in parts:
       found.setdefault(one.name, []).append(one)
   return found
 

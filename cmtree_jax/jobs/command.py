@@ -51,6 +51,8 @@ def command(
     workdir = workdirs.folder(flags.workdir)
     return job(resolved, workdir, overwrite=flags.overwrite)
 
+  if estimate is not None and flags.estimate and flags.distributed:
+    parser.error("--estimate is for one process; leave --distributed out")
   plan = Plan(flags.coordinator, flags.process_id, flags.num_processes)
   if not flags.distributed:
     if plan != Plan():

@@ -329,12 +329,11 @@ def _of_trainings(
   config = job.config
   settings, rows = build.plans(config).trial, config.batch.rows
   one = final.Training.make(job, data, cells.Folder(job.workdir / "cells"))
-  (place, *_) = plan.target_sets.values()
   scored = sum(
     one.eval_set_of(name, "validation", settings.max_tokens)
     .batches.document_BT[..., 0]
     .size
-    for name in final.trial_targets(place)
+    for name in final.trial_targets(plan.places)  # of one set they are fewer
   )
   if tried := _tried(plan, config, judged=judged):
     charges = (settings.steps * rows, GRADIENT), (scored, FORWARD)

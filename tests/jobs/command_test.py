@@ -47,3 +47,24 @@ def test_a_log_that_is_no_utf8_loses_signs_and_not_the_job(
     stream.flush()
   assert written["stdout"].getvalue() == b"to natural: ?0.05, ?????\n"
   assert written["stderr"].getvalue() == b"Error: ???\n"
+
+
+def test_an_estimate_takes_the_place_of_the_job(tmp_path, capsys):
+  """It gets the config alone, so it cannot touch the workdir."""
+  told = []
+  arguments = ["--config", "configs/smoke.py", "--workdir", str(tmp_path / "w")]
+  arguments += ["--estimate", "--config.seed=7"]
+
+  def job(*args, **kwargs):
+    raise AssertionError("the job was started")
+
+  def estimate(config):
+    told.append(config.seed)
+    return 0
+
+  assert command("test", "A test.", job, arguments, estimate=estimate) == 0
+  assert told == [7]
+  assert not (tmp_path / "w").exists()
+  with pytest.raises(SystemExit):
+    command("test", "", job, [*arguments, "--distributed"], estimate=estimate)
+  assert "one process" in capsys.readouterr().err

@@ -94,6 +94,24 @@ def test_there_is_a_row_for_every_training_and_scored_split(finished):
     assert len(row["config_digest"]) >= 16 <= len(row["corpus_digest"])
 
 
+def test_what_it_takes_is_told_before(finished, corpus, tmp_path):
+  told = corpora.estimated(
+    _arguments(corpus, tmp_path), tmp_path, compares=True
+  )
+  assert set(told) == {"trials", "final"}  # its searches are for nothing
+
+  def charged(kind, name):
+    files = (finished / "cells" / kind).glob("*.json")
+    return [json.loads(one.read_text())[name] for one in files]
+
+  finals = charged("final", "final_flops")
+  assert sum(one.times for one in told["final"]) == len(finals)
+  total = sum(one.total for one in told["final"])
+  assert total == pytest.approx(sum(finals), rel=1e-9)
+  (trials,), took = told["trials"], sum(charged("trial", "flops"))
+  assert 0.6 * trials.total <= took <= trials.total
+
+
 def test_every_method_is_trained_at_its_own_best_concentration(finished):
   folder = cells.Folder(finished / "cells")
   rows = _rows(finished)
