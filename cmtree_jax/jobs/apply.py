@@ -1,12 +1,11 @@
 """A recipe on a corpus: every document's weight and leaf, and files for trainers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cmtree_jax import config as configs
 from cmtree_jax import embed, processes
 from cmtree_jax.budget import Budget
 from cmtree_jax.data import store
@@ -14,6 +13,7 @@ from cmtree_jax.data.build import prepare
 from cmtree_jax.embed import of_proxy
 from cmtree_jax.jobs import build, reported
 from cmtree_jax.jobs import job as jobs
+from cmtree_jax.jobs import workdir as workdirs
 from cmtree_jax.jobs.job import Job, Show
 from cmtree_jax.methods.base import DocumentWeights
 from cmtree_jax.recipe import assign, export, recap
@@ -94,6 +94,7 @@ def hand_over(
   value_N: np.ndarray,
   *,
   learned_for: Budget,
+  save: Callable[[], list[Path]] = list,
 ) -> list[Path]:
   """Writes documents.parquet and the exports that the config asks for.
 
@@ -106,6 +107,7 @@ def hand_over(
     data: the corpus.
     value_N: measured values of the documents; NaN where never measured.
     learned_for: the budget of the job that made the recipe.
+    save: writes the recipe, before exports that may find no room.
   """
   config, workdir = job.config, job.workdir
   assigned = assign.assign(
@@ -120,12 +122,12 @@ def hand_over(
   budget = build.budget(config, data)
   capped = assign.join(assigned, documents, max_weight=budget.max_weight)
   tell_cap(capped, job)
-  files = [documents]
+  files = [documents, *save()]
   if config.export.formats:
     names = describe.leaf_names(weights, nodes)
     corpus = assign.corpus(assigned, data, names, job.workers)
     facts = {
-      "config_digest": configs.digest(config),
+      "config_digest": workdirs.digest_of_results(config),
       "corpus_digest": data.digest,
       "recipe_digest": assign.digest(assigned),
       "learned_for": learned_for.to_json(),

@@ -359,11 +359,19 @@ def write(
   found = standings(found_rows, seeds=one.plan.seeds)
   store.write_atomically(workdir / TABLE_FILE, above + tables.markdown(found))
   files = [workdir / RESULTS_FILE, workdir / TABLE_FILE]
+  files += one.job.described(
+    FIGURE_FILE, lambda: _drawn(one, found, workdir / FIGURE_FILE), []
+  )
+  return found, files
+
+
+def _drawn(one: Comparison, found: list[Standing], path: Path) -> list[Path]:
+  """The figure, where what draws it is installed."""
   try:
-    figures.draw(found, workdir / FIGURE_FILE)
-    files.append(workdir / FIGURE_FILE)
+    figures.draw(found, path)
   except ImportError:
     one.job.reporter.say(
       f"No {FIGURE_FILE}: it needs matplotlib, pip install cmtree_jax[report]."
     )
-  return found, files
+    return []
+  return [path]

@@ -44,6 +44,26 @@ class Job(NamedTuple):
     plan = workers.Plan(**self.config.workers)
     return workers.Workers(plan, self.stop.check, self.reporter.advance)
 
+  def described(
+    self, what: str, make: Callable[[], Any], otherwise: Any
+  ) -> Any:
+    """What only describes results, which are not lost where it cannot be made.
+
+    Args:
+      what: as a person calls it.
+      make: the description.
+      otherwise: stands for it.
+    """
+    try:
+      return make()
+    except Interrupted:
+      raise
+    except Exception as error:  # whatever it is
+      self.reporter.say(
+        f"No {what}: {type(error).__name__}: {error}. All else is as it would be."
+      )
+      return otherwise
+
   @contextlib.contextmanager
   def session(self, stage: str, seed: int) -> Iterator[fleet.Session]:
     """A loop's seed, checkpoints and progress.

@@ -97,6 +97,7 @@ def _written(
   store.write_atomically(workdir / COMPARISON_FILE, store.to_json(beside))
   made = learned.of(comparison, guarded.handed)
   files.append(workdir / COMPARISON_FILE)
+  told = _told(comparison, guarded) | {"comparison": beside}
   files += apply.hand_over(
     made.weights,
     made.description.nodes,
@@ -104,20 +105,8 @@ def _written(
     data,
     made.value_N,
     learned_for=build.budget(config, data),
+    save=lambda: _saved(comparison, guarded, made, told),
   )
-  told = _told(comparison, guarded)
-  if isinstance(made.weights, DocumentWeights):
-    chosen_from, written = selected.write(comparison, guarded.handed)
-    told["selection"] = chosen_from.to_json()
-    files += written
-  recipe = {
-    **learned.facts(config, data),
-    "method": guarded.handed.method,
-    **made.to_json(guarded.cost),
-    **told,
-    "comparison": beside,
-  }
-  files += recipes.save(workdir, recipe, learned=data.folder)
   (target_set,) = comparison.plan.target_sets
   own = comparison.plan.search(config.method, target_set, 0)
   # Also where the guard hands over another recipe.
@@ -126,7 +115,7 @@ def _written(
     **learned.summary(comparison, made, begin),
     "handed_over": told.pop("guard")["handed_over"],
     "why": guarded.why,
-    **told,
+    **{name: one for name, one in told.items() if name != "comparison"},
   }
   store.write_atomically(workdir / learned.SUMMARY_FILE, store.to_json(summary))
   files.append(workdir / learned.SUMMARY_FILE)
@@ -140,6 +129,26 @@ def _written(
     tables.show_files(files)
 
   return show
+
+
+def _saved(
+  comparison: compare.Comparison,
+  guarded: guard.Guarded,
+  made: learned.Learned,
+  told: dict[str, Any],
+) -> list[Path]:
+  """Writes the recipe and what it keeps of single documents, which `told` gets too."""
+  job, data, files = comparison.job, comparison.data, []
+  if isinstance(made.weights, DocumentWeights):
+    chosen_from, files = selected.write(comparison, guarded.handed)
+    told["selection"] = chosen_from.to_json()
+  recipe = {
+    **learned.facts(job.config, data),
+    "method": guarded.handed.method,
+    **made.to_json(guarded.cost),
+    **told,
+  }
+  return [*files, *recipes.save(job.workdir, recipe, learned=data.folder)]
 
 
 def _judged(

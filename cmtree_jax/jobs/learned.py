@@ -71,12 +71,34 @@ def of(comparison: compare.Comparison, one: Tried) -> Learned:
   weights = shown = comparison.training.versions.recipe(cell, one.version)
   if isinstance(weights, DocumentWeights):
     shown = DocumentWeights(np.asarray(weights.log_w_N)[rows])
+  description, told = comparison.job.described(
+    "description of the recipe",
+    lambda: _described(data, shown, rows, found),
+    (describe.Description(()), ()),
+  )
+  return Learned(found, weights, description, folder.value_N(cell), told)
+
+
+def _described(
+  data: prepare.Prepared,
+  weights: partitions.Partition | DocumentWeights,
+  rows: np.ndarray,
+  found: cells.Found,
+) -> tuple[describe.Description, tuple[dict[str, Any], ...]]:
+  """A recipe as a sample of documents shows it, and what its levels separate.
+
+  Args:
+    data: the corpus.
+    weights: of leaves, or of the documents of the sample.
+    rows: of the sample.
+    found: of the search.
+  """
   texts = data.documents.rows(rows, "id", "text")
   embedding_NE = np.asarray(data.pool.embedding_NE[rows])
   mass_N = data.pool.tokens.mass_N[rows]
   mass_N = mass_N / mass_N.sum()
   description = describe.describe(
-    shown, embedding_NE, mass_N, texts["text"], texts["id"]
+    weights, embedding_NE, mass_N, texts["text"], texts["id"]
   )
   if isinstance(weights, partitions.TreePartition):
     levels = angles.view_shares(
@@ -87,7 +109,7 @@ def of(comparison: compare.Comparison, one: Tried) -> Learned:
   told: list[dict[str, Any]] = []
   if hidden.has_factor(data) and not isinstance(weights, DocumentWeights):
     told = hidden.separations(weights, data, rows)
-  return Learned(found, weights, description, folder.value_N(cell), tuple(told))
+  return description, tuple(told)
 
 
 def facts(config: Any, data: prepare.Prepared) -> dict[str, Any]:
@@ -123,7 +145,9 @@ def summary(
   return {
     "wall_seconds": round(time.monotonic() - begin, 1),
     "peak_rss_bytes": workdirs.peak_rss_bytes(),
-    "nmi_source": _nmi(comparison, one),
+    "nmi_source": comparison.job.described(
+      "information on the sources", lambda: _nmi(comparison, one), {}
+    ),
     "config_digest": configs.digest(config),
     "corpus_digest": data.digest,
     "git_commit": workdirs.git_commit(),

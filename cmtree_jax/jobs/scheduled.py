@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from cmtree_jax import budget as budgets
-from cmtree_jax import config as configs
 from cmtree_jax import processes
 from cmtree_jax.budget import Budget
 from cmtree_jax.data import store
@@ -16,6 +15,7 @@ from cmtree_jax.data.build import prepare
 from cmtree_jax.embed import of_proxy
 from cmtree_jax.jobs import apply, build, reported
 from cmtree_jax.jobs import job as jobs
+from cmtree_jax.jobs import workdir as workdirs
 from cmtree_jax.jobs.job import Job, Show
 from cmtree_jax.recipe import assign, export
 from cmtree_jax.recipe import schedule as schedules
@@ -90,7 +90,7 @@ def hand_over(
   if config.export.formats:
     within = build.export_budget(config, data)
     facts = {
-      "config_digest": configs.digest(config),
+      "config_digest": workdirs.digest_of_results(config),
       "corpus_digest": data.digest,
       "recipe_digest": assign.digest([x for one in assigned for x in one]),
       "learned_for": learned_for.to_json(),

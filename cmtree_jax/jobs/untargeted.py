@@ -4,6 +4,7 @@ Nothing can be tried, judged or trained for a target that is not there, so what 
 search finds is handed over as it is: for deduplication, balancing and pruning.
 """
 
+from pathlib import Path
 from typing import Any
 
 from cmtree_jax import processes
@@ -51,6 +52,18 @@ def _written(
   job, data = comparison.job, comparison.data
   config, workdir = job.config, job.workdir
   made = learned.of(comparison, tried)
+  found: list[selection.Selection] = []
+
+  def save() -> list[Path]:
+    chosen_from, written = selected.write(comparison, tried)
+    found.append(chosen_from)
+    recipe = {
+      **learned.facts(config, data),
+      **made.to_json(Cost()),
+      "selection": chosen_from.to_json(),
+    }
+    return [*written, *recipes.save(workdir, recipe, learned=data.folder)]
+
   files = apply.hand_over(
     made.weights,
     made.description.nodes,
@@ -58,26 +71,19 @@ def _written(
     data,
     made.value_N,
     learned_for=build.budget(config, data),
+    save=save,
   )
-  found, written = selected.write(comparison, tried)
-  recipe = {
-    **learned.facts(config, data),
-    **made.to_json(Cost()),
-    "selection": found.to_json(),
-  }
-  files += written
-  files += recipes.save(workdir, recipe, learned=data.folder)
   summary = {
     **learned.summary(comparison, made, begin),
     "why": _told(config),
-    "selection": found.to_json(),
+    "selection": found[0].to_json(),
   }
   store.write_atomically(workdir / learned.SUMMARY_FILE, store.to_json(summary))
   files.append(workdir / learned.SUMMARY_FILE)
   files += reported.write(job, data)
 
   def show():
-    selection.show(found)
+    selection.show(found[0])
     tables.show_files(files)
 
   return show

@@ -39,8 +39,11 @@ WRITTEN = (
   *(*prepare.LEARNED_FILES, CORPUS_FILE, FINISHED_FILE),
 )
 
-# Fields of the config that say where a host keeps things, and change no result.
+# Fields of the config that say where a host keeps things: processes of one job may
+# differ in them.
 OF_HOST = ("cache_dir",)
+# These and blocks that change no result: a run goes on under others.
+FREE = (*OF_HOST, "data.max_skipped", "data.strict", "export", "workers")
 
 # How a folder of results is chosen, and what a refusal advises at the end.
 WORKDIR = "--workdir"
@@ -132,6 +135,15 @@ def digest(config: Any) -> str:
   same = config.copy_and_resolve_references().unlock()
   for name in OF_HOST:
     del same[name]
+  return configs.digest(same)
+
+
+def digest_of_results(config: Any) -> str:
+  """A hash of the fields of the config that change results."""
+  same = config.copy_and_resolve_references().unlock()
+  for name in FREE:
+    block, _, field = name.rpartition(".")
+    del (same[block] if block else same)[field]
   return configs.digest(same)
 
 
@@ -322,7 +334,7 @@ def _require_same(workdir: Path, config: Any, chosen_by: str) -> None:
   changed = [
     f"{name} was {_short(a)}, now {_short(b)}"
     for name, a, b in differences(old, new)
-    if name not in OF_HOST
+    if not any(f"{name}.".startswith(f"{one}.") for one in FREE)
   ]
   if changed:
     raise UserError(

@@ -81,10 +81,10 @@ def show_recipe(
     summary: what summary.json holds.
   """
   console = screen.console()
-  if description.favored is None:
-    console.print(tree(description.nodes))
-  else:
+  if description.favored is not None:
     console.print(documents(description.favored, one.effective_sample_size))
+  elif description.nodes:  # none, if the recipe could not be described
+    console.print(tree(description.nodes))
   for line in level_lines(description.levels):
     console.print(line)
   for line in growth_lines(description.growth):

@@ -17,8 +17,9 @@ import pytest
 from cmtree_jax import budget, main
 from cmtree_jax.jobs import workdir as workdirs
 from cmtree_jax.jobs.job import INTERRUPTED
-from cmtree_jax.recipe import recipe
+from cmtree_jax.recipe import export, recipe
 from cmtree_jax.report import __main__ as report
+from cmtree_jax.report import describe, figures
 from cmtree_jax.types import UserError
 from tests import corpora
 
@@ -601,6 +602,37 @@ def test_a_recipe_that_is_read_is_not_overwritten(
   words = [setting.partition("=")[0], "would remove", "--workdir"]
   corpora.assert_one_line(status, 2, words, capsys)
   assert (finished / "recipe.json").exists()
+
+
+def test_a_job_that_ended_is_exported_and_keeps_what_it_cannot_describe(
+  finished, corpus, tmp_path, monkeypatch, capsys
+):
+  """The recipe is there before exports find no room, and whatever is only told."""
+
+  def fail(*_):
+    raise ZeroDivisionError("a flaw")
+
+  run = tmp_path / "run"
+  shutil.copytree(finished, run)
+  (run / "recipe.json").unlink()
+  monkeypatch.setattr(describe, "describe", fail)
+  monkeypatch.setattr(figures, "draw", fail)
+  monkeypatch.setattr(export, "write", fail)
+  settings = ["export.formats=levanter", "data.strict=true"]
+  with pytest.raises(ZeroDivisionError):
+    main.main(_arguments(corpus, run, *settings))
+  told = capsys.readouterr().err
+  for what in ("description of the recipe", "comparison.svg"):
+    assert f"No {what}: ZeroDivisionError: a flaw." in told
+  monkeypatch.undo()
+  one, other = (recipe.load(folder) for folder in (run, finished))
+  assert one.data["nodes"] == [] != other.data["nodes"]
+  assert one.data["partition"] == other.data["partition"]
+  name = "documents.parquet"
+  assert (run / name).read_bytes() == (finished / name).read_bytes()
+  monkeypatch.setattr(describe, "describe", fail)
+  assert main.main(_arguments(corpus, run, *settings)) == 0
+  assert export.verify(run / "export") == []
 
 
 def test_a_run_does_not_go_on_with_another_corpus(finished, corpus, capsys):

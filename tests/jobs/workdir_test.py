@@ -65,6 +65,28 @@ def test_a_host_may_keep_its_cache_elsewhere(run):
 
 
 @pytest.mark.parametrize(
+  ("setting", "is_same"),
+  [
+    ("export.formats=parquet", True),
+    ("export.tokens=9", True),
+    ("workers.name=beam", True),
+    ("data.strict=true", True),
+    ("data.max_skipped=9", True),
+    ("data.max_documents=9", False),
+    ("final.seeds=9", False),
+  ],
+)
+def test_a_run_goes_on_under_what_changes_no_result(run, setting, is_same):
+  before = workdirs.digest_of_results(_config())
+  assert (workdirs.digest_of_results(_config(setting)) == before) == is_same
+  if is_same:
+    _claim(run, setting)
+  else:
+    with pytest.raises(UserError, match=f"{setting.partition('=')[0]} was"):
+      _claim(run, setting)
+
+
+@pytest.mark.parametrize(
   ("setting", "chosen_by"),
   [
     ((), "--workdir"),
