@@ -1,6 +1,7 @@
 """Checkpoints: atomic, bit-exact, and saved when the job is asked to stop."""
 
 import functools
+import hashlib
 import signal
 import threading
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import orbax.checkpoint as ocp
 
 from cmtree_jax import processes, sharding
 from cmtree_jax.data import store
-from cmtree_jax.types import Interrupted
+from cmtree_jax.types import Interrupted, UserError
 
 # Orbax numbers the saves of a process, not those of a manager: two at a time take each
 # other's temporary folders for ready.
@@ -78,9 +79,17 @@ class Checkpointer:
       self._manager.wait_until_finished()
       if processes.is_first():
         store.settle(self._folder / str(step))
+        store.write_atomically(self._sum_file(step), _sum(state))
+        for file in self._folder.glob(f"*{_SUM}"):
+          if not file.with_suffix("").exists():  # one that orbax keeps no more
+            file.unlink()
 
   def restore(self, like: Any) -> Any | None:
-    """The last state saved, with the structure of `like`; None if there is none."""
+    """The last state saved, with the structure of `like`; None if there is none.
+
+    Raises:
+      UserError: it is not what was saved.
+    """
     # As one, or a process would find what another has begun to make.
     if not processes.any_of(processes.is_first() and self._folder.exists()):
       return None
@@ -88,12 +97,42 @@ class Checkpointer:
     if step is None:
       return None
     like = jax.tree.map(_kept, like)
-    return self._manager.restore(step, args=ocp.args.StandardRestore(like))
+    try:
+      found = self._manager.restore(step, args=ocp.args.StandardRestore(like))
+    except Exception as error:  # what damaged files raise has no end
+      raise self._damaged(step, repr(error)) from error
+    # Bits of an array that changed on the disk raise nothing.
+    file = self._sum_file(step)
+    if file.exists() and file.read_bytes() != _sum(found).encode():
+      raise self._damaged(step, "other numbers")
+    return found
+
+  def _sum_file(self, step: int) -> Path:
+    return self._folder / f"{step}{_SUM}"
+
+  def _damaged(self, step: int, came: str) -> UserError:
+    came = " ".join(came.split())[:200]
+    return UserError(
+      f"{self._folder / str(step)}: wanted the state that was saved there, came "
+      f"{came}. Delete {self._folder}, and what it is of is done again."
+    )
 
   def close(self) -> None:
     """Ends the background threads, if any."""
     if "_manager" in vars(self):
       self._manager.close()
+
+
+_SUM = ".sum"  # ends the name of a file with the digest of a step's arrays
+
+
+def _sum(state: Any) -> str:
+  """A hash of the arrays of the host; no process has all of the others."""
+  found = hashlib.blake2b(digest_size=16)
+  for x in jax.tree.leaves(state):
+    if not sharding.spans_processes(x):
+      found.update(np.ascontiguousarray(x).reshape(-1).view(np.uint8))
+  return found.hexdigest()
 
 
 def _make_array(path: Path, shape: tuple[int, ...]) -> None:
