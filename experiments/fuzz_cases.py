@@ -5,6 +5,7 @@ at random, given to what reads it. A case ends with what was right, raises `User
 for what is refused, or `Lost`.
 """
 
+import contextlib
 import gzip
 import itertools
 import json
@@ -23,6 +24,7 @@ from cmtree_jax.data.read import sources, targets, tfds_builder
 from cmtree_jax.data.read.fields import Rules
 from cmtree_jax.data.store import SPLITS
 from cmtree_jax.jobs import build, cells, plan, workdir
+from cmtree_jax.loops.checkpoint import Checkpointer
 from cmtree_jax.proxy.ledger import Cost
 from cmtree_jax.recipe import partition as partitions
 from cmtree_jax.recipe import policies, recipe, schedule
@@ -392,6 +394,30 @@ def _held(folder: Path) -> Iterator[tuple[str, Any]]:
   yield "policy", policies.load(folder)["w"].tolist()
 
 
+# --- checkpoints
+
+
+_STATE = {"a": np.linspace(0, 1, 99, dtype=np.float32), "b": np.arange(9)}
+
+
+def _make_checkpoint(folder: Path) -> None:
+  with contextlib.closing(Checkpointer(folder)) as one:
+    one.save(3, _STATE)
+
+
+def _read_checkpoint(sound: Path, place: Path, rng: random.Random) -> str:
+  folder = shutil.copytree(sound, place / "run")
+  file = _damage_one(folder, rng)
+  like = {name: np.zeros_like(x) for name, x in _STATE.items()}
+  with contextlib.closing(Checkpointer(folder)) as one:
+    found = one.restore(like)
+  if found is None:  # what looks unfinished is done again
+    return RIGHT
+  if any(not np.array_equal(found[name], x) for name, x in _STATE.items()):
+    raise Lost(f"another state with another {file.name}")
+  return RIGHT
+
+
 # --- overrides
 
 
@@ -447,5 +473,6 @@ AREAS = {
   "targets": Area(_make_targets, _read_targets, 4),
   "recipes": Area(_make_recipe, _read_recipe, 3),
   "workdirs": Area(_make_workdir, _read_workdir, 3),
+  "checkpoints": Area(_make_checkpoint, _read_checkpoint, 2),
   "overrides": Area(_make_nothing, _override, 1),
 }

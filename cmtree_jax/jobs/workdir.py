@@ -210,7 +210,8 @@ def is_finished(workdir: Path) -> bool:
 def _read_digest(file: Path) -> str | None:
   """What the file of the corpus says, if it is there; damage is another corpus."""
   try:
-    return file.read_bytes().decode(errors="replace").strip()
+    words = file.read_bytes().decode(errors="replace").split()
+    return " ".join(words)[:_SHOWN]
   except FileNotFoundError:
     return None
 

@@ -45,13 +45,16 @@ def test_a_run_goes_on_with_its_own_config(run):
   assert json.loads((run / "config.json").read_text())["seed"] == 0
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff\x00", b"0123\n"])
+@pytest.mark.parametrize(
+  "content", [b"", b"\xff\x00", b"0123\n", b"digest\nx", b"x" * 9999]
+)
 def test_a_digest_that_is_damaged_is_another_corpus(tmp_path, content):
   workdirs.claim_corpus(tmp_path, "digest")
   workdirs.claim_corpus(tmp_path, "digest")
   (tmp_path / workdirs.CORPUS_FILE).write_bytes(content)
-  with pytest.raises(UserError, match="a run on another corpus"):
+  with pytest.raises(UserError, match="a run on another corpus") as error:
     workdirs.claim_corpus(tmp_path, "digest")
+  assert "\n" not in str(error.value) and len(str(error.value)) < 400
 
 
 def test_a_host_may_keep_its_cache_elsewhere(run):
