@@ -112,7 +112,13 @@ def _build(place, parts, rules, workers) -> None:
     PartItem(_report_file(place, number), part, rules)
     for number, part in enumerate(parts)
   ]
-  workers.run(read_part, items, text="reading", is_whole=_is_whole)
+  workers.run(
+    read_part,
+    items,
+    text="reading",
+    is_whole=_is_whole,
+    name_of=lambda item: item.part.path,
+  )
   reports = _reports(place, len(parts))
   paths, counts = _shards(place, reports)
   if not paths:

@@ -65,6 +65,7 @@ class Workers(NamedTuple):
     *,
     text: str = "",
     is_whole: Callable[[Any], bool] | None = None,
+    name_of: Callable[[Any], str] = lambda item: item.done.name,
   ) -> None:
     """Calls `function(item)` for every item whose file is not there yet.
 
@@ -74,9 +75,10 @@ class Workers(NamedTuple):
       text: what is being done, for the progress bar.
       is_whole: whether a finished item still is what was written; if not, or if
         this raises, it is done again. By default it is taken for whole.
+      name_of: what a person is told of items on which a process ended.
     Raises:
       UserError: the first one, in the order of the items, that a function raised.
-      Fault: a worker process was killed.
+      Fault: a worker process was killed, or was ended by what it worked on.
     """
     if self.plan.name not in WORKERS:
       raise UserError(
@@ -86,11 +88,17 @@ class Workers(NamedTuple):
     if is_whole:
       _drop_damaged(items, is_whole)
     pending = [item for item in items if not item.done.exists()]
+    for item in items:
+      if item.done.exists():  # its process ended right after it
+        _begun_file(item).unlink(missing_ok=True)
     _mistakes(pending)  # removes those of an earlier run
     if pending:
       self.advance(0.0, text)
       try:
         WORKERS[self.plan.name](_Guarded(function), pending, self)
+      except process.BrokenProcessPool as error:
+        self.check()  # a signal to the whole group stops the workers at once
+        raise Fault(_ended(pending, name_of)) from error
       except OSError as error:  # not even its message could be written
         folder = pending[0].done.parent
         raise UserError(store.unwritable(folder, error)) from error
@@ -118,6 +126,8 @@ class _Guarded(NamedTuple):
   function: Function
 
   def __call__(self, item: Item) -> None:
+    # What a process that ends can tell no more: what it worked on.
+    _begun_file(item).touch()
     try:
       self.function(item)
     except UserError as error:
@@ -125,6 +135,8 @@ class _Guarded(NamedTuple):
     except OSError as error:
       message = store.unwritable(item.done.parent, error)
       store.write_atomically(_error_file(item), message)
+    finally:
+      _begun_file(item).unlink(missing_ok=True)
 
 
 def _mistakes(items: Sequence[Item]) -> list[str]:
@@ -141,8 +153,34 @@ def _error_file(item: Item) -> Path:
   return item.done.with_name(f"{item.done.name}.error")
 
 
+def _begun_file(item: Item) -> Path:
+  return item.done.with_name(f"{item.done.name}.begun")
+
+
+def _ended(items: Sequence[Item], name_of: Callable[[Any], str]) -> str:
+  """What to tell of a process that ended: its items, and those of its neighbors."""
+  begun = [item for item in items if _begun_file(item).exists()]
+  names = " or ".join(map(name_of, begun[:_TOLD]))
+  more = " or others" * (len(begun) > _TOLD)
+  return (
+    f"A worker process was killed while it was at work on {names}{more}, "
+    "probably for lack of memory; run the same command again to go on, with "
+    "config.data.shard_documents lower. If it ends there again, that file may be "
+    "damaged so that its reader breaks: leave it out, or make it again."
+  )
+
+
+_TOLD = 5  # items
+
+
 def _on_cores(function: Function, items: Sequence[Any], workers: Workers):
-  """Here, as long as that takes less time than starting processes."""
+  """Here, as long as that takes less time than starting processes.
+
+  What an earlier job ended on is done in processes: should one end again, this one is
+  there to tell of it.
+  """
+  if any(_begun_file(item).exists() for item in items):
+    return _on_all_cores(function, items, workers)
   for number, item in enumerate(items, 1):
     begin = time.monotonic()
     function(item)
@@ -163,12 +201,6 @@ def _on_all_cores(function, items, workers) -> None:
       for one in futures.as_completed(submitted):
         one.result()
         workers.check()
-    except process.BrokenProcessPool as error:
-      workers.check()  # a signal to the whole group stops the workers at once
-      raise Fault(
-        "A worker process was killed, probably for lack of memory; run the "
-        "same command again to go on, with config.data.shard_documents lower."
-      ) from error
     finally:
       pool.shutdown(cancel_futures=True)
 

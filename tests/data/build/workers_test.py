@@ -129,6 +129,47 @@ def test_workers_that_a_signal_ended_are_no_fault(tmp_path, monkeypatch, asked):
   assert items[0].done.exists() and not items[1].done.exists()
 
 
+def _abort_on_the_second(item: _Item) -> None:
+  """As Arrow does with some damaged files."""
+  if item.done.name == "1":
+    os.abort()
+  item.done.touch()
+
+
+def begin(folder: str) -> None:
+  """What the process of the next test does."""
+  items = [_Item(pathlib.Path(folder, str(number))) for number in range(3)]
+  workers.Workers().run(_abort_on_the_second, items)
+
+
+def test_what_ends_a_process_is_named_when_it_ends_another(tmp_path):
+  code = f"from tests.data.build import workers_test as t; t.begin({str(tmp_path)!r})"
+  done = subprocess.run(
+    [sys.executable, "-c", code],
+    cwd=ROOT,
+    env={**os.environ, "PYTHONPATH": str(ROOT)},
+    capture_output=True,
+  )
+  assert done.returncode == -signal.SIGABRT
+  items = [_Item(tmp_path / str(number)) for number in range(3)]
+  for _ in range(2):
+    with pytest.raises(
+      Fault, match=r"at work on (file 1|.* or file 1|file 1 or)"
+    ):
+      workers.Workers().run(
+        _abort_on_the_second,
+        items,
+        name_of=lambda item: f"file {item.done.name}",
+      )
+  # Whoever comes after it is cured finds nothing of it.
+  workers.Workers().run(_finish, items)
+  assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "2"]
+
+
+def _finish(item: _Item) -> None:
+  item.done.touch()
+
+
 def _hold_in_a_worker(item: _Item) -> None:
   if not multiprocessing.parent_process():
     item.done.touch()
