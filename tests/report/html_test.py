@@ -9,6 +9,8 @@ import re
 import sys
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from cmtree_jax.report import __main__ as command
@@ -175,6 +177,17 @@ def test_what_splits_bought_adds_up_to_what_the_mixture_bought(plain):
   bought = values.splits(found)
   assert [one.path for one in bought] == ["", "0", "1"]
   assert sum(one.gain for one in bought) == pytest.approx(whole, rel=0.1)
+
+
+def test_seeds_that_natural_alone_has_are_not_compared(tmp_path):
+  folder = workdirs.make(tmp_path / "run")
+  table = pq.read_table(folder / "results.parquet").to_pylist()
+  more = [{**one, "seed": 2} for one in table if one["method"] == "natural"]
+  rows = pa.Table.from_pylist([*table, *more])
+  pq.write_table(rows, folder / "results.parquet")
+  best, *_ = results.load(folder).standings
+  assert (best.method, best.seeds) == ("cmtree", 2)
+  assert best.to_natural.mean == pytest.approx(-0.5)
 
 
 def test_a_histogram_has_every_document_once(plain):

@@ -82,7 +82,7 @@ def make(
   settings = {
     "method": "cmtree",
     "data": {"source": [name(0)], "targets": [name(1)]},
-    "budget": {"epochs": _EPOCHS},
+    "budget": {"epochs": _EPOCHS, "max_epochs": 4.0},
     "other": {name(2): name(3)},
   }
   _write(folder, "config.json", settings)

@@ -5,13 +5,11 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from cmtree_jax.report.describe import Node
-from cmtree_jax.report.html import escape
 from cmtree_jax.report.html.documents import Shown, Sums
 from cmtree_jax.report.html.results import Results
 
 _NODES = 500  # of a page
 _DOCUMENTS = 500  # in all nodes of a page together
-_BYTES = 200_000  # of these documents
 _MOST = 5  # of one node
 
 
@@ -41,27 +39,13 @@ def looks(found: Results, *, share: float = 1.0) -> list[Look]:
     if found.documents is not None:
       sums = _inside(node.path, found.documents.leaves)
     made.append(Look(node, sums, _typical(node.path, leaves, most)))
-  return _fitting(made, _BYTES * share)
+  return made
 
 
 def _largest(nodes: Sequence[Node], most: int) -> list[Node]:
   """Some nodes in their order; no child has more than its parent, nor comes first."""
   order = sorted(range(len(nodes)), key=lambda i: -nodes[i].mixture)[:most]
   return [nodes[i] for i in sorted(order)]
-
-
-def _fitting(made: Sequence[Look], room: float) -> list[Look]:
-  """The same with texts cut off alike, where all would be too long for a page."""
-  size = sum(
-    len(escape.text(one.text).encode()) for look in made for one in look.typical
-  )
-  if size <= room:
-    return list(made)
-
-  def cut(one: Shown) -> Shown:
-    return one._replace(text=one.text[: int(len(one.text) * room / size)])
-
-  return [look._replace(typical=tuple(map(cut, look.typical))) for look in made]
 
 
 def _nodes(found: Results) -> list[Node]:
