@@ -314,4 +314,4 @@ def test_a_notebook_shows_recipes_and_results(hostile, plain):
     for one in (shown, told):
       assert "<script" not in one and "<img" not in one and "\x1b" not in one
       assert one.count("<div") == one.count("</div>")
-    assert shown.count("<tbody") == 1 and told.count("data-node") == 7
+    assert shown.count("<tbody") == 3 and told.count("data-node") == 7

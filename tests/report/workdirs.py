@@ -112,7 +112,7 @@ def _results(folder, names) -> None:
     {
       "method": method,
       "target_set": names[0],
-      "target": names[0],
+      "target": target,
       "split": split,
       "seed": seed,
       "search_seed": 0,
@@ -128,6 +128,7 @@ def _results(folder, names) -> None:
       "kept_share": 0.0,
     }
     for method, base in (("natural", 2.0), ("cmtree", 1.5), (names[-1], 1.8))
+    for target in (names[0], f"{names[6 % len(names)]}_2")
     for split in ("validation", "test")
     for seed in (0, 1)
   ]
