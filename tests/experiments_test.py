@@ -24,6 +24,7 @@ from experiments import (
   bench_gradients,
   budget,
   claims,
+  cold_cache,
   concentration,
   gradient_over_similarity,
   guarded,
@@ -58,6 +59,18 @@ def _run(corpus, workdir, name, *overrides, **parts) -> claims.Results:
   )
   assert command("test", "A test.", job, arguments) == 0
   return shown[0]
+
+
+@pytest.mark.slow
+def test_two_jobs_on_one_cold_cache_are_both_right(corpus, capsys):
+  settings = [
+    *corpora.TINY,
+    f"data.source=jsonl:{corpus / 'pool.jsonl'}",
+    f"data.target_files={corpus / 'arithmetic.jsonl'}",
+  ]
+  given = [f"--config.{one}" for one in settings]
+  assert cold_cache.main(["--times", "1", *given]) == 0
+  assert capsys.readouterr().out.endswith("1 of 1 right\n")
 
 
 @pytest.fixture(scope="module")

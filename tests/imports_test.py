@@ -35,7 +35,7 @@ ROOMS = (
     "recipe",
     "report",
   ),
-  *("config", "jobs", "main", "compare", "sweep", "ask"),
+  *("config", "jobs", "main", "compare", "sweep", "ask", "verify"),
 )
 # Arrows that run back up, and why.
 UPWARD = {

@@ -52,9 +52,19 @@ def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
   return folder
 
 
-def check(folder: Path) -> None:
+def folders(cache: Path) -> Iterator[Path]:
+  """All folders below one that were made and named."""
+  for file in sorted(cache.rglob(SEAL_FILE)):
+    if not any(x.startswith(".") for x in file.relative_to(cache).parts):
+      yield file.parent
+
+
+def check(folder: Path, *, whole: bool = False) -> None:
   """Refuses a folder whose files are not those that were written.
 
+  Args:
+    folder: that was made by `build_once`.
+    whole: hashes every file, however long that takes.
   Raises:
     UserError: naming the first file that is missing or not as it was.
   """
@@ -73,7 +83,7 @@ def check(folder: Path) -> None:
       came = "no file" if came is None else f"{came:,}"
       raise _damaged(folder, name, f"{size:,} bytes", came)
     left -= size
-    if left >= 0 and store.file_digest(path) != digest:
+    if (whole or left >= 0) and store.file_digest(path) != digest:
       raise _damaged(folder, name, "the bytes that were written", "others")
 
 

@@ -577,6 +577,23 @@ def test_a_bad_document_ends_with_one_line(
   corpora.assert_one_line(status, 2, words, capsys)
 
 
+@pytest.mark.parametrize(
+  ("folder", "formats", "words"),
+  [
+    ("a run", "parquet,megatron", ["Megatron-LM splits", "a run/export"]),
+    ("run{1}", "parquet", ["no trainer takes for a pattern", "run{1}/export"]),
+    ("run[1]", "", ["--workdir", "run[1]", "patterns of names"]),
+  ],
+)
+def test_a_folder_that_will_not_do_is_refused_before_any_work(
+  corpus, tmp_path, capsys, folder, formats, words
+):
+  settings = [f"export.formats={formats}"] if formats else []
+  status = main.main(_arguments(corpus, tmp_path / folder, *settings))
+  corpora.assert_one_line(status, 2, words, capsys)
+  assert not (tmp_path / folder).exists()
+
+
 def test_a_target_without_a_train_split_is_refused(corpus, tmp_path, capsys):
   target = tmp_path / "exam.jsonl"
   corpora.write(target, [{"text": "one", "split": "test"}])
