@@ -32,6 +32,7 @@ def _restored(folder):
 def test_the_last_state_comes_back_with_as_many_sums_as_states(tmp_path):
   _saved(tmp_path, range(4))
   found = _restored(tmp_path)
+  assert found is not None
   for name, x in STATE.items():
     np.testing.assert_array_equal(found[name], x + 3)
   assert sorted(path.name for path in tmp_path.iterdir()) == [
@@ -58,6 +59,7 @@ def test_a_damaged_state_is_refused_or_the_same(tmp_path):
       assert f"{folder}/3: wanted the state" in str(error)
       assert "\n" not in str(error)
     else:
+      assert found is not None
       for name, x in STATE.items():
         np.testing.assert_array_equal(found[name], x + 3)
   assert refused > 9
