@@ -119,12 +119,12 @@ def cards(found: Results) -> str:
   elif found.handed:
     facts.append(("handed over", found.handed))
   elif found.standings:
+    places = {
+      (x.target_set, x.target) for x in found.standings if x.target != MEAN
+    }
     facts += [
       ("methods", str(len({x.method for x in found.standings}))),
-      (
-        "targets",
-        str(len({(x.target_set, x.target) for x in found.standings})),
-      ),
+      ("targets", str(len(places))),
       ("final trainings of each", str(found.standings[0].seeds)),
       ("noise floor", f"{found.standings[0].noise_floor:.4f}"),
     ]

@@ -44,6 +44,7 @@ def cost_figure(found: Results) -> dict[str, Any] | None:
       "yaxis": {
         "automargin": True,
         "autorange": "reversed",
+        "zeroline": False,
         "tickvals": list(range(len(rows))),
         "ticktext": names,
         "ticklabelstandoff": 4,

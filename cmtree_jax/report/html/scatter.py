@@ -53,7 +53,13 @@ def figure(
         "text": texts,
         "leaf": packed([number[one.path] for one in some]),
         "hoverinfo": "text",
-        "marker": _marker(some, symbol, first=not traces),
+        "marker": {
+          **_colors(some, first=not traces),
+          "symbol": symbol,
+          # A triangle of the size of a circle looks smaller.
+          "size": (5 if len(sample) > _FEW else 8) + 2 * (symbol != "circle"),
+          "opacity": 0.8,
+        },
       }
     )
   bare = {"showticklabels": False, "zeroline": False, "showgrid": False}
@@ -72,13 +78,12 @@ def figure(
   }
 
 
+_FEW = 2_000  # points that have room to be larger
 _FINE = 1000  # steps of an octave of weight
 
 
-def _marker(
-  some: Sequence[Shown], symbol: str, *, first: bool
-) -> dict[str, Any]:
-  """Colours are weights; the first trace has the bar of colours."""
+def _colors(some: Sequence[Shown], *, first: bool) -> dict[str, Any]:
+  """Those of weights; the first trace has the bar that tells them."""
   colors = {
     **scale.SCALE,
     "cmin": _FINE * scale.SCALE["cmin"],
@@ -90,9 +95,6 @@ def _marker(
   }
   return {
     **colors,
-    "symbol": symbol,
-    "size": 5 if symbol == "circle" else 7,
-    "opacity": 0.8,
     "color": packed([_FINE * scale.log2(one.weight) for one in some]),
     "showscale": first,
   }

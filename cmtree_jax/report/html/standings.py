@@ -217,6 +217,7 @@ def curves(found: Results) -> dict[str, Any] | None:
     ):
       curve = sums.setdefault(row["method"], {})
       curve.setdefault(row["tokens"], []).append(row["bpb"])
+  lengths = sorted({tokens for curve in sums.values() for tokens in curve})
   dashes = ("solid", "dash", "dot", "dashdot")
   symbols = ("circle", "square", "diamond", "triangle-up", "x", "cross", "star")
   return {
@@ -233,7 +234,12 @@ def curves(found: Results) -> dict[str, Any] | None:
       for i, (method, curve) in enumerate(sums.items())
     ],
     "layout": {
-      "xaxis": {"type": "log", "title": {"text": "training tokens"}},
+      "xaxis": {
+        "type": "log",
+        "title": {"text": "training tokens"},
+        "tickvals": lengths,
+        "ticktext": [tables.short(one) for one in lengths],
+      },
       "yaxis": {
         "title": {"text": f"bits per byte, {escape.label(tables.place(goal))}"},
         "automargin": True,

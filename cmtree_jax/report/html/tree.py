@@ -65,7 +65,7 @@ def _label(node: Node) -> str:
   if not node.path:
     return "corpus"
   words = node.terms[:2] if node.mixture > _WIDE else ()
-  return escape.label(" ".join([node.path, *words]))
+  return escape.name(" ".join([node.path, *words]))
 
 
 _WIDE = 0.08  # share of a node that has room for words
