@@ -15,6 +15,7 @@ import pytest
 
 from cmtree_jax.report import __main__ as command
 from cmtree_jax.report.html import (
+  asked,
   documents,
   facts,
   looks,
@@ -241,6 +242,17 @@ def test_commands_give_what_differs_from_the_defaults(plain):
   assert "--config.budget.epochs=0.5" in told
   assert "--config.export.formats=jsonl,levanter" in told
   assert "max_epochs" not in told
+
+
+def test_a_comparison_tells_of_its_budget_and_of_every_set(tmp_path):
+  folder = workdirs.make(tmp_path / "run")
+  for name in set(workdirs.FILES) - {"config.json", "results.parquet"}:
+    (folder / name).unlink()
+  told = list(asked.sentences(results.load(folder)))
+  assert "which of 3 methods" in told[0]
+  assert "0.5 epochs of the pool, and no document more than 4 times" in told[0]
+  assert told[1].startswith("plain, mean: Best on the validation split: cmtree")
+  assert "Nothing" not in report.build([results.load(folder)])
 
 
 def test_jobs_stand_side_by_side(plain, tmp_path):

@@ -62,10 +62,24 @@ def _asked(found: Results) -> str:
     return (
       f"Asked was which of {len(methods)} methods makes the best mixture for "
       f"{_goals(found)}: {one.seeds} final training{'s' * (one.seeds > 1)} of each, of "
-      f"{one.tokens:,} tokens, scored on the test split."
+      f"{one.tokens:,} tokens, scored on the test split.{_budget(found)}"
     )
   return (
     f"Asked was an earlier recipe on {corpus}, under the budget of this job."
+  )
+
+
+def _budget(found: Results) -> str:
+  """As the settings have it, where no recipe tells of the corpus."""
+  plan = found.settings.get("budget", {})
+  if "max_epochs" not in plan:
+    return ""
+  length = f"{plan.get('epochs', 1):g} epochs of the pool"
+  if plan.get("tokens"):
+    length = f"{plan['tokens']:,} tokens"
+  return (
+    f" The budget is {length}, and no document more than {plan['max_epochs']:g} "
+    "times."
   )
 
 

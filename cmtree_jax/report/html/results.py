@@ -43,8 +43,8 @@ class Results(NamedTuple):
 
   @property
   def name(self) -> str:
-    """The folder, as a person knows it."""
-    return self.folder.resolve().name or str(self.folder)
+    """The folder as a person gave it, which tells several apart."""
+    return str(self.folder) if self.folder.name else self.folder.resolve().name
 
   @property
   def method(self) -> str:
