@@ -117,10 +117,13 @@ def test_the_rules_find_a_breach(importer, line, breach):
   assert bool(breaches(importer, line)) == breach
 
 
-def test_command_line_starts_without_heavy_imports():
+@pytest.mark.parametrize(
+  "module", ["cmtree_jax.main", "cmtree_jax.report.__main__"]
+)
+def test_command_line_starts_without_heavy_imports(module):
   """So that a misspelt flag is told at once, and jax is set up by `run`."""
   code = (
-    "import sys, cmtree_jax.main; "
+    f"import sys, {module}; "
     f"print([name for name in {HEAVY} if name in sys.modules])"
   )
   done = subprocess.run(
