@@ -207,7 +207,9 @@ def figure(name: str, *, told: str, height: int) -> str:
 @functools.cache
 def _file(name: str) -> str:
   """One of the files that come with the package."""
-  return resources.files("cmtree_jax.report.html").joinpath(name).read_text()
+  return (
+    resources.files("cmtree_jax.report.html").joinpath(name).read_text("utf-8")
+  )
 
 
 _PAGE = """<!doctype html>
