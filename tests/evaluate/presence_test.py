@@ -31,9 +31,9 @@ def test_a_target_that_is_a_sample_of_the_pool_differs_by_chance_alone():
 
 def test_divergence_is_that_of_the_domains():
   domain_M = np.repeat([0, 1], [3000, 1000])
-  pool_K, pool_NE = np.array([0.25, 0.75]), np.ones((4000, 2))
+  pool_K, pool_NE = np.array([0.1, 0.9]), np.ones((4000, 2))
   found = presence.of(placed(domain_M, 2), pool_K, np.ones((4000, 2)), pool_NE)
-  expected = 0.75 * np.log(3) + 0.25 * np.log(1 / 3)
+  expected = 0.75 * np.log(7.5) + 0.25 * np.log(0.25 / 0.9)
   assert found.kl == pytest.approx(expected, rel=2e-3)  # smoothed
   assert found.share == 1  # nine tenths of the target are in both
 

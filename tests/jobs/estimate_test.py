@@ -16,7 +16,7 @@ from tests.jobs.search_test import corpus, job
 __all__ = ["corpus"]  # a fixture
 
 SMALL = """
-values.rounds=2 values.population=4 values.max_age=12 values.min_age=4
+values.rounds=2 values.population=4 values.max_age=12 values.min_age=8
 values.steps_between_rounds=4 values.lookahead=4 values.outer_rows=8
 values.probe_rows=8 values.validation_rows=8 hypergradient.estimator=difference
 cmtree.branching=2,2 cmtree.start.angle_dim=4 cmtree.start.steps=5
