@@ -62,6 +62,10 @@ def _rows(fits: Sequence[Fit], runs: Runs, q_K: np.ndarray) -> list[list[str]]:
   return rows + [[name, "", *cells] for name, cells in found]
 
 
+def _cell(text: str) -> str:
+  return screen.printable(text).replace("|", "\\|")
+
+
 def _number(x: float) -> str:
   return "-" if math.isnan(x) else f"{x:.2f}"
 
@@ -70,7 +74,9 @@ def markdown(fits: Sequence[Fit], runs: Runs, q_K: np.ndarray) -> str:
   """The table of all methods."""
   lines = [["domain", *_columns(fits)], ["---"] + ["---:"] * (1 + len(fits))]
   lines += _rows(fits, runs, q_K)
-  table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+  # Names of domains are of a person's file.
+  cells = [[_cell(text) for text in line] for line in lines]
+  table = "\n".join("| " + " | ".join(line) + " |" for line in cells)
   return f"{_head(fits, runs)}\n\n{table}\n\n{_NOTE}\n"
 
 
