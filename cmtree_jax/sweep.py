@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     runs = sweep.plan(flags.config, flags.workdir, overrides)
     mine = sweep.shard(runs, flags.shard)
     if flags.dry_run:
-      sweep.show(mine)
+      sweep.show(mine, flags.dry_run)
       return 0
     return sweep.run(runs, mine, flags.workdir, parallel=flags.parallel)
 
@@ -39,8 +39,19 @@ def _parser() -> argparse.ArgumentParser:
   add = parser.add_argument
   add("--config", required=True, help="file with get_config() and sweep(add)")
   add("--workdir", required=True, help="gets runs/, logs/ and the table")
-  add("--dry-run", action="store_true", help="print the runs' commands alone")
-  add("--parallel", type=int, default=1, help="runs at the same time")
+  add(
+    "--dry-run",
+    nargs="?",
+    const="here",
+    choices=("here", "tpu"),
+    help="print the runs' commands alone; tpu: those of tpu/run.sh",
+  )
+  add(
+    "--parallel",
+    type=int,
+    default=1,
+    help="runs at a time; 1 on one accelerator",
+  )
   add("--shard", default="1/1", help="I/N: every Nth run from the Ith, from 1")
   return parser
 

@@ -27,8 +27,15 @@ class Run(NamedTuple):
 
   fields: dict[str, Any]  # of the config, dotted -> value
   config: Any  # resolved
-  command: tuple[str, ...]
+  module: str  # that is run
+  arguments: tuple[str, ...]  # of its command line, less the workdir
   workdir: Path
+
+  @property
+  def command(self) -> tuple[str, ...]:
+    """Of its process."""
+    workdir = ("--workdir", str(self.workdir))
+    return (sys.executable, "-m", self.module, *self.arguments, *workdir)
 
   @property
   def name(self) -> str:
@@ -94,13 +101,11 @@ def _run(
       configs.override_field(config, override)
     except UserError as error:
       raise UserError(f"{path}, run {number} of sweep(add): {error}") from error
-  module = "compare" if "compare" in config else "main"
+  module = f"cmtree_jax.{'compare' if 'compare' in config else 'main'}"
   digest = workdirs.digest(config)[:_DIGITS]
   workdir = folder / f"{_slug(fields)}-{digest}"
-  command = [sys.executable, "-m", f"cmtree_jax.{module}", "--config", path]
-  command += ["--workdir", str(workdir)]
-  command += [f"--config.{one}" for one in (*overrides, *own)]
-  return Run(fields, config, tuple(command), workdir)
+  given = [f"--config.{one}" for one in (*overrides, *own)]
+  return Run(fields, config, module, ("--config", path, *given), workdir)
 
 
 _DIGITS = 8  # of a digest: 10,000 runs share one in 1 of 86 sweeps
@@ -136,10 +141,19 @@ def shard(runs: Sequence[Run], text: str) -> list[Run]:
   return list(runs[part - 1 :: parts])
 
 
-def show(runs: Sequence[Run]) -> None:
-  """Prints the command of each, a line that a shell takes."""
+def show(runs: Sequence[Run], where: str) -> None:
+  """Prints the command of each, a line that a shell takes.
+
+  Args:
+    runs: of the sweep.
+    where: "here", or "tpu" for the script tpu/run.sh, whose workdirs are its own.
+  """
   for run in runs:
-    print(shlex.join(("python", *run.command[1:])))
+    if where == "tpu":
+      settings = shlex.join((f"RUN_ID={run.name}", f"MODULE={run.module}"))
+      print(f"{settings} tpu/run.sh {shlex.join(run.arguments)}")
+    else:
+      print(shlex.join(("python", *run.command[1:])))
 
 
 def run(

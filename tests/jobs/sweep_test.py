@@ -82,6 +82,18 @@ def test_shards_are_disjoint_and_together_all(tmp_path, capsys):
   assert sorted(parts[0] + parts[1]) == sorted(everything)
 
 
+def test_a_dry_run_may_be_for_the_script_of_tpus(tmp_path, capsys):
+  file = written(tmp_path, _TWO)
+  arguments = ["--config", file, "--workdir", "w", "--config.seed=3"]
+  assert sweep.main([*arguments, "--dry-run"]) == 0
+  here = commands(capsys)
+  assert sweep.main([*arguments, "--dry-run", "tpu"]) == 0
+  for one, other in zip(commands(capsys), here, strict=True):
+    name = other[-1].removeprefix("w/runs/")
+    assert one[:3] == [f"RUN_ID={name}", "MODULE=cmtree_jax.main", "tpu/run.sh"]
+    assert one[3:] == other[3:-2]  # all but the workdir
+
+
 def test_a_comparison_is_run_by_its_own_command(tmp_path, capsys):
   (tmp_path / "many.py").write_text(
     "from configs import compare\nget_config = compare.get_config\n"
@@ -145,7 +157,7 @@ def sweep(add):
   assert sweep.main([*arguments, "--parallel", "2"]) == 2
   told = capsys.readouterr().err
   assert "ended with status 2" in told
-  assert "proxy preset 'none'" in told
+  assert "config.proxy.preset 'none'" in told
   rows = pq.read_table(tmp_path / "w" / "runs.parquet").to_pylist()
   assert {row["method"] for row in rows} == {
     *("natural", "uniform_sources", "temperature")
