@@ -12,8 +12,8 @@ def _write(place: pathlib.Path) -> None:
 
 def test_a_command_hashes_every_byte(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(cache, "HASHED_BYTES", 100)
-  for name in "ab":
-    folder = cache.build_once(tmp_path / "kind" / name, _write)
+  cache.build_once(tmp_path / "kind" / "a", _write)
+  folder = cache.build_once(tmp_path / "kind" / "b", _write)
   (tmp_path / "kind" / ".c-0").mkdir()
   (tmp_path / "kind" / ".c-0" / cache.SEAL_FILE).write_text("half made")
   assert verify.main([str(tmp_path)]) == 0
