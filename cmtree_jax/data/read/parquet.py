@@ -133,13 +133,32 @@ def values_of(
     meter: of its file; a dictionary holds once what comes out many times.
     most: bytes of a string that may be of use.
   Raises:
-    Unusable: the file is a bomb.
+    Unusable: the file is a bomb, or its strings are not where it says.
   """
   columns = [batch.column(name) for name in names]
+  for column in columns:
+    _require_sound(column)
   for scalars in zip(*columns, strict=True):
     values = [_value(scalar, most) for scalar in scalars]
     meter.add(sum(map(_size, values)))
     yield dict(zip(names, values, strict=True))
+
+
+def _require_sound(column: Any) -> None:
+  """Refuses a column of which a string would be read from anywhere in memory.
+
+  Raises:
+    Unusable: it is damaged; not for bytes that are no UTF-8, which the row tells.
+  """
+  import pyarrow as pa
+
+  try:
+    column.validate(full=True)
+  except pa.ArrowInvalid as error:
+    # Of strings themselves, Arrow looks at the places first.
+    is_string = _is_text(column.type) and "UTF8" in str(error)
+    if not is_string:
+      raise files.damaged(error) from None
 
 
 def _group_rows(one: _File, group: int, first: int) -> Iterator[Row | Skip]:

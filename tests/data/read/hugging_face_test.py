@@ -3,6 +3,7 @@
 import pathlib
 from typing import Any
 
+import numpy as np
 import pytest
 
 datasets = pytest.importorskip("datasets", reason="datasets is not installed")
@@ -119,6 +120,22 @@ def test_a_filtered_split_is_whole_though_its_info_has_another_number(tmp_path):
   kept.save_to_disk(tmp_path / "saved")
   (part,) = sources.parts([f"hf:{tmp_path}/saved"])
   assert [x.text for x in read(part)] == ["y"]
+
+
+def test_strings_that_are_anywhere_in_memory_are_told(tmp_path):
+  """Arrow would read them, and end the process."""
+  saved = datasets.Dataset.from_dict({"text": ["ab", "cde", "f"]})
+  saved.save_to_disk(tmp_path / "saved")
+  (part,) = sources.parts([f"hf:{tmp_path}/saved"])
+  (arrow,) = (tmp_path / "saved").glob("*.arrow")
+  data = bytearray(arrow.read_bytes())
+  ends = np.array([0, 2, 5, 6], np.int32)
+  at = data.index(ends.tobytes())
+  ends[1] = -(2**30)
+  data[at : at + 16] = ends.tobytes()
+  arrow.write_bytes(data)
+  (problem,) = read(part)
+  assert (problem.kind, problem.documents) == ("a damaged file", 3)
 
 
 def test_file_that_is_gone(folder):
