@@ -27,6 +27,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
 
+from cmtree_jax.report.screen import printable
 from cmtree_jax.types import Fault, UserError
 from experiments.fuzz_cases import AREAS, REFUSED, Lost
 
@@ -73,8 +74,8 @@ def main() -> int:
         bad.append(seed)
       if one.kind in BAD or flags.seeds:
         lines = one.told.strip().splitlines() or [""]
-        told = one.told if flags.seeds else lines[-1][:200]
-        print(f"{seed}, {area}: {one.kind} {told}", flush=True)
+        told = lines if flags.seeds else [lines[-1][:200]]
+        print(f"{seed}, {area}: {one.kind}", *map(printable, told), sep="\n  ")
   for (area, kind), count in sorted(counts.items()):
     print(f"{area}: {count:,} {kind}")
   if bad:
