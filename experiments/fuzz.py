@@ -76,6 +76,7 @@ def main() -> int:
         lines = one.told.strip().splitlines() or [""]
         told = lines if flags.seeds else [lines[-1][:200]]
         print(f"{seed}, {area}: {one.kind}", *map(printable, told), sep="\n  ")
+        sys.stdout.flush()
   for (area, kind), count in sorted(counts.items()):
     print(f"{area}: {count:,} {kind}")
   if bad:
@@ -124,7 +125,8 @@ def alone(work: Callable[[], str], seconds: float) -> Outcome:
 def _watched(work: Callable[[], str], its: Connection) -> None:
   """Runs in the process; sends its outcome."""
   # What libraries print is not what a case is about.
-  os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+  for stream in (1, 2):
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
   size, begin = _memory("VmSize"), _memory("VmRSS")
   resource.setrlimit(resource.RLIMIT_AS, (size + _CEILING, -1))
   try:
