@@ -360,7 +360,7 @@ def _finals(
   """(size, steps) -> how many final trainings, those of one rival among them."""
   rivals = set(plans.rivals(config)) if judged else set()
   asked = set(build.recipe_names(config))
-  chosen = [one for one in rivals - asked][:1]  # of all rivals one is trained
+  chosen = sorted(rivals - asked)[:1]  # of all rivals one is trained
   found: dict[tuple[str, int], int] = {}
   for cell in plan.finals({}):
     method = cell.search.method
