@@ -170,6 +170,8 @@ def run(
           f"The loss of {one.name}, seed {one.seed}, at step {int(step)}",
           _CURE,
         )
+        # Before it is saved: what is told twice is written once.
+        session.tell(int(step), {"loss": loss}, one.name)
       saves = due or session.stop.raised
       if saves:
         streams = map(pipeline.state, iterators)
@@ -178,8 +180,6 @@ def run(
       state = State(fleet, step)
       if saves:
         session.checkpointer.save(int(step), state)
-      for one, loss in zip(models, loss_P, strict=False):
-        session.tell(int(step), {"loss": loss}, one.name)
       session.advance(len(models) * plan.steps_per_call * world.rows, "")
       if saves:
         session.stop.check()

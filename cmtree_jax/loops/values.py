@@ -106,9 +106,10 @@ def run(
       "Lower config.optimizer.learning_rate or raise "
       "config.optimizer.eps_root, and start anew with --overwrite.",
     )
-    session.checkpointer.save(done, state)
+    # Told before it is saved: what is told twice is written once.
     row = dict(zip(fields, state.history[done - 1], strict=True))
     session.tell(done, row | {"flops": state.fleet.cost[1]})
+    session.checkpointer.save(done, state)
     session.stop.check()
   history = tuple(
     dict(zip(fields, row.tolist(), strict=True)) for row in state.history

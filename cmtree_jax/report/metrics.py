@@ -13,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
+from cmtree_jax.types import UserError
+
 FILE = "metrics.jsonl"
 FOLDER = "tensorboard"  # where tensorboardX is installed
 
@@ -90,8 +92,14 @@ class Metrics:
         if not line.endswith(b"\n"):  # the job was killed while it wrote
           break
         whole += len(line)
-        one = json.loads(line)
-        self._last[one["loop"], one["run"]] = one["step"]
+        try:
+          one = json.loads(line)
+          self._last[one["loop"], one["run"]] = int(one["step"])
+        except (ValueError, KeyError, TypeError) as error:
+          raise UserError(
+            f"{path}: wanted lines of JSON with loop, run and step, came damage at "
+            f"byte {whole - len(line)}. Remove the file: a job goes on without it."
+          ) from error
     file = path.open("a")
     file.truncate(whole)
     try:

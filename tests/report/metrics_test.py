@@ -12,6 +12,7 @@ from tensorboardX.proto import event_pb2
 
 from cmtree_jax.report import metrics
 from cmtree_jax.report.metrics import Metrics
+from cmtree_jax.types import UserError
 
 
 def read(folder: pathlib.Path) -> list[dict]:
@@ -106,3 +107,15 @@ def test_what_tells_lines_apart_cannot_be_written_over(tmp_path, name):
     one.write("final", "a", 3, {name: 7.0})
   (line,) = read(tmp_path)
   assert (line["loop"], line["run"], line["step"]) == ("final", "a", 3)
+
+
+@pytest.mark.parametrize("line", ["{", "[1]", '{"loop": "a"}', "\x00\x00"])
+def test_a_damaged_file_is_told(tmp_path, line):
+  (tmp_path / metrics.FILE).write_text(
+    '{"loop": "a", "run": "b", "step": 1}\n' + line + "\n"
+  )
+  with (
+    Metrics(tmp_path) as one,
+    pytest.raises(UserError, match=r"metrics\.jsonl: .* at byte 37"),
+  ):
+    one.write("a", "b", 2, {})
