@@ -18,7 +18,6 @@ from pathlib import Path
 
 from experiments.kill_resume import STAGES, Jobs
 
-_FILES = ("documents.parquet", "comparison.json")
 _ARRAYS = ("*.npy", "*.npz", "*.bin")  # what knows no path
 
 
@@ -30,8 +29,9 @@ def main(arguments: list[str] | None = None) -> int:
   flags, settings = parser.parse_known_args(arguments)
   rng = random.Random(flags.seed)
   with tempfile.TemporaryDirectory() as folder:
-    stage = STAGES["preparation"]._replace(files=_FILES)
-    jobs = Jobs(Path(folder), stage, settings, processes=1, devices=0)
+    jobs = Jobs(
+      *(Path(folder), STAGES["preparation"], settings), processes=1, devices=0
+    )
     jobs.run(jobs.root / "warm.one")  # fills the cache of programs
     begin = time.monotonic()
     (alone,) = jobs.start(jobs.root / "alone.one")

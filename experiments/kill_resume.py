@@ -57,13 +57,20 @@ class Stage(NamedTuple):
 
 
 _RECIPE = ("recipe.json", "comparison.json", "documents.parquet")
+# A recipe names its cache, and each cold job has one of its own.
+_PREPARED = (
+  "comparison.json",
+  "documents.parquet",
+  "embedder.npz",
+  "tokenizer.bin",
+)
 _MAIN, _SMOKE = "cmtree_jax.main", "configs/smoke.py"
 STAGES = {
   "main": Stage(_MAIN, _SMOKE, (*_SMALL, *_SEARCH), _RECIPE),
   "preparation": Stage(
     *(_MAIN, "configs/method.py:natural"),
     (*_SMALL, "final.seeds=1"),
-    _RECIPE,
+    _PREPARED,
     cold=True,
   ),
   "apply": Stage(
