@@ -75,5 +75,5 @@ def test_every_question_is_answered(tmp_path):
   manifest = json.loads(
     (tmp_path / "runs/file/export/manifest.json").read_text()
   )
-  assert set(manifest["weights"]) == {"jsonl", "parquet"}
+  assert set(manifest["weights_are"]) == {"jsonl", "parquet"}
   assert (tmp_path / "both.html").stat().st_size > 1e6
