@@ -133,6 +133,7 @@ def nodes(
     lean_NL = partition.lean(embedding_NE)
   else:
     mixture_L = mass_L * np.exp(partition.log_w_L)
+  total = float(mixture_L.sum())  # not quite one in a sample
   counts = _term_counts(texts, leaf_N, p_NL.shape[1])
   leaves = frozenset(leaf_paths(partition))
   found = []
@@ -157,7 +158,7 @@ def nodes(
         path=path,
         name=f"{path or 'root'}: {' '.join(terms[:3])}".strip(),
         mass=mass,
-        mixture=mixed,
+        mixture=mixed / total,
         weight=mixed / max(mass, 1e-12),
         terms=terms,
         typical_id=ids[typical],

@@ -102,6 +102,12 @@ def test_a_tree_that_grows_names_its_leaves_where_they_end():
   assert mixtures[nodes[2].name] == pytest.approx(
     {"1.0: tin": 1 / 3, "1.1: red": 2 / 3}
   )
+  # Of a sample, too, shares of the training sum to one.
+  root, zero, *_ = describe.nodes(
+    same, features_NE[:3], np.full(3, 1 / 3), texts[:3], list("abc")
+  )
+  assert root.mixture == pytest.approx(1.0)
+  assert zero.mixture == pytest.approx(0.5)
 
 
 def test_a_leaf_that_scores_tells_which_way_it_leans():
