@@ -25,7 +25,7 @@ class Node(NamedTuple):
   name: str  # path and top terms, unique in the tree
   mass: float  # share of the corpus's tokens
   mixture: float  # share of the training tokens
-  weight: float  # mixture / mass
+  weight: float  # of its training tokens to its tokens in the corpus
   terms: tuple[str, ...]
   typical_id: str
   typical: str  # the beginning of that document
