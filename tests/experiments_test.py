@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 
 from cmtree_jax.config import load
+from cmtree_jax.data import sealed
 from cmtree_jax.evaluate import statistics
 from cmtree_jax.jobs import build, cells, compare, variants, workdir
 from cmtree_jax.jobs.command import command
@@ -112,9 +113,11 @@ def test_experiments_share_their_cells(corpus, tmp_path):
   assert found.partition and len(found.partition["log_w_leaf"]) == 16
   # A name stands for the same overrides in all of them.
   cell = tmp_path / "cells" / "search" / "crisp_16.arithmetic.0.json"
-  facts = json.loads(cell.read_text())
+  facts = sealed.read(cell, cure="")
   facts["variant"][1] = "partition.num_clusters=8"
-  cell.write_text(json.dumps(facts))
+  cell.unlink()
+  beside = [cell.with_name(name) for name in facts.pop(sealed.FILES, {})]
+  sealed.write(cell, facts, beside=beside)
   with pytest.raises(UserError, match="num_clusters=8.*num_clusters=16"):
     compare.run(second.config, second.folder)
 

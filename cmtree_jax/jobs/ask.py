@@ -139,16 +139,12 @@ def _leaf_changes(one: recipes.Recipe, two: recipes.Recipe) -> Changes:
   old, new = one.partition, two.partition
   if old is None or new is None or not domains.are_alike(old, new):
     return []
-  names = [
-    node["name"]
-    for path in _leaf_paths(one)
-    for node in one.data["nodes"]
-    if node["path"] == path
-  ]
-  weights = (np.exp(np.asarray(x.log_w_L, np.float64)) for x in (old, new))
+  nodes = [{node["path"]: node for node in x.data["nodes"]} for x in (one, two)]
+  # A leaf without a document is no node.
   return [
-    (name, float(a), float(b))
-    for name, a, b in zip(names, *weights, strict=True)
+    (nodes[0][path]["name"], *(of[path]["weight"] for of in nodes))
+    for path in _leaf_paths(one)
+    if all(path in of for of in nodes)
   ]
 
 

@@ -25,7 +25,7 @@ class Node(NamedTuple):
   name: str  # path and top terms, unique in the tree
   mass: float  # share of the corpus's tokens
   mixture: float  # share of the training tokens
-  weight: float  # of its training tokens to its tokens in the corpus
+  weight: float  # mixture / mass
   terms: tuple[str, ...]
   typical_id: str
   typical: str  # the beginning of that document
@@ -133,7 +133,9 @@ def nodes(
     lean_NL = partition.lean(embedding_NE)
   else:
     mixture_L = mass_L * np.exp(partition.log_w_L)
-  total = float(mixture_L.sum())  # not quite one in a sample
+  # Weights are as they were learned, from a part of the corpus perhaps: what all of
+  # these documents have in common cancels where shares are made of them.
+  mixture_L = mixture_L / mixture_L.sum()
   counts = _term_counts(texts, leaf_N, p_NL.shape[1])
   leaves = frozenset(leaf_paths(partition))
   found = []
@@ -158,7 +160,7 @@ def nodes(
         path=path,
         name=f"{path or 'root'}: {' '.join(terms[:3])}".strip(),
         mass=mass,
-        mixture=mixed / total,
+        mixture=mixed,
         weight=mixed / max(mass, 1e-12),
         terms=terms,
         typical_id=ids[typical],

@@ -275,12 +275,18 @@ def advice(one: Standing) -> str:
   """
   if one.method == NATURAL:
     return "The recipe is the natural mixture."
+  holds_zero = one.to_natural.low <= 0 <= one.to_natural.high
+  why = (
+    "the interval has zero in it"
+    if holds_zero
+    else f"trainings on natural alone differ by {one.noise_floor:.4f}"
+  )
   what_to_do = {
     "worse": "; train on the natural mixture",
     "one seed": " (config.final.seeds: more of them give an interval)",
     "no difference": (
-      " that these final trainings can tell (config.final.seeds: more of them "
-      "narrow the interval); the natural mixture may serve as well"
+      f" that these final trainings can tell: {why} (config.final.seeds: more of "
+      "them narrow both); the natural mixture may serve as well"
     ),
   }.get(one.verdict, "")
   return (

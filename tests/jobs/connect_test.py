@@ -71,7 +71,7 @@ JOBS = {
   ),
 }
 # Several trainings: there is a time to stop at, and two to be killed at.
-LONG = ["method=natural", "final.seeds=4"]
+LONG = ["method=natural", "final.seeds=16"]
 CELL = "cells/final/natural.any.{}.x1.json"
 
 

@@ -142,7 +142,7 @@ def test_all_rounds_obey_the_cap():
     (dict(rounds=()), "at least 1"),
     (dict(rounds=(8, 0)), "at least 1"),
     (dict(rounds=(8, 40), candidates=1000), "squares"),
-    (dict(noise_floor=-0.1), "negative"),
+    (dict(noise_floor=-0.1), "at least 0"),
     (dict(variant="argmax"), "Known: guarded, paper"),
   ],
 )

@@ -104,6 +104,15 @@ def test_natural_is_advised_where_the_recipe_is_worse(verdict, advised):
   assert ("may serve as well" in said) == (verdict == "no difference")
 
 
+@pytest.mark.parametrize(
+  ("low", "reason"), [(-0.3, "zero in it"), (-0.12, "differ by 0.2000")]
+)
+def test_why_there_is_no_difference_is_told(low, reason):
+  found = Interval(-0.1, low, -0.2 - low)
+  one = _standing("no difference", to_natural=found, noise_floor=0.2)
+  assert reason in tables.advice(one)
+
+
 def test_readings_off_curves_are_shown_where_there_are_curves():
   for budgets, shown in ((1, False), (2, True)):
     text = tables.markdown([_standing("better", num_budgets=budgets)])
