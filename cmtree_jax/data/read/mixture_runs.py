@@ -106,11 +106,8 @@ def _number(where: str, row: dict[str, Any], name: str) -> float:
 def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
   with path.open(newline="", encoding="utf-8-sig") as file:
     reader = csv.DictReader(file)
-    header = reader.fieldnames or []
-    for name in header:
-      if header.count(name) > 1:
-        raise UserError(f"{path}, line 1: column {name!r} comes twice.")
     try:
+      header = _header(path, reader)
       for row in reader:
         where = f"{path}, line {reader.line_num}"
         if None in row or None in row.values():
@@ -120,10 +117,29 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             f"{where}: wanted {len(header)} cells as the header has, came {cells}."
           )
         yield where, row
-    except (csv.Error, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+      raise _not_utf8(path) from error
+    except csv.Error as error:
       raise UserError(
         f"{path}, line {reader.line_num + 1}: {error}."
       ) from error
+
+
+def _header(path: Path, reader: csv.DictReader) -> list[str]:
+  header = list(reader.fieldnames or [])
+  if "\0" in "".join(header):  # letters of two bytes, and no mark that says so
+    raise _not_utf8(path)
+  for name in header:
+    if header.count(name) > 1:
+      raise UserError(f"{path}, line 1: column {name!r} comes twice.")
+  return header
+
+
+def _not_utf8(path: Path) -> UserError:
+  return UserError(
+    f"{path}: wanted text in UTF-8, came another encoding; save the table as CSV "
+    "in UTF-8."
+  )
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -65,6 +65,20 @@ def test_what_is_wrong_is_said_with_its_line(tmp_path, text, words):
   assert "\n" not in str(told.value)
 
 
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "utf-16-le"])
+@pytest.mark.parametrize("text", [f"{HEAD}é\n", f"{HEAD}\né,.5,.5,3\n"])
+def test_a_file_in_another_encoding_is_told_from_a_wrong_one(
+  tmp_path, text, encoding
+):
+  path = tmp_path / "runs.csv"
+  path.write_bytes(text.encode(encoding))
+  with pytest.raises(UserError) as told:
+    read(path)
+  for word in (str(path), "save the table as CSV in UTF-8"):
+    assert word in str(told.value)
+  assert "\n" not in str(told.value)
+
+
 @pytest.mark.parametrize(
   ("name", "words"),
   [
