@@ -19,6 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   def job() -> int:
     from cmtree_jax.jobs import sweep  # heavy imports wait for --help
 
+    sweep.require_parallel(flags.parallel)
     runs = sweep.plan(flags.config, flags.workdir, overrides)
     mine = sweep.shard(runs, flags.shard)
     if flags.dry_run:

@@ -156,6 +156,12 @@ def show(runs: Sequence[Run], where: str) -> None:
       print(shlex.join(("python", *run.command[1:])))
 
 
+def require_parallel(parallel: int) -> None:
+  """Refuses a number of runs at a time that is none."""
+  if parallel < 1:
+    raise UserError(f"--parallel must be at least 1, came {parallel}.")
+
+
 def run(
   runs: Sequence[Run], mine: Sequence[Run], workdir: str, *, parallel: int
 ) -> int:
@@ -168,11 +174,7 @@ def run(
     parallel: how many run at the same time.
   Returns:
     0; the largest status of a run that failed; 143 if it was stopped.
-  Raises:
-    UserError: no run may be done at a time.
   """
-  if parallel < 1:
-    raise UserError(f"--parallel must be at least 1, came {parallel}.")
   folder = workdirs.folder(workdir)
   left = [one for one in mine if not workdirs.is_finished(one.workdir)]
   tasks = [

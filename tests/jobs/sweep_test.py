@@ -126,6 +126,11 @@ def test_a_comparison_is_run_by_its_own_command(tmp_path, capsys):
     ("def sweep(add): add(seed=1)", ["--shard", "0/2"], ["--shard", "0/2"]),
     ("def sweep(add): add(seed=1)", ["--shard", "half"], ["--shard", "half"]),
     ("def sweep(add): add(seed=1)", ["--parallel", "0"], ["--parallel"]),
+    (
+      "def sweep(add): add(seed=1)",
+      ["--parallel", "0", "--dry-run"],
+      ["--parallel"],
+    ),
   ],
 )
 def test_bad_input_is_one_line(body, more, words, tmp_path, capsys):
