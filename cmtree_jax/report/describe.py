@@ -15,6 +15,7 @@ from cmtree_jax.recipe.partition import (
   leaf_paths,
 )
 
+ROOT = "root"  # what people read for the empty path
 _SNIPPET = 160  # characters of a typical document
 
 
@@ -158,7 +159,7 @@ def nodes(
       terms = _top_terms(counts, places, num_terms)
       node = Node(
         path=path,
-        name=f"{path or 'root'}: {' '.join(terms[:3])}".strip(),
+        name=f"{path or ROOT}: {' '.join(terms[:3])}".strip(),
         mass=mass,
         mixture=mixed,
         weight=mixed / max(mass, 1e-12),
@@ -279,7 +280,8 @@ class _Counts(NamedTuple):
   words: np.ndarray
 
 
-_WORD = r"(?u)\b[^\W\d_]{3,}\b"  # at least three letters
+# Longer ones are no words: addresses, or one letter held down.
+_WORD = r"(?u)\b[^\W\d_]{3,24}\b"
 
 
 def _term_counts(texts, leaf_N, num_leaves) -> _Counts:

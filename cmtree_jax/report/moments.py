@@ -44,7 +44,9 @@ def markdown(
     nodes = describe.nodes(stage.partition, embedding_NE, mass_N, texts, ids)
     for node in nodes:
       depth = len(node.path.split(".")) - 1 if node.path else 0
-      name = _safe(f"{'· ' * depth}{node.path or 'root'}: {_terms(node)}")
+      name = _safe(
+        f"{'· ' * depth}{node.path or describe.ROOT}: {_terms(node)}"
+      )
       lines.append(
         f"| {name} | {node.mass:.1%} | {node.mixture:.1%} | {node.weight:.2f} |"
       )

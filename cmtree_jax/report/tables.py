@@ -17,7 +17,7 @@ from rich.tree import Tree
 from cmtree_jax.evaluate.results import MEAN, NATURAL, Standing
 from cmtree_jax.evaluate.statistics import Interval
 from cmtree_jax.report import screen
-from cmtree_jax.report.describe import Description, Favored, Node
+from cmtree_jax.report.describe import ROOT, Description, Favored, Node
 from cmtree_jax.report.screen import printable
 
 # Headings, and numbers right below them: both tables of a target fit 80 characters.
@@ -335,7 +335,7 @@ def tree(nodes: Sequence[Node]) -> Tree:
   shown, rest = _largest(nodes)
   for node in shown:
     label = Text.assemble(
-      (node.path or "corpus", "bold"),
+      (node.path or ROOT, "bold"),
       f"  mass {node.mass:.1%}  mixture {node.mixture:.1%}  "
       f"weight {node.weight:.2f}  ",
       (printable(", ".join(node.terms)), "cyan"),

@@ -64,6 +64,15 @@ def test_texts_without_words_have_no_terms():
   assert found.favored.terms == ()
 
 
+def test_letters_without_end_are_no_term():
+  weights = DocumentWeights(np.log(WEIGHT))
+  ids = [f"id{i}" for i in range(5)]
+  texts = ["A" * 3000, "c" * 24, "sand", "b" * 25, "apples " + "d" * 600]
+  found = describe.describe(weights, FEATURES, MASS, texts, ids)
+  assert found.favored is not None
+  assert found.favored.terms == ("apples", "c" * 24)
+
+
 def test_a_tree_that_grows_names_its_leaves_where_they_end():
   # The root is cut by the first feature, and its second child by the second.
   root, children, last = room.one_leaf(3, 3, kappa=100.0)

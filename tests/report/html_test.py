@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cmtree_jax.report import __main__ as command
+from cmtree_jax.report import tables
 from cmtree_jax.report.html import (
   asked,
   documents,
@@ -25,6 +26,7 @@ from cmtree_jax.report.html import (
   report,
   results,
   rounds,
+  tree,
   values,
 )
 from cmtree_jax.types import UserError
@@ -166,6 +168,22 @@ def test_a_node_shows_documents_of_its_own_leaves(plain):
   near = [one.near for one in found["1.1"].typical]
   assert near == sorted(near, reverse=True) and len(near) == 5
   assert found["0"].sums.documents == 40
+
+
+def test_the_root_has_one_name(plain):
+  looked = nodes.looks(results.load(plain))
+  shown = [
+    tree.figure(looked, "Tree-0")["data"][0]["labels"][0],
+    *re.findall('class="path">([a-z]+)<', tree.listed(looked, "Tree-0")),
+    str(tables.tree([one.node for one in looked]).label).split()[0],
+    *re.findall(
+      '"row">([a-z]+)<',
+      values.section(results.load(plain), looked, "Values-0"),
+    ),
+  ]
+  assert shown == ["root"] * 4
+  (hover, *_) = tree.figure(looked, "Tree-0")["data"][0]["hovertext"]
+  assert hover.startswith("root: ")
 
 
 def test_what_splits_bought_adds_up_to_what_the_mixture_bought(plain):

@@ -4,12 +4,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from cmtree_jax.report import tables
-from cmtree_jax.report.describe import Node
+from cmtree_jax.report.describe import ROOT, Node
 from cmtree_jax.report.html import documents, escape, nodes, page, scale
 from cmtree_jax.report.html.documents import Shown
 from cmtree_jax.report.html.nodes import Look
 
-_ROOT = "root"  # the name of its node in the page; its path is empty
 _HOVER = 140  # characters of a document in a figure
 
 
@@ -33,9 +32,9 @@ def figure(found: Sequence[Look], name: str) -> dict[str, Any]:
     "data": [
       {
         "type": "icicle",
-        "ids": [path or _ROOT for path in paths],
+        "ids": [path or ROOT for path in paths],
         "parents": [
-          (path.rpartition(".")[0] or _ROOT) if path else "" for path in paths
+          (path.rpartition(".")[0] or ROOT) if path else "" for path in paths
         ],
         "labels": [_label(one.node) for one in found],
         "text": [scale.weight(one.node.weight) for one in found],
@@ -63,7 +62,7 @@ def figure(found: Sequence[Look], name: str) -> dict[str, Any]:
 
 def _label(node: Node) -> str:
   if not node.path:
-    return "corpus"
+    return ROOT
   words = node.terms[:2] if node.mixture > _WIDE else ()
   return escape.name(" ".join([node.path, *words]))
 
@@ -74,7 +73,7 @@ _WIDE = 0.08  # share of a node that has room for words
 def _hover(one: Look) -> str:
   node = one.node
   lines = [
-    f"{node.path or 'corpus'}: {', '.join(node.terms)}",
+    f"{node.path or ROOT}: {', '.join(node.terms)}",
     f"{node.mass:.1%} of the corpus, {node.mixture:.1%} of the training",
     f"weight {scale.weight(node.weight)}",
   ]
@@ -120,7 +119,7 @@ def section(found: Sequence[Look], name: str) -> str:
         height=440,
       ),
       f'</div><div class="detail" data-detail="{name}" '
-      f'data-first="{_heaviest(found) or _ROOT}" aria-live="polite">'
+      f'data-first="{_heaviest(found) or ROOT}" aria-live="polite">'
       "<h3>No node is chosen</h3></div></div>",
       "<h3>All nodes</h3>",
       listed(found, name),
@@ -172,10 +171,10 @@ def _entry(one: Look, name: str) -> str:
     f'<span class="{which}"><i style="--of:{100 * share:.1f}"></i>{share:.1%}</span>'
     for which, share in (("corpus", node.mass), ("training", node.mixture))
   )
-  place = escape.text(f"{name}:{node.path or _ROOT}")
+  place = escape.text(f"{name}:{node.path or ROOT}")
   return (
     f'<details class="node" data-node="{place}"><summary>'
-    f'<span class="path">{escape.text(node.path or "all")}</span>'
+    f'<span class="path">{escape.text(node.path or ROOT)}</span>'
     f'<span class="terms">{escape.text(", ".join(node.terms))}</span>'
     f'<span class="shares" title="share of the corpus, share of the training">'
     f"{shares}</span>"

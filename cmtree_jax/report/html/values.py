@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from cmtree_jax.report import tables
+from cmtree_jax.report.describe import ROOT
 from cmtree_jax.report.html import escape, page, scale
 from cmtree_jax.report.html.nodes import Look
 from cmtree_jax.report.html.results import Results
@@ -108,7 +109,7 @@ def height(found: Sequence[Look]) -> int:
 
 
 def _name(one: Look) -> str:
-  return escape.name(f"{one.node.path or 'all'} {' '.join(one.node.terms[:1])}")
+  return escape.name(f"{one.node.path or ROOT} {' '.join(one.node.terms[:1])}")
 
 
 def _symbol(weight: float) -> str:
@@ -120,7 +121,7 @@ def _symbol(weight: float) -> str:
 def _told(one: Look) -> str:
   node, sums = one.node, one.sums
   lines = [
-    f"{node.path}: {', '.join(node.terms)}",
+    f"{node.path or ROOT}: {', '.join(node.terms)}",
     f"value {sums.mean_value:+.4f} ±{1.96 * sums.error:.4f}",
     f"of {sums.valued:,} documents; weight {scale.weight(node.weight)}",
   ]
@@ -149,7 +150,7 @@ def section(found: Results, looks: Sequence[Look], name: str) -> str:
     total = sum(one.gain for one in bought)
     rows = [
       [
-        one.path or "corpus",
+        one.path or ROOT,
         str(one.children),
         f"{one.spread:.4f}",
         f"{one.gain:+.5f}",
