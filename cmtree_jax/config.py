@@ -137,8 +137,8 @@ def _find(name: str) -> Path:
 def _set(config: ml_collections.ConfigDict, name: str, text: str) -> None:
   *parents, leaf = name.split(".")
   block: Any = config
-  for position, parent in enumerate(parents):
-    _require(config, block, parent, ".".join(parents[: position + 1]))
+  for parent in parents:
+    _require(config, block, parent, name)
     block = block[parent]
   _require(config, block, leaf, name)
   if isinstance(block[leaf], ml_collections.ConfigDict):
@@ -153,11 +153,17 @@ def _require(config, block, field: str, name: str) -> None:
   if isinstance(block, ml_collections.ConfigDict) and field in block:
     return
   names = list(_names(config, ""))
-  near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+  near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
   same_leaf = [n for n in names if n.split(".")[-1] == name.split(".")[-1]]
+  known = list(dict.fromkeys(near + same_leaf))[:5]
+  blocks = dict.fromkeys(n.partition(".")[0] for n in names if "." in n)
   raise UserError(
-    f"Unknown config field {name!r}. Nearest known: "
-    f"{', '.join(dict.fromkeys(near + same_leaf)) or ', '.join(names)}."
+    f"Unknown config field {name!r}. "
+    + (
+      f"Nearest known: {', '.join(known)}."
+      if known
+      else f"None is near; blocks of fields: {', '.join(blocks)}."
+    )
   )
 
 

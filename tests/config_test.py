@@ -88,6 +88,19 @@ def test_an_option_that_is_a_record_is_a_block_of_its_own():
     config.factory_options("cmtree", loaded.cmtree)
 
 
+@pytest.mark.parametrize(
+  ("field", "told"),
+  [
+    ("final.stepz", r"'final\.stepz'.* known: final\.steps, "),
+    ("steps", r"known: (\w+(\.\w+)+, ){4}\w+(\.\w+)+\.$"),  # five of many
+    ("no.such", r"'no\.such'\. None is near; blocks of fields: (\w+, )+\w+\.$"),
+  ],
+)
+def test_an_unknown_field_is_named_with_few_that_are_near(field, told):
+  with pytest.raises(UserError, match=told):
+    config.load("configs/default.py", [f"{field}=1"])
+
+
 def test_equal_options_make_one_object():
   made = [
     build.make_method("cmtree", config.load("configs/default.py", overrides))
