@@ -52,7 +52,9 @@ def _parser() -> argparse.ArgumentParser:
   one.add_argument("leaf", help='its path, such as 0.1, or "all"')
   one.add_argument("--config", required=True, help="that of the job")
   one.add_argument("--workdir", required=True, help="of the job")
-  one.add_argument("--output", required=True, help="FILE.jsonl.zst")
+  one.add_argument(
+    "--output", required=True, help="FILE.jsonl or FILE.jsonl.zst"
+  )
   return parser
 
 

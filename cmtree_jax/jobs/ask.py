@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ def pool(config: Any) -> int:
   plans.check_recipe(config)
 
   def story(job: Job) -> Show:
-    data = jobs.prepared(job)
+    data = jobs.prepared(job, trained=False)
     if not data.targets:
       raise UserError(
         "Whether a target is represented wants a target, came none: name one with "
@@ -199,19 +199,18 @@ def leaf(config: Any, workdir: str, path: str, output: str) -> int:
     config: of the job.
     workdir: of the job, which has ended.
     path: of the leaf, or of a node above leaves; "all": every document.
-    output: the file, .jsonl.zst.
+    output: the file, .jsonl or .jsonl.zst, in a folder that there is.
   Raises:
     UserError: there is no such leaf, or the corpus is another one now.
   """
   folder = workdirs.folder(workdir)
-  if not output.endswith(".jsonl.zst"):
-    raise UserError(f"--output must end in .jsonl.zst, came {output}.")
+  write = _writer(output)
   recipe = recipes.load(folder)
   _require_leaf(recipe, path)
   plans.check_recipe(config)
 
   def story(job: Job) -> Show:
-    data = jobs.prepared(job)
+    data = jobs.prepared(job, trained=False)
     if data.digest != recipe.data["corpus_digest"]:
       raise UserError(
         f"The config's corpus is not that of {folder}: its hash is {data.digest}, "
@@ -220,7 +219,7 @@ def leaf(config: Any, workdir: str, path: str, output: str) -> int:
     count = [0]
     lines = _lines(folder, data, path, count)
     try:
-      written = files.write_zst(Path(output), lines)
+      written = write(Path(output), lines)
     except OSError as error:
       raise UserError(
         f"Cannot write {output}: {error.strerror or error}. Choose another --output."
@@ -229,6 +228,21 @@ def leaf(config: Any, workdir: str, path: str, output: str) -> int:
 
   with tempfile.TemporaryDirectory() as place:
     return jobs.run(story, config, Path(place))
+
+
+def _writer(output: str) -> Callable[[Path, Iterable[bytes]], Path]:
+  """What writes the file, by its ending."""
+  ending = next((one for one in _WRITERS if output.endswith(one)), None)
+  if ending is None:
+    raise UserError(
+      f"--output must end in {' or '.join(_WRITERS)}, came {output}."
+    )
+  if not (folder := Path(output).parent).is_dir():
+    raise UserError(f"--output: there is no folder {folder}; make it first.")
+  return _WRITERS[ending]
+
+
+_WRITERS = {".jsonl": files.write_chunks, ".jsonl.zst": files.write_zst}
 
 
 def _require_leaf(recipe: recipes.Recipe, path: str) -> None:

@@ -282,14 +282,23 @@ def budget(config: Any, data: prepare.Prepared) -> budgets.Budget:
   )
 
 
-def unmatched(config: Any, data: prepare.Prepared) -> list[str]:
-  """What a person must know of trainings that cannot repeat as the budget does."""
+def unmatched(
+  config: Any, data: prepare.Prepared, *, trained: bool
+) -> list[str]:
+  """What a person must know of trainings that cannot repeat as the budget does.
+
+  Args:
+    config: of the job.
+    data: its corpus.
+    trained: whether the job has trainings; without them only the pool is told of.
+  """
   made, per_step = plans(config), config.batch.rows * config.batch.row_tokens
+  lengths = {"trial": made.trial, "final": made.final} if trained else {}
   return budgets.unmatched(
     budget(config, data),
     {
       f"A training of config.{name}": plan.steps * per_step
-      for name, plan in (("trial", made.trial), ("final", made.final))
+      for name, plan in lengths.items()
     },
     documents=len(data.pool),
     tokens=int(data.pool.tokens.pairs_N.sum()),

@@ -178,12 +178,15 @@ def _require_elsewhere(config: Any, workdir: Path) -> None:
       )
 
 
-def prepared(job: Job, *, learned: Path | None = None) -> prepare.Prepared:
+def prepared(
+  job: Job, *, learned: Path | None = None, trained: bool = True
+) -> prepare.Prepared:
   """The corpus of the config, with everything told that a person must know.
 
   Args:
     job: whose corpus it is.
     learned: folder of a recipe whose tokenizer and embedder are taken.
+    trained: whether the job trains models, of whose length a person must know.
   """
   config = job.config
   data = processes.in_turn(
@@ -200,7 +203,7 @@ def prepared(job: Job, *, learned: Path | None = None) -> prepare.Prepared:
     job.reporter.say(note)
   job.reporter.say(build.budget(config, data).text())
   if data.targets:
-    for line in build.unmatched(config, data):
+    for line in build.unmatched(config, data, trained=trained):
       job.reporter.say(line)
   processes.by_first(lambda: workdirs.claim_corpus(job.workdir, data.digest))
   return data

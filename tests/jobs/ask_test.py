@@ -47,8 +47,9 @@ def asked(folder, *settings):
 
 def test_a_target_of_the_pool_is_found_there(folder, capsys):
   assert ask.main(["pool", *asked(folder, "partition.kind=kmeans")]) == 0
-  told = capsys.readouterr().out
-  assert "goal is represented" in told
+  told = capsys.readouterr()
+  assert "goal is represented" in told.out
+  assert "config.final" not in told.err + told.out  # nothing is trained
   assert not (folder / "none").exists()
 
 
@@ -77,13 +78,17 @@ def test_what_changed_between_recipes_is_told(folder, capsys):
 
 
 def lines_of(path):
+  if path.suffix == ".jsonl":
+    return list(map(json.loads, path.read_text().splitlines()))
   with zstandard.ZstdDecompressor().stream_reader(path.open("rb")) as reader:
     return list(map(json.loads, io.TextIOWrapper(reader, encoding="utf-8")))
 
 
-@pytest.mark.parametrize("path", ["1", "all"])
-def test_a_leaf_becomes_a_file(folder, tmp_path, path, capsys):
-  output = tmp_path / "leaf.jsonl.zst"
+@pytest.mark.parametrize(
+  ("path", "name"), [("1", "leaf.jsonl"), ("all", "leaf.jsonl.zst")]
+)
+def test_a_leaf_becomes_a_file(folder, tmp_path, path, name, capsys):
+  output = tmp_path / name
   job = arguments(folder, "even", "method=uniform_sources")
   assert ask.main(["leaf", path, *job, f"--output={output}"]) == 0
   found = lines_of(output)
@@ -95,7 +100,10 @@ def test_a_leaf_becomes_a_file(folder, tmp_path, path, capsys):
   pool = map(json.loads, (folder / "pool.jsonl").read_text().splitlines())
   text_of = {one["id"]: one["text"] for one in pool}
   assert all(one["text"] == text_of[one["id"]] for one in found)
-  assert f"{len(wanted)} documents" in capsys.readouterr().out
+  told = capsys.readouterr()
+  assert f"{len(wanted)} documents" in told.out
+  assert "Budget: " in told.err
+  assert "config.final" not in told.err + told.out  # nothing is trained
 
 
 def test_bad_questions_end_with_one_line(folder, tmp_path, capsys):
@@ -104,7 +112,11 @@ def test_bad_questions_end_with_one_line(folder, tmp_path, capsys):
   for given, words in (
     (["recipes", str(folder / "even"), "nowhere"], ["nowhere", "recipe.json"]),
     (["leaf", "7", *job, output], ["'7'", "Known: 0, 1, 2"]),
-    (["leaf", "1", *job, "--output=x.txt"], ["x.txt", ".jsonl.zst"]),
+    (["leaf", "1", *job, "--output=x.txt"], ["x.txt", ".jsonl or .jsonl.zst"]),
+    (
+      ["leaf", "1", *job, f"--output={tmp_path}/absent/x.jsonl"],
+      ["absent", "make it first"],
+    ),
     (
       ["leaf", "1", *job, "--config.data.max_documents=50", output],
       ["corpus is not that of", "wanted"],

@@ -23,6 +23,13 @@ def write_zst(path: Path, chunks: Iterable[bytes]) -> Path:
   return path
 
 
+def write_chunks(path: Path, chunks: Iterable[bytes]) -> Path:
+  """Writes chunks as they are."""
+  with store.replacing(path) as temporary, temporary.open("wb") as file:
+    file.writelines(chunks)
+  return path
+
+
 def write_text(path: Path, text: str) -> Path:
   """Writes a text file."""
   store.write_atomically(path, text)
