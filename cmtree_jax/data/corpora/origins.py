@@ -77,13 +77,19 @@ def find(plan: Plan, *, cache_dir: Path, progress: Progress) -> Origin:
 
 def _check_name(name: str, file: str) -> None:
   """Refuses what stands for something else where targets are named."""
-  taken = (NO_TARGET, MEAN, ANY)
-  if name in taken or set(name) & set("+>") or not name.strip():
-    raise UserError(
-      f"{file}: wanted the name of a target, came {name!r}; rename the file. "
-      f"{', '.join(taken)} have meanings of their own, + joins targets, and > leads to "
-      "the one that is tested."
-    )
+  if not name.strip():
+    fault = "it is blank"
+  elif name in (NO_TARGET, MEAN, ANY):
+    fault = f"{name} has a meaning of its own"
+  elif "+" in name:
+    fault = "+ joins targets"
+  elif ">" in name:
+    fault = "> leads to the one that is tested"
+  else:
+    return
+  raise UserError(
+    f"{file}: {name!r} cannot be the name of a target: {fault}. Rename the file."
+  )
 
 
 def fields(plan: Plan) -> sources.Rules:

@@ -117,10 +117,21 @@ def test_answers_that_are_not_scored_are_told(corpus):
   assert "its 12 texts are scored whole" in note
 
 
-@pytest.mark.parametrize("name", ["mean", "none", "any", "a+b", "a>b", " "])
-def test_a_target_cannot_be_called_like_something_else(corpus, name):
+@pytest.mark.parametrize(
+  ("name", "fault"),
+  [
+    ("mean", "mean has a meaning of its own"),
+    ("none", "none has a meaning of its own"),
+    ("any", "any has a meaning of its own"),
+    ("a+b", "+ joins targets"),
+    ("<b>ev&il\"'", "> leads to the one that is tested"),
+    (" ", "it is blank"),
+  ],
+)
+def test_a_target_cannot_be_called_like_something_else(corpus, name, fault):
   (corpus / "goal.jsonl").rename(corpus / f"{name}.jsonl")
-  with pytest.raises(UserError, match=f"came '{re.escape(name)}'; rename"):
+  told = f" be the name of a target: {re.escape(fault)}\\. Rename the file\\.$"
+  with pytest.raises(UserError, match=told):
     _prepare(corpus, f"data.target_files={corpus}/{name}.jsonl")
 
 
