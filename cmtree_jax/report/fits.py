@@ -26,8 +26,10 @@ class Fit(NamedTuple):
 _NOTE = (
   "Shares with 95 % intervals, by drawing the runs again. The error is that of a run's "
   "mean loss when it is predicted from all others; what predicts every run to be as "
-  "the mean of the others has the error in brackets. A predicted gain is no result: "
-  "published ones overstate it, so train on the mixture and on natural."
+  "the mean of the others has the error in brackets. The predicted gain is how much "
+  "lower than natural's a law says that the mixture's mean loss is. Mean losses are "
+  "means over the targets, in the unit of the table's losses. A predicted gain is no "
+  "result: published ones overstate it, so train on the mixture and on natural."
 )
 
 
@@ -36,30 +38,34 @@ def best(fits: Sequence[Fit]) -> Fit:
   return min(fits, key=lambda one: one.error.rmse)
 
 
-def _columns(fits: Sequence[Fit]) -> list[str]:
-  return ["natural", *(one.method for one in fits)]
-
-
 def _rows(fits: Sequence[Fit], runs: Runs, q_K: np.ndarray) -> list[list[str]]:
   rows = []
   for k, domain in enumerate(runs.domains):
-    shares = [
-      f"{one.mixture_K[k]:.1%} [{one.low_K[k]:.1%}, {one.high_K[k]:.1%}]"
-      for one in fits
-    ]
+    shares = [" ".join(_share(one, k)) for one in fits]
     rows.append([domain, f"{q_K[k]:.1%}", *shares])
-  found = [
-    ("predicted gain", [f"{one.predicted_gain:+.4f}" for one in fits]),
-    (
-      "leave-one-out error",
-      [f"{one.error.rmse:.4f} ({one.error.rmse_of_mean:.4f})" for one in fits],
-    ),
-    (
-      "rank correlation",
-      [_number(one.error.rank_correlation) for one in fits],
-    ),
+  told = zip(*(_of_law(one).values() for one in fits), strict=True)
+  names = _of_law(fits[0])
+  return rows + [
+    [name, "", *cells] for name, cells in zip(names, told, strict=True)
   ]
-  return rows + [[name, "", *cells] for name, cells in found]
+
+
+def _share(one: Fit, k: int) -> tuple[str, str]:
+  """A domain's share and its interval."""
+  return (
+    f"{one.mixture_K[k]:.1%}",
+    f"[{one.low_K[k]:.1%}, {one.high_K[k]:.1%}]",
+  )
+
+
+def _of_law(one: Fit) -> dict[str, str]:
+  """What is told of a method's law."""
+  error = one.error
+  return {
+    "predicted gain in mean loss": f"{one.predicted_gain:+.4f}",
+    "leave-one-out error": f"{error.rmse:.4f} ({error.rmse_of_mean:.4f})",
+    "rank correlation": _number(error.rank_correlation),
+  }
 
 
 def _cell(text: str) -> str:
@@ -72,7 +78,9 @@ def _number(x: float) -> str:
 
 def markdown(fits: Sequence[Fit], runs: Runs, q_K: np.ndarray) -> str:
   """The table of all methods."""
-  lines = [["domain", *_columns(fits)], ["---"] + ["---:"] * (1 + len(fits))]
+  methods = [one.method for one in fits]
+  lines = [["domain", "natural", *methods]]
+  lines.append(["---"] + ["---:"] * (1 + len(fits)))
   lines += _rows(fits, runs, q_K)
   # Names of domains are of a person's file.
   cells = [[_cell(text) for text in line] for line in lines]
@@ -81,12 +89,20 @@ def markdown(fits: Sequence[Fit], runs: Runs, q_K: np.ndarray) -> str:
 
 
 def show(fits: Sequence[Fit], runs: Runs, q_K: np.ndarray) -> None:
-  """Prints it."""
+  """Prints it, one method below the other: a screen has no room for all abreast."""
   console = screen.console()
-  rows = _rows(fits, runs, q_K)
-  console.print(
-    tables.table(_head(fits, runs), _columns(fits), rows, first="domain")
-  )
+  console.print(_head(fits, runs))
+  for one in fits:
+    rows = [
+      [domain, f"{q_K[k]:.1%}", *_share(one, k)]
+      for k, domain in enumerate(runs.domains)
+    ]
+    columns = ["natural", "share", "95 % interval"]
+    made = tables.table(one.method, columns, rows, first="domain")
+    made.columns[0].no_wrap, made.columns[0].overflow = False, "fold"
+    console.print(made)
+    told = "; ".join(f"{name} {text}" for name, text in _of_law(one).items())
+    console.print(f"{one.method}: {told}\n")
   console.print(_NOTE)
 
 

@@ -31,3 +31,24 @@ def test_the_law_that_predicts_best_is_chosen():
   told = fits.to_json(made, RUNS)
   assert told["method"] == "olmix"
   assert told["fits"]["olmix"]["leave_one_out"]["rank_correlation"] is None
+
+
+def test_a_narrow_screen_cuts_nothing(monkeypatch, capsys):
+  monkeypatch.setenv("COLUMNS", "80")
+  domains = ("a" * 30 + "z" * 60, "code")
+  made = [fit(name, 0.1) for name in ("olmix", "regmix", "mixing_laws")]
+  fits.show(made, RUNS._replace(domains=domains), SHARE_K)
+  told = capsys.readouterr().out
+  assert max(map(len, told.splitlines())) <= 80
+  assert "…" not in told
+  assert told.count("z") >= 180
+  for text in (
+    "[15.0%, 35.0%]",
+    "[65.0%, 85.0%]",
+    "0.1000 (0.5000)",
+    "+0.0200",
+  ):
+    assert told.count(text) == 3
+  titles = {line.strip() for line in told.splitlines()}
+  assert titles >= {"olmix", "regmix", "mixing_laws"}
+  assert told.count("predicted gain in mean loss") == 3
