@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from cmtree_jax.report.screen import printable
 from cmtree_jax.types import UserError
 
 _DESCRIPTION = """Make the report of a job from the files in its workdir; of several
@@ -42,13 +43,17 @@ def _written(workdirs: Sequence[str], output: str | None) -> Path:
   folder = folders[0] if len(folders) == 1 else Path()
   path = Path(output) if output else folder / report.FILE
   try:
-    return report.write(folders, path)
+    return report.write(folders, path, tell=_warn)
   except ImportError as error:
     raise UserError(report.missing(error)) from error
   except OSError as error:
     raise UserError(
       f"Cannot write {path}: {error.strerror or error}. Choose another --output."
     ) from error
+
+
+def _warn(line: str) -> None:
+  print(f"Warning: {printable(line)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -273,10 +273,15 @@ def test_a_comparison_tells_of_its_budget_and_of_every_set(tmp_path):
   assert "Nothing" not in report.build([results.load(folder)])
 
 
+def test_the_time_is_not_that_of_a_whole_job_that_was_resumed(plain):
+  told = asked.cards(results.load(plain))
+  assert "time since the job was last started or resumed" in told
+
+
 def test_jobs_stand_side_by_side(plain, tmp_path):
   other = workdirs.make(tmp_path / "other", names=("else",))
   built = report.build([results.load(one) for one in (plain, other)])
-  assert built.count('<div class="beside">') >= 8
+  assert built.count('<div class="beside"') >= 8
   _, _, differ = built.partition('id="Differences"')
   assert (
     "data.source" in differ and "method" not in differ.split("</section>")[0]
@@ -295,9 +300,21 @@ def test_the_command_makes_a_page_from_files_alone(plain, tmp_path, capsys):
   ("damage", "words"),
   [
     (lambda one: (one / "config.json").unlink(), ["No config.json"]),
-    (lambda one: (one / "recipe.json").write_text("{"), ["damaged"]),
-    (lambda one: (one / "results.parquet").write_bytes(b"x"), ["damaged"]),
-    (lambda one: (one / "recipe.json").write_text("{}"), []),
+    (lambda one: (one / "config.json").write_text("{}"), ["config.json", "{}"]),
+    (lambda one: (one / "recipe.json").write_text("{"), ["line 1"]),
+    (lambda one: (one / "recipe.json").write_text("{}"), ["recipe.json", "{}"]),
+    (lambda one: (one / "recipe.json").write_text("[]"), ["recipe.json", "[]"]),
+    (
+      lambda one: (one / "recipe.json").write_text('{"method": "a"}'),
+      ["recipe.json", "no 'targets'", "--overwrite"],
+    ),
+    (
+      lambda one: pq.write_table(
+        pa.table({"row": [0]}), one / documents.SAMPLE_FILE
+      ),
+      ["sample.parquet", "document_id", "Remove it"],
+    ),
+    (lambda one: (one / "summary.json").write_text("3"), ["summary.json", "3"]),
   ],
 )
 def test_a_workdir_that_cannot_be_read_is_told(damage, words, tmp_path, capsys):
@@ -305,8 +322,7 @@ def test_a_workdir_that_cannot_be_read_is_told(damage, words, tmp_path, capsys):
   damage(folder)
   status = command.main([str(folder)])
   told = capsys.readouterr().err
-  assert status == (2 if words else 0)
-  assert told.count("\n") == bool(words)
+  assert status == 2 and told.count("\n") == 1
   assert all(word in told for word in words)
 
 
@@ -320,12 +336,56 @@ def test_a_file_that_is_cut_off_is_told_in_a_line(
   (folder / name).write_bytes(whole[: int(share * len(whole))])
   assert command.main([str(folder)]) == 2
   told = capsys.readouterr().err
-  assert told.count("\n") == 1 and "damaged" in told
+  assert told.count("\n") == 1 and f"{folder / name} is damaged" in told
   assert not (folder / report.FILE).exists()
 
 
+@pytest.mark.parametrize(
+  ("name", "section"),
+  [
+    ("sample.parquet", "Map"),
+    ("documents.parquet", "Repeats"),
+    ("summary.json", "Costs"),
+    ("comparison.json", "Results"),
+    ("metrics.jsonl", "Search"),
+  ],
+)
+def test_what_the_page_does_without_is_told(name, section, tmp_path, capsys):
+  folder = workdirs.make(tmp_path / "run")
+  wanted = f"{folder / name} is missing"
+  if name == "metrics.jsonl":
+    good = '{"loop": "a", "run": "b", "step": 1}\n'
+    (folder / name).write_text(f"{good}what\n{good[:9]}")
+    wanted = f"{folder / name} is damaged in line 2: Expecting value"
+  else:
+    (folder / name).unlink()
+  assert command.main([str(folder)]) == 0
+  told = capsys.readouterr().err
+  assert told.count("\n") == 1 and wanted in told
+  built = (folder / report.FILE).read_text()
+  _, _, inside = built.partition(f'<section id="{section}"')
+  assert wanted in inside.partition("</section>")[0]
+
+
+def test_a_whole_workdir_lacks_nothing(plain):
+  assert results.load(plain).lacks == ()
+
+
+def test_one_round_is_told_in_a_sentence(tmp_path):
+  folder = workdirs.make(tmp_path / "run")
+  told = json.loads((folder / "recipe.json").read_text())
+  told["history"] = told["history"][:1]
+  (folder / "recipe.json").write_text(json.dumps(told))
+  assert not any(name.startswith("Search-0-h") for name in _figures(folder))
+  built = report.build([results.load(folder)])
+  assert (
+    "The search had one round, of which it tells: loss.plain 3, gain 0, "
+    "effective sample size 0.5." in built
+  )
+
+
 def test_a_job_without_results_is_told(tmp_path):
-  (tmp_path / "config.json").write_text("{}")
+  (tmp_path / "config.json").write_text('{"method": "cmtree"}')
   with pytest.raises(UserError, match="no results yet"):
     results.load(tmp_path)
 

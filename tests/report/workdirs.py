@@ -88,6 +88,7 @@ def make(
   _write(folder, "config.json", settings)
   summary = {"wall_seconds": 3.0, "peak_rss_bytes": 2**30, "device": name(4)}
   _write(folder, "summary.json", summary)
+  _write(folder, "comparison.json", {"rows": []})
   _write(folder, "recipe.json", _recipe(paths, name))
   return folder
 

@@ -149,7 +149,10 @@ def cards(found: Results) -> str:
     )
   if "wall_seconds" in found.summary:
     facts.append(
-      ("time of the last start", _time(found.summary["wall_seconds"]))
+      (
+        "time since the job was last started or resumed",
+        _time(found.summary["wall_seconds"]),
+      )
     )
   return page.cards(facts)
 
@@ -174,7 +177,8 @@ def glance(several: Sequence[Results]) -> str:
     *("job", "handed over", "epochs", "target"),
     *("BPB", "− natural", "verdict", "share of the corpus"),
   )
-  return page.table(columns, rows, caption="At a glance")
+  inside = page.table(columns, rows, caption="At a glance")
+  return inside.replace("<table>", '<table class="jobs">', 1)
 
 
 def _time(seconds: float) -> str:

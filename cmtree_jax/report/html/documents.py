@@ -12,6 +12,7 @@ import numpy as np
 
 from cmtree_jax.data import store
 from cmtree_jax.recipe import assign
+from cmtree_jax.report.html import damage
 
 FILE = assign.DOCUMENTS_FILE
 SAMPLE_FILE = "sample.parquet"
@@ -112,7 +113,7 @@ def load(folder: Path, *, epochs: float) -> Documents | None:
   edges = np.linspace(0, max(most * epochs, 1e-9), _BINS + 1)
   counts, flows, out = np.zeros(_BINS, np.int64), np.zeros(_BINS), 0
   leaves: dict[str, Sums] = {}
-  shown = _sample(folder / SAMPLE_FILE)
+  shown = damage.checked(folder / SAMPLE_FILE, _sample, cure=damage.REMOVE)
   kept: list[Shown] = []
   begin = 0
   for part in _parts(path, "weight", "value", "tokens"):
@@ -178,13 +179,16 @@ def _sums(
     )
 
 
+_COLUMNS = ["document_id", "source", "text", "x", "y", "near"]
+
+
 def _sample(path: Path) -> dict[str, Any]:
   import pyarrow.parquet as pq
 
   if not path.is_file():
     return {"row": np.zeros(0, np.int64)}
   table = pq.read_table(path)
-  columns = table.to_pydict()
+  columns = table.select(_COLUMNS).to_pydict()
   return {**columns, "row": table["row"].to_numpy()}
 
 

@@ -80,7 +80,9 @@ def costs(found: Results, name: str) -> str:
       f"({tables.power(ledger['trial_flops'])} FLOPs)."
     )
   if seconds := found.summary.get("wall_seconds"):
-    line = f"The last start of the job ran for {seconds:,.0f} s"
+    line = (
+      f"Since it was last started or resumed the job ran for {seconds:,.0f} s"
+    )
     if peak := found.summary.get("peak_rss_bytes"):
       line += f" and held {peak / 2**30:.2f} GiB at the peak"
     if device := found.summary.get("device"):

@@ -163,11 +163,14 @@ def scrolled(inside: str, name: str) -> str:
 
 def cards(facts: Iterable[tuple[str, str]]) -> str:
   """Numbers that matter most: (name, number), text."""
+  facts = list(facts)
   inside = "".join(
     f"<div><dt>{escape.text(name)}</dt><dd>{escape.text(value)}</dd></div>"
     for name, value in facts
   )
-  return f'<dl class="cards">{inside}</dl>'
+  # Two even rows of more than four.
+  across = len(facts) if len(facts) <= 4 else (len(facts) + 1) // 2
+  return f'<dl class="cards" style="--across:{max(across, 1)}">{inside}</dl>'
 
 
 def bullets(lines: Iterable[str]) -> str:

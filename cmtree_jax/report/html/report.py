@@ -42,15 +42,27 @@ class Place(NamedTuple):
 _Part = Callable[[Results, Place], str]
 
 
-def write(folders: Sequence[Path], path: Path) -> Path:
+def write(
+  folders: Sequence[Path],
+  path: Path,
+  *,
+  tell: Callable[[str], None] = lambda line: None,
+) -> Path:
   """Reads workdirs and writes their page, whole or not at all.
 
+  Args:
+    folders: the workdirs.
+    path: of the page.
+    tell: gets a line for every file that the page had to do without.
   Raises:
     UserError: a folder holds no results.
     ImportError: plotly is not installed.
   """
   found = [reading.load(folder) for folder in folders]
   store.write_atomically(path, build(found))
+  for one in found:
+    for lack in one.lacks:
+      tell(lack.line)
   return path
 
 
@@ -83,7 +95,8 @@ def _built(several: Sequence[Results], share: float) -> str:
     for number, one in enumerate(several):
       own = f"{escape.identifier(name)}-{number}"
       place = Place(own, f"Tree-{number}", figures, share, looked[number])
-      bodies.append(part(one, place))
+      told = [page.paragraph(x.line) for x in one.lacks if x.section == name]
+      bodies.append("\n".join([*told, part(one, place)]).strip())
     if any(bodies):
       sections.append(Section(name, _beside(several, bodies)))
   title, lead = _of_one(several[0]) if len(several) == 1 else _of_many(several)
@@ -117,7 +130,11 @@ def _beside(several: Sequence[Results], bodies: Sequence[str]) -> str:
     f"{body or page.paragraph('Nothing of this.', 'soft')}</div>"
     for one, body in zip(several, bodies, strict=True)
   ]
-  return f'<div class="beside">{"".join(columns)}</div>'
+  # Three are the most that have room; four stand two by two.
+  across = 2 if len(several) % 3 == 1 or len(several) == 2 else 3
+  return (
+    f'<div class="beside" style="--across:{across}">{"".join(columns)}</div>'
+  )
 
 
 def _table(found: Results, place: Place) -> str:

@@ -4,7 +4,6 @@ Everything is read from files alone, whatever job wrote them; what it did not wr
 None or empty.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +13,8 @@ from cmtree_jax.budget import Budget
 from cmtree_jax.evaluate.results import MEAN, NATURAL, Standing, standings
 from cmtree_jax.recipe import recipe as recipes
 from cmtree_jax.recipe import schedule as schedules
-from cmtree_jax.report.html import documents
+from cmtree_jax.report.html import damage, documents
+from cmtree_jax.report.html.damage import Lack
 from cmtree_jax.report.html.documents import Documents
 from cmtree_jax.types import UserError
 
@@ -40,6 +40,7 @@ class Results(NamedTuple):
   schedules: dict[str, Schedule]  # by method, of its first run
   documents: Documents | None
   manifest: dict[str, Any]  # of the export
+  lacks: tuple[Lack, ...] = ()  # files that are missing or not whole
 
   @property
   def name(self) -> str:
@@ -96,23 +97,11 @@ def load(folder: Path | str) -> Results:
     raise UserError(
       f"No {SETTINGS_FILE} in {folder}. Give the workdir of a job that has ended."
     )
-  try:
-    return _loaded(folder)
-  except UserError:
-    raise
-  except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
-    raise UserError(
-      f"{folder}: its results cannot be read ({type(error).__name__}: {error}). They "
-      "are damaged or of another version; run the job that made them again."
-    ) from error
-
-
-def _loaded(folder: Path) -> Results:
-  recipe = _json(folder / recipes.FILE)
+  recipe = damage.whole(folder / recipes.FILE, *_OF_RECIPE)
   if schedules.is_in(folder):
-    recipe = _json(folder / schedules.FILE)["made"]
-  settings = _json(folder / SETTINGS_FILE)
-  rows = _rows(folder / ROWS_FILE)
+    recipe = damage.whole(folder / schedules.FILE, "made")["made"]
+  settings = damage.whole(folder / SETTINGS_FILE, "method")
+  rows, found_standings = damage.checked(folder / ROWS_FILE, _standings)
   if not (rows or recipe or (folder / documents.FILE).is_file()):
     raise UserError(
       f"{folder} has no results yet. Run the job to its end: the same command goes "
@@ -122,20 +111,28 @@ def _loaded(folder: Path) -> Results:
     folder=folder,
     settings=settings,
     recipe=recipe,
-    summary=_json(folder / SUMMARY_FILE),
+    summary=damage.whole(folder / SUMMARY_FILE, cure=damage.REMOVE),
     rows=rows,
-    standings=standings(rows, seeds=_seeds(rows)),
+    standings=found_standings,
     schedules=_schedules(folder, settings.get("method", "")),
     documents=None,
-    manifest=_json(folder / EXPORT / "manifest.json"),
+    manifest=damage.whole(folder / EXPORT / "manifest.json"),
+    lacks=tuple(damage.lacks(folder, rows=bool(rows))),
   )
-  epochs = found.budget.epochs if found.budget else 1.0
-  return found._replace(documents=documents.load(folder, epochs=epochs))
+  budget = damage.checked(folder / recipes.FILE, lambda _: found.budget)
+  told = damage.checked(
+    folder / documents.FILE,
+    lambda _: documents.load(folder, epochs=budget.epochs if budget else 1.0),
+  )
+  return found._replace(documents=told)
 
 
-def _json(path: Path) -> dict[str, Any]:
-  """What a file holds; nothing where it is not there."""
-  return json.loads(path.read_text()) if path.is_file() else {}
+_OF_RECIPE = ("method", "targets", "budget", "nodes")  # what the page reads
+
+
+def _standings(path: Path) -> tuple[list[dict[str, Any]], list[Standing]]:
+  rows = _rows(path)
+  return rows, standings(rows, seeds=_seeds(rows))
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
@@ -157,5 +154,7 @@ def _schedules(folder: Path, first: str) -> dict[str, Schedule]:
   """How online methods moved their mixtures, by method, in the run of seed 0."""
   found: dict[str, Schedule] = {}
   for path in sorted(folder.glob(f"cells/search/*.0.run/{schedules.FILE}")):
-    found[_json(path)["method"]] = _rows(path.with_name(schedules.TABLE_FILE))
+    method = damage.whole(path, "method")["method"]
+    table = path.with_name(schedules.TABLE_FILE)
+    found[method] = damage.checked(table, _rows)
   return dict(sorted(found.items(), key=lambda item: item[0] != first))

@@ -31,7 +31,9 @@ def history(found: Results) -> list[dict[str, float]]:
 
 
 def figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-  """Title -> lines over rounds of what belongs together."""
+  """Title -> lines over rounds of what belongs together; none over one round."""
+  if len(rows) < 2:
+    return {}
   panels = {
     title: names
     for title, wanted in _PANELS
@@ -87,6 +89,8 @@ def _numbers(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def section(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> str:
   """The figures, and all columns in a table that is folded away.
 
+  One round is told in a sentence.
+
   Args:
     rows: of the history.
     names: title -> name of its figure in the page.
@@ -97,6 +101,8 @@ def section(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> str:
   ]
   parts = [f'<div class="grid">{"".join(parts)}</div>'] if parts else []
   columns = list(rows[0])
+  if len(rows) == 1:
+    parts.append(page.paragraph(_told_once(rows[0])))
   cells = [
     [str(number + 1), *(_cell(row.get(column)) for column in columns)]
     for number, row in list(enumerate(rows))[:_ROWS]
@@ -106,6 +112,19 @@ def section(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> str:
     told += f", the first {_ROWS}"
   parts.append(page.fold(told, page.table(("round", *columns), cells)))
   return "\n".join(parts)
+
+
+def _told_once(row: Mapping[str, Any]) -> str:
+  """What is drawn of more rounds; all where none of that is known."""
+  names = [
+    name for name in row if any(one.fullmatch(name) for _, one in _PANELS)
+  ]
+  told = [
+    f"{name.replace('_', ' ')} {row[name]:.4g}"
+    for name in names or row
+    if isinstance(row[name], int | float)
+  ]
+  return f"The search had one round, of which it tells: {', '.join(told)}."
 
 
 def _cell(value: Any) -> str:
