@@ -123,3 +123,57 @@ def test_buttons_change_widths_and_theme(tab, page):
     seen.append(tab.run(color))
   assert seen[0] == seen[1] != seen[2]
   assert tab.errors == []
+
+
+# Contrasts of what tiles tell with what is behind it, as WCAG 2.2 computes them.
+_CONTRASTS = """(() => {
+  const channels = (color) => color.match(/[\\d.]+/g).slice(0, 3).map((one) => {
+    const c = one / 255;
+    return c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
+  });
+  const luminance = (color) => {
+    const [r, g, b] = channels(color);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  return [...document.querySelectorAll('g.slice')].map((one) => {
+    const text = one.querySelector('text'), tile = one.querySelector('path');
+    if (!text) return 21;
+    const [low, high] = [text, tile].map((x) => luminance(getComputedStyle(x).fill))
+      .sort((a, b) => a - b);
+    return (high + 0.05) / (low + 0.05);
+  });
+})()"""
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_labels_of_tiles_can_be_read(dark, tab, page):
+  _open(tab, page, width=1600, dark=dark)
+  tab.until(f"{_TREE}.querySelectorAll('g.slice').length >= 7")
+  contrasts = tab.run(_CONTRASTS)
+  assert len(contrasts) == 7 and min(contrasts) >= 4.5, contrasts
+
+
+def _rows_of(tab: browser.Page, selector: str) -> list[int]:
+  """How many of these stand in each row."""
+  tops = tab.run(
+    f"[...document.querySelectorAll('{selector}')]"
+    ".map(one => Math.round(one.getBoundingClientRect().top))"
+  )
+  return [tops.count(one) for one in dict.fromkeys(tops)]
+
+
+@pytest.mark.parametrize(
+  ("jobs", "width", "rows"),
+  [(2, 1280, [2]), (3, 1280, [3]), (3, 1000, [1, 1, 1]), (4, 1280, [2, 2])],
+)
+def test_jobs_stand_in_even_rows(jobs, width, rows, tab, tmp_path):
+  names = ("a-target-of-a-name-" * 5, "plain", "x" * 200)
+  folder = workdirs.make(tmp_path / ("job-of-a-name-" * 8), names=names)
+  made = report.write([folder] * jobs, tmp_path / report.FILE)
+  _open(tab, made, width=width)
+  assert _rows_of(tab, "main > .beside > div") == rows
+  assert tab.run("document.documentElement.scrollWidth") == width
+  glance = "document.querySelector('.jobs').parentElement"
+  assert tab.run(f"{glance}.scrollWidth <= {glance}.clientWidth")
+  cards = ".beside > div:first-child .cards > div"
+  assert len(set(_rows_of(tab, cards))) == 1
