@@ -88,16 +88,19 @@ def lacks(folder: Path, *, rows: bool) -> Iterator[Lack]:
   made = (folder / recipes.FILE).is_file()
   documents = (folder / assign.DOCUMENTS_FILE).is_file()
   wanted = (
-    (made and rows, COMPARISON_FILE, "Results", "numbers of it"),
-    (made, assign.DOCUMENTS_FILE, "Repeats", "weights of documents, no map"),
-    (documents, "sample.parquet", "Map", "map and no documents of the leaves"),
-    (made, "summary.json", "Costs", "time, memory and commit of the job"),
+    (
+      made and rows,
+      COMPARISON_FILE,
+      "Results",
+      "the table below is from results.parquet",
+    ),
+    (made, assign.DOCUMENTS_FILE, "Repeats", "no weights of documents, no map"),
+    (documents, "sample.parquet", "Map", "no map, no documents of leaves"),
+    (made, "summary.json", "Costs", "no time, memory and commit"),
   )
   for is_wanted, name, section, without in wanted:
     if is_wanted and not (folder / name).is_file():
-      line = (
-        f"{folder / name} is missing: the page tells no {without}. {RESTORE}"
-      )
+      line = f"{folder / name} is missing: {without}. {RESTORE}"
       yield Lack(section, line)
   path = folder / metrics.FILE
   if path.is_file() and (line := _bad_line(path)):
