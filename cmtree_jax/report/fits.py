@@ -101,8 +101,9 @@ def show(fits: Sequence[Fit], runs: Runs, q_K: np.ndarray) -> None:
     made = tables.table(one.method, columns, rows, first="domain")
     made.columns[0].no_wrap, made.columns[0].overflow = False, "fold"
     console.print(made)
-    told = "; ".join(f"{name} {text}" for name, text in _of_law(one).items())
-    console.print(f"{one.method}: {told}\n")
+    for name, text in _of_law(one).items():
+      console.print(f" {name}: {text}")
+    console.print()
   console.print(_NOTE)
 
 
