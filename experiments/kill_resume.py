@@ -42,7 +42,10 @@ compare.methods=dsir,crisp_16 compare.targets=docstrings compare.seeds=2
 compare.fractions=1.0, compare.natural_multiples=, compare.noise_repeats=0
 trial.exponents=0.5,
 """.split()
-_FORMATS = "export.formats=parquet,jsonl,array_record,levanter,maxtext"
+_EXPORT = (
+  "export.formats=parquet,jsonl,array_record,levanter,maxtext",
+  "export.root=/exported",  # else files name the workdir that they are in
+)
 
 
 class Stage(NamedTuple):
@@ -77,7 +80,7 @@ STAGES = {
     _MAIN, _SMOKE, tuple(_SMALL), ("documents.parquet",), learned=True
   ),
   "export": Stage(
-    *(_MAIN, _SMOKE, (*_SMALL, _FORMATS)),
+    *(_MAIN, _SMOKE, (*_SMALL, *_EXPORT)),
     ("documents.parquet", "export"),
     learned=True,
   ),
