@@ -271,7 +271,7 @@ def draw(rows: list[Row], path: Path) -> None:
     xscale="log",
     ylim=(0, 1),
     xlabel="parameters",
-    ylabel="share of the rate of matrix products",
+    ylabel="share of its library's rate of matrix products",
   )
   axes.legend()
   figure.savefig(path)
