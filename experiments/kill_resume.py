@@ -38,13 +38,15 @@ cmtree.branching=2,2 final.seeds=1 online.unroll=2 online.every=4
 online.outer_rows=8 online.probe_rows=8
 """.split()
 _COMPARED = """
-compare.methods=dsir,crisp_16 compare.targets=docstrings compare.seeds=2
+compare.methods=dsir,crisp_16 compare.targets=python_modules compare.seeds=2
 compare.fractions=1.0, compare.natural_multiples=, compare.noise_repeats=0
 trial.exponents=0.5,
 """.split()
 _EXPORT = (
   "export.formats=parquet,jsonl,array_record,levanter,maxtext",
-  "export.root=/exported",  # else files name the workdir that they are in
+  # Else files name the workdir that they are in.
+  "export.root=/exported",
+  "export.tokenizer=a/tokenizer",
 )
 
 
