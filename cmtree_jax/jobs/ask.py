@@ -143,14 +143,9 @@ def _leaf_changes(one: recipes.Recipe, two: recipes.Recipe) -> Changes:
   # A leaf without a document is no node.
   return [
     (nodes[0][path]["name"], *(of[path]["weight"] for of in nodes))
-    for path in _leaf_paths(one)
+    for path in partitions.leaf_paths(old)
     if all(path in of for of in nodes)
   ]
-
-
-def _leaf_paths(recipe: recipes.Recipe) -> tuple[str, ...]:
-  assert recipe.partition is not None
-  return partitions.leaf_paths(recipe.partition)
 
 
 def _moved(

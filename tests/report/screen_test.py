@@ -6,14 +6,13 @@ import unicodedata
 import pytest
 
 import cmtree_jax
-from cmtree_jax.evaluate.results import Standing
-from cmtree_jax.evaluate.statistics import Interval, Reach
 from cmtree_jax.evaluate.verdict import Row, Verdict
 from cmtree_jax.jobs import command
 from cmtree_jax.report import figures, guard, screen, selection, tables
 from cmtree_jax.report.describe import Document, Favored, Node
 from cmtree_jax.report.progress import Reporter
 from cmtree_jax.types import UserError
+from tests.report.standings import standing
 
 HOSTILE = "\x1b[2J\x1b]0;t\x07\x9b1m\u202eback\u2066\nline [bold]b[/] :sea:$x$"
 
@@ -26,38 +25,8 @@ def _is_safe(told: str) -> bool:
   )
 
 
-def _standing() -> Standing:
-  none = Interval(0.1, 0.0, 0.2)
-  return Standing(
-    target_set=HOSTILE,
-    target=HOSTILE,
-    method="crisp",
-    seeds=2,
-    searches=2,
-    validation_bpb=1.0,
-    bpb=1.0,
-    accuracy=float("nan"),
-    to_natural=none,
-    verdict="worse",
-    best_other="",
-    to_best=none,
-    best_verdict="",
-    noise_floor=0.1,
-    effective_sample_size=1.0,
-    kept_share=1.0,
-    search_tokens=1,
-    search_flops=1.0,
-    trial_flops=1.0,
-    search_share=0.0,
-    tokens=1,
-    num_budgets=1,
-    reach=Reach(1.0, False),
-    at_equal_flops=None,
-  )
-
-
 def _tell_tables():
-  tables.show([_standing()])
+  tables.show([standing("worse", target_set=HOSTILE, target=HOSTILE)])
 
 
 def _tell_tree():
@@ -125,10 +94,10 @@ def test_hostile_text_is_shown_and_does_nothing(tell, capsys):
 def test_a_figure_of_a_hostile_target_is_drawn_letter_by_letter(tmp_path):
   pytest.importorskip("matplotlib")
   path = tmp_path / "a.svg"
-  one = _standing()._replace(target="$x^{$", target_set="$x^{$")
+  one = standing("worse", target_set="$x^{$", target="$x^{$")
   figures.draw([one], path)  # as a formula it would raise
   assert "$x^{$" in path.read_text()
-  figures.draw([_standing()], path)
+  figures.draw([standing("worse", target_set=HOSTILE, target=HOSTILE)], path)
   assert _is_safe(path.read_text())
 
 

@@ -1,16 +1,15 @@
 """What a person reads at the end: the tree, the tables and what to do."""
 
 import io
-import math
 import re
 
 import pytest
 from rich.console import Console
 
-from cmtree_jax.evaluate.results import Standing
-from cmtree_jax.evaluate.statistics import Interval, Reach
+from cmtree_jax.evaluate.statistics import Interval
 from cmtree_jax.report import tables
 from cmtree_jax.report.describe import Node
+from tests.report.standings import standing
 
 
 def _nodes(children: int, depth: int) -> list[Node]:
@@ -60,43 +59,12 @@ def test_of_a_large_tree_the_largest_children_are_shown_and_the_others_summed():
   assert shown.count("10 smaller ones") == 7
 
 
-def _standing(verdict: str, **changes) -> Standing:
-  difference = Interval(-0.1, -0.3, 0.1)
-  one = Standing(
-    target_set="news",
-    target="news",
-    method="crisp",
-    seeds=2,
-    searches=2,
-    tokens=1000,
-    bpb=1.5,
-    validation_bpb=1.6,
-    accuracy=math.nan,
-    to_natural=difference,
-    verdict=verdict,
-    best_other="",
-    to_best=difference,
-    best_verdict="",
-    noise_floor=math.nan,
-    effective_sample_size=0.5,
-    kept_share=0.0,
-    search_tokens=0.0,
-    search_flops=0.0,
-    trial_flops=0.0,
-    search_share=0.0,
-    num_budgets=1,
-    reach=Reach(1.0, True),
-    at_equal_flops=None,
-  )
-  return one._replace(**changes)
-
-
 @pytest.mark.parametrize(
   ("verdict", "advised"),
   [("better", False), ("worse", True), ("no difference", False)],
 )
 def test_natural_is_advised_where_the_recipe_is_worse(verdict, advised):
-  said = tables.advice(_standing(verdict))
+  said = tables.advice(standing(verdict))
   assert "crisp − natural, news: -0.1000 ±0.2000" in said
   assert verdict in said
   assert ("train on the natural mixture" in said) == advised
@@ -109,13 +77,13 @@ def test_natural_is_advised_where_the_recipe_is_worse(verdict, advised):
 )
 def test_why_there_is_no_difference_is_told(low, reason):
   found = Interval(-0.1, low, -0.2 - low)
-  one = _standing("no difference", to_natural=found, noise_floor=0.2)
+  one = standing("no difference", to_natural=found, noise_floor=0.2)
   assert reason in tables.advice(one)
 
 
 def test_readings_off_curves_are_shown_where_there_are_curves():
   for budgets, shown in ((1, False), (2, True)):
-    text = tables.markdown([_standing("better", num_budgets=budgets)])
+    text = tables.markdown([standing("better", num_budgets=budgets)])
     assert ("at equal FLOPs |" in text) == shown
     assert ("To natural: the share" in text) == shown
     (heading, rule, row) = [x for x in text.splitlines() if x.startswith("|")]
@@ -132,15 +100,15 @@ def test_the_legend_says_what_noise_the_intervals_hold():
       "Intervals are over 2 searches, each the mean of its final trainings",
     ),
   ):
-    one = _standing("better", searches=searches)._replace(seeds=seeds)
+    one = standing("better", searches=searches)._replace(seeds=seeds)
     assert words in tables.legend([one])
 
 
 def test_a_share_that_trials_chose_and_their_cost_are_shown():
-  chosen = _standing("better", kept_share=0.35, trial_flops=2e9)
+  chosen = standing("better", kept_share=0.35, trial_flops=2e9)
   for one, words in (
     (chosen, ["0.35", "2.0e9"]),
-    (_standing("better"), ["own"]),
+    (standing("better"), ["own"]),
     (chosen._replace(method="natural"), [" |  | "]),
   ):
     row = tables.markdown([one]).splitlines()[4]
