@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -73,10 +74,23 @@ def config_arguments(
   Args:
     arguments: of the command line; None: those of this process.
   """
-  arguments = sys.argv[1:] if arguments is None else arguments
+  if arguments is None:
+    _name_files_in_utf8()
+    arguments = sys.argv[1:]
   prefix = "--config."
   overrides = [a[len(prefix) :] for a in arguments if a.startswith(prefix)]
   return overrides, [a for a in arguments if not a.startswith(prefix)]
+
+
+def _name_files_in_utf8() -> None:
+  """Starts this command anew where its locale has no letters for names of files.
+
+  Python does so itself in the locale C, unless PYTHONUTF8=0 (PEP 540).
+  """
+  asked = os.environ.get("PYTHONUTF8") == "1"  # and -X utf8=0 is stronger
+  if sys.getfilesystemencoding() != "utf-8" and not asked:
+    os.environ["PYTHONUTF8"] = "1"  # its workers read it, too
+    os.execv(sys.executable, sys.orig_argv)
 
 
 def status_of(run: Callable[[], int]) -> int:

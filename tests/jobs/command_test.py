@@ -1,6 +1,8 @@
 """A command line: what a job raises is one line and a status."""
 
 import io
+import os
+import subprocess
 import sys
 
 import pytest
@@ -47,6 +49,30 @@ def test_a_log_that_is_no_utf8_loses_signs_and_not_the_job(
     stream.flush()
   assert written["stdout"].getvalue() == b"to natural: ?0.05, ?????\n"
   assert written["stderr"].getvalue() == b"Error: ???\n"
+
+
+@pytest.mark.parametrize(
+  ("flags", "encoding", "name"),
+  [((), "utf-8", "'caf\\xe9'"), (("-X", "utf8=0"), "ascii", "'caf\\udcc3")],
+)
+def test_names_are_utf8_whatever_the_locale_is(flags, encoding, name):
+  """Unless a person insists, who is told that a name cannot be read."""
+  shown = "import sys\n"
+  shown += "from cmtree_jax.jobs.command import config_arguments\n"
+  shown += "print(*map(ascii, config_arguments(None)[1]))\n"
+  shown += "print(sys.getfilesystemencoding())\n"
+  done = subprocess.run(
+    [*(sys.executable, *flags, "-c", shown), "caf\xe9".encode()],
+    env=os.environ
+    | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    capture_output=True,
+    text=True,
+    check=True,
+    timeout=60,
+  )
+  found = done.stdout.split()
+  assert found[1] == encoding
+  assert found[0].startswith(name)
 
 
 def test_an_estimate_takes_the_place_of_the_job(tmp_path, capsys):
