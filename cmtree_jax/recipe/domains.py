@@ -1,17 +1,17 @@
 """Domains: a frozen partition of the corpus, which mixture methods weigh.
 
 Every method runs on any of them: the labelled sources, k-means, the groups that
-CLIMB and R&B make of k-means, the balanced clusters of GEM, the cells of HERMES, or the
-leaves of a tree that was learned before.
+CLIMB and R&B make of k-means, the balanced clusters of GEM, the cells of HERMES, those
+of topic times form, or the leaves of a tree that was learned before.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from cmtree_jax import checks
+from cmtree_jax import checks, embed
 from cmtree_jax.data.build import prepare
 from cmtree_jax.data.draw import packing
 from cmtree_jax.embed import kmeans
@@ -22,11 +22,12 @@ from cmtree_jax.types import UserError
 CHUNK = 65_536  # documents that are looked at together; bounds memory
 
 KINDS = (
-  *("gem", "hermes", "kmeans", "silhouette", "sources", "tree:WORKDIR"),
-  "ward",
+  *("gem", "hermes", "kmeans", "product", "silhouette", "sources"),
+  *("tree:WORKDIR", "ward"),
 )
 STAGES = 3  # codes of a document that hermes learns
 MOST_CELLS = 4096  # that hermes may have: documents have a number for each
+VIEWS = (*embed.VIEWS, *embed.MODEL_VIEWS)
 
 
 class Plan(NamedTuple):
@@ -35,10 +36,14 @@ class Plan(NamedTuple):
   # kmeans; ward, k-means of many clusters merged as in CLIMB; silhouette, k-means
   # with the number of clusters that has the best silhouette, as in R&B; gem, clusters
   # of directions with masses nearly alike; hermes, cells of documents whose first
-  # codes are equal; sources, the labels; tree:WORKDIR, the leaves of a recipe, each
-  # document in its likeliest one.
+  # codes are equal; product, cells of documents that are in one cluster by every one of
+  # `views`, as WebOrganizer's of topic times format; sources, the labels; tree:WORKDIR,
+  # the leaves of a recipe, each document in its likeliest one.
   kind: str = "kmeans"
-  num_clusters: int = 64  # of kmeans, ward and gem
+  num_clusters: int = 64  # of kmeans, ward and gem; of product, the cells
+  # Of product, those of the embedding that a k-means of its own cuts; a single one is
+  # cut into all the cells, and V of them into the V-th root of their number each.
+  views: tuple[str, ...] = ("topic", "form")
   fine_clusters: int = 1000  # that ward merges
   candidates: tuple[int, ...] = (4, 8, 16, 32, 64)  # that silhouette tries
   # How much gem cares for equal masses, in units of its clusters' concentration;
@@ -66,6 +71,20 @@ class Plan(NamedTuple):
       fine_clusters=self.fine_clusters,
       sample_documents=self.sample_documents,
     )
+    if not self.views or len(set(self.views)) < len(self.views):
+      raise ValueError(
+        f"views = {', '.join(self.views) or 'none'} must name one view or more, each "
+        "once."
+      )
+    for name in self.views:
+      checks.one_of("views", name, VIEWS)
+    if self.kind == "product" and self.side ** len(self.views) != (
+      self.num_clusters
+    ):
+      raise ValueError(
+        f"num_clusters = {self.num_clusters} are no product of equal numbers for each "
+        f"of {', '.join(self.views)}; try {self.side ** len(self.views)}."
+      )
     checks.at_least(1, codes=self.codes)
     if not 1 <= self.prefix <= STAGES:
       raise ValueError(f"prefix = {self.prefix} must be from 1 to {STAGES}.")
@@ -77,6 +96,11 @@ class Plan(NamedTuple):
       )
     checks.at_least(0, balance=self.balance)
     checks.finite(balance=self.balance)
+
+  @property
+  def side(self) -> int:
+    """Clusters of each view of a product."""
+    return round(self.num_clusters ** (1 / len(self.views)))
 
 
 class Domains(NamedTuple):
@@ -123,8 +147,50 @@ def make(
     return _placed(_tree(Path(address), data), data.pool)
   sample_NE = np.asarray(data.pool.embedding_NE[sample_rows])
   mass_N = data.pool.tokens.mass_N[sample_rows]
+  if name == "product":
+    plan = plan._replace(num_clusters=plan.side)
+    views = _columns(plan.views, data.blocks)
+    partition = _product(plan, sample_NE, views, seed=seed, mass_N=mass_N)
+    return _placed(partition, data.pool)
   partition = _CLUSTERS[name](plan, sample_NE, seed=seed, mass_N=mass_N)
   return _placed(partition, data.pool)
+
+
+def _product(
+  plan: Plan, sample_NE: np.ndarray, views: Sequence[embed.Block], **fit: Any
+):
+  """Clusters of every view, and a cell for each choice of one of each view.
+
+  A cell's center has the clusters' centers side by side. Its product with a document
+  is the sum of theirs, so the nearest cell has the nearest cluster of every view.
+
+  Args:
+    plan: has the number of clusters of each view.
+    sample_NE: rows that clusters are fitted on.
+    views: where these have their columns.
+    fit: see `kmeans.fit`.
+  """
+  count = min(plan.num_clusters, len(sample_NE))
+  shape = (count,) * len(views)
+  center_LE = np.zeros((count ** len(views), sample_NE.shape[1]), np.float32)
+  for view, of_cell_L in zip(views, np.indices(shape), strict=True):
+    columns = slice(view.start, view.stop)
+    found = kmeans.fit(sample_NE[:, columns], num_clusters=count, **fit)
+    center_LE[:, columns] = found.center_LE[of_cell_L.ravel()]
+  return partitions.clusters(center_LE)
+
+
+def _columns(
+  names: Sequence[str], blocks: Sequence[embed.Block]
+) -> list[embed.Block]:
+  """Where the views of these names are in the embedding."""
+  of_name = {one.name: one for one in blocks}
+  if missing := [one for one in names if one not in of_name]:
+    raise UserError(
+      f"config.partition.views names {', '.join(missing)}; the embedding has "
+      f"{', '.join(of_name)}. Set config.embedding.views, or cut another view."
+    )
+  return [of_name[one] for one in names]
 
 
 def _kmeans(plan: Plan, sample_NE: np.ndarray, **fit: Any):

@@ -8,6 +8,7 @@ import pytest
 
 from cmtree_jax import budget
 from cmtree_jax.data.build import prepare
+from cmtree_jax.embed import kmeans
 from cmtree_jax.recipe import domains, recipe
 from cmtree_jax.recipe import partition as partitions
 from cmtree_jax.types import UserError
@@ -92,6 +93,85 @@ def test_a_partition_survives_its_file(data, kind):
     read.log_p_leaf(embedding_NE), partition.log_p_leaf(embedding_NE)
   )
   np.testing.assert_array_equal(read.log_w_L, partition.log_w_L)
+
+
+def _of_views(data, *views):
+  every = np.arange(len(data.pool))
+  number = 3 ** len(views)
+  plan = domains.Plan("product", num_clusters=number, views=views)
+  plan.check()
+  return domains.make(plan, data, every, seed=0)
+
+
+def test_a_product_crosses_the_clusters_of_its_views(tmp_path):
+  """Written alike, whatever it is about: three forms in each of three topics."""
+  rng = np.random.default_rng(0)
+  forms = {
+    "plain": lambda words: " ".join(words),
+    "upper": lambda words: " ".join(words).upper(),
+    "lines": lambda words: "\n\n\n\n".join(words),
+  }
+  rows = [
+    {
+      "id": f"{source}-{form}-{i}",
+      "text": write(rng.permutation(words.split())),
+      "source": source,
+    }
+    for source, words in _WORDS.items()
+    for form, write in forms.items()
+    for i in range(8)
+  ]
+  goal = [
+    {"text": " ".join(rng.permutation(words.split())), "split": split}
+    for split in ("train", "valid", "test")
+    for words in _WORDS.values()
+  ]
+  data = corpora.prepared(tmp_path, rows, goal, "embedding.views=topic,form")
+  topic, form = (_of_views(data, one) for one in ("topic", "form"))
+  both = _of_views(data, "topic", "form")
+  np.testing.assert_array_equal(
+    both.domain_N, 3 * topic.domain_N + form.domain_N
+  )
+  np.testing.assert_allclose(
+    both.mass_K, np.bincount(both.domain_N, data.pool.tokens.mass_N, 9)
+  )
+  # Each is that of its own columns alone.
+  (columns,) = (slice(b.start, b.stop) for b in data.blocks if b.name == "form")
+  form_NE = np.asarray(data.pool.embedding_NE)[:, columns]
+  fitted = kmeans.fit(
+    form_NE, num_clusters=3, seed=0, mass_N=data.pool.tokens.mass_N
+  )
+  np.testing.assert_array_equal(
+    form.domain_N, kmeans.assign(form_NE, fitted.center_LE)
+  )
+  assert len(np.unique(topic.domain_N)) == len(np.unique(form.domain_N)) == 3
+  assert len({*zip(topic.domain_N, form.domain_N, strict=True)}) > 3
+  told = json.loads(json.dumps(both.partition.to_json()))
+  np.testing.assert_array_equal(
+    partitions.partition_from_json(told).log_p_leaf(data.pool.embedding_NE),
+    both.partition.log_p_leaf(data.pool.embedding_NE),
+  )
+
+
+def test_a_product_of_views_that_are_not_there_is_told(data):
+  with pytest.raises(
+    UserError, match="views names form; the embedding has top"
+  ):
+    _of_views(data, "topic", "form")
+
+
+@pytest.mark.parametrize(
+  ("fields", "words"),
+  [
+    (dict(num_clusters=60), "60 are no product.*topic, form; try 64"),
+    (dict(views=()), "views = none"),
+    (dict(views=("topic", "topic")), "each once"),
+    (dict(views=("topic", "shape")), "Unknown views 'shape'"),
+  ],
+)
+def test_a_product_that_cannot_be_is_refused(fields, words):
+  with pytest.raises(ValueError, match=words):
+    domains.Plan("product", **fields).check()
 
 
 def test_longer_prefixes_divide_the_cells_of_shorter_ones(data):
