@@ -1,6 +1,6 @@
 """Whether a test bed refuted its claim, by the rule that the bed's config names."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,7 +75,7 @@ def _unless(beyond: bool, interval: Interval) -> bool | None:
 def overfits_more(one: Bed, target: str) -> Verdict:
   """Refuted if the tree loses more from validation to test than the best rival."""
   rival = best(one, target, one.results.config.bed.rivals)
-  gaps = [_gap(one.results, name, target) for name in (one.tree, rival)]
+  gaps = [gap(one.results, name, target) for name in (one.tree, rival)]
   interval = _paired(one.results, *gaps)
   test = claims.signed(one.results.difference(one.tree, rival, target))
   why = (
@@ -85,7 +85,7 @@ def overfits_more(one: Bed, target: str) -> Verdict:
   return Verdict(_unless(not interval.low > 0, interval), why)
 
 
-def _gap(found: Results, method: str, target: str) -> np.ndarray:
+def gap(found: Results, method: str, target: str) -> np.ndarray:
   """What of the gain over natural on validation is missing on the test, by seed."""
   gains = [
     np.subtract(
@@ -120,8 +120,8 @@ def one_level_tells_both(one: Bed, target: str) -> Verdict:
 def no_better_on_the_worst(one: Bed, target: str) -> Verdict:
   """Refuted unless the tree is better on the target that gains least."""
   rival = best(one, target, one.results.config.bed.rivals)
-  worst = [_worst(one.results, name, target) for name in (one.tree, rival)]
-  interval = _paired(one.results, *worst)
+  pair = [worst(one.results, name, target) for name in (one.tree, rival)]
+  interval = _paired(one.results, *pair)
   mean = claims.signed(one.results.difference(one.tree, rival, target))
   why = (
     f"on the worst target, {one.tree} - {rival}: {claims.signed(interval)}; on the "
@@ -130,25 +130,39 @@ def no_better_on_the_worst(one: Bed, target: str) -> Verdict:
   return Verdict(_unless(interval.high < 0, interval), why)
 
 
-def _worst(found: Results, method: str, target: str) -> np.ndarray:
-  """Bits per byte less natural's on the target that gains least, by seed."""
+def worst(
+  found: Results, method: str, target: str, among: Sequence[str] = ()
+) -> np.ndarray:
+  """Bits per byte less natural's on the target that gains least, by seed.
 
-  def by_target(name: str) -> dict[str, dict[int, float]]:
-    table: dict[str, dict[int, float]] = {}
-    for row in found.rows:
-      if (row["method"], row["target_set"]) == (name, target) and (
-        row["split"] == "test" and row["fraction"] == FULL
-      ):
-        table.setdefault(row["target"], {})[row["seed"]] = row["bpb"]
-    return table
-
-  own, natural = by_target(method), by_target(NATURAL)
-  return np.array(
-    [
-      max(own[one][seed] - natural[one][seed] for one in own)
-      for seed in range(found.config.compare.seeds)
-    ]
+  Args:
+    found: of a comparison.
+    method: whose models these are.
+    target: the set.
+    among: targets of the set that count; none: all.
+  """
+  own, natural = (by_target(found, one, target) for one in (method, NATURAL))
+  return np.max(
+    [own[one] - natural[one] for one in among or own],
+    axis=0,
   )
+
+
+def by_target(
+  found: Results, method: str, target: str
+) -> dict[str, np.ndarray]:
+  """Test bits per byte on each target of a set, by seed."""
+  table: dict[str, dict[int, float]] = {}
+  for row in found.rows:
+    if (row["method"], row["target_set"]) == (method, target) and (
+      row["split"] == "test" and row["fraction"] == FULL
+    ):
+      table.setdefault(row["target"], {})[row["seed"]] = row["bpb"]
+  seeds = range(found.config.compare.seeds)
+  return {
+    one: np.array([of_seed[seed] for seed in seeds])
+    for one, of_seed in table.items()
+  }
 
 
 def _paired(found: Results, one_S: np.ndarray, other_S: np.ndarray) -> Interval:
