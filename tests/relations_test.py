@@ -174,6 +174,14 @@ def test_relations_are_told_one_after_another(tmp_path):
   )
   assert command("test", "A test.", run, arguments) == 0
   folder = tmp_path / "run"
+  # Those of fewer relations are found again.
+  times = {
+    one: one.stat().st_mtime_ns for one in folder.glob("*/cells/*/*.json")
+  }
+  again = [*arguments, "--config.relations.wanted=grape,"]
+  assert command("test", "A test.", run, again) == 0
+  for one in folder.glob("*/cells/*/*.json"):
+    assert one.stat().st_mtime_ns == times[one], f"{one} was done again"
   for relation in ("weborganizer", "grape", "dga"):
     told = (folder / f"{relation}.md").read_text()
     for claim in relations.CLAIMS[relation]:
