@@ -27,7 +27,8 @@ and no weight exceeds `budget.max_epochs` repetitions.
 Methods that weigh domains run on any partition, `config.partition.kind`: the labelled
 sources, k-means, CLIMB's merged clusters (`ward`), R&B's number of clusters
 (`silhouette`), GEM's balanced clusters (`gem`), HERMES' cells of equal codes
-(`hermes`), or the leaves of a recipe (`tree:WORKDIR`).
+(`hermes`), WebOrganizer's topics times forms (`product`), or the leaves of a recipe
+(`tree:WORKDIR`).
 
 Options are `config.METHOD.OPTION`; their defaults are the papers'. Those that fit a
 CPU are `SMALL` in the method's file, and set by `configs/method.py:NAME`.
