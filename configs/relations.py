@@ -3,7 +3,7 @@
 python -m experiments.relations --config relations:cpu --workdir runs/relations
 
 The argument is a scale of configs/claims.py. Every part is a comparison on a corpus of
-its own, in WORKDIR/PART; `experiments/relations.py` says which of its recipes a relation
+its own, in WORKDIR/PART; `experiments/published.py` says which of its recipes a relation
 sets against each other. A quarter of an epoch, at matched repetition.
 """
 

@@ -9,8 +9,8 @@ from cmtree_jax.evaluate.statistics import Interval
 from cmtree_jax.jobs import plan
 from cmtree_jax.jobs.command import command
 from configs.relations import SIZES
-from experiments import claims, relations
-from experiments.relations import Claim, Seen
+from experiments import claims, published, relations
+from experiments.published import Claim, Seen
 from tests import corpora
 
 _TARGETS = {"arithmetic": "sums", "programs": "code"}
@@ -19,10 +19,10 @@ _TARGETS = {"arithmetic": "sums", "programs": "code"}
 @pytest.mark.parametrize("scale", SIZES)
 def test_every_relation_is_told_by_what_its_parts_compare(scale):
   config = load(f"relations:{scale}", [])
-  assert {*config.relations.wanted} == {*relations.CLAIMS}
+  assert {*config.relations.wanted} == {*published.CLAIMS}
   told = set()
-  for relation, of_relation in relations.CLAIMS.items():
-    for part in relations.parts_of(relation):
+  for relation, of_relation in published.CLAIMS.items():
+    for part in published.parts_of(relation):
       own = relations.of_part(config, part)
       plan.check_comparison(own)
       (target,) = own.compare.targets
@@ -33,7 +33,7 @@ def test_every_relation_is_told_by_what_its_parts_compare(scale):
           if seen.part == part:
             assert seen.method in (NATURAL, *own.compare.methods)
             told.add((part, seen.method))
-            if seen.of in (relations.ABSENT, relations.UNNAMED):
+            if seen.of in (published.ABSENT, published.UNNAMED):
               assert ">" in target and own.data.bed
   compared = {
     (part, method)
@@ -78,17 +78,17 @@ def _found(part, bpb):
 
 def _difference(more, less, *parts):
   claim = Claim("x", more, less, sign=1, published="")
-  return relations.difference(claim, dict(parts))
+  return published.difference(claim, dict(parts))
 
 
 def test_what_is_read_is_what_it_is_called():
   found = _found("absent", {NATURAL: (3, 3, 3), "one": (2, 3.5, 4.5)})
   for of, wanted in (
-    (relations.MEAN, 1 / 3),
-    (relations.WORST, 0.5),  # whom nobody named does not count
-    (relations.ABSENT, 0.5),
-    (relations.UNNAMED, 1.5),
-    (relations.GAP, 0.0),
+    (published.MEAN, 1 / 3),
+    (published.WORST, 0.5),  # whom nobody named does not count
+    (published.ABSENT, 0.5),
+    (published.UNNAMED, 1.5),
+    (published.GAP, 0.0),
   ):
     here = _difference(
       (Seen("absent", "one", of),),
@@ -107,8 +107,8 @@ def test_a_gain_that_the_test_lacks_is_a_gap():
     for row in found.rows
   ]
   here = _difference(
-    (Seen("few_texts", "one", relations.GAP),),
-    (Seen("few_texts", NATURAL, relations.GAP),),
+    (Seen("few_texts", "one", published.GAP),),
+    (Seen("few_texts", NATURAL, published.GAP),),
     ("few_texts", found._replace(rows=rows)),
   )
   np.testing.assert_allclose(here, 0.2, atol=1e-12)
@@ -117,9 +117,9 @@ def test_a_gain_that_the_test_lacks_is_a_gap():
 def test_differences_of_differences_are_paired_over_corpora():
   few = _found("few_texts", dict(by_similarity=(2, 2, 2), by_dga=(3, 3, 3)))
   every = _found("all_texts", dict(by_similarity=(1, 1, 1), by_dga=(2.9,) * 3))
-  of_dga = {one.what: one for one in relations.CLAIMS["dga"]}
+  of_dga = {one.what: one for one in published.CLAIMS["dga"]}
   claim = of_dga["the same - what few texts cost DGA"]
-  here = relations.difference(claim, {"few_texts": few, "all_texts": every})
+  here = published.difference(claim, {"few_texts": few, "all_texts": every})
   np.testing.assert_allclose(here, 1 - 0.1, atol=1e-12)
 
 
@@ -136,7 +136,7 @@ def test_differences_of_differences_are_paired_over_corpora():
   ],
 )
 def test_a_verdict_wants_the_whole_interval_on_one_side(sign, interval, word):
-  assert relations.verdict(sign, Interval(*interval)) == word
+  assert published.verdict(sign, Interval(*interval)) == word
 
 
 @pytest.mark.slow
@@ -184,8 +184,8 @@ def test_relations_are_told_one_after_another(tmp_path):
     assert one.stat().st_mtime_ns == times[one], f"{one} was done again"
   for relation in ("weborganizer", "grape", "dga"):
     told = (folder / f"{relation}.md").read_text()
-    for claim in relations.CLAIMS[relation]:
+    for claim in published.CLAIMS[relation]:
       assert f"| {claim.what} |" in told
-    assert told.count("| one search |") == len(relations.CLAIMS[relation])
+    assert told.count("| one search |") == len(published.CLAIMS[relation])
   recipes = (folder / "absent" / "compared" / "recipes.md").read_text()
   assert "| mean | arithmetic | latin | arithmetic>programs |" in recipes
