@@ -25,6 +25,7 @@ _CORE = [
   "array-record>=0.8",
   "etils[epath]>=1.10",
   "flax>=0.12.8,<0.13",
+  "fsspec>=2025.2",  # writes a file only if there is none
   "grain>=0.2.17,<0.3",
   "jax>=0.10.1,<0.13",  # Python 3.11 ends at 0.10.2
   "jaxtyping>=0.3",
@@ -45,6 +46,7 @@ _CORE = [
 ]
 _SEQIO = ["seqio>=0.0.20,<0.1"]  # brings TensorFlow
 _BEAM = ["apache-beam>=2.77,<3"]
+_GCS = ["gcsfs>=2025.2"]  # for gs://; asks for the fsspec of its own day
 _HUGGING_FACE = ["datasets>=3"]
 _MINILM = ["safetensors>=0.5", "tokenizers>=0.21"]
 _REPORT = ["matplotlib>=3.9", "plotly>=6"]
@@ -78,6 +80,7 @@ setuptools.setup(
   install_requires=_CORE,
   extras_require={
     "beam": _BEAM,
+    "gcs": _GCS,
     "hf": _HUGGING_FACE,
     "minilm": _MINILM,
     "notebook": _NOTEBOOK,

@@ -3,8 +3,8 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
+from cmtree_jax.data import mirror
 from cmtree_jax.jobs.command import status_of
 
 _DESCRIPTION = """Hash every byte of a cache that jobs share. A job itself hashes what it
@@ -16,13 +16,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
   parser = argparse.ArgumentParser(
     prog="python -m cmtree_jax.verify", description=_DESCRIPTION
   )
-  parser.add_argument("cache", type=Path, help="as config.cache_dir")
+  parser.add_argument("cache", help="as config.cache_dir")
   folder = parser.parse_args(arguments).cache
 
   def verified() -> int:
     from cmtree_jax.jobs import verify  # heavy imports wait for --help
 
-    return verify.run(folder.expanduser())
+    return verify.run(mirror.reading(folder).expanduser())
 
   return status_of(verified)
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
-from cmtree_jax.data import store
+from cmtree_jax.data import share, store
 from cmtree_jax.types import UserError
 
 SEAL_FILE = "files.json"  # size and digest of every other file, written last
@@ -42,10 +42,12 @@ def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
   try:
     if not folder.is_dir():
       with _aside(folder) as place:
-        build(place)
-        _seal(place)
+        if not _fetched(folder, place):
+          build(place)
+          _seal(place)
         _name(place, folder)
     _remove_leftovers(folder)
+    share.offer(folder, SEAL_FILE)
   except OSError as error:
     raise UserError(store.unwritable(folder, error)) from error
   check(folder)
@@ -85,6 +87,23 @@ def check(folder: Path, *, whole: bool = False) -> None:
     left -= size
     if (whole or left >= 0) and store.file_digest(path) != digest:
       raise _damaged(folder, name, "the bytes that were written", "others")
+
+
+def _fetched(folder: Path, place: Path) -> bool:
+  """Whether the folder came from the address of its cache, every byte of it."""
+  address = share.fetch(folder, place, SEAL_FILE)
+  if not address:
+    return False
+  try:
+    check(place, whole=True)
+  except UserError as error:
+    store.remove(place)
+    told = str(error).partition(";")[0].replace(str(place), address)
+    raise UserError(
+      f"{told}; remove {address}, and it is made again."
+    ) from error
+  store.settle(place)
+  return True
 
 
 def _damaged(folder: Path, name: str, wanted: str, came: str) -> UserError:

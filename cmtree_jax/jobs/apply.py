@@ -8,7 +8,7 @@ import numpy as np
 
 from cmtree_jax import embed, processes
 from cmtree_jax.budget import Budget
-from cmtree_jax.data import store
+from cmtree_jax.data import mirror, store
 from cmtree_jax.data.build import prepare
 from cmtree_jax.embed import of_proxy
 from cmtree_jax.jobs import build, reported
@@ -27,7 +27,7 @@ EXPORT_FOLDER = "export"  # in the workdir
 
 def story(job: Job) -> Show | None:
   """Applies a recipe to a corpus that may outgrow the one it was learned on."""
-  config, folder = job.config, Path(job.config.recipe.apply)
+  config, folder = job.config, mirror.reading(job.config.recipe.apply)
   recipe = recipes.load(folder)
   if told := recipe.data.get("proxy_views"):
     raise UserError(of_proxy.refusal(told["flops_per_token"]))
@@ -143,11 +143,14 @@ def export_to(
   """Writes the formats of the config, and tells what their budget did."""
   chosen, workdir = job.config.export, job.workdir
   folder = workdir / EXPORT_FOLDER
+  # What trains elsewhere finds files at the address, not in its twin here.
+  root = mirror.addressed(str(folder)) if mirror.of(folder) else ""
+  tokenizer = mirror.addressed(str(workdir / prepare.TOKENIZER_FILE))
   options = export.Options(
     budget=budget,
     seed=job.config.seed,
-    tokenizer=chosen.tokenizer or str(workdir / prepare.TOKENIZER_FILE),
-    root=chosen.root,
+    tokenizer=chosen.tokenizer or tokenizer,
+    root=chosen.root or root,
   )
   files = export.write(folder, chosen.formats, corpus, options, facts)
   job.reporter.say(export.told(folder))

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from cmtree_jax.data import mirror
 from cmtree_jax.data.build import prepare
 from cmtree_jax.data.draw import sampler
 from cmtree_jax.evaluate import presence, shares
@@ -77,7 +78,7 @@ def recipes_differ(old: str, new: str) -> int:
   Raises:
     UserError: one of them has no recipe.
   """
-  one, two = (recipes.load(workdirs.folder(x, "workdir")) for x in (old, new))
+  one, two = map(recipes.load, (old, new))
   moved, common = _moved(one, two)
   answers.show_changes(
     {
@@ -198,7 +199,7 @@ def leaf(config: Any, workdir: str, path: str, output: str) -> int:
   Raises:
     UserError: there is no such leaf, or the corpus is another one now.
   """
-  folder = workdirs.folder(workdir)
+  folder = mirror.reading(workdir)
   write = _writer(output)
   recipe = recipes.load(folder)
   _require_leaf(recipe, path)

@@ -14,13 +14,13 @@ from cmtree_jax import config as configs
 from cmtree_jax import embed, sharding
 from cmtree_jax.bilevel import HYPERGRADS, memory, problem
 from cmtree_jax.bilevel.cost import UnrollCost
+from cmtree_jax.data import mirror, share
 from cmtree_jax.data.build import prepare, tokenizer
 from cmtree_jax.data.plan import Plan as DataPlan
 from cmtree_jax.data.read import entries, labels
 from cmtree_jax.embed import grams
 from cmtree_jax.evaluate import sets
 from cmtree_jax.jobs import ranges
-from cmtree_jax.jobs import workdir as workdirs
 from cmtree_jax.loops import look, online, steer, values
 from cmtree_jax.loops.final import Plan as FinalPlan
 from cmtree_jax.loops.final import TrialPlan
@@ -93,7 +93,7 @@ def _checked(block: str, plan: Any, *more: Any) -> None:
 
 def cache_dir(config: Any) -> Path:
   """Where downloads, prepared corpora and compiled programs are kept."""
-  return workdirs.folder(config.cache_dir, "config.cache_dir").expanduser()
+  return share.local(config.cache_dir)
 
 
 def corpus_plan(config: Any) -> prepare.Plan:
@@ -203,7 +203,7 @@ def _check_files(name: str, method: Method, config: Any) -> None:
   """
   plan, own = domains.Plan(**config.partition), config.get(name, {})
   for field, read in {
-    "extends": lambda place: domains.check_earlier(Path(place), plan),
+    "extends": lambda place: domains.check_earlier(mirror.reading(place), plan),
     "policy": policies.load,
     "entries": lambda place: entries.read(Path(place)),
     "labels": _require_labels,

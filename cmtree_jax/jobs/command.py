@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
+from cmtree_jax.data import mirror
 from cmtree_jax.jobs import connect
 from cmtree_jax.jobs.connect import Plan
 from cmtree_jax.report.screen import printable
@@ -112,6 +113,8 @@ def status_of(run: Callable[[], int]) -> int:
   except (Interrupted, KeyboardInterrupt):  # before the job looks after signals
     print("Interrupted. Run the same command to go on.", file=sys.stderr)
     return 143
+  finally:
+    mirror.close()
 
 
 def _parser(name: str, description: str) -> argparse.ArgumentParser:

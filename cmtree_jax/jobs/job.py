@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 
 from cmtree_jax import processes
-from cmtree_jax.data import store
+from cmtree_jax.data import mirror, store
 from cmtree_jax.data.build import prepare, workers
 from cmtree_jax.jobs import build
 from cmtree_jax.jobs import workdir as workdirs
@@ -171,7 +171,8 @@ def _require_elsewhere(config: Any, workdir: Path) -> None:
     "config.olmix.reuse": config.olmix.reuse,
     "config.quota.mixture": config.quota.mixture.partition("recipe:")[2],
   }.items():
-    if folder and Path(folder).resolve() == workdir.resolve():
+    is_it = mirror.addressed(str(workdir)) == folder.rstrip("/")
+    if folder and (is_it or Path(folder).resolve() == workdir.resolve()):
       raise UserError(
         f"{name} reads the recipe in {workdir}, which --overwrite would remove. "
         "Choose another --workdir."

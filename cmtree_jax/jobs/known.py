@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from cmtree_jax.data import mirror
 from cmtree_jax.data.build import prepare, texts
 from cmtree_jax.data.build.prepare import DocumentSet, Prepared
 from cmtree_jax.data.read import entries, labels
@@ -56,7 +57,9 @@ def facts_of(
     final_size=budget.parameters,
   )
   if method.extends:
-    earlier_log_w_K = domains.earlier_log_w(Path(method.extends), placed)
+    earlier_log_w_K = domains.earlier_log_w(
+      mirror.reading(method.extends), placed
+    )
     facts = facts._replace(earlier_log_w_K=earlier_log_w_K)
   if method.policy:
     facts = facts._replace(policy=policies.load(method.policy))

@@ -10,7 +10,7 @@ import numpy as np
 from cmtree_jax import budget as budgets
 from cmtree_jax import processes
 from cmtree_jax.budget import Budget
-from cmtree_jax.data import store
+from cmtree_jax.data import mirror, store
 from cmtree_jax.data.build import prepare
 from cmtree_jax.embed import of_proxy
 from cmtree_jax.jobs import apply, build, reported
@@ -26,7 +26,7 @@ from cmtree_jax.types import UserError
 
 def story(job: Job) -> Show | None:
   """Applies a schedule to a corpus that may outgrow the one it was made on."""
-  config, folder = job.config, Path(job.config.recipe.apply)
+  config, folder = job.config, mirror.reading(job.config.recipe.apply)
   schedule, made = schedules.load(folder), schedules.made_from(folder)
   if told := made.get("proxy_views"):
     raise UserError(of_proxy.refusal(told["flops_per_token"]))

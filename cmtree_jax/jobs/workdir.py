@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
+
 import cmtree_jax
 from cmtree_jax import config as configs
 from cmtree_jax import processes
-from cmtree_jax.data import store
+from cmtree_jax.data import mirror, remote, store
 from cmtree_jax.data.build import prepare
 from cmtree_jax.recipe import policies
 from cmtree_jax.report import metrics
@@ -55,27 +57,27 @@ _ADVICE = {
 
 
 def folder(text: str, chosen_by: str = WORKDIR) -> Path:
-  """A folder that a person names.
+  """A folder that a person names for a job; of an address, its twin on this machine.
 
   Raises:
-    UserError: it is an address, of which a path would make a folder of that name; or
-      checkpoints would not be found again there, as it has a sign of a pattern.
+    UserError: the address is of no storage that is known here; or checkpoints would
+      not be found again in the folder, as it has a sign of a pattern.
   """
-  scheme, is_address, _ = text.partition("://")
-  if is_address:
-    raise UserError(
-      f"{chosen_by} {text}: wanted a folder, came an address. Give one of a file "
-      f"system that all hosts share; what lies at {scheme}:// can be mounted as one."
-    )
-  path = Path(text)
-  signs = sorted(_PATTERN & set(str(path.absolute())))
+  signs = sorted(_PATTERN & set(os.path.abspath(text)))
   if signs and chosen_by in _ADVICE:  # others hold no checkpoints
     raise UserError(
       f"{chosen_by} {text}: wanted a path without {' '.join(sorted(_PATTERN))}, which "
       f"libraries take for patterns of names, came {' '.join(signs)}. Choose another "
       "folder."
     )
-  return path
+  if not remote.is_address(text):
+    return Path(text)
+  if jax.process_count() > 1:
+    raise UserError(
+      f"{chosen_by} {text}: wanted a folder that all processes share, came an address, "
+      "which is for one process. Mount it as a folder of every host."
+    )
+  return mirror.working(text)
 
 
 _PATTERN = frozenset("*?[]")
@@ -85,7 +87,8 @@ _PATTERN = frozenset("*?[]")
 def hold(workdir: Path, chosen_by: str = WORKDIR) -> Iterator[None]:
   """Makes the folder if need be and keeps other jobs out of it for a while.
 
-  The lock is the system's: that of a job that was killed is gone.
+  The lock is the system's: that of a job that was killed is gone. A twin is locked at
+  its address, and gets what is there.
 
   Args:
     workdir: of a job, or cells that several comparisons share.
@@ -93,6 +96,10 @@ def hold(workdir: Path, chosen_by: str = WORKDIR) -> Iterator[None]:
   Raises:
     UserError: another job is in it, or it cannot be made.
   """
+  if twin := mirror.of(workdir):
+    with twin.held(MARKER_FILE):
+      yield
+    return
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     folder = os.open(workdir, os.O_RDONLY)
@@ -168,6 +175,7 @@ def claim_workdir(
       store.write_atomically(workdir / MARKER_FILE, _MARKER)
     elif overwrite:
       _clear(workdir)
+      mirror.push(workdir)  # or another config could come to lie by old results
     _require_same(workdir, config, chosen_by)
     for path in _leftovers(workdir):
       path.unlink()

@@ -14,7 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from cmtree_jax import processes, sharding
-from cmtree_jax.data import store
+from cmtree_jax.data import mirror, store
 from cmtree_jax.types import Interrupted, UserError
 
 # Orbax numbers the saves of a process, not those of a manager: two at a time take each
@@ -83,6 +83,7 @@ class Checkpointer:
         for file in self._folder.glob(f"*{_SUM}"):
           if not file.with_suffix("").exists():  # one that orbax keeps no more
             file.unlink()
+        mirror.push(self._folder)
 
   def restore(self, like: Any) -> Any | None:
     """The last state saved, with the structure of `like`; None if there is none.

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cmtree_jax import checks, embed
+from cmtree_jax.data import mirror
 from cmtree_jax.data.build import prepare
 from cmtree_jax.data.draw import packing
 from cmtree_jax.embed import kmeans
@@ -144,7 +145,7 @@ def make(
   if name == "sources":
     return _sources(data)
   if name == "tree" and address:
-    return _placed(_tree(Path(address), data), data.pool)
+    return _placed(_tree(mirror.reading(address), data), data.pool)
   sample_NE = np.asarray(data.pool.embedding_NE[sample_rows])
   mass_N = data.pool.tokens.mass_N[sample_rows]
   if name == "product":
@@ -270,7 +271,7 @@ def check_earlier(folder: Path, plan: Plan) -> None:
       plan's own, `tree:FOLDER`.
   """
   address = plan.kind.partition(":")[2]
-  if address and Path(address).resolve() == folder.resolve():
+  if address and mirror.reading(address).resolve() == folder.resolve():
     _leaves(folder)
   else:
     log_weights_of_sources(folder)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cmtree_jax.data import store
+from cmtree_jax.data import mirror, store
 from cmtree_jax.types import UserError
 
 FILE = "policy.npz"
@@ -24,7 +24,7 @@ def load(folder: Path | str) -> dict[str, np.ndarray]:
   Raises:
     UserError: there are none.
   """
-  file = Path(folder) / FILE
+  file = mirror.reading(folder) / FILE
   if not file.is_file():
     raise UserError(
       f"No {FILE} in {folder}. Give the workdir of a job whose method has learned a "

@@ -8,7 +8,7 @@ import numpy as np
 
 from cmtree_jax import budget as budgets
 from cmtree_jax.budget import Budget
-from cmtree_jax.data import sealed, store
+from cmtree_jax.data import mirror, sealed, share, store
 from cmtree_jax.data.build import prepare
 from cmtree_jax.data.draw import sampler
 from cmtree_jax.methods.base import DocumentWeights
@@ -167,7 +167,7 @@ def load(folder: Path | str) -> Recipe:
     UserError: there is none, it is of another format, or one of its files is not what
       was written.
   """
-  folder = Path(folder)
+  folder = mirror.reading(folder)
   file = folder / FILE
   if not file.is_file():
     raise UserError(
@@ -190,7 +190,8 @@ def load(folder: Path | str) -> Recipe:
       "workdir."
     )
   embed = prepare.load_embedder(
-    folder / prepare.EMBEDDER_FILE, cache_dir=Path(data["config"]["cache_dir"])
+    folder / prepare.EMBEDDER_FILE,
+    cache_dir=share.local(data["config"]["cache_dir"]),
   )
   partition = data["partition"]
   if partition == OF_DOCUMENTS:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cmtree_jax.data import sealed, store
+from cmtree_jax.data import mirror, sealed, store
 from cmtree_jax.recipe import partition as partitions
 from cmtree_jax.recipe import recipe as recipes
 from cmtree_jax.recipe.partition import Partition, TreePartition
@@ -213,7 +213,7 @@ def _table(one: Schedule):
 
 def is_in(folder: Path | str) -> bool:
   """Whether a folder holds a schedule."""
-  return (Path(folder) / FILE).is_file()
+  return (mirror.reading(folder) / FILE).is_file()
 
 
 def made_from(folder: Path | str) -> dict[str, Any]:
@@ -264,7 +264,7 @@ def _read(folder: Path | str) -> dict[str, Any]:
   Raises:
     UserError: there is none, or it is of another format.
   """
-  file = Path(folder) / FILE
+  file = mirror.reading(folder) / FILE
   if not file.is_file():
     raise UserError(
       f"No {FILE} in {folder}. Give the folder of a run that moved its weights "

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from cmtree_jax.data import mirror
 from cmtree_jax.report.screen import printable
 from cmtree_jax.types import UserError
 
@@ -29,21 +30,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
   )
   flags = parser.parse_args(arguments)
   try:
-    print(f"wrote {_written(flags.workdirs, flags.output)}")
+    print(printable(f"wrote {_written(flags.workdirs, flags.output)}"))
   except UserError as error:
-    print(f"Error: {error}", file=sys.stderr)
+    print(printable(f"Error: {error}"), file=sys.stderr)
     return 2
+  finally:
+    mirror.close()
   return 0
 
 
 def _written(workdirs: Sequence[str], output: str | None) -> Path:
   from cmtree_jax.report.html import report  # heavy imports wait for --help
 
-  folders = [Path(one) for one in workdirs]
+  folders = [mirror.reading(one) for one in workdirs]
   folder = folders[0] if len(folders) == 1 else Path()
   path = Path(output) if output else folder / report.FILE
   try:
-    return report.write(folders, path, tell=_warn)
+    report.write(folders, path, tell=_warn)
+    mirror.publish(path)
+    return path
   except ImportError as error:
     raise UserError(report.missing(error)) from error
   except OSError as error:

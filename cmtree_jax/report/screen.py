@@ -15,6 +15,8 @@ from rich.console import (
 )
 from rich.segment import Segment
 
+from cmtree_jax.data import mirror
+
 # Letters of Persian and of Indic scripts need them, and they change no order.
 _JOINERS = "\u200c\u200d"
 
@@ -23,13 +25,15 @@ def printable(text: str) -> str:
   r"""The text on one line, without a character that a screen would act on.
 
   Control characters, changes of the direction of writing and ends of lines are
-  written as Python writes them; all other characters stay.
+  written as Python writes them; all other characters stay. A folder that stands for
+  an address is told as that.
 
   >>> printable("a\x1b[2Jb\u202ec\nd")
   'a\\x1b[2Jb\\u202ec\\nd'
   >>> printable("\u3042\u00a0\u0663 \U0001f30a [bold] :smile:")
   'あ\xa0٣ 🌊 [bold] :smile:'
   """
+  text = mirror.addressed(text)
   if text.isprintable():
     return text
   return "".join(map(_shown, text))

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cmtree_jax.data import store
+from cmtree_jax.data import mirror, store
 from cmtree_jax.report import guard, tables
 from cmtree_jax.report.html import (
   asked,
@@ -59,7 +59,7 @@ def write(
     ImportError: plotly is not installed.
   """
   found = [reading.load(folder) for folder in folders]
-  store.write_atomically(path, build(found))
+  store.write_atomically(path, mirror.addressed(build(found)))
   for one in found:
     for lack in one.lacks:
       tell(lack.line)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from cmtree_jax import budget as budgets
 from cmtree_jax.budget import Budget
+from cmtree_jax.data import mirror
 from cmtree_jax.evaluate.results import MEAN, NATURAL, Standing, standings
 from cmtree_jax.recipe import recipe as recipes
 from cmtree_jax.recipe import schedule as schedules
@@ -92,7 +93,7 @@ def load(folder: Path | str) -> Results:
   Raises:
     UserError: it left nothing there, or a file is damaged.
   """
-  folder = Path(folder)
+  folder = mirror.reading(folder)
   if not (folder / SETTINGS_FILE).is_file():
     raise UserError(
       f"No {SETTINGS_FILE} in {folder}. Give the workdir of a job that has ended."

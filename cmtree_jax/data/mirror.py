@@ -1,0 +1,288 @@
+"""A folder at an address has a twin on this machine, where all work is done.
+
+Jobs need what no bucket has: names that change at once, locks, files in memory. So what
+is at the address is copied to a twin, and what changes there is copied back after every
+save. A push that is cut off leaves what a job that was killed could have left on a disk:
+files go up in the order in which they were written, what is gone goes last, and a new
+folder counts only when all of it is there, for on a disk it gets its name when it is
+whole.
+"""
+
+import atexit
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+from cmtree_jax.data import store
+from cmtree_jax.data.lease import FILE as LOCK_FILE
+from cmtree_jax.data.lease import Lease
+from cmtree_jax.data.remote import Remote, is_address
+from cmtree_jax.types import UserError
+
+# Names the files of the new folders that are being pushed; removed when all are there.
+JOURNAL_FILE = ".push.json"
+_OWN = (LOCK_FILE, JOURNAL_FILE)
+
+
+def local_cache() -> Path:
+  """Where twins lie; the address of a shared cache is no place for them."""
+  told = os.environ.get("CMTREE_CACHE", "")
+  own = told and not is_address(told)
+  return Path(told if own else "~/.cache/cmtree_jax").expanduser().absolute()
+
+
+class Mirror:
+  """A twin and what is known of its address."""
+
+  def __init__(self, address: str):
+    """An empty twin, in a folder that is this process's as long as it lives."""
+    self.remote = Remote(address)
+    places = local_cache() / "twins"
+    places.mkdir(parents=True, exist_ok=True)
+    self._place = places / secrets.token_hex(8)
+    self._place.mkdir()
+    self._alive = os.open(self._place, os.O_RDONLY)
+    fcntl.flock(self._alive, fcntl.LOCK_EX)
+    # Cells and progress are called after the folder.
+    self.twin = self._place / (self.remote.address.rpartition("/")[2] or "run")
+    self._known: dict[str, _State | None] = {}  # at the address
+    self._lease: Lease | None = None
+
+  @contextlib.contextmanager
+  def held(self, marker: str) -> Iterator[None]:
+    """Keeps other jobs out of the address, and the twin equal to it.
+
+    Args:
+      marker: file that is wherever this package wrote.
+    Raises:
+      UserError: another job is there, files of others are, or it cannot be reached.
+    """
+    entries = self.remote.entries()  # a whole bucket would take long to list
+    if marker not in entries and set(entries) - {LOCK_FILE}:
+      raise UserError(
+        f"{self.remote.address} is not empty and holds no {marker}, so it is no run "
+        "of this package. Choose another address."
+      )
+    self._lease = Lease(self.remote, self._place.name, _has_ended)
+    self._lease.take()
+    try:
+      self.pull()
+      try:
+        yield
+      except BaseException:
+        with contextlib.suppress(UserError):  # the first error tells more
+          self.push()
+        raise
+      self.push()
+    finally:
+      with contextlib.suppress(UserError):
+        self._lease.release()
+      self._lease = None
+
+  def pull(self, *, skip: str = "") -> None:
+    """Makes the twin equal to what the address holds.
+
+    Args:
+      skip: files of this folder that are no JSON stay where they are.
+    Raises:
+      UserError: it cannot be read.
+    """
+    store.remove(self.twin)
+    self.twin.mkdir(parents=True)
+    found = [one for one in self.remote.names() if one not in _OWN]
+    lost = self._cut_off(found)
+    for name in lost if self._lease else ():
+      self.remote.remove(name)
+    if self._lease:  # only now, or they would be taken for whole
+      self.remote.remove(JOURNAL_FILE)
+    self._known = {}
+    for name in found:
+      if name in lost or (
+        skip and name.startswith(f"{skip}/") and not name.endswith(".json")
+      ):
+        continue
+      if _is_unready(name):
+        self._known[name] = None  # goes at the next push
+      elif self.remote.get(name, self.twin / name):
+        self._known[name] = _State.of(self.twin / name)
+
+  def push(self) -> None:
+    """Makes the address equal to the twin.
+
+    Raises:
+      UserError: it cannot be written to, or another job has taken it over.
+    """
+    if self._lease is None:
+      return
+    self._lease.check()
+    files = {
+      str(path.relative_to(self.twin)): _State.of(path)
+      for path in self.twin.rglob("*")
+      if path.is_file() and not _is_unready(path.name)
+    }
+    changed = [
+      name for name, state in files.items() if self._known.get(name) != state
+    ]
+    if came := self._new_folders(changed):
+      self.remote.write(JOURNAL_FILE, json.dumps(came).encode())
+    for name in sorted(changed, key=lambda name: (files[name].written, name)):
+      self.remote.put(self.twin / name, name)
+      self._known[name] = files[name]
+    if came:
+      self.remote.remove(JOURNAL_FILE)
+    for name in sorted(self._known.keys() - files.keys()):
+      self.remote.remove(name)
+      del self._known[name]
+
+  def close(self) -> None:
+    """Removes the twin."""
+    store.remove(self._place)
+    os.close(self._alive)
+
+  def _new_folders(self, changed: list[str]) -> dict[str, list[str]]:
+    """Folder -> its files, for each that the address has nothing of."""
+    there = {folder for name in self._known for folder in _folders(name)}
+    came: dict[str, list[str]] = {}
+    for name in changed:
+      new = [folder for folder in _folders(name) if folder not in there]
+      if new:
+        came.setdefault(new[0], []).append(name)
+    return came
+
+  def _cut_off(self, found: list[str]) -> set[str]:
+    """Files of new folders whose push did not come to its end."""
+    journal = json.loads(self.remote.read(JOURNAL_FILE) or b"{}")
+    there = set(found)
+    return {
+      name
+      for names in journal.values()
+      if not there.issuperset(names)
+      for name in names
+      if name in there
+    }
+
+
+class _State(NamedTuple):
+  """By which one sees that a file has changed."""
+
+  size: int
+  number: int  # of the file system; one that was replaced has another
+  written: int  # ns
+  digest: str  # "" where the time tells
+
+  @classmethod
+  def of(cls, path: Path) -> "_State":
+    """Of a file as it is."""
+    found = path.stat()
+    # What is written through memory changes no time on some file systems.
+    digest = store.file_digest(path) if path.suffix == ".npy" else ""
+    return cls(found.st_size, found.st_ino, found.st_mtime_ns, digest)
+
+
+def _is_unready(name: str) -> bool:
+  """Whether a file was being written when its process ended."""
+  own = name.rpartition("/")[2]
+  return own.startswith(".") and own.endswith(store.TEMPORARY)
+
+
+def _folders(name: str) -> list[str]:
+  """All folders that a file is in, the outermost first."""
+  return [str(one) for one in reversed(Path(name).parents) if one.name]
+
+
+class _Open:
+  """The mirrors of this process, by their addresses."""
+
+  jobs: ClassVar[dict[str, Mirror]] = {}  # where jobs write
+  read: ClassVar[
+    dict[str, Mirror]
+  ] = {}  # as they were when they were first read
+
+
+def working(address: str) -> Path:
+  """The twin of an address that a job will hold; empty until then."""
+  return _opened(_Open.jobs, address).twin
+
+
+def reading(folder: Path | str) -> Path:
+  """A folder to read, of this machine or of an address.
+
+  Raises:
+    UserError: the address cannot be read.
+  """
+  if not is_address(folder):
+    return Path(folder)
+  is_new = str(folder) not in _Open.read
+  one = _opened(_Open.read, str(folder))
+  if is_new:
+    one.pull(skip="export")  # files for trainers, which may be many
+  return one.twin
+
+
+def of(path: Path) -> Mirror | None:
+  """The mirror of a job whose twin a path lies in."""
+  return _around(path, _Open.jobs)
+
+
+def push(path: Path) -> None:
+  """Pushes what a job wrote, if the path is one of a twin."""
+  if one := of(path):
+    one.push()
+
+
+def publish(path: Path) -> None:
+  """Copies a file that was written beside what was read to its address."""
+  if one := _around(path, _Open.read):
+    one.remote.put(path, str(path.relative_to(one.twin)))
+
+
+def addressed(text: str) -> str:
+  """A text for persons and trainers, with addresses in the place of their twins."""
+  for one in (*_Open.jobs.values(), *_Open.read.values()):
+    text = text.replace(str(one.twin), one.remote.address)
+  return text
+
+
+def close() -> None:
+  """Removes all twins of this process, and those of processes that were killed."""
+  for mirrors in (_Open.jobs, _Open.read):
+    while mirrors:
+      mirrors.popitem()[1].close()
+      for place in (local_cache() / "twins").iterdir():
+        if _has_ended(place.name):
+          store.remove(place)
+
+
+atexit.register(close)
+
+
+def _around(path: Path, mirrors: dict[str, Mirror]) -> Mirror | None:
+  found = (x for x in mirrors.values() if path.is_relative_to(x.twin))
+  return next(found, None)
+
+
+def _opened(mirrors: dict[str, Mirror], address: str) -> Mirror:
+  if address not in mirrors:
+    mirrors[address] = Mirror(address)
+  return mirrors[address]
+
+
+def _has_ended(token: str) -> bool:
+  """Whether a twin of this machine has no process any more."""
+  place = local_cache() / "twins" / token
+  try:
+    alive = os.open(place, os.O_RDONLY)
+  except OSError:
+    return False
+  try:
+    fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except OSError:
+    return False
+  finally:
+    os.close(alive)
+  return True
