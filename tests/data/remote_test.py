@@ -26,7 +26,9 @@ def test_what_is_put_is_there(remote, tmp_path):
   assert remote.get("deep/er/y", tmp_path / "new" / "b")
   assert (tmp_path / "new" / "b").read_bytes() == b"one"
   remote.remove("deep/er/y")
-  assert sorted(remote.entries()) == ["deeper", "x"]
+  assert remote.names() == ["deeper", "x"]
+  if "file:" in remote.address:  # as in a bucket, no folder is left
+    assert sorted(remote.entries()) == ["deeper", "x"]
   remote.write("x", b"two")
   assert remote.read("x") == b"two"
   remote.remove("x")

@@ -9,6 +9,7 @@ import pytest
 import zstandard
 
 from cmtree_jax import ask, main
+from cmtree_jax.report import __main__ as report
 from tests import corpora
 
 SETTINGS = (
@@ -19,14 +20,15 @@ SETTINGS = (
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-  """A corpus, and the workdirs of two jobs on it: `even` and `warm`."""
+  """A corpus, and two jobs on it: `even`, and `warm` with an address for a workdir."""
   folder = tmp_path_factory.mktemp("asked")
   corpora.write_job_corpus(folder, {"goal": "code", "other": "latin"})
-  for name, *settings in (
-    ("even", "method=uniform_sources"),
-    ("warm", "method=temperature", "temperature.temperature=3"),
-  ):
-    assert main.main(arguments(folder, name, *settings)) == 0
+  settings = ("method=temperature", "temperature.temperature=3")
+  assert main.main(arguments(folder, "even", "method=uniform_sources")) == 0
+  with pytest.MonkeyPatch.context() as patched:
+    patched.setenv("CMTREE_CACHE", str(folder / "cache"))
+    warm = f"--workdir=file://{folder}/warm"
+    assert main.main([*arguments(folder, "none", *settings), warm]) == 0
   return folder
 
 
@@ -128,3 +130,40 @@ def test_bad_questions_end_with_one_line(folder, tmp_path, capsys):
   ):
     status = ask.main(given)
     corpora.assert_one_line(status, 2, words, capsys)
+
+
+def test_a_job_at_an_address_leaves_all_there(folder):
+  even, warm = folder / "even", folder / "warm"
+  names = {path.name for path in even.iterdir()}
+  assert {path.name for path in warm.iterdir()} == names
+  assert not list((folder / "cache" / "twins").iterdir())
+  for path in warm.rglob("*"):
+    assert path.is_dir() or b"/twins/" not in path.read_bytes()
+
+
+def test_all_that_is_left_is_read_at_an_address(folder, tmp_path, capsys):
+  even, warm = f"file://{folder}/even", f"file://{folder}/warm"
+  assert ask.main(["recipes", even, warm]) == 0
+  assert "2 settings differ" in capsys.readouterr().out
+  (folder / "warm" / "report.html").unlink()
+  assert report.main([warm]) == 0
+  assert capsys.readouterr().out == f"wrote {warm}/report.html\n"
+  page = (folder / "warm" / "report.html").read_text()
+  assert f"--config.recipe.apply={warm}" in page and "/twins/" not in page
+  output = tmp_path / "leaf.jsonl"
+  given = ["leaf", "all", *asked(folder, "method=temperature")]
+  assert ask.main([*given, f"--workdir={warm}", f"--output={output}"]) == 0
+  assert len(output.read_text().splitlines()) == 120
+  applied = arguments(
+    folder, "none", f"recipe.apply={warm}", "export.formats=jsonl,levanter"
+  )
+  place = f"file://{tmp_path}/applied"
+  assert main.main([*applied, f"--workdir={place}"]) == 0
+  capsys.readouterr()
+  both = [
+    pq.read_table(one / "documents.parquet")["weight"].to_pylist()
+    for one in (folder / "warm", tmp_path / "applied")
+  ]
+  assert both[0] == both[1]
+  told = (tmp_path / "applied/export/levanter.yaml").read_text()
+  assert f"{place}/export" in told and f"tokenizer: {place}/tok" in told

@@ -5,11 +5,9 @@ import pathlib
 
 import pytest
 
-from cmtree_jax import compare
 from cmtree_jax.config import load
 from cmtree_jax.jobs import workdir as workdirs
 from cmtree_jax.types import UserError
-from tests import corpora
 
 
 def _config(*overrides: str):
@@ -87,31 +85,6 @@ def test_a_run_goes_on_under_what_changes_no_result(run, setting, is_same):
   else:
     with pytest.raises(UserError, match=f"{setting.partition('=')[0]} was"):
       _claim(run, setting)
-
-
-@pytest.mark.parametrize(
-  ("setting", "chosen_by"),
-  [
-    ((), "--workdir"),
-    (("cache_dir=gs://b/run",), "config.cache_dir"),
-    (("compare.cells=gs://b/run",), "config.compare.cells"),
-  ],
-)
-def test_an_address_is_no_folder(
-  setting, chosen_by, tmp_path, monkeypatch, capsys
-):
-  monkeypatch.chdir(tmp_path)
-  corpora.write_job_corpus(tmp_path, {"goal": "sums"})
-  given = corpora.arguments(
-    "configs/compare.py", tmp_path, tmp_path / "run", ["goal"]
-  )
-  more = ["compare.targets=goal", "compare.fractions=1.0", *setting]
-  given += [f"--config.{one}" for one in more]
-  given += [] if setting else ["--workdir=gs://b/run"]
-  status = compare.main(given)
-  words = [f"{chosen_by} ", "gs://b/run", "mounted"]
-  corpora.assert_one_line(status, 2, words, capsys)
-  assert not any("gs" in name for name in _names(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["run[1]", "a*", "lr?"])
