@@ -24,6 +24,7 @@ T = TypeVar("T")
 _TOLD: Mapping[str, type[Exception]] = {
   one.__name__: one for one in (UserError, Fault, Interrupted)
 }
+_NEWS = "+"  # begins what is told of a work that went well
 _PATIENCE_MS = 5000  # of one question; Python looks after signals in between
 
 
@@ -49,16 +50,30 @@ def by_first(work: Callable[[], T]) -> T | None:
   _exchanged("")
   name = _next_name()
   if not is_first():
-    _raise(_wait(name))
+    came = _wait(name)
+    if not came.startswith(_NEWS):
+      _raise(came)
+    _State.hear(came.removeprefix(_NEWS))
     return None
   try:
     with _alone():
       found = work()
+      news = _State.tell()
   except Exception as error:
     _client().key_value_set(name, _told(error))
     raise
-  _client().key_value_set(name, "")
+  _client().key_value_set(name, _NEWS + news)
   return found
+
+
+def follow(tell: Callable[[], str], hear: Callable[[str], None]) -> None:
+  """Lets the folders of other processes follow that of the first, where all have own.
+
+  Args:
+    tell: says what the first has written, after each work that it did for all.
+    hear: gets that on each of the others, before they go on.
+  """
+  _State.tell, _State.hear = tell, hear
 
 
 def in_turn(work: Callable[[], T]) -> T:
@@ -139,6 +154,8 @@ class _State:
 
   alone = False  # others do not wait for it, or wait for its end
   numbers = itertools.count()  # of what processes told each other
+  tell: Callable[[], str] = staticmethod(lambda: "")  # see `follow`
+  hear: Callable[[str], None] = staticmethod(lambda news: None)
 
 
 @contextlib.contextmanager

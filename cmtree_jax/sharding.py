@@ -130,6 +130,19 @@ def gather(tree: Any) -> Any:
   return jax.tree.map(one, tree)
 
 
+def put_like(tree: Any, like: Any) -> Any:
+  """Host arrays where those of another tree are, if these span processes."""
+
+  def one(x, like):
+    if not spans_processes(like):
+      return x
+    return jax.make_array_from_callback(
+      like.shape, like.sharding, lambda index: x[index]
+    )
+
+  return jax.tree.map(one, tree, like)
+
+
 def spans_processes(x: Any) -> bool:
   """Whether a part of an array is on devices of another process."""
   return isinstance(x, jax.Array) and not x.is_fully_addressable

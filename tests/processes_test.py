@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 
 from cmtree_jax import processes, sharding
+from cmtree_jax.data import mirror
 from cmtree_jax.data.draw.batch import Batch
+from cmtree_jax.jobs import workdir as workdirs
 from cmtree_jax.loops.checkpoint import Checkpointer, StopFlag
 from cmtree_jax.proxy import engine as engines
 from cmtree_jax.proxy import optim
@@ -128,6 +130,58 @@ def save_and_restore(folder: pathlib.Path) -> None:
       np.testing.assert_array_equal(x, sharding.gather(state)[name])
 
 
+def share_an_address(number: int, folder: pathlib.Path) -> None:
+  """Each process has a twin of its own, and the others follow that of the first."""
+  os.environ["CMTREE_CACHE"] = str(folder / f"host{number}")
+  bucket = folder / "bucket" / "run"
+  twin = workdirs.folder(f"file://{bucket}")
+  assert twin.is_relative_to(folder / f"host{number}")
+  mesh = sharding.make_mesh(data=8)
+  spec = jax.sharding.PartitionSpec(sharding.DATA)
+  state = {
+    "mesh": sharding.put(np.arange(16.0, dtype=np.float32), mesh, spec),
+    "host": np.array(3),
+  }
+  blank = jax.tree.map(lambda x: 0 * x, state)
+  with workdirs.held(twin):
+    processes.by_first(lambda: (twin / workdirs.MARKER_FILE).write_text("1"))
+    processes.by_first(lambda: (twin / "a").write_text("1"))
+    assert (twin / "a").read_text() == "1"
+    time.sleep(number)
+    processes.by_first(lambda: (twin / "a").unlink())
+    assert not (twin / "a").exists()
+    saved = Checkpointer(twin / "deep" / "saved")
+    assert saved.restore(blank) is None
+    array = saved.array("big", (2,))
+    array[0] = 1.0
+    array.flush()
+    for step in (1, 2, 3):
+      saved.save(step, {**state, "host": np.array(step)})
+    assert saved.array("big")[0] == 1.0
+    back = saved.restore(blank)
+    assert back is not None and int(back["host"]) == 3
+    assert back["mesh"].sharding == state["mesh"].sharding
+    np.testing.assert_array_equal(
+      sharding.gather(back["mesh"]), np.arange(16.0)
+    )
+    saved.close()
+    steps = {p.name for p in (twin / "deep" / "saved").iterdir() if p.is_dir()}
+    assert steps == {"2", "3"}
+  # As other hosts find it, of which none has been there.
+  processes.by_first(mirror.close)
+  mirror.close()
+  os.environ["CMTREE_CACHE"] = str(folder / f"other{number}")
+  twin = workdirs.folder(f"file://{bucket}")
+  with workdirs.held(twin):
+    with contextlib.closing(Checkpointer(twin / "deep" / "saved")) as saved:
+      back = saved.restore(blank)
+    assert back is not None and int(back["host"]) == 3
+    np.testing.assert_array_equal(
+      sharding.gather(back["mesh"]), np.arange(16.0)
+    )
+  processes.by_first(mirror.close)
+
+
 def main(number: int, port: int, folder: pathlib.Path) -> None:
   """One of the two processes; the first prints."""
   jax.config.update("jax_num_cpu_devices", 4)
@@ -135,6 +189,7 @@ def main(number: int, port: int, folder: pathlib.Path) -> None:
   assert jax.device_count() == 8 and jax.local_device_count() == 4
   agree(number, folder)
   save_and_restore(folder)
+  share_an_address(number, folder)
   found = digest_of_an_unroll()
   if number == 0:
     print(json.dumps(found))

@@ -14,7 +14,7 @@ import fcntl
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
@@ -52,6 +52,7 @@ class Mirror:
     self.twin = self._place / (self.remote.address.rpartition("/")[2] or "run")
     self._known: dict[str, _State | None] = {}  # at the address
     self._lease: Lease | None = None
+    self._news: set[str] = set()  # names of what changed since others were told
 
   @contextlib.contextmanager
   def held(self, marker: str) -> Iterator[None]:
@@ -135,9 +136,27 @@ class Mirror:
       self._known[name] = files[name]
     if came:
       self.remote.remove(JOURNAL_FILE)
-    for name in sorted(self._known.keys() - files.keys()):
+    gone = self._known.keys() - files.keys()
+    for name in sorted(gone):
       self.remote.remove(name)
       del self._known[name]
+    self._news |= {*changed, *gone}
+
+  def news(self) -> list[str]:
+    """Pushes; the names of what changed since this was last asked."""
+    self.push()
+    names, self._news = sorted(self._news), set()
+    return names
+
+  def hear(self, names: Iterable[str]) -> None:
+    """Brings files of those names into the twin, or takes them away."""
+    for name in names:
+      path = self.twin / name
+      if not self.remote.get(name, path):
+        for folder in path.parents:
+          if folder == self.twin or any(folder.iterdir()):
+            break
+          folder.rmdir()
 
   def close(self) -> None:
     """Removes the twin."""
@@ -233,6 +252,18 @@ def push(path: Path) -> None:
   """Pushes what a job wrote, if the path is one of a twin."""
   if one := of(path):
     one.push()
+
+
+def news() -> str:
+  """Pushes what this process wrote for others, and says what it is."""
+  found = {address: one.news() for address, one in _Open.jobs.items()}
+  return json.dumps(found)
+
+
+def hear(told: str) -> None:
+  """Has the twins of this process follow those of the process that told."""
+  for address, names in json.loads(told or "{}").items():
+    _Open.jobs[address].hear(names)
 
 
 def publish(path: Path) -> None:

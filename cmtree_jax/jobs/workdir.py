@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
-
 import cmtree_jax
 from cmtree_jax import config as configs
 from cmtree_jax import processes
@@ -72,11 +70,7 @@ def folder(text: str, chosen_by: str = WORKDIR) -> Path:
     )
   if not remote.is_address(text):
     return Path(text)
-  if jax.process_count() > 1:
-    raise UserError(
-      f"{chosen_by} {text}: wanted a folder that all processes share, came an address, "
-      "which is for one process. Mount it as a folder of every host."
-    )
+  processes.follow(mirror.news, mirror.hear)
   return mirror.working(text)
 
 
@@ -126,6 +120,9 @@ def held(workdir: Path, chosen_by: str = WORKDIR) -> Iterator[None]:
   """As `hold`, by the first process for all of them."""
   with contextlib.ExitStack() as stack:
     processes.by_first(lambda: stack.enter_context(hold(workdir, chosen_by)))
+    twin = mirror.of(workdir)
+    if twin and not processes.is_first():
+      twin.pull()
     yield
 
 

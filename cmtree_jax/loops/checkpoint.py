@@ -29,6 +29,7 @@ class Checkpointer:
   A save goes to a temporary folder that is renamed when it is complete, so a kill
   at any moment leaves the last complete one. Where there are several processes all
   save together, each its part of what is on the mesh, in a folder that they share.
+  Where each has a twin of an address, the first saves all of it and the others follow.
   """
 
   def __init__(self, folder: Path, parent: "Checkpointer | None" = None):
@@ -49,19 +50,32 @@ class Checkpointer:
     path = self._folder / f"{name}.npy"
     if shape is not None:
       processes.by_first(lambda: _make_array(path, shape))
+    elif self._is_apart:
+      processes.by_first(lambda: None)  # brings what the first wrote into it
     # What others write into it is for themselves: it equals what the first writes.
     mode = "r+" if processes.is_first() else "c"
     return np.lib.format.open_memmap(path, mode=mode)
 
+  @property
+  def _is_apart(self) -> bool:
+    """Whether each of several processes has a folder of its own."""
+    return jax.process_count() > 1 and mirror.of(self._folder) is not None
+
   @functools.cached_property
   def _manager(self) -> ocp.CheckpointManager:
     # Made when first used: a loop that saves nothing leaves no folder behind.
-    return ocp.CheckpointManager(
-      self._folder,
-      options=ocp.CheckpointManagerOptions(
-        max_to_keep=2, cleanup_tmp_directories=True
-      ),
+    options = ocp.CheckpointManagerOptions(
+      max_to_keep=2, cleanup_tmp_directories=True
     )
+    if self._is_apart:
+      own = jax.process_index()
+      options.multiprocessing_options = ocp.options.MultiprocessingOptions(
+        primary_host=own,
+        active_processes={own},
+        barrier_sync_key_prefix=str(own),
+      )
+      options.create = False  # Orbax makes no folder where not all are at work
+    return ocp.CheckpointManager(self._folder, options=options)
 
   def save(self, step: int, state: Any) -> None:
     """Saves and waits until it is on disk.
@@ -70,6 +84,10 @@ class Checkpointer:
       OSError: there is no space for it. Orbax's threads, which would find that out
         while they write, tell it in a hundred lines.
     """
+    if self._is_apart:
+      state = sharding.gather(state)
+      if not processes.is_first():
+        return
     state = jax.tree.map(_kept, state)
     with _SAVING:
       self._folder.mkdir(parents=True, exist_ok=True)
@@ -94,19 +112,24 @@ class Checkpointer:
     # As one, or a process would find what another has begun to make.
     if not processes.any_of(processes.is_first() and self._folder.exists()):
       return None
+    if self._is_apart:
+      processes.by_first(lambda: None)  # brings what the first saved
+      self._folder.mkdir(parents=True, exist_ok=True)
+      self._manager.reload()
     step = self._manager.latest_step()
     if step is None:
       return None
     like = jax.tree.map(_kept, like)
+    wanted = jax.tree.map(_blank, like) if self._is_apart else like
     try:
-      found = self._manager.restore(step, args=ocp.args.StandardRestore(like))
+      found = self._manager.restore(step, args=ocp.args.StandardRestore(wanted))
     except Exception as error:  # what damaged files raise has no end
       raise self._damaged(step, repr(error)) from error
     # Bits of an array that changed on the disk raise nothing.
     file = self._sum_file(step)
     if file.exists() and file.read_bytes() != _sum(found).encode():
       raise self._damaged(step, "other numbers")
-    return found
+    return sharding.put_like(found, like) if self._is_apart else found
 
   def _sum_file(self, step: int) -> Path:
     return self._folder / f"{step}{_SUM}"
@@ -150,6 +173,11 @@ def _make_array(path: Path, shape: tuple[int, ...]) -> None:
 def _kept(x: Any) -> Any:
   """As it is saved: Orbax takes arrays of the host, or such that all processes share."""
   return x if sharding.spans_processes(x) else np.asarray(x)
+
+
+def _blank(x: Any) -> np.ndarray:
+  """A host array of the same form."""
+  return np.empty(x.shape, x.dtype)
 
 
 class StopFlag:

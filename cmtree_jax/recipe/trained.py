@@ -9,7 +9,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from cmtree_jax import shapes
-from cmtree_jax.data import sealed, store
+from cmtree_jax.data import mirror, sealed, store
 from cmtree_jax.data.build import prepare, tokenizer
 from cmtree_jax.proxy import loss as proxy_loss
 from cmtree_jax.proxy.model import Proxy, ProxyConfig
@@ -74,7 +74,7 @@ def load(folder: Path | str) -> Trained:
   Raises:
     UserError: there is none, or one of its files is not what was written.
   """
-  folder = Path(folder)
+  folder = mirror.reading(folder)
   if not (folder / FILE).is_file():
     raise UserError(
       f"No {FILE} in {folder}. Give the folder of a model that a run has saved."

@@ -16,7 +16,6 @@ from cmtree_jax.jobs import job as jobs
 from cmtree_jax.jobs import workdir as workdirs
 from cmtree_jax.loops.checkpoint import Checkpointer
 from cmtree_jax.report import __main__ as report
-from cmtree_jax.types import UserError
 from tests import corpora
 
 STEPS = 4
@@ -124,13 +123,6 @@ def test_overwrite_takes_old_results_from_the_address_first(hosts, monkeypatch):
       twin, load("configs/smoke.py", ["seed=1"]), overwrite=True
     )
   assert ("config.json", False) in gone
-
-
-def test_several_processes_are_refused(hosts, monkeypatch):
-  monkeypatch.setattr(workdirs.jax, "process_count", lambda: 2)
-  with pytest.raises(UserError, match="which is for one process"):
-    workdirs.folder("file:///x/run")
-  assert workdirs.folder("/x/run") == pathlib.Path("/x/run")
 
 
 NOWHERE = "what://b/run"
