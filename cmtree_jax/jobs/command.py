@@ -129,7 +129,9 @@ def _parser(name: str, description: str) -> argparse.ArgumentParser:
     "--config", required=True, help="file with get_config(), or file:argument"
   )
   parser.add_argument(
-    "--workdir", required=True, help="folder for checkpoints and results"
+    "--workdir",
+    required=True,
+    help="folder for checkpoints and results, or an address such as gs://b/run",
   )
   parser.add_argument(
     "--overwrite", action="store_true", help="start anew in a used workdir"

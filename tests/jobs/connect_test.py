@@ -1,5 +1,6 @@
 """Several processes at one job: they find what one does, and end and go on together."""
 
+import itertools
 import os
 import pathlib
 import signal
@@ -95,6 +96,8 @@ class Started:
     module: str = "cmtree_jax.main",
     config: str = "configs/quickstart.py",
     last: tuple[str, ...] = (),
+    hosts: pathlib.Path
+    | None = None,  # each process on one of its own, if given
   ):
     with socket.socket() as free:
       free.bind(("localhost", 0))
@@ -102,6 +105,9 @@ class Started:
     given = corpora.arguments(
       config, corpus, workdir, ["arithmetic"], *SMALL, *settings
     )
+    if hosts:  # they share nothing but addresses
+      given.append(f"--workdir=file://{workdir}")
+      given.append(f"--config.cache_dir=file://{corpus}/shared")
     self.workdir = workdir
     self.processes = [
       subprocess.Popen(
@@ -117,6 +123,7 @@ class Started:
           "PYTHONPATH": str(corpora.ROOT),
           "JAX_PLATFORMS": "cpu",
           "JAX_NUM_CPU_DEVICES": str(DEVICES // count),
+          **({"CMTREE_CACHE": str(hosts / str(number))} if hosts else {}),
         },
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -158,34 +165,42 @@ def contents(workdir: pathlib.Path, names) -> dict[str, bytes]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", JOBS)
-def test_two_processes_find_what_one_does(name, corpus):
+def test_two_processes_find_what_one_does(name, corpus, tmp_path):
   module, config, settings, names = JOBS[name]
-  one, two = (
+  one, two, apart = (
     Started(
       corpus,
-      corpus / f"{name}{count}",
+      corpus / f"{name}{number}",
       settings,
       count=count,
       module=module,
       config=config,
+      hosts=hosts,
     ).finish()
-    for count in (1, 2)
+    for number, (count, hosts) in enumerate(
+      ((1, None), (2, None), (2, tmp_path))
+    )
   )
   assert contents(one, names) == contents(two, names)
+  assert contents(one, names) == contents(apart, names)
 
 
 @pytest.mark.slow
-def test_stopped_and_killed_they_go_on_to_the_same(corpus):
+@pytest.mark.parametrize("apart", [False, True])
+def test_stopped_and_killed_they_go_on_to_the_same(apart, corpus, tmp_path):
   wanted = Started(corpus, corpus / "whole", LONG, count=2).finish()
+  stopped = corpus / f"stopped{apart}"
+  number = itertools.count()
 
-  def start():
-    return Started(corpus, corpus / "stopped", LONG, count=2)
+  def start():  # on hosts that have not seen the job, where they are apart
+    hosts = tmp_path / str(next(number)) if apart else None
+    return Started(corpus, stopped, LONG, count=2, hosts=hosts)
 
   job = start()
   job.reach(CELL.format(0))
   job.processes[1].send_signal(signal.SIGTERM)
   assert [status for status, _ in job.ends()] == [143, 143]
-  assert not (corpus / "stopped" / RECIPE[0]).exists()
+  assert not (stopped / RECIPE[0]).exists()
   for victim, cell in ((0, 1), (1, 2)):
     job = start()
     job.reach(CELL.format(cell))

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import pytest
 
 from cmtree_jax import embed
+from cmtree_jax.data import share
 from cmtree_jax.data.build import intake, prepare, tokenizer, workers
 from cmtree_jax.data.plan import Plan as DataPlan
 from cmtree_jax.data.read import sources
@@ -211,10 +212,15 @@ def test_a_worker_ends_with_its_parent(tmp_path):
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("other", ["processes", "beam"])
+@pytest.mark.parametrize(
+  "other",
+  ["processes", "beam", pytest.param("address", marks=pytest.mark.slow)],
+)
 def test_other_workers_prepare_the_same_bytes(tmp_path, monkeypatch, other):
-  if other == "beam":
+  """The last: Beam with two processes, for a cache at an address."""
+  if other != "processes":
     pytest.importorskip("apache_beam")
+  monkeypatch.setenv("CMTREE_CACHE", str(tmp_path / "host"))
   for name in "ab":
     lines = [
       json.dumps({"id": f"{name}{i}", "text": f"{name} text {i % 29} of many"})
@@ -238,14 +244,22 @@ def test_other_workers_prepare_the_same_bytes(tmp_path, monkeypatch, other):
     tokenizer.Plan("bytes"),
     embed.Plan(dim=4),
   )
+  two = ("--direct_num_workers=2", "--direct_running_mode=multi_processing")
+  crews = {
+    "local": _workers("local"),
+    "processes": _workers("local"),
+    "beam": _workers("beam"),
+    "address": workers.Workers(workers.Plan("beam", two)),
+  }
   folders = []
   for name in ("local", other):
     if name == "processes":
       monkeypatch.setattr(workers, "START_SECONDS", 0.0)
+    at = f"file://{tmp_path}/address" if name == "address" else tmp_path / name
     prepared = prepare.prepare(
       plan,
-      cache_dir=tmp_path / name,
-      workers=_workers("beam" if name == "beam" else "local"),
+      cache_dir=share.local(at),
+      workers=crews[name],
       progress=lambda line: None,
     )
     folders.append(tmp_path / name)
