@@ -121,18 +121,19 @@ class Mirror:
     if self._lease is None:
       return
     self._lease.check()
-    files = {
-      str(path.relative_to(self.twin)): _State.of(path)
-      for path in self.twin.rglob("*")
-      if path.is_file() and not _is_unready(path.name)
-    }
+    files = self._files()
     changed = [
       name for name, state in files.items() if self._known.get(name) != state
     ]
     if came := self._new_folders(changed):
       self.remote.write(JOURNAL_FILE, json.dumps(came).encode())
     for name in sorted(changed, key=lambda name: (files[name].written, name)):
-      self.remote.put(self.twin / name, name)
+      try:
+        self.remote.put(self.twin / name, name)
+      except UserError:
+        if (self.twin / name).exists():
+          raise
+        continue  # another thread took it away
       self._known[name] = files[name]
     if came:
       self.remote.remove(JOURNAL_FILE)
@@ -162,6 +163,16 @@ class Mirror:
     """Removes the twin."""
     store.remove(self._place)
     os.close(self._alive)
+
+  def _files(self) -> dict[str, "_State"]:
+    """All files of the twin; other threads may be at work in it."""
+    found = {}
+    for folder, _, names in os.walk(self.twin):
+      for path in (Path(folder, name) for name in names):
+        if not _is_unready(path.name):
+          with contextlib.suppress(FileNotFoundError):
+            found[path.relative_to(self.twin).as_posix()] = _State.of(path)
+    return found
 
   def _new_folders(self, changed: list[str]) -> dict[str, list[str]]:
     """Folder -> its files, for each that the address has nothing of."""

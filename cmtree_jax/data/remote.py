@@ -67,14 +67,17 @@ class Remote:
       return self._files.isfile(self._path(name))
 
   def get(self, name: str, path: Path) -> bool:
-    """Copies a file to this machine; False where another took it away."""
+    """Copies a file to this machine; where there is none, false, and none is here."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    # Beside it, for somebody may have the old one in memory.
+    unready = path.with_name(_unready(path.name))
     with self._told("read"):
       try:
-        self._files.get_file(self._path(name), str(path))
+        self._files.get_file(self._path(name), str(unready))
       except FileNotFoundError:
         path.unlink(missing_ok=True)
         return False
+      unready.replace(path)
       return True
 
   def put(self, path: Path, name: str) -> None:
@@ -120,7 +123,7 @@ class Remote:
         write(goal)
         return
       folder, _, own = goal.rpartition("/")
-      unready = f"{folder}/.{own}.{secrets.token_hex(8)}{store.TEMPORARY}"
+      unready = f"{folder}/{_unready(own)}"
       self._files.makedirs(folder, exist_ok=True)
       write(unready)
       self._files.mv(unready, goal)
@@ -155,3 +158,8 @@ class Remote:
         "the address, the rights and the network, install what is named, or give a "
         "folder."
       ) from error
+
+
+def _unready(name: str) -> str:
+  """What a file is called while it is written."""
+  return f".{name}.{secrets.token_hex(8)}{store.TEMPORARY}"

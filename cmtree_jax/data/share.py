@@ -19,15 +19,20 @@ class _Open:
 
 
 def local(text: str | Path) -> Path:
-  """Where a cache is on this machine: the folder itself, or one for its address.
+  """Where a cache is on this machine: the folder itself, or one for its address."""
+  if not is_address(text):
+    return Path(text).expanduser()
+  return mirror.local_cache() / "addresses" / store.key_of(str(text))
+
+
+def attach(text: str | Path) -> Path:
+  """The same; from now on its folders are fetched from the address and go there.
 
   Raises:
     UserError: the address cannot be read.
   """
-  if not is_address(text):
-    return Path(text).expanduser()
-  folder = mirror.local_cache() / "addresses" / store.key_of(str(text))
-  if folder not in _Open.caches:
+  folder = local(text)
+  if is_address(text) and folder not in _Open.caches:
     one = Remote(str(text))
     one.entries()  # what cannot be reached is told before any work
     _Open.caches[folder] = one

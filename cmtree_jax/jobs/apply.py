@@ -143,18 +143,23 @@ def export_to(
   """Writes the formats of the config, and tells what their budget did."""
   chosen, workdir = job.config.export, job.workdir
   folder = workdir / EXPORT_FOLDER
-  # What trains elsewhere finds files at the address, not in its twin here.
-  root = mirror.addressed(str(folder)) if mirror.of(folder) else ""
   tokenizer = mirror.addressed(str(workdir / prepare.TOKENIZER_FILE))
   options = export.Options(
     budget=budget,
     seed=job.config.seed,
     tokenizer=chosen.tokenizer or tokenizer,
-    root=chosen.root or root,
+    root=export_root(job.config, workdir),
   )
   files = export.write(folder, chosen.formats, corpus, options, facts)
   job.reporter.say(export.told(folder))
   return files
+
+
+def export_root(config: Any, workdir: Path) -> str:
+  """Where trainers find the exports; "" where the job writes them."""
+  folder = workdir / EXPORT_FOLDER
+  at_address = mirror.addressed(str(folder)) if mirror.of(folder) else ""
+  return config.export.root or at_address
 
 
 def tell_cap(capped: recap.Recapped, job: Job) -> None:

@@ -93,7 +93,7 @@ def _checked(block: str, plan: Any, *more: Any) -> None:
 
 def cache_dir(config: Any) -> Path:
   """Where downloads, prepared corpora and compiled programs are kept."""
-  return share.local(config.cache_dir)
+  return share.attach(config.cache_dir)
 
 
 def corpus_plan(config: Any) -> prepare.Plan:

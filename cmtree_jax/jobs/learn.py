@@ -61,7 +61,9 @@ def run(config: Any, workdir: Path, *, overwrite: bool = False) -> int:
     return from_runs.run(config, workdir, overwrite=overwrite)
   plans.check_recipe(config)
   export.require_place(
-    workdir / apply.EXPORT_FOLDER, config.export.formats, config.export.root
+    workdir / apply.EXPORT_FOLDER,
+    config.export.formats,
+    apply.export_root(config, workdir),
   )
   story = _story
   if config.recipe.apply:

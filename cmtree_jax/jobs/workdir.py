@@ -61,17 +61,18 @@ def folder(text: str, chosen_by: str = WORKDIR) -> Path:
     UserError: the address is of no storage that is known here; or checkpoints would
       not be found again in the folder, as it has a sign of a pattern.
   """
-  signs = sorted(_PATTERN & set(os.path.abspath(text)))
+  path = Path(text)
+  if remote.is_address(text):
+    path = mirror.working(text)
+    processes.follow(mirror.news, mirror.hear)
+  signs = sorted(_PATTERN & set(str(path.absolute())))
   if signs and chosen_by in _ADVICE:  # others hold no checkpoints
     raise UserError(
       f"{chosen_by} {text}: wanted a path without {' '.join(sorted(_PATTERN))}, which "
       f"libraries take for patterns of names, came {' '.join(signs)}. Choose another "
       "folder."
     )
-  if not remote.is_address(text):
-    return Path(text)
-  processes.follow(mirror.news, mirror.hear)
-  return mirror.working(text)
+  return path
 
 
 _PATTERN = frozenset("*?[]")

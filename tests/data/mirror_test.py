@@ -233,6 +233,48 @@ def test_what_a_job_writes_is_pushed_by_its_path(address, tmp_path):
     assert _bucket(tmp_path)["a"] == "1"
 
 
+def test_what_another_thread_takes_away_is_no_fault(
+  address, tmp_path, monkeypatch
+):
+  one = Mirror(address)
+  own = Remote.put
+
+  def put(self, path, name):
+    if name == "work":
+      path.unlink()
+    own(self, path, name)
+
+  monkeypatch.setattr(Remote, "put", put)
+  with one.held(MARKER):
+    _write(one.twin, a="1", work="1", z="1")
+    one.push()
+    assert _bucket(tmp_path).keys() == {".lock", "a", "z"}
+  one.close()
+
+
+def test_another_process_follows_what_is_told(address, tmp_path, monkeypatch):
+  first, other = Mirror(address), Mirror(address)
+  with first.held(MARKER):
+    _write(first.twin, a="1", deep__b="1")
+    np.save(first.twin / "c.npy", np.zeros(2, np.float32))
+    other.twin.mkdir(parents=True)
+    other.hear(first.news())
+    seen = np.load(other.twin / "c.npy", mmap_mode="c")
+    seen[1] = 2.0
+    _write(first.twin, a="2")
+    np.save(first.twin / "c.npy", np.ones(2, np.float32))
+    (first.twin / "deep" / "b").unlink()
+    told = first.news()
+    assert told == ["a", "c.npy", "deep/b"] and first.news() == []
+    other.hear(told)
+  assert {p.name for p in other.twin.iterdir()} == {"a", "c.npy"}
+  assert (other.twin / "a").read_text() == "2"
+  assert seen.tolist() == [0.0, 2.0]  # what is held in memory stays
+  assert np.load(other.twin / "c.npy").tolist() == [1.0, 1.0]
+  first.close()
+  other.close()
+
+
 def test_twins_of_killed_processes_go(address, tmp_path):
   left = tmp_path / "host" / "twins" / "0123"
   left.mkdir(parents=True)

@@ -23,7 +23,7 @@ def host(tmp_path, monkeypatch):
       (place / "deep" / "a").write_text(text)
       (place / "z").write_text(text)
 
-    folder = share.local(f"file://{tmp_path}/bucket") / "prepared" / "key"
+    folder = share.attach(f"file://{tmp_path}/bucket") / "prepared" / "key"
     return cache.build_once(folder, build)
 
   return make
@@ -88,6 +88,6 @@ def test_damage_at_the_address_is_refused(host, tmp_path, damage):
 
 def test_a_cache_that_cannot_be_reached_is_refused_first(tmp_path):
   with pytest.raises(UserError, match="what://b: wanted an address"):
-    share.local("what://b")
-  assert share.local(str(tmp_path)) == tmp_path
-  assert share.local("~/x") == pathlib.Path.home() / "x"
+    share.attach("what://b")
+  assert share.attach(str(tmp_path)) == tmp_path
+  assert share.attach("~/x") == pathlib.Path.home() / "x"

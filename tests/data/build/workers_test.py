@@ -258,7 +258,7 @@ def test_other_workers_prepare_the_same_bytes(tmp_path, monkeypatch, other):
     at = f"file://{tmp_path}/address" if name == "address" else tmp_path / name
     prepared = prepare.prepare(
       plan,
-      cache_dir=share.local(at),
+      cache_dir=share.attach(at),
       workers=crews[name],
       progress=lambda line: None,
     )
