@@ -40,14 +40,21 @@ class Mirror:
   """A twin and what is known of its address."""
 
   def __init__(self, address: str):
-    """An empty twin, in a folder that is this process's as long as it lives."""
+    """An empty twin, in a folder that is this process's as long as it lives.
+
+    Raises:
+      UserError: the address is of no storage that is known here, or the cache of this
+        machine cannot be written to.
+    """
     self.remote = Remote(address)
-    places = local_cache() / "twins"
-    places.mkdir(parents=True, exist_ok=True)
-    self._place = places / secrets.token_hex(8)
-    self._place.mkdir()
+    self._place = local_cache() / "twins" / secrets.token_hex(8)
+    try:
+      self._place.mkdir(parents=True)
+    except OSError as error:
+      raise UserError(store.unwritable(self._place, error)) from error
     self._alive = os.open(self._place, os.O_RDONLY)
-    fcntl.flock(self._alive, fcntl.LOCK_EX)
+    with contextlib.suppress(OSError):  # a file system without locks
+      fcntl.flock(self._alive, fcntl.LOCK_EX)
     # Cells and progress are called after the folder.
     self.twin = self._place / (self.remote.address.rpartition("/")[2] or "run")
     self._known: dict[str, _State | None] = {}  # at the address
@@ -229,9 +236,7 @@ class _Open:
   """The mirrors of this process, by their addresses."""
 
   jobs: ClassVar[dict[str, Mirror]] = {}  # where jobs write
-  read: ClassVar[
-    dict[str, Mirror]
-  ] = {}  # as they were when they were first read
+  read: ClassVar[dict[str, Mirror]] = {}  # as they were at the first look
 
 
 def working(address: str) -> Path:

@@ -49,8 +49,12 @@ class Remote:
     prefix = f"{self._root}/"
     with self._told("list"):
       found = self._files.find(f"{self._root}/{below}".rstrip("/"))
-    names = [one.removeprefix(prefix) for one in found if prefix in one]
-    return sorted(one for one in names if one and not one.endswith("/"))
+    # Some programs mark folders of a bucket by files whose names end so.
+    return sorted(
+      one.removeprefix(prefix)
+      for one in found
+      if one.startswith(prefix) and not one.endswith("/")
+    )
 
   def entries(self) -> list[str]:
     """Names of files and folders right at the address."""
