@@ -105,9 +105,8 @@ class Started:
     given = corpora.arguments(
       config, corpus, workdir, ["arithmetic"], *SMALL, *settings
     )
-    if hosts:  # they share nothing but addresses
+    if hosts:
       given.append(f"--workdir=file://{workdir}")
-      given.append(f"--config.cache_dir=file://{corpus}/shared")
     self.workdir = workdir
     self.processes = [
       subprocess.Popen(
