@@ -75,7 +75,7 @@ PRESETS: dict[str, dict[str, int]] = {
   "4m": dict(width=256, layers=4, heads=4),
   "25m": dict(width=512, layers=8, heads=8),
   "60m": dict(width=640, layers=12, heads=10),
-  "125m": dict(width=896, layers=12, heads=14),
+  "125m": dict(width=1024, layers=10, heads=16),
   "1000m": dict(width=2048, layers=20, heads=16),
 }
 
