@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from cmtree_jax import processes, sharding
-from cmtree_jax.data import mirror
+from cmtree_jax.data import lease, mirror
 from cmtree_jax.data.draw.batch import Batch
 from cmtree_jax.jobs import workdir as workdirs
 from cmtree_jax.loops.checkpoint import Checkpointer, StopFlag
@@ -175,6 +175,14 @@ def share_an_address(number: int, folder: pathlib.Path) -> None:
   with workdirs.held(twin):
     with contextlib.closing(Checkpointer(twin / "deep" / "saved")) as saved:
       back = saved.restore(blank)
+      lock = bucket / lease.FILE
+      own = processes.by_first(lock.read_text)
+      if processes.is_first():
+        lock.write_text("{}")
+      with pytest.raises(UserError, match="the lock of this job"):
+        saved.save(4, state)  # what fails on the first is told to all
+      if own:
+        lock.write_text(own)
     assert back is not None and int(back["host"]) == 3
     np.testing.assert_array_equal(
       sharding.gather(back["mesh"]), np.arange(16.0)

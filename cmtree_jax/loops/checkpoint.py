@@ -85,10 +85,12 @@ class Checkpointer:
         while they write, tell it in a hundred lines.
     """
     if self._is_apart:
-      state = sharding.gather(state)
-      if not processes.is_first():
-        return
-    state = jax.tree.map(_kept, state)
+      whole = sharding.gather(state)
+      processes.by_first(lambda: self._write(step, whole))
+    else:
+      self._write(step, jax.tree.map(_kept, state))
+
+  def _write(self, step: int, state: Any) -> None:
     with _SAVING:
       self._folder.mkdir(parents=True, exist_ok=True)
       size = sum(x.nbytes for x in jax.tree.leaves(state))
@@ -113,9 +115,7 @@ class Checkpointer:
     if not processes.any_of(processes.is_first() and self._folder.exists()):
       return None
     if self._is_apart:
-      processes.by_first(lambda: None)  # brings what the first saved
-      self._folder.mkdir(parents=True, exist_ok=True)
-      self._manager.reload()
+      self._manager.reload()  # the first may have saved since it last looked
     step = self._manager.latest_step()
     if step is None:
       return None
