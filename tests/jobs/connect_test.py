@@ -1,6 +1,5 @@
 """Several processes at one job: they find what one does, and end and go on together."""
 
-import itertools
 import os
 import pathlib
 import signal
@@ -185,21 +184,17 @@ def test_two_processes_find_what_one_does(name, corpus, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("apart", [False, True])
-def test_stopped_and_killed_they_go_on_to_the_same(apart, corpus, tmp_path):
+def test_stopped_and_killed_they_go_on_to_the_same(corpus):
   wanted = Started(corpus, corpus / "whole", LONG, count=2).finish()
-  stopped = corpus / f"stopped{apart}"
-  number = itertools.count()
 
-  def start():  # on hosts that have not seen the job, where they are apart
-    hosts = tmp_path / str(next(number)) if apart else None
-    return Started(corpus, stopped, LONG, count=2, hosts=hosts)
+  def start():
+    return Started(corpus, corpus / "stopped", LONG, count=2)
 
   job = start()
   job.reach(CELL.format(0))
   job.processes[1].send_signal(signal.SIGTERM)
   assert [status for status, _ in job.ends()] == [143, 143]
-  assert not (stopped / RECIPE[0]).exists()
+  assert not (corpus / "stopped" / RECIPE[0]).exists()
   for victim, cell in ((0, 1), (1, 2)):
     job = start()
     job.reach(CELL.format(cell))
