@@ -5,6 +5,11 @@ python -m experiments.relations --config relations:cpu --workdir runs/relations
 The argument is a scale of configs/claims.py. Every part is a comparison on a corpus of
 its own, in WORKDIR/PART; `experiments/published.py` says which of its recipes a relation
 sets against each other. A quarter of an epoch, at matched repetition.
+
+Some minutes a part on two quiet cores with models of .3M, 300 steps and three searches of
+one final each. Then a rule is worth -.067 ±.004 in cells of 2,590 documents, -.067 ±.026
+in those of 324 and -.029 ±.044 in those of 40; cells of topic times form are +.021 ±.040
+to as many topics and -.045 ±.023 to as many forms.
 """
 
 from typing import NamedTuple
