@@ -88,6 +88,28 @@ def shard_map(
   )
 
 
+def by_hand(
+  function: Callable[..., Any], *, in_specs: Any, out_specs: Any
+) -> Callable[..., Any]:
+  """`function` on each device's part along every axis of the mesh that is left.
+
+  A kernel wants it, for the compiler's partitioner cannot divide one. Axes of the
+  shard_maps around it are divided already, and without a mesh nothing is. Specs are
+  of the axes that are left.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  left = set(mesh.axis_names) - set(mesh.manual_axes)
+  if not left:
+    return function
+  return jax.shard_map(
+    function,
+    axis_names=left,
+    in_specs=in_specs,
+    out_specs=out_specs,
+    check_vma=False,
+  )
+
+
 def put(tree: Any, mesh: Mesh, spec: PartitionSpec | Any) -> Any:
   """Host arrays as arrays of the mesh; every process passes the same whole ones.
 

@@ -24,7 +24,7 @@ from cmtree_jax.bilevel.unrolled import (
 HYPERGRADS: dict[str, Estimator] = {
   "unrolled": Estimator(unrolled, unrolled_cost, stores=True, follows=True),
   "difference": Estimator(
-    difference, difference_cost, stores=True, follows=True
+    difference, difference_cost, stores=True, follows=True, reverse_only=True
   ),
   "first_order": Estimator(
     first_order, first_order_cost, stores=True, follows=True

@@ -75,6 +75,7 @@ class Estimator(NamedTuple):
   cost: Callable[..., UnrollCost]
   stores: bool  # a trajectory, so that it takes a `policy` (see `memory`)
   follows: bool = False  # the outer loss along the path, where it is asked to
+  reverse_only: bool = False  # it takes no tangent of the losses
 
 
 # (weight_S, phi, inner batches, outer batch, axis) -> (loss, its derivative with

@@ -23,7 +23,7 @@ from cmtree_jax import shapes, sharding
 from cmtree_jax.bilevel import HYPERGRADS, population, problem, training, values
 from cmtree_jax.bilevel.problem import Hypergradient, Inner, InnerLoss, Problem
 from cmtree_jax.proxy import loss as proxy_loss
-from cmtree_jax.proxy import model, optim
+from cmtree_jax.proxy import model, optim, splash
 from cmtree_jax.proxy.model import Proxy, ProxyConfig
 
 # Where host arrays go: [P, ...] and [P, S, B, ...], with an axis of members;
@@ -128,6 +128,7 @@ def make(
     optimizer,
     mesh,
     hypergradient,
+    estimator=estimator,
     along_path=(options or {}).get("along_path", False),
     hidden_layers=hidden_layers,
   )
@@ -270,6 +271,7 @@ class _Member(NamedTuple):
   optimizer: optax.GradientTransformation
   mesh: Mesh
   hypergradient: Callable[..., Hypergradient]
+  estimator: str  # its name
   along_path: bool  # whether it sums the outer loss over the steps
   hidden_layers: int  # that `hidden` tells of
 
@@ -325,6 +327,8 @@ class _Member(NamedTuple):
 
   def _through(self, start, optimizer, batches, weight_SBT, outer_batch):
     """The hypergradient through training steps, and what it tells of tokens."""
+    if not self.proxy.has_tangents:
+      splash.check_estimator(self.estimator)
     rows = weight_SBT.shape[1]
     outer_rows = jax.tree.map(  # [C, B, T] -> [C B, T]
       lambda x: x.reshape(-1, x.shape[-1]), outer_batch
@@ -362,10 +366,11 @@ class _Member(NamedTuple):
     return result, unroll
 
   def probe(self, params, adjoint, batches):
+    # Its tangent is the value.
+    losses = proxy_loss.token_losses(self.proxy.with_tangents)
+
     def one(params, adjoint, batches):
-      probe = functools.partial(
-        values.probe, self.token_losses, params, adjoint
-      )
+      probe = functools.partial(values.probe, losses, params, adjoint)
       return jax.lax.map(lambda batch: probe(batch)[1], batches)
 
     return self._on_documents(one, 2, out=CHUNKS)(params, adjoint, batches)

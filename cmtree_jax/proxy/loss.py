@@ -213,4 +213,5 @@ def _observed(proxy: model.Proxy, params: shapes.Tree, batch: Batch):
 def init(proxy: model.Proxy, key: shapes.Key) -> shapes.Tree:
   """Fresh parameters (float32)."""
   tokens_BT = jnp.zeros((1, 2), jnp.int32)
-  return jax.jit(proxy.init)(key, tokens_BT, tokens_BT)["params"]
+  # Two tokens want no kernel, and parameters do not tell how they attend.
+  return jax.jit(proxy.with_tangents.init)(key, tokens_BT, tokens_BT)["params"]

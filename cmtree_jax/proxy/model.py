@@ -17,6 +17,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
 from cmtree_jax import shapes, sharding
+from cmtree_jax.proxy import splash
 from cmtree_jax.sharding import MODEL
 
 
@@ -29,6 +30,7 @@ class ProxyConfig:
   layers: int
   heads: int
   dtype: str = "float32"  # of matmul inputs; parameters stay float32
+  attention: str = "einsum"  # one of ATTENTIONS; parameters are the same
 
   @property
   def mlp_width(self) -> int:
@@ -64,6 +66,10 @@ class ProxyConfig:
 
 DTYPES = ("bfloat16", "float32")  # that matrices may be multiplied in
 
+# How blocks attend: in products that every device and every derivative knows, or by a
+# kernel of TPUs (`splash`).
+ATTENTIONS = ("einsum", "splash")
+
 # Names give the parameters with a vocabulary of 4096, GPT-2's shape for the largest;
 # of the first with 2048: each of these has four times the FLOPs of the one before.
 PRESETS: dict[str, dict[str, int]] = {
@@ -81,14 +87,20 @@ PRESETS: dict[str, dict[str, int]] = {
 
 
 def from_preset(
-  name: str, *, vocab_size: int, dtype: str = "float32"
+  name: str,
+  *,
+  vocab_size: int,
+  dtype: str = "float32",
+  attention: str = "einsum",
 ) -> ProxyConfig:
   """The `ProxyConfig` called `name`; ValueError names the known ones."""
   if name not in PRESETS:
     raise ValueError(
       f"Unknown proxy preset {name!r}. Known: {', '.join(PRESETS)}."
     )
-  return ProxyConfig(vocab_size=vocab_size, dtype=dtype, **PRESETS[name])
+  return ProxyConfig(
+    vocab_size=vocab_size, dtype=dtype, attention=attention, **PRESETS[name]
+  )
 
 
 # Blocks of so many layers are written out: a loop over two copies what it carries
@@ -120,6 +132,16 @@ class Proxy(nn.Module):
   def num_head(self) -> int:
     """Parameters of the output layer, which is the embedding."""
     return self.config.vocab_size * self.config.width
+
+  @property
+  def has_tangents(self) -> bool:
+    """Whether forward mode can differentiate it."""
+    return self.config.attention == "einsum"
+
+  @property
+  def with_tangents(self) -> "Proxy":
+    """The same model, in a form that forward mode can differentiate."""
+    return Proxy(dataclasses.replace(self.config, attention="einsum"))
 
   def turns(self, rows: int, row_tokens: int) -> int:
     """Into how many parts of as many rows a gradient divides a device's batch."""
@@ -154,8 +176,10 @@ class Proxy(nn.Module):
     )
     # sqrt(D) brings the tied embedding to unit variance at the input.
     x_BTD = embedding_VD[tokens_BT] * config.width**0.5
-    causal_TT = jnp.tril(jnp.ones((tokens_BT.shape[1],) * 2, bool))
-    mask_BTT = causal_TT & (segment_BT[:, :, None] == segment_BT[:, None, :])
+    seen = segment_BT
+    if config.attention == "einsum":  # the kernel masks by itself
+      causal_TT = jnp.tril(jnp.ones((tokens_BT.shape[1],) * 2, bool))
+      seen = causal_TT & (segment_BT[:, :, None] == segment_BT[:, None, :])
     block = _Block
     if config.kept_bytes(tokens_BT.shape[1]) > _KEPT * sharding.sharers():
       block = nn.remat(
@@ -171,9 +195,7 @@ class Proxy(nn.Module):
       length=config.layers,
       unroll=config.layers if config.layers <= _UNROLLED else 1,
     )
-    x_BTD, _ = blocks(config, name="blocks")(
-      x_BTD.astype(config.dtype), mask_BTT
-    )
+    x_BTD, _ = blocks(config, name="blocks")(x_BTD.astype(config.dtype), seen)
     x_BTD = nn.RMSNorm(dtype=config.dtype, name="norm")(x_BTD)
     return logits(x_BTD, embedding_VD) if head else x_BTD
 
@@ -192,7 +214,8 @@ class _Block(nn.Module):
   config: ProxyConfig
 
   @nn.compact
-  def __call__(self, x_BTD, mask_BTT):
+  def __call__(self, x_BTD, seen):
+    """After one block; `seen` are segments [B, T], or a mask [B, T, T] of einsums."""
     config = self.config
 
     def dense(features, name: str, axis: int | tuple[int, ...] = -1):
@@ -204,9 +227,14 @@ class _Block(nn.Module):
     # Heads have an axis of their own, so that they can be divided among devices.
     qkv = dense((3, config.heads, config.width // config.heads), "qkv")(h_BTD)
     q, k, v = (qkv[:, :, i] for i in range(3))
-    attend = functools.partial(_attend_in_chunks, layers=config.layers)
-    attended = attend(_rotate(q), _rotate(k), v, mask_BTT)
-    attended = checkpoint_name(attended, _ATTENDED)
+    if config.attention == "splash":
+      attended = splash.attend(
+        _rotate(q), _rotate(k), v, seen, saved_name=_ATTENDED
+      )
+    else:
+      attend = functools.partial(_attend_in_chunks, layers=config.layers)
+      attended = attend(_rotate(q), _rotate(k), v, seen)
+      attended = checkpoint_name(attended, _ATTENDED)
     x_BTD += dense(config.width, "out", axis=(-2, -1))(attended)
     h_BTD = nn.RMSNorm(dtype=config.dtype, name="norm_mlp")(x_BTD)
     gate_up = dense((2, config.mlp_width), "gate_up")(h_BTD)

@@ -57,8 +57,10 @@ def save(
     )
   name = prepare.TOKENIZER_FILE
   store.write_atomically(folder / name, (learned / name).read_bytes())
+  size: dict[str, Any] = dataclasses.asdict(config)
+  del size["attention"]  # of the devices that trained it, not of the model
   told = {
-    "size": dataclasses.asdict(config),
+    "size": size,
     "tokenizer": tokenizer_kind,
     "facts": facts,
   }
