@@ -67,6 +67,9 @@ def get_config() -> ConfigDict:
   config.proxy = ConfigDict()
   config.proxy.preset = "0.3m"
   config.proxy.dtype = "float32"  # what matrices are multiplied in; or bfloat16
+  # How tokens attend; on TPUs also by a fused kernel, "splash". Of the estimators
+  # below `difference` alone can take it.
+  config.proxy.attention = "einsum"
 
   config.batch = ConfigDict()
   config.batch.rows = 16  # per training step, global

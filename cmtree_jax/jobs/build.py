@@ -129,6 +129,8 @@ def check(config: Any) -> None:
   for name in recipe_names(config):
     method = make_method(name, config)  # refuses options
     path_options(method, config)
+    valued = method.loop == "values" or "share_gain_K" in method.signals
+    ranges.check_attention(config, valued=valued)
     _check_files(name, method, config)
     if method.loop == "look":
       _check_look(name, method, made.look)
@@ -435,9 +437,12 @@ def final_mesh(config: Any) -> sharding.Mesh:
 
 
 def proxy_of(preset: str, config: Any, vocab_size: int):
-  """The model of a preset with the config's number format."""
+  """The model of a preset with the config's number format and attention."""
   return proxy_model.from_preset(
-    preset, vocab_size=vocab_size, dtype=config.proxy.dtype
+    preset,
+    vocab_size=vocab_size,
+    dtype=config.proxy.dtype,
+    attention=config.proxy.attention,
   )
 
 

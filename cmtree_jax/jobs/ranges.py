@@ -9,12 +9,14 @@ import operator
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import jax
 import ml_collections
 
 from cmtree_jax import checks, embed
 from cmtree_jax.bilevel import HYPERGRADS
 from cmtree_jax.data.build import tokenizer, workers
 from cmtree_jax.proxy import model as proxy_model
+from cmtree_jax.proxy import splash
 from cmtree_jax.recipe import export
 from cmtree_jax.types import UserError
 
@@ -108,6 +110,7 @@ def check_names(config: Any, presets: Mapping[str, Iterable[str]]) -> None:
     ("embedding.kind", [config.embedding.kind], embed.EMBEDDERS),
     ("export.formats", config.export.formats, export.EXPORTERS),
     ("proxy.dtype", [config.proxy.dtype], proxy_model.DTYPES),
+    ("proxy.attention", [config.proxy.attention], proxy_model.ATTENTIONS),
     (
       "hypergradient.estimator",
       [config.hypergradient.estimator],
@@ -121,3 +124,27 @@ def check_names(config: Any, presets: Mapping[str, Iterable[str]]) -> None:
         raise UserError(
           f"Unknown config.{field} {name!r}. Known: {', '.join(sorted(known))}."
         )
+
+
+def check_attention(config: Any, *, valued: bool) -> None:
+  """Refuses a kernel that the devices do not have, or the estimator not take.
+
+  Args:
+    config: of the job.
+    valued: whether a method of the job takes hypergradients.
+  Raises:
+    UserError: says which devices or estimators do.
+  """
+  if config.proxy.attention != "splash":
+    return
+  devices = jax.default_backend()
+  if devices != "tpu":
+    raise UserError(
+      "config.proxy.attention = 'splash' is a kernel of TPUs, and the devices here "
+      f"are of kind {devices}. Leave it at 'einsum'."
+    )
+  if valued:
+    try:
+      splash.check_estimator(config.hypergradient.estimator)
+    except ValueError as error:
+      raise UserError(f"config.hypergradient.estimator: {error}") from error
