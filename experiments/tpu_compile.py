@@ -58,6 +58,7 @@ class Case(NamedTuple):
   row_tokens: int
   steps: int
   policy: str
+  attention: str = "einsum"  # files of before do not tell
 
 
 class Row(NamedTuple):
@@ -123,6 +124,7 @@ def _flags(arguments):
   add("--row-tokens", type=int, default=1024)
   add("--steps", type=int, default=16, help="of a call, and of a window")
   add("--policy", default="tape", help="what a window stores")
+  add("--attention", default="einsum", choices=model.ATTENTIONS)
   add("--largest", action="store_true", help="look for the most rows that fit")
   add("--json", help="file for the rows")
   return parser.parse_args(arguments)
@@ -154,6 +156,7 @@ def measure(
         args.row_tokens,
         args.steps,
         args.policy,
+        args.attention,
       )
       for name in args.programs:
         if (case, name) not in done:
@@ -265,7 +268,12 @@ def _gathered_params(work: hlo.Work, case: Case, mesh: Mesh) -> int:
 def _engine(
   case: Case, mesh: Mesh, estimator: str = "unrolled"
 ) -> engines.Engine:
-  size = model.from_preset(case.preset, vocab_size=case.vocab, dtype=case.dtype)
+  size = model.from_preset(
+    case.preset,
+    vocab_size=case.vocab,
+    dtype=case.dtype,
+    attention=case.attention,
+  )
   stores = HYPERGRADS[estimator].stores
   optimizer = optim.adamw(
     1e-3, warmup_steps=30, total_steps=None, weight_decay=0.01, eps_root=1e-8
@@ -405,7 +413,8 @@ def _told(case: Case) -> str:
   mesh = "x".join(map(str, case.mesh))
   return (
     f"{case.topology} {mesh}, {case.preset} with {case.vocab:,} words, "
-    f"{case.rows} x {case.row_tokens}, {case.steps} steps, {case.policy}"
+    f"{case.rows} x {case.row_tokens}, {case.steps} steps, {case.policy}, "
+    f"{case.attention}"
   )
 
 

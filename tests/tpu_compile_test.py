@@ -2,9 +2,12 @@
 
 import importlib.util
 import json
+from typing import Any
 
+import jax
 import pytest
 
+from cmtree_jax import sharding
 from cmtree_jax.proxy import model
 from experiments import tpu_compile
 
@@ -47,10 +50,13 @@ def test_without_the_compiler_one_line_says_what_to_install(
   assert "pip install libtpu" in line
 
 
-@pytest.mark.skipif(
+needs_compiler = pytest.mark.skipif(
   importlib.util.find_spec("libtpu") is None,
   reason="libtpu, the TPU's compiler, is not installed",
 )
+
+
+@needs_compiler
 def test_programs_compile_for_eight_chips_that_are_not_there(tmp_path, capsys):
   path = tmp_path / "rows.json"
   arguments = (
@@ -72,3 +78,25 @@ def test_programs_compile_for_eight_chips_that_are_not_there(tmp_path, capsys):
   assert tpu_compile.main(arguments) == 0
   assert path.read_text() == before
   assert "window:unrolled" in capsys.readouterr().out
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+  ("dtype", "kept"),
+  [("bfloat16", model._KEPT), ("bfloat16", 0), ("float32", 0)],
+)
+def test_the_kernel_is_in_the_program_where_heads_are_divided_too(
+  monkeypatch, dtype, kept
+):
+  """Once forwards and twice backwards, also where blocks compute the rest again."""
+  monkeypatch.setattr(model, "_KEPT", kept)
+  devices = tpu_compile.devices_of(CASE.topology)
+  mesh = sharding.mesh_of(devices, data=4, model=2)
+  case = CASE._replace(dtype=dtype, mesh=(1, 4, 2), attention="splash")
+  # As jobs do; products of bfloat16 would not compile.
+  with jax.default_matmul_precision("float32"):
+    lowered = tpu_compile.PROGRAMS["train"](case, mesh)
+    text: Any = lowered.compile().as_text()
+  # The layers are written out, and each has its own.
+  layers = model.PRESETS[CASE.preset]["layers"]
+  assert text.count('custom_call_target="tpu_custom_call"') == 3 * layers
