@@ -54,7 +54,8 @@ class Lease:
     Raises:
       UserError: another one is alive.
     """
-    if not self._remote.create(FILE, self._content()):
+    # Asked for first, for not every storage refuses to create what is there.
+    if _read(self._remote) or not self._remote.create(FILE, self._content()):
       self._wait()
       self._remote.write(FILE, self._content())
     self._thread.start()

@@ -23,7 +23,17 @@ def _holder(remote: Remote, token: str, *dead: str) -> Lease:
   return Lease(remote, token, lambda one: one in dead)
 
 
-def test_a_holder_that_lives_keeps_others_out(remote, capsys):
+@pytest.mark.parametrize("refuses", [True, False])
+def test_a_holder_that_lives_keeps_others_out(
+  refuses, remote, capsys, monkeypatch
+):
+  if not refuses:  # a storage that creates what is there
+
+    def create(name: str, content: bytes) -> bool:
+      remote.write(name, content)
+      return True
+
+    monkeypatch.setattr(remote, "create", create)
   first = _holder(remote, "first")
   first.take()
   with pytest.raises(
