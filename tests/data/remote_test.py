@@ -1,6 +1,8 @@
 """Files at an address: on a disk and in a storage that has no folders."""
 
 import pathlib
+import socket
+from collections.abc import Iterator
 
 import pytest
 
@@ -8,9 +10,33 @@ from cmtree_jax.data.remote import Remote, is_address
 from cmtree_jax.types import UserError
 
 
-@pytest.fixture(params=["file", "memory"])
+@pytest.fixture(scope="module")
+def cloud() -> Iterator[None]:
+  """Cloud Storage as an emulator has it, where one is installed."""
+  pytest.importorskip("gcsfs", reason="gs:// is tested with gcsfs")
+  emulator = pytest.importorskip(
+    "gcp_storage_emulator.server",
+    reason="gs:// is tested with gcp-storage-emulator",
+  )
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    port = free.getsockname()[1]
+  server = emulator.create_server(
+    "localhost", port, in_memory=True, default_bucket="bucket"
+  )
+  server.start()
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv("STORAGE_EMULATOR_HOST", f"http://localhost:{port}")
+    yield
+  server.stop()
+
+
+@pytest.fixture(params=["file", "memory", "gs"])
 def remote(request, tmp_path) -> Remote:
   """An address where nothing is yet."""
+  if request.param == "gs":
+    request.getfixturevalue("cloud")
+    return Remote(f"gs://bucket{tmp_path}/run/")
   return Remote(f"{request.param}://{tmp_path}/bucket/run/")
 
 
@@ -43,6 +69,8 @@ def test_what_is_not_there_is_no_error(remote, tmp_path):
 
 
 def test_the_second_one_to_create_is_told(remote):
+  if remote.address.startswith("gs:"):
+    pytest.skip("the emulator creates what is there; Cloud Storage refuses")
   assert remote.create("x", b"first")
   assert not remote.create("x", b"second")
   assert remote.read("x") == b"first"
