@@ -165,7 +165,7 @@ def contents(workdir: pathlib.Path, names) -> dict[str, bytes]:
 @pytest.mark.parametrize("name", JOBS)
 def test_two_processes_find_what_one_does(name, corpus, tmp_path):
   module, config, settings, names = JOBS[name]
-  one, two, apart = (
+  one, *others = (
     Started(
       corpus,
       corpus / f"{name}{number}",
@@ -178,9 +178,10 @@ def test_two_processes_find_what_one_does(name, corpus, tmp_path):
     for number, (count, hosts) in enumerate(
       ((1, None), (2, None), (2, tmp_path))
     )
+    if not hosts or name == "main"  # jobs share what twins are kept equal by
   )
-  assert contents(one, names) == contents(two, names)
-  assert contents(one, names) == contents(apart, names)
+  for other in others:
+    assert contents(one, names) == contents(other, names)
 
 
 @pytest.mark.slow
