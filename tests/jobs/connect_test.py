@@ -97,6 +97,7 @@ class Started:
     last: tuple[str, ...] = (),
     hosts: pathlib.Path
     | None = None,  # each process on one of its own, if given
+    slurm: bool = False,  # tells them who they are, and flags do not
   ):
     with socket.socket() as free:
       free.bind(("localhost", 0))
@@ -111,8 +112,7 @@ class Started:
       subprocess.Popen(
         [
           *(sys.executable, "-m", module, *given, "--distributed"),
-          *(f"--coordinator=localhost:{port}", f"--process-id={number}"),
-          f"--num-processes={count}",
+          *(() if slurm else _place(port, number, count)),
           *(last if number == count - 1 else ()),
         ],
         cwd=corpora.ROOT,
@@ -122,6 +122,7 @@ class Started:
           "JAX_PLATFORMS": "cpu",
           "JAX_NUM_CPU_DEVICES": str(DEVICES // count),
           **({"CMTREE_CACHE": str(hosts / str(number))} if hosts else {}),
+          **(_slurm(port, number, count) if slurm else {}),
         },
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -155,6 +156,25 @@ class Started:
       assert all(one.poll() is None for one in self.processes), self.ends()
       assert time.monotonic() < deadline
       time.sleep(0.02)
+
+
+def _place(port: int, number: int, count: int) -> tuple[str, ...]:
+  """Flags that tell a process who it is."""
+  return (
+    *(f"--coordinator=localhost:{port}", f"--process-id={number}"),
+    f"--num-processes={count}",
+  )
+
+
+def _slurm(port: int, number: int, count: int) -> dict[str, str]:
+  """The environment of a task of a SLURM job; JAX takes the port from its number."""
+  return {
+    "SLURM_JOB_ID": str(port),
+    "SLURM_STEP_NODELIST": "localhost",
+    "SLURM_NTASKS": str(count),
+    "SLURM_PROCID": str(number),
+    "SLURM_LOCALID": str(number),
+  }
 
 
 def contents(workdir: pathlib.Path, names) -> dict[str, bytes]:
@@ -207,6 +227,16 @@ def test_stopped_and_killed_they_go_on_to_the_same(corpus):
     assert told.splitlines()[-1] == connect.LOST
     assert told.count("Fault:") == 1 and "*** " not in told
   assert contents(start().finish(), RECIPE) == contents(wanted, RECIPE)
+
+
+@pytest.mark.slow
+def test_slurm_tells_who_is_who(corpus):
+  settings = [*LONG, "final.seeds=1"]
+  job = Started(corpus, corpus / "slurm", settings, count=2, slurm=True)
+  (_, first), (_, second) = ends = job.ends()
+  assert [status for status, _ in ends] == [0, 0], first[-2000:]
+  assert "Budget:" in first and "Budget:" not in second
+  assert (job.workdir / RECIPE[0]).exists()
 
 
 @pytest.mark.slow
