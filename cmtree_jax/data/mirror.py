@@ -21,7 +21,8 @@ from typing import ClassVar, NamedTuple
 from cmtree_jax.data import store
 from cmtree_jax.data.lease import FILE as LOCK_FILE
 from cmtree_jax.data.lease import Lease
-from cmtree_jax.data.remote import Remote, is_address
+from cmtree_jax.data.read.files import is_remote
+from cmtree_jax.data.remote import Remote
 from cmtree_jax.types import UserError
 
 # Names the files of the new folders that are being pushed; removed when all are there.
@@ -32,7 +33,7 @@ _OWN = (LOCK_FILE, JOURNAL_FILE)
 def local_cache() -> Path:
   """Where twins lie; the address of a shared cache is no place for them."""
   told = os.environ.get("CMTREE_CACHE", "")
-  own = told and not is_address(told)
+  own = told and not is_remote(told)
   return Path(told if own else "~/.cache/cmtree_jax").expanduser().absolute()
 
 
@@ -114,7 +115,7 @@ class Mirror:
         skip and name.startswith(f"{skip}/") and not name.endswith(".json")
       ):
         continue
-      if _is_unready(name):
+      if store.is_unready(name.rpartition("/")[2]):
         self._known[name] = None  # goes at the next push
       elif self.remote.get(name, self.twin / name):
         self._known[name] = _State.of(self.twin / name)
@@ -176,7 +177,7 @@ class Mirror:
     found = {}
     for folder, _, names in os.walk(self.twin):
       for path in (Path(folder, name) for name in names):
-        if not _is_unready(path.name):
+        if not store.is_unready(path.name):
           with contextlib.suppress(FileNotFoundError):
             found[path.relative_to(self.twin).as_posix()] = _State.of(path)
     return found
@@ -221,12 +222,6 @@ class _State(NamedTuple):
     return cls(found.st_size, found.st_ino, found.st_mtime_ns, digest)
 
 
-def _is_unready(name: str) -> bool:
-  """Whether a file was being written when its process ended."""
-  own = name.rpartition("/")[2]
-  return own.startswith(".") and own.endswith(store.TEMPORARY)
-
-
 def _folders(name: str) -> list[str]:
   """All folders that a file is in, the outermost first."""
   return [str(one) for one in reversed(Path(name).parents) if one.name]
@@ -250,7 +245,7 @@ def reading(folder: Path | str) -> Path:
   Raises:
     UserError: the address cannot be read.
   """
-  if not is_address(folder):
+  if not is_remote(folder):
     return Path(folder)
   is_new = str(folder) not in _Open.read
   one = _opened(_Open.read, str(folder))
@@ -297,12 +292,14 @@ def addressed(text: str) -> str:
 
 def close() -> None:
   """Removes all twins of this process, and those of processes that were killed."""
-  for mirrors in (_Open.jobs, _Open.read):
-    while mirrors:
-      mirrors.popitem()[1].close()
-      for place in (local_cache() / "twins").iterdir():
-        if _has_ended(place.name):
-          store.remove(place)
+  opened = [*_Open.jobs.values(), *_Open.read.values()]
+  _Open.jobs.clear()
+  _Open.read.clear()
+  for one in opened:
+    one.close()
+  for place in (local_cache() / "twins").iterdir() if opened else ():
+    if _has_ended(place.name):
+      store.remove(place)
 
 
 atexit.register(close)

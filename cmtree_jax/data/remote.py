@@ -5,18 +5,11 @@ libraries do, and has errors of many kinds, which become one line here.
 """
 
 import contextlib
-import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 from cmtree_jax.data import store
-from cmtree_jax.data.read.files import is_remote
 from cmtree_jax.types import UserError
-
-
-def is_address(text: str | Path) -> bool:
-  """Whether a text names a place in a storage and no path of this machine."""
-  return isinstance(text, str) and is_remote(text)
 
 
 class Remote:
@@ -74,7 +67,7 @@ class Remote:
     """Copies a file to this machine; where there is none, false, and none is here."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # Beside it, for somebody may have the old one in memory.
-    unready = path.with_name(_unready(path.name))
+    unready = path.with_name(store.unready_name(path.name))
     with self._told("read"):
       try:
         self._files.get_file(self._path(name), str(unready))
@@ -127,7 +120,7 @@ class Remote:
         write(goal)
         return
       folder, _, own = goal.rpartition("/")
-      unready = f"{folder}/{_unready(own)}"
+      unready = f"{folder}/{store.unready_name(own)}"
       self._files.makedirs(folder, exist_ok=True)
       write(unready)
       self._files.mv(unready, goal)
@@ -162,8 +155,3 @@ class Remote:
         "the address, the rights and the network, install what is named, or give a "
         "folder."
       ) from error
-
-
-def _unready(name: str) -> str:
-  """What a file is called while it is written."""
-  return f".{name}.{secrets.token_hex(8)}{store.TEMPORARY}"

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from cmtree_jax.data import mirror, store
-from cmtree_jax.data.remote import Remote, is_address
+from cmtree_jax.data.read.files import is_remote
+from cmtree_jax.data.remote import Remote
 
 
 class _Open:
@@ -20,7 +21,7 @@ class _Open:
 
 def local(text: str | Path) -> Path:
   """Where a cache is on this machine: the folder itself, or one for its address."""
-  if not is_address(text):
+  if not is_remote(text):
     return Path(text).expanduser()
   return mirror.local_cache() / "addresses" / store.key_of(str(text))
 
@@ -32,7 +33,7 @@ def attach(text: str | Path) -> Path:
     UserError: the address cannot be read.
   """
   folder = local(text)
-  if is_address(text) and folder not in _Open.caches:
+  if is_remote(text) and folder not in _Open.caches:
     one = Remote(str(text))
     one.entries()  # what cannot be reached is told before any work
     _Open.caches[folder] = one

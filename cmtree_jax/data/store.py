@@ -166,13 +166,22 @@ def link(path: Path, other: Path) -> None:
     shutil.copyfile(path, other)
 
 
+def unready_name(name: str) -> str:
+  """What a file is called while it is written."""
+  # Not the process's number: machines and containers that share a disk have equal
+  # ones.
+  return f".{name}.{secrets.token_hex(8)}{TEMPORARY}"
+
+
+def is_unready(name: str) -> bool:
+  """Whether a file of that name was being written when its process ended."""
+  return name.startswith(".") and name.endswith(TEMPORARY)
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
   """A temporary path; what was written there becomes `path` at the end."""
-  # Not the process's number: machines and containers that share a disk have equal
-  # ones.
-  token = secrets.token_hex(8)
-  temporary = path.with_name(f".{path.name}.{token}{TEMPORARY}")
+  temporary = path.with_name(unready_name(path.name))
   try:
     yield temporary
     sync(temporary)

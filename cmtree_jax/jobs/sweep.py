@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cmtree_jax import config as configs
-from cmtree_jax.data import remote, store
+from cmtree_jax.data import store
+from cmtree_jax.data.read.files import is_remote
 from cmtree_jax.evaluate.results import Standing, standings
 from cmtree_jax.jobs import subprocesses
 from cmtree_jax.jobs import workdir as workdirs
@@ -65,7 +66,7 @@ def plan(path: str, workdir: str, overrides: Sequence[str]) -> list[Run]:
   Raises:
     UserError: a field or value is wrong, or two runs are the same.
   """
-  if remote.is_address(workdir):
+  if is_remote(workdir):
     raise UserError(
       f"--workdir {workdir}: wanted a folder, came an address; the logs and the table "
       "of a sweep lie beside its runs. Give a folder, or start the commands that "

@@ -15,8 +15,9 @@ from typing import Any
 import cmtree_jax
 from cmtree_jax import config as configs
 from cmtree_jax import processes
-from cmtree_jax.data import mirror, remote, store
+from cmtree_jax.data import mirror, store
 from cmtree_jax.data.build import prepare
+from cmtree_jax.data.read.files import is_remote
 from cmtree_jax.recipe import policies
 from cmtree_jax.report import metrics
 from cmtree_jax.report.screen import printable
@@ -62,7 +63,7 @@ def folder(text: str, chosen_by: str = WORKDIR) -> Path:
       not be found again in the folder, as it has a sign of a pattern.
   """
   path = Path(text)
-  if remote.is_address(text):
+  if is_remote(text):
     path = mirror.working(text)
     processes.follow(mirror.news, mirror.hear)
   signs = sorted(_PATTERN & set(str(path.absolute())))

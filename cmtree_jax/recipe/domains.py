@@ -149,16 +149,15 @@ def make(
   sample_NE = np.asarray(data.pool.embedding_NE[sample_rows])
   mass_N = data.pool.tokens.mass_N[sample_rows]
   if name == "product":
-    plan = plan._replace(num_clusters=plan.side)
     views = _columns(plan.views, data.blocks)
-    partition = _product(plan, sample_NE, views, seed=seed, mass_N=mass_N)
+    partition = _product(plan.side, sample_NE, views, seed=seed, mass_N=mass_N)
     return _placed(partition, data.pool)
   partition = _CLUSTERS[name](plan, sample_NE, seed=seed, mass_N=mass_N)
   return _placed(partition, data.pool)
 
 
 def _product(
-  plan: Plan, sample_NE: np.ndarray, views: Sequence[embed.Block], **fit: Any
+  side: int, sample_NE: np.ndarray, views: Sequence[embed.Block], **fit: Any
 ):
   """Clusters of every view, and a cell for each choice of one of each view.
 
@@ -166,12 +165,12 @@ def _product(
   is the sum of theirs, so the nearest cell has the nearest cluster of every view.
 
   Args:
-    plan: has the number of clusters of each view.
+    side: clusters of each view.
     sample_NE: rows that clusters are fitted on.
     views: where these have their columns.
     fit: see `kmeans.fit`.
   """
-  count = min(plan.num_clusters, len(sample_NE))
+  count = min(side, len(sample_NE))
   shape = (count,) * len(views)
   center_LE = np.zeros((count ** len(views), sample_NE.shape[1]), np.float32)
   for view, of_cell_L in zip(views, np.indices(shape), strict=True):

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from cmtree_jax.data.remote import Remote, is_address
+from cmtree_jax.data.read.files import is_remote
+from cmtree_jax.data.remote import Remote
 from cmtree_jax.types import UserError
 
 
@@ -101,5 +102,5 @@ def test_an_address_that_cannot_be_used_is_one_line(address, words):
 
 
 def test_a_path_is_no_address(tmp_path):
-  assert is_address("gs://b/run")
-  assert not is_address("gs:/b") and not is_address(tmp_path)
+  assert is_remote("gs://b/run")
+  assert not is_remote("gs:/b") and not is_remote(tmp_path)

@@ -15,6 +15,7 @@ import posixpath
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import IO, Any
 
 from cmtree_jax.data.read.fields import Part, Unusable
@@ -88,9 +89,9 @@ def parts(kind: str, pattern: str) -> list[Part]:
   ]
 
 
-def is_remote(path: str) -> bool:
+def is_remote(path: str | Path) -> bool:
   """Whether a path names something in a bucket, such as gs://..."""
-  return "://" in path
+  return "://" in str(path)
 
 
 @contextlib.contextmanager
