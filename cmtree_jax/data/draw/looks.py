@@ -1,11 +1,12 @@
 r"""Weights under which no document is drawn too often, from how often each has been.
 
-A training that may change its weights knows what it has drawn. A document that has
-been drawn as often as is allowed weighs nothing from then on, and of the others none
-weighs more than the looks that are left for it; what this takes goes to the rest.
+A training that may change its weights knows how far each document has moved: how many
+draws it was to expect under the weights so far (`sampler`). None weighs more than what
+is left of that; what this takes goes to the rest. The draws themselves do not count. A
+document that had its last one early would lose the weight that it has been drawn for,
+and documents of constant weights would be left out before their time.
 """
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -53,9 +54,9 @@ def of(sampler: Sampler, state: SamplerState, seen: Subpool) -> Looks:
   most = seen.max_weight * seen.epochs
   count_N, expected_N = sampler.looks(state)
   # A piece is drawn once before its expected draws reach each whole number. So with
-  # at most three expected it was drawn three times at most.
-  left_N = np.where(count_N < math.ceil(most), most - expected_N, 0.0)
-  return Looks(count_N, np.where(seen.inside_N, np.maximum(left_N, 0.0), 0.0))
+  # at most three expected it is drawn three times at most.
+  left_N = np.maximum(most - expected_N, 0.0)
+  return Looks(count_N, np.where(seen.inside_N, left_N, 0.0))
 
 
 def within(
