@@ -16,7 +16,7 @@ from cmtree_jax.methods.base import (
 )
 from cmtree_jax.methods.laws import learning_curves
 
-GRAPHS = ("first", "moving")
+GRAPHS = ("first", "moving", "reversed")
 
 
 class State(NamedTuple):
@@ -74,7 +74,10 @@ def make(
   are the steps so far, N those of the run, and :math:`\hat L(N)` is the loss at its end
   by a law :math:`e + c\, n^{-\alpha}` fitted to the losses so far. A domain that is
   not going to learn anything, less than a hundredth of its loss, is not waited for.
-  Open domains have their natural shares, and closed ones a part of theirs.
+  Closed domains have a part of their natural share, and open ones what they are owed,
+  so that over the run all have their natural shares, in another order:
+
+  .. math:: p_j \propto \frac{q_j T - \sum_{u < t} p_{ju}}{T - t}
 
   No cycle can lock it. Where products are positive an arrow leads from the shorter
   gradient to the longer, and none is drawn where they are negative: so there are no
@@ -94,7 +97,8 @@ def make(
 
   Args:
     graph: "first" is the mean of the first observations, then frozen. "moving" goes on
-      as a decaying mean, so that edges may appear, vanish and turn.
+      as a decaying mean, so that edges may appear, vanish and turn. "reversed" is a
+      control that must not gain: the first with all of its arrows turned.
     every: training steps per observation.
     first: observations until there is a graph; all is open before. At most a quarter of
       the run.
@@ -102,7 +106,7 @@ def make(
     margin: m.
     rho: :math:`\rho`.
     floor: the part of its natural share that a closed domain keeps, before the shares
-      are normalized.
+      are normalized; 1 keeps nothing back.
     latest: share of the run after which all domains are open.
     output: the recipe is the "mean" of the mixtures, or the "last" one.
   Returns:
@@ -176,9 +180,14 @@ def make(
     count = jnp.clip(course.length // 4, 1, first)
     gram_KK = mean_gram(state, signals.gram_KK, count)
     edge_KK = edges(gram_KK, margin=margin)
+    edge_KK = edge_KK.T if graph == "reversed" else edge_KK
     edge_KK = jnp.where(course.time + 1 < count, state.edge_KK, edge_KK)
     open_K = opened(edge_KK, done_K) | (course.time >= latest * course.length)
-    share_K = course.domain_mass_K * jnp.where(open_K, 1.0, floor)
+    left = jnp.maximum(course.length - course.time, 1)
+    owed_K = course.length * course.domain_mass_K - course.total_K
+    share_K = jnp.where(
+      open_K, jnp.maximum(owed_K, 0.0) / left, floor * course.domain_mass_K
+    )
     course = course.then(share_K / jnp.sum(share_K))
     info = Info(
       course.mixture_K,
