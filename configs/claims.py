@@ -190,29 +190,50 @@ def scoring_variants() -> dict[str, tuple[str, ...]]:
   }
 
 
-# Methods that their papers run in the training that they are for.
-STEERED = ("rnb", "dga", "ado", "skill_it", "aioli", "doge", "grape")
+# Methods that their papers run in the training that they are for, and three policies
+# of scheduling.
+STEERED = (
+  *("rnb", "dga", "ado", "skill_it", "aioli", "doge", "grape"),
+  *("ordered", "attention", "hierarchical"),
+)
 
 
 def online_variants() -> dict[str, tuple[str, ...]]:
   """Final trainings that move their own weights; `joint_16` is the tree's search.
 
-  All trees have sixteen leaves and one start. `online_still` trains on that start to
-  its end, without an event.
+  All trees have sixteen leaves and one start, and the step of configs/online.py;
+  `online_long` has that of static searches. `online_still` trains on the start to its
+  end, without an event.
   """
-  tree = ("cmtree", "cmtree.branching=4,4", "online.on=true")
+  long = ("cmtree", "cmtree.branching=4,4", "online.on=true")
+  tree = (
+    *long,
+    "cmtree.step.solver_steps=20",
+    "cmtree.step.solver_sample=1024",
+    "cmtree.replay.size=4096",
+  )
   return {
     "online_joint": tree,
     "online_frozen": (*tree, "cmtree.mode=frozen"),
     "online_one_angle": (*tree, "cmtree.projection=shared"),
     "online_often": (*tree, "online.every=4"),
-    # Of small models the tree's own step takes most of an event's time.
-    "online_quick": (
-      *tree,
-      "cmtree.step.solver_steps=20",
-      "cmtree.step.solver_sample=1024",
-    ),
+    "online_long": long,
     "online_cooled": (*tree, "online.cooldown=true"),
+    # Half of the rows that an event reads, and room for the values of ten such events.
+    "online_light": (
+      *tree,
+      "online.outer_rows=48",
+      "online.probe_rows=32",
+      "cmtree.step.solver_sample=512",
+      "cmtree.replay.size=2048",
+    ),
+    # From four leaves, with at most one event of growth at each of the others.
+    "online_grown": (
+      *tree,
+      "cmtree.branching=4",
+      "cmtree.grow=true",
+      "cmtree.max_leaves=16",
+    ),
     "online_still": (*tree, "online.every=1000000"),
     **{f"online_{name}": (name, "online.on=true") for name in STEERED},
   }

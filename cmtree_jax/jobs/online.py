@@ -53,12 +53,41 @@ def together(config: Any) -> int:
   return engine.members_at_once(size, devices=build.final_mesh(config).size)
 
 
+class Ran(NamedTuple):
+  """A finished run, and what it was made of."""
+
+  trained: Trained
+  learner: search.Learner
+  model: fleet.Model
+  size: ProxyConfig
+
+  @property
+  def flops_share(self) -> float:
+    """What its events cost beside the training, in units of it."""
+    plain = plain_cost(self.learner.job.config, self.model.flops_per_token)
+    return self.trained.cost.flops / plain.flops
+
+
 def train(tasks: Sequence[Task], folder: cells.Folder) -> None:
   """Trains runs of one method at once, and keeps what they leave.
 
+  Arguments and errors as of `run`.
+  """
+  for task, one in zip(tasks, run(tasks, folder), strict=True):
+    _tell(task, one)
+    processes.by_first(
+      lambda task=task, one=one: _keep(
+        task, one.learner, one.trained, one.size, folder
+      )
+    )
+
+
+def run(tasks: Sequence[Task], folder: cells.Folder) -> list[Ran]:
+  """Trains runs of one method at once.
+
   Args:
     tasks: of different seeds.
-    folder: of the cells.
+    folder: of the cells; takes the checkpoints.
   Raises:
     Fault: a loss is not finite.
     Interrupted: after saving.
@@ -99,11 +128,9 @@ def train(tasks: Sequence[Task], folder: cells.Folder) -> None:
       steps=steps,
       target_weights=plans.values.target_weights,
     )
-  for task, own, one in zip(tasks, learners, found, strict=True):
-    _tell(task, one, model, steps)
-    processes.by_first(
-      lambda task=task, own=own, one=one: _keep(task, own, one, size, folder)
-    )
+  return [
+    Ran(one, own, model, size) for own, one in zip(learners, found, strict=True)
+  ]
 
 
 def _run(
@@ -174,14 +201,15 @@ def plain_cost(config: Any, flops_per_token: float) -> Cost:
   return Cost().plus(tokens, GRADIENT, flops_per_token)
 
 
-def _tell(task: Task, one: Trained, model: fleet.Model, steps: int) -> None:
+def _tell(task: Task, one: Ran) -> None:
   """What events cost beside the training."""
-  plain = plain_cost(task.job.config, model.flops_per_token)
-  share = one.cost.flops / plain.flops
-  told = f"{task.cell.name}: events cost {share:.1%} of the run's FLOPs"
-  if not np.isnan(one.time_overhead):
-    told += f" and {one.time_overhead:.1%} of its time"
-  task.job.reporter.say(f"{told}, {len(one.stages) - 1} in {steps} steps.")
+  found, steps = one.trained, one.learner.plans.final.steps
+  told = (
+    f"{task.cell.name}: events cost {one.flops_share:.1%} of the run's FLOPs"
+  )
+  if not np.isnan(found.time_overhead):
+    told += f" and {found.time_overhead:.1%} of its time"
+  task.job.reporter.say(f"{told}, {len(found.stages) - 1} in {steps} steps.")
 
 
 def _keep(
