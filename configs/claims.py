@@ -162,7 +162,7 @@ def _gpu(config):
   )
   config["values"].probe_rows = 2048
   # As many times the rows of a batch as elsewhere; 10 steps divide 300.
-  config.online.update(dict(unroll=10, outer_rows=384, probe_rows=256))
+  config.online.update(dict(unroll=10, outer_rows=192, probe_rows=128))
 
 
 _SCALES = {"toy": _toy, "cpu": _cpu, "gpu": _gpu}
@@ -209,8 +209,8 @@ def online_variants() -> dict[str, tuple[str, ...]]:
   tree = (
     *long,
     "cmtree.step.solver_steps=20",
-    "cmtree.step.solver_sample=1024",
-    "cmtree.replay.size=4096",
+    "cmtree.step.solver_sample=512",
+    "cmtree.replay.size=2048",
   )
   return {
     "online_joint": tree,
@@ -219,13 +219,13 @@ def online_variants() -> dict[str, tuple[str, ...]]:
     "online_often": (*tree, "online.every=4"),
     "online_long": long,
     "online_cooled": (*tree, "online.cooldown=true"),
-    # Half of the rows that an event reads, and room for the values of ten such events.
-    "online_light": (
+    # Twice the rows that an event reads, and room for the values of as many events.
+    "online_double": (
       *tree,
-      "online.outer_rows=48",
-      "online.probe_rows=32",
-      "cmtree.step.solver_sample=512",
-      "cmtree.replay.size=2048",
+      "online.outer_rows=96",
+      "online.probe_rows=64",
+      "cmtree.step.solver_sample=1024",
+      "cmtree.replay.size=4096",
     ),
     # From four leaves, with at most one event of growth at each of the others.
     "online_grown": (

@@ -44,7 +44,7 @@ def get_config(argument: str = "cpu"):
   config.ordered.rho = 0.97
   config.ordered.latest = 0.6
   config.final.preset = "0.1m"
-  config.final.steps = 600
+  config.final.steps = 300
   config.final.steps_per_call = 30
   if argument == "toy":
     config.budget.min_documents = 50

@@ -29,8 +29,9 @@ from cmtree_jax.methods.base import Facts, Method, Weights
 class Plan(NamedTuple):
   """How a training run moves its own weights; the block `online`.
 
-  With batches of 16 rows the defaults cost 14 % of a run's FLOPs: 128 trained rows are
-  differentiated, 96 of the targets and 64 probed, every 128 steps.
+  With batches of 16 rows the defaults cost 10 % of a run's FLOPs: 128 trained rows are
+  differentiated, 48 of the targets and 32 probed, every 128 steps. Twice the rows of
+  targets and probes were worth no more.
   """
 
   # Whether a method of the loops `values` and `steer` moves the weights of the very
@@ -38,8 +39,8 @@ class Plan(NamedTuple):
   on: bool = False
   unroll: int = 8  # training steps that values are measured through
   every: int = 16  # as many times that many steps from one event to the next
-  outer_rows: int = 96  # rows of all targets together, for one event
-  probe_rows: int = 64  # more documents that are valued, drawn as they come
+  outer_rows: int = 48  # rows of all targets together, for one event
+  probe_rows: int = 32  # more documents that are valued, drawn as they come
   # Values through a copy of these steps whose learning rate falls to zero: they say
   # less of the moment, and the copy's training is paid for.
   cooldown: bool = False

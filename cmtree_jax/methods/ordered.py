@@ -75,7 +75,8 @@ def make(
   by a law :math:`e + c\, n^{-\alpha}` fitted to the losses so far. A domain that is
   not going to learn anything, less than a hundredth of its loss, is not waited for.
   Closed domains have a part of their natural share, and open ones what they are owed,
-  so that over the run all have their natural shares, in another order:
+  but no less than that part, so that over the run all have about their natural shares,
+  in another order:
 
   .. math:: p_j \propto \frac{q_j T - \sum_{u < t} p_{ju}}{T - t}
 
@@ -185,8 +186,8 @@ def make(
     open_K = opened(edge_KK, done_K) | (course.time >= latest * course.length)
     left = jnp.maximum(course.length - course.time, 1)
     owed_K = course.length * course.domain_mass_K - course.total_K
-    share_K = jnp.where(
-      open_K, jnp.maximum(owed_K, 0.0) / left, floor * course.domain_mass_K
+    share_K = jnp.maximum(
+      jnp.where(open_K, owed_K / left, 0.0), floor * course.domain_mass_K
     )
     course = course.then(share_K / jnp.sum(share_K))
     info = Info(
