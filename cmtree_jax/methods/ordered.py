@@ -84,9 +84,12 @@ def make(
   gradient to the longer, and none is drawn where they are negative: so there are no
   cycles. And whatever the forecasts say, all are open from a share of the run on.
 
-  How sure this is: the method is ours, and so is every default. That a graph of
-  gradients tells what should be learned first is not shown, here or elsewhere: the
-  tests show that the order follows a given graph, not that a better model comes of it.
+  How sure this is: the method is ours, and so is every default. Its order follows a
+  given graph, but the graph of gradients is not shown to say what should be learned
+  first. Of two skills and their composition it put the composition first in three runs
+  of five, for a text that holds both lowers the loss of each by more than each lowers
+  its own, and the model ended worse than without any order
+  (`experiments/compositions.py`).
   The arrow is a matter of lengths, and the length of a gradient of few rows is mostly
   noise, so a noisy domain looks as if it were taught by a quiet one. On the default
   corpus, with one row of each of 16 clusters, most :math:`A_{ij}` are within .1 of
