@@ -219,14 +219,6 @@ def online_variants() -> dict[str, tuple[str, ...]]:
     "online_often": (*tree, "online.every=4"),
     "online_long": long,
     "online_cooled": (*tree, "online.cooldown=true"),
-    # Twice the rows that an event reads, and room for the values of as many events.
-    "online_double": (
-      *tree,
-      "online.outer_rows=96",
-      "online.probe_rows=64",
-      "cmtree.step.solver_sample=1024",
-      "cmtree.replay.size=4096",
-    ),
     # From four leaves, with at most one event of growth at each of the others.
     "online_grown": (
       *tree,

@@ -184,6 +184,7 @@ def test_every_estimator_is_the_same_on_a_mesh(x64, name):
   )
 
 
+@pytest.mark.slow
 def test_a_population_of_divided_models(arguments):
   theta_SB, phi, batches, outer_batch = arguments
   # Members differ in what they are and in what they see; theta is common.

@@ -38,6 +38,7 @@ def _recipe(corpus, workdir, *overrides):
   return json.loads((workdir / "recipe.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_tree_s_levels_are_scored_by_the_factor(corpus, tmp_path, capsys):
   found = _recipe(corpus, tmp_path / "run", "data.bed=spoiled:letters:0.5")
   told = capsys.readouterr()
@@ -61,6 +62,7 @@ def test_a_tree_s_levels_are_scored_by_the_factor(corpus, tmp_path, capsys):
   assert partition_from_json(found["partition"]).log_w_L.shape == (4,)
 
 
+@pytest.mark.slow
 def test_without_a_bed_no_level_is_scored_and_growth_is_told(
   corpus, tmp_path, capsys, monkeypatch
 ):

@@ -31,6 +31,7 @@ def corpus(tmp_path_factory):
   return folder
 
 
+@pytest.mark.slow
 def test_a_new_source_joins_a_recipe(corpus, tmp_path, capsys):
   before, after = tmp_path / "before", tmp_path / "after"
   old_pool = f"data.source=jsonl:{corpus}/old.jsonl"

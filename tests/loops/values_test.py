@@ -142,6 +142,7 @@ def mean_value(weight_N, value_N=VALUE_N) -> float:
   return mass_N @ value_N / mass_N.sum()
 
 
+@pytest.mark.slow
 def test_documents_come_with_their_domains(tmp_path):
   plan = PLAN._replace(rounds=2, min_age=2, outer_rows=ROWS, lookahead=2)
   corpus = toy.corpus()

@@ -97,6 +97,7 @@ def test_what_says_nothing_of_views_is_refused(settings, words):
     make("cmtree", **settings)
 
 
+@pytest.mark.slow
 def test_the_density_ratio_makes_the_target_likelier_than_kmeans_does():
   known = facts()._replace(max_weight=100.0)
 

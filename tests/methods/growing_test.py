@@ -69,6 +69,7 @@ def rounds():
   return method, states, infos, traces
 
 
+@pytest.mark.slow
 def test_a_round_splits_a_leaf_and_is_measured_in_the_next():
   method, states, infos, traces = rounds()
   event = infos[0].event

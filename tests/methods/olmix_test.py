@@ -113,6 +113,7 @@ class Extended:
     return p_K / p_K.sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_a_recipe_is_extended_with_few_runs(seed):
   # Olmix reports 95 % of the gain for 216 runs of 832. Here, over ten seeds, 93 to

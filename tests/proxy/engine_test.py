@@ -143,6 +143,7 @@ def test_members_at_once_are_as_members_in_turn():
   jax.tree.map(close, found(1), found(2))
 
 
+@pytest.mark.slow
 def test_a_value_along_the_path_is_of_the_mean_loss():
   follows = engines.make(
     CONFIG, OPTIMIZER, estimator="unrolled", options={"along_path": True}

@@ -157,6 +157,7 @@ def test_the_rest_of_a_long_document_is_not_read(engine, phi):
   assert cost == same
 
 
+@pytest.mark.slow
 def test_lanes_and_devices_change_nothing(engine, phi):
   alone, _ = single.norms(source(engine, phi, lanes=1), ASKED)
   many, _ = single.norms(source(engine, phi, lanes=8), ASKED)
