@@ -50,9 +50,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(config: Any, workdir: Path, *, overwrite: bool = False) -> int:
   """Measures what is not measured yet, and writes the table."""
   from cmtree_jax.data import store
+  from cmtree_jax.jobs import build
   from cmtree_jax.jobs import job as jobs
   from cmtree_jax.report import tables
+  from cmtree_jax.types import UserError
 
+  if build.make_method(config.method, config).loop != "values":
+    raise UserError(
+      f"config.method = {config.method!r} measures no values in a training; take "
+      "one that does, such as cmtree or tilts."
+    )
   workdir.mkdir(parents=True, exist_ok=True)
   with _job(config, workdir) as job:
     jobs.prepared(job)

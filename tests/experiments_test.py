@@ -292,7 +292,8 @@ def test_online_runs_stand_beside_static_recipes(made_up, tmp_path):
   ]
   made_up.config.compare.methods = (*names, online.JOINT)
   both = made_up._replace(rows=[*made_up.rows, *rows])
-  methods, joint = online.show({0.25: both}, tmp_path)
+  methods, figure, joint = online.show({0.25: both}, tmp_path)
+  assert "crisp" in figure.read_text()
   assert re.search(r"\| online_joint \| -0\.1\d+ .* \|", methods.read_text())
   (to_static,) = re.findall(r"\| joint_16 \| (\S+)", joint.read_text())
   assert float(to_static) == 0
