@@ -219,7 +219,7 @@ def online_variants() -> dict[str, tuple[str, ...]]:
     "online_often": (*tree, "online.every=4"),
     "online_long": long,
     "online_cooled": (*tree, "online.cooldown=true"),
-    # From four leaves, with at most one event of growth at each of the others.
+    # From four leaves; each event may also split, fuse or prune once.
     "online_grown": (
       *tree,
       "cmtree.branching=4",

@@ -102,7 +102,7 @@ def make(
   Args:
     graph: "first" is the mean of the first observations, then frozen. "moving" goes on
       as a decaying mean, so that edges may appear, vanish and turn. "reversed" is a
-      control that must not gain: the first with all of its arrows turned.
+      control: the first with all of its arrows turned.
     every: training steps per observation.
     first: observations until there is a graph; all is open before. At most a quarter of
       the run.
