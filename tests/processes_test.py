@@ -1,9 +1,7 @@
-"""Two processes of four simulated devices: what they tell each other, and share.
-
-That a job finds what one process of eight does is for tests/jobs/connect_test.py.
-"""
+"""Two processes of four simulated devices find what one process of eight does."""
 
 import contextlib
+import json
 import os
 import pathlib
 import socket
@@ -18,11 +16,53 @@ import pytest
 
 from cmtree_jax import processes, sharding
 from cmtree_jax.data import lease, mirror
+from cmtree_jax.data.draw.batch import Batch
 from cmtree_jax.jobs import workdir as workdirs
 from cmtree_jax.loops.checkpoint import Checkpointer, StopFlag
+from cmtree_jax.proxy import engine as engines
+from cmtree_jax.proxy import optim
+from cmtree_jax.proxy.model import ProxyConfig
 from cmtree_jax.types import Interrupted, UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
+P, S, B, T, V = 2, 4, 4, 8, 32
+
+
+def digest_of_an_unroll() -> dict[str, list[float]]:
+  """Trains a population of two, then an unroll; numbers that all processes hold."""
+  mesh = sharding.make_mesh(population=2, data=2, model=2)
+  rng = np.random.default_rng(0)
+
+  def rows(*shape):
+    tokens = rng.integers(0, V, (*shape, T + 1)).astype(np.int32)
+    zeros = np.zeros((*shape, T), np.int32)
+    return Batch(tokens[..., :-1], tokens[..., 1:], zeros, zeros)
+
+  def ones(*shape):
+    return np.ones((*shape, T), np.float32)
+
+  engine = engines.make(
+    ProxyConfig(vocab_size=V, width=16, layers=1, heads=2),
+    optim.adamw(
+      1e-2, warmup_steps=2, total_steps=None, weight_decay=0.0, eps_root=1e-6
+    ),
+    mesh=mesh,
+  )
+  phi = engine.init(jax.random.split(jax.random.key(0), P))
+  phi, loss_PS = engine.train(
+    phi, rows(P, S, B), ones(P, S, B), np.array([True, True])
+  )
+  unroll = engine.unroll(
+    phi, rows(P, S, B), ones(P, S, B), (rows(P, 2, B), ones(P, 2, B) / B / T)
+  )
+  return {
+    name: sharding.gather(x).astype(np.float64).ravel().tolist()
+    for name, x in (
+      ("loss_PS", loss_PS),
+      ("outer_loss", unroll.outer_loss),
+      ("value", unroll.value),
+    )
+  }
 
 
 def agree(number: int, folder: pathlib.Path) -> None:
@@ -151,17 +191,20 @@ def share_an_address(number: int, folder: pathlib.Path) -> None:
 
 
 def main(number: int, port: int, folder: pathlib.Path) -> None:
-  """One of the two processes."""
+  """One of the two processes; the first prints."""
   jax.config.update("jax_num_cpu_devices", 4)
   jax.distributed.initialize(f"localhost:{port}", 2, number)
   assert jax.device_count() == 8 and jax.local_device_count() == 4
   agree(number, folder)
   save_and_restore(folder)
   share_an_address(number, folder)
+  found = digest_of_an_unroll()
+  if number == 0:
+    print(json.dumps(found))
 
 
 @pytest.mark.slow
-def test_two_processes_agree_and_share_their_files(tmp_path):
+def test_two_processes_find_the_same(tmp_path):
   with socket.socket() as free:
     free.bind(("localhost", 0))
     port = free.getsockname()[1]
@@ -173,6 +216,9 @@ def test_two_processes_agree_and_share_their_files(tmp_path):
         **os.environ,
         "PYTHONPATH": str(ROOT),
         "JAX_PLATFORMS": "cpu",
+        # Only the first process would find its programs there; the other compiles
+        # for longer than the first waits for it.
+        "JAX_ENABLE_COMPILATION_CACHE": "false",
       },
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
@@ -183,6 +229,11 @@ def test_two_processes_agree_and_share_their_files(tmp_path):
   results = [one.communicate(timeout=300) for one in started]
   for one, (_, errors) in zip(started, results, strict=True):
     assert one.returncode == 0, errors[-2000:]
+  found = json.loads(results[0][0].splitlines()[-1])
+  for name, expected in digest_of_an_unroll().items():
+    np.testing.assert_allclose(
+      found[name], expected, atol=1e-5 * np.abs(expected).max(), rtol=1e-5
+    )
 
 
 if __name__ == "__main__":

@@ -198,8 +198,7 @@ def test_two_processes_find_what_one_does(name, corpus, tmp_path):
     for number, (count, hosts) in enumerate(
       ((1, None), (2, None), (2, tmp_path))
     )
-    if not hosts
-    or name == "selection"  # jobs share what twins are kept equal by
+    if not hosts or name == "main"  # jobs share what twins are kept equal by
   )
   for other in others:
     assert contents(one, names) == contents(other, names)
