@@ -455,7 +455,7 @@ def test_the_formulas_are_the_products_of_the_compiled_programs(
     if name == "probe":
       shapes = phi.params, *shapes[1:]
     lowered = jax.jit(getattr(engine, name)).lower(first, *shapes)
-    compiled = lowered.compile({"xla_backend_optimization_level": "0"})
+    compiled = lowered.compile({"xla_cpu_use_fusion_emitters": "True"})
     busy = sum(call.which.mean() for call in calls_of)
     counted = hlo.count(compiled).flops * busy
     assert counted == pytest.approx(told, rel=attention / 8), name
