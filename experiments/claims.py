@@ -5,8 +5,9 @@ and draws what it shows from the rows. Cells lie in WORKDIR/cells, so what one
 experiment has trained another does not train again, and a stopped command goes on.
 """
 
+import contextlib
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -103,14 +104,21 @@ class Results(NamedTuple):
 def prepared(config: Any, folder: Path) -> Any:
   """The corpus of a comparison that writes to this folder."""
   from cmtree_jax.jobs import compare, plan
+
+  folder.mkdir(parents=True, exist_ok=True)
+  with opened(config, folder) as job:
+    return compare.prepared(job, plan.of_comparison(config))
+
+
+@contextlib.contextmanager
+def opened(config: Any, folder: Path) -> Iterator[Any]:
+  """A job of this config in this folder, which nothing but its end stops."""
   from cmtree_jax.jobs.job import Job
   from cmtree_jax.loops.checkpoint import StopFlag
   from cmtree_jax.report.progress import Reporter
 
-  folder.mkdir(parents=True, exist_ok=True)
   with Reporter() as reporter:
-    job = Job(config, folder, reporter, StopFlag())
-    return compare.prepared(job, plan.of_comparison(config))
+    yield Job(config, folder, reporter, StopFlag())
 
 
 def job(

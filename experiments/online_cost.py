@@ -9,12 +9,11 @@ stretches of two windows, in a process of its own; the corpus is prepared first.
 that was measured is not measured again in the same workdir.
 """
 
-import contextlib
 import json
 import multiprocessing
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -61,7 +60,7 @@ def run(config: Any, workdir: Path, *, overwrite: bool = False) -> int:
       "one that does, such as cmtree or tilts."
     )
   workdir.mkdir(parents=True, exist_ok=True)
-  with _job(config, workdir) as job:
+  with claims.opened(config, workdir) as job:
     jobs.prepared(job)
   spawn = multiprocessing.get_context("spawn")
   took = {}
@@ -90,7 +89,7 @@ def measure(preset: str, unroll: int, config: Any) -> Took:
   own.online.update(dict(on=True, unroll=unroll, every=_EVERY, saves=0))
   with (
     tempfile.TemporaryDirectory() as folder,
-    _job(own.lock(), Path(folder)) as job,
+    claims.opened(own.lock(), Path(folder)) as job,
   ):
     data = jobs.prepared(job)
     parts = search.partitions([own.method], job, data)
@@ -105,16 +104,6 @@ def measure(preset: str, unroll: int, config: Any) -> Took:
     time=found.trained.time_overhead * stretch,
     peak_bytes=workdir.peak_rss_bytes(),
   )
-
-
-@contextlib.contextmanager
-def _job(config: Any, folder: Path) -> Iterator[Any]:
-  from cmtree_jax.jobs.job import Job
-  from cmtree_jax.loops.checkpoint import StopFlag
-  from cmtree_jax.report.progress import Reporter
-
-  with Reporter() as reporter:
-    yield Job(config, folder, reporter, StopFlag())
 
 
 def show(took: dict[tuple[str, int], Took], workdir: Path) -> Path:

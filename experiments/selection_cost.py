@@ -83,24 +83,17 @@ def _methods() -> list[str]:
 
 def measure(name: str, config: Any) -> Took:
   """Two searches of a method on the corpus of a config."""
-  from cmtree_jax.data.build import prepare
-  from cmtree_jax.jobs import build
-  from cmtree_jax.jobs.job import Job
-  from cmtree_jax.loops.checkpoint import StopFlag
-  from cmtree_jax.report.progress import Reporter
+  from cmtree_jax.jobs import job as jobs
   from configs import method
 
   own = config.copy_and_resolve_references().unlock()
   method.make_small(own)
   own.method, own.baselines = name, ()
-  with tempfile.TemporaryDirectory() as folder, Reporter() as reporter:
-    job = Job(own.lock(), Path(folder), reporter, StopFlag())
-    data = prepare.prepare(
-      build.corpus_plan(own),
-      cache_dir=build.cache_dir(own),
-      workers=job.workers,
-      progress=reporter.say,
-    )
+  with (
+    tempfile.TemporaryDirectory() as folder,
+    claims.opened(own.lock(), Path(folder)) as job,
+  ):
+    data = jobs.prepared(job)
     facts = len(data.pool), int(data.pool.tokens.pairs_N.sum())
     with own.unlocked():
       own.cache_dir = folder  # what is made of documents is made anew
