@@ -11,6 +11,10 @@ The linear datamodeling score (LDS) is the rank correlation of losses: those of 
 trainings, each on half of a sub-pool, and those that the sum of the predicted values of
 its documents says.
 
+Views of a model are of one proxy, made before. What the proxies that value a document
+make of it themselves stands beside them as refreshed: what a search would gain by
+making its views anew for every proxy.
+
 References:
   LDS: Park et al., `TRAK <https://arxiv.org/abs/2303.14186>`_, 2023, definition 2.3.
 """
@@ -57,22 +61,26 @@ def _story(job):
   plan = measured.Plan(**job.config.measure)
   data = proxy_views.added(job, jobs.prepared(job))
   chosen = measured.choose(job, data, plan)
-  value_PTM = measured.values(job, data, plan, chosen)
+  value_PTM, state_PMH = measured.values(job, data, plan, chosen)
   half_RM = measured.halves(plan, chosen)
   loss_RT = measured.losses(job, data, plan, chosen, half_RM)
   tokens_M = data.pool.tokens.pairs_N[chosen.row_M]
   file = show(
     known.driving_names(data),
     value_PTM,
-    _features(job, data, chosen.row_M),
+    _features(job, data, chosen.row_M, state_PMH),
     (half_RM * tokens_M, loss_RT),
     job.workdir / "views.md",
   )
   return lambda: tables.show_files([file])
 
 
-def _features(job, data, row_M: np.ndarray) -> dict[str, np.ndarray]:
+def _features(
+  job, data, row_M: np.ndarray, state_PMH: np.ndarray
+) -> dict[str, list[np.ndarray]]:
   """The columns of every view, a wider topic, and some of them together."""
+  from cmtree_jax.embed import whiten
+
   found = {
     block.name: np.asarray(
       data.pool.embedding_NE[row_M, block.start : block.stop]
@@ -91,7 +99,15 @@ def _features(job, data, row_M: np.ndarray) -> dict[str, np.ndarray]:
   for some in together:
     joined = np.concatenate([found[name] for name in some], axis=1)
     found.setdefault(" + ".join(some), joined)
-  return found
+  views = {name: [x_ME] for name, x_ME in found.items()}
+  dim = job.config.embedding.hidden_dim
+  fresh = [whiten.fit(x_MH, dim=dim)(x_MH) for x_MH in state_PMH]
+  views["hidden, refreshed"] = fresh
+  first, *_ = names
+  views[f"{first} + hidden, refreshed"] = [
+    np.concatenate([found[first], x_ME], axis=1) for x_ME in fresh
+  ]
+  return views
 
 
 def _wider_topic(job, data, row_M: np.ndarray) -> tuple[str, np.ndarray]:
@@ -113,7 +129,7 @@ def _wider_topic(job, data, row_M: np.ndarray) -> tuple[str, np.ndarray]:
 def show(
   targets: Sequence[str],
   value_PTM: np.ndarray,
-  features: Mapping[str, np.ndarray],
+  features: Mapping[str, Sequence[np.ndarray]],
   trained: tuple[np.ndarray, np.ndarray],
   path: Path,
 ) -> Path:
@@ -122,7 +138,7 @@ def show(
   Args:
     targets: names.
     value_PTM: by proxy and target.
-    features: of the documents, by view.
+    features: of the documents, by view; of several forms of a view the mean is told.
     trained: (tokens [R, M] that each training saw of the documents, its losses
       [R, T]).
     path: of the file.
@@ -132,15 +148,18 @@ def show(
     for some in (slice(0, None, 2), slice(1, None, 2), slice(None))
   )
   ceilings = [ceiling(*halves) for halves in zip(one_TM, other_TM, strict=True)]
-  rows = [
-    ["the values themselves", "", *_told(ceilings), _lds(mean_TM, *trained)]
-  ]
-  for name, x_ME in features.items():
-    predicted = crossfitted(x_ME, np.stack([one_TM, other_TM, mean_TM]))
-    there = r_squared(predicted[0], other_TM)
-    back = r_squared(predicted[1], one_TM)
-    told = [name, str(x_ME.shape[1]), *_told((there + back) / 2)]
-    rows.append([*told, _lds(predicted[2], *trained)])
+  most = f"{np.mean(scores(mean_TM, *trained)):+.2f}"
+  rows = [["the values themselves", "", *_told(ceilings), most]]
+  for name, forms in features.items():
+    explained, ranked = [], []
+    for x_ME in forms:
+      predicted = crossfitted(x_ME, np.stack([one_TM, other_TM, mean_TM]))
+      there = r_squared(predicted[0], other_TM)
+      back = r_squared(predicted[1], one_TM)
+      explained.append((there + back) / 2)
+      ranked.append(scores(predicted[2], *trained))
+    told = [name, str(forms[0].shape[1]), *_told(np.mean(explained, axis=0))]
+    rows.append([*told, f"{np.mean(ranked):+.2f}"])
   return claims.write_table(
     path,
     f"R^2 of {value_PTM.shape[2]} documents' values, {len(value_PTM)} proxies; LDS of "
@@ -185,13 +204,6 @@ def crossfitted(x_ME: np.ndarray, value_M: np.ndarray) -> np.ndarray:
     make_pipeline(StandardScaler(), ridge), x_ME, value_MY, cv=folds
   )
   return found_MY.T.reshape(value_M.shape)
-
-
-def _lds(
-  value_TM: np.ndarray, tokens_RM: np.ndarray, loss_RT: np.ndarray
-) -> str:
-  """The rank correlation of predicted and measured losses, mean over targets."""
-  return f"{np.mean(scores(value_TM, tokens_RM, loss_RT)):+.2f}"
 
 
 def scores(

@@ -54,11 +54,18 @@ def choose(job: Job, data: Prepared, plan: Plan) -> Chosen:
   return Chosen(row_M, inside_N[row_M])
 
 
-def values(job: Job, data: Prepared, plan: Plan, chosen: Chosen) -> np.ndarray:
-  """What every document is worth to every target, by every proxy: [P, T, M]."""
-  file = job.workdir / "values.npy"
+class Valued(NamedTuple):
+  """What each of P proxies makes of the M documents."""
+
+  value_PTM: np.ndarray  # to every target
+  state_PMH: np.ndarray  # its mean hidden states of them
+
+
+def values(job: Job, data: Prepared, plan: Plan, chosen: Chosen) -> Valued:
+  """What every document is worth to every target, by every proxy."""
+  file, states = job.workdir / "values.npy", job.workdir / "states.npy"
   if file.exists():
-    return np.load(file)
+    return Valued(np.load(file), np.load(states))
   world, life = _valuing(job, data), job.config["values"]
   key_P = jax.random.split(jax.random.key(job.config.seed), plan.proxies)
   fleet = fleets.start(world, key_P, streams=plan.proxies)
@@ -98,8 +105,17 @@ def values(job: Job, data: Prepared, plan: Plan, chosen: Chosen) -> np.ndarray:
         np.add.at(found[member, target], document[inside], one[inside])
     job.reporter.advance(0, f"values to {world.target_names[target]}")
   found /= tokens_M
+  engine = world.model.engine
+  state_PMH = np.zeros((plan.proxies, len(tokens_M), engine.hidden_width))
+  for chunk, document in probes:
+    hidden = np.asarray(engine.hidden(fleet.phi.params, chunk))
+    inside = document >= 0
+    for member, one in enumerate(hidden):
+      np.add.at(state_PMH[member], document[inside], one[inside])
+  state_PMH /= tokens_M[:, None]
+  store.save_array(states, state_PMH)
   store.save_array(file, found)
-  return found
+  return Valued(found, state_PMH)
 
 
 def halves(plan: Plan, chosen: Chosen) -> np.ndarray:
@@ -187,6 +203,7 @@ def _valuing(job: Job, data: Prepared) -> World:
     mesh=sharding.make_mesh(**config.mesh),
     estimator=config.hypergradient.estimator,
     options=build.estimator_options(config, proxy, optimizer, job.reporter.say),
+    hidden_layers=build.corpus_plan(config).embedding.hidden_layers,
   )
   targets, weight_N, scale_N = search.targets_of(data, "train", config)
   return _world(job, data, fleets.Model(made, 0.0))._replace(

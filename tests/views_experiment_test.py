@@ -60,7 +60,7 @@ def test_the_table_has_a_row_for_every_view(tmp_path):
   file = views.show(
     ["goal"],
     VALUE_PM[:, None],
-    {"seen": X_ME, "blind": RNG.normal(size=(M, 2))},
+    {"seen": [X_ME, -X_ME], "blind": [RNG.normal(size=(M, 2))]},
     (half_RM.astype(int), loss_RT),
     tmp_path / "views.md",
   )
@@ -100,12 +100,14 @@ def test_a_stopped_command_goes_on(tmp_path):
     "form",
     "loss",
     "topic + form + grams + loss + trajectory + hidden",
+    "hidden, refreshed",
+    "topic + hidden, refreshed",
   ):
     assert f"| {name} |" in first
   made = {
     path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.npy")
   }
-  assert len(made) == 3
+  assert len(made) == 4
   (tmp_path / "out" / "losses.0002.npy").unlink()
   assert command("test", "A test.", views.run, arguments) == 0
   assert (tmp_path / "out" / "views.md").read_text() == first
