@@ -127,9 +127,9 @@ def make(
       penalty is then a constant.
     oblivious: a level's prototypes are shared by its nodes (a product of
       partitions).
-    scores: whether each leaf tells its documents apart by a linear score. They start
-      at zero and move with the tilts; with `start.kind="ratio"` one score of a leaf
-      serves all targets.
+    scores: whether each leaf tells its documents apart by a linear score. They move
+      with the tilts, and start at zero, or, with `start.kind="ratio"`, all at the
+      score that one leaf would have; each serves all targets.
     encoder: its hidden units, 0 for none.
     offset: name of a method or variant that weighs single documents before any
       training, with the options of its own block: the tree is a residual on it, on
@@ -277,8 +277,6 @@ def _begin(
     kmeans=_kmeans,
     masks=masks,
   )
-  if scores:
-    theta = model.with_scores(theta)
   if encoder:
     theta = model.with_encoder(theta, jax.random.fold_in(key, 2), encoder)
   max_weight = facts.max_weight
@@ -291,17 +289,37 @@ def _begin(
     max_weight = (
       start.max_weight if scores else min(start.max_weight, max_weight)
     )
-    theta = density_ratio.fit(
+    fit = functools.partial(
+      density_ratio.fit,
       jax.random.fold_in(key, 1),
-      theta,
-      density_ratio.Texts(corpus, targets, held_out, masks),
-      optimizer=plan.optimizer,
+      texts=density_ratio.Texts(corpus, targets, held_out, masks),
       max_weight=max_weight,
       num_steps=start.steps,
       batch=plan.step.solver_sample,
       view_penalty=plan.step.view_penalty,
     )
+    if scores:
+      theta = _with_one_score(theta, fit, plan.step)
+    theta = fit(theta, optimizer=plan.optimizer)
+  elif scores:
+    theta = model.with_scores(theta)
   return starts.merged(theta, corpus, max_weight=max_weight)
+
+
+def _with_one_score(
+  theta: model.Theta, fit: Callable[..., model.Theta], step: Step
+) -> model.Theta:
+  """All leaves with the score that one leaf would have, and no tilts beside it.
+
+  From there leaves are told apart: many scores that start at zero, each with the few
+  documents of its leaf, end behind one.
+  """
+  alone = model.with_scores(model.one_leaf(theta))
+  (leaf,) = fit(alone, optimizer=_optimizer(step, joint=False, tied=False))
+  untilted = tuple(
+    level._replace(tilt_MC=jnp.zeros_like(level.tilt_MC)) for level in theta
+  )
+  return model.with_scores(untilted, leaf.score_MCP[0, 0])
 
 
 def _each(features_NE, mass_N, of_N) -> tuple[Sample, ...]:

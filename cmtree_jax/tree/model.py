@@ -64,11 +64,23 @@ def scores(theta: Theta) -> bool:
   return theta[-1].score_MCP is not None
 
 
-def with_scores(theta: Theta) -> Theta:
-  """The same tree with leaves that score all documents zero."""
+def with_scores(theta: Theta, score_P: shapes.Array | float = 0.0) -> Theta:
+  """The same tree with leaves that all have one score."""
   last = theta[-1]
   shape = (*last.tilt_MC.shape[-2:], last.angle_PE.shape[0])
-  return (*theta[:-1], last._replace(score_MCP=jnp.zeros(shape)))
+  score_MCP = jnp.broadcast_to(jnp.float32(score_P), shape)
+  return (*theta[:-1], last._replace(score_MCP=score_MCP))
+
+
+def one_leaf(theta: Theta) -> Theta:
+  """A tree of one leaf without a tilt, in the last level's projection."""
+  last = theta[-1]
+  leaf = last._replace(
+    prototype_MCP=last.prototype_MCP[:1, :1],
+    tilt_MC=jnp.zeros((*last.tilt_MC.shape[:-2], 1, 1)),
+    encoder=theta[0].encoder,
+  )
+  return (leaf,)
 
 
 def with_encoder(theta: Theta, key: shapes.Key, width: int) -> Theta:

@@ -136,6 +136,45 @@ def test_where_leaves_score_the_budget_does_not_bound_the_density_ratio():
   assert one[0].score_MCP is None
 
 
+def test_leaves_score_as_one_leaf_does_and_not_worse():
+  """Where one direction of many tells, each leaf alone would look for it anew."""
+  rng = np.random.default_rng(0)
+
+  def drawn(count, tilt):
+    x_NE = rng.normal(size=(20 * count, 32))
+    x_NE /= np.linalg.norm(x_NE, axis=1, keepdims=True)
+    p_N = np.exp(tilt * x_NE[:, 0])
+    chosen = rng.choice(len(x_NE), count, replace=False, p=p_N / p_N.sum())
+    return x_NE[chosen].astype(np.float32)
+
+  mass_N = np.full(1000, 1e-3, np.float32)
+  some = dict(mass_N=np.full(100, 1e-2, np.float32), of_N=np.zeros(100, int))
+  known = facts()._replace(
+    sample_NE=drawn(1000, 0),
+    sample_mass_N=mass_N,
+    target_NE=drawn(100, 12),
+    held_out_NE=drawn(100, 12),
+    **{f"{part}_{x}": some[x] for part in ("target", "held_out") for x in some},
+  )
+
+  def likelihood(branching):
+    method = make(
+      "cmtree",
+      branching=branching,
+      scores=True,
+      mode="frozen",
+      start=dict(kind="ratio", angle_dim=32, steps=60),
+    )
+    theta = method.init(jax.random.key(0), known).theta
+    placed_N = model.place(theta, known.sample_NE)
+    tilt_L = mixture.leaf_tilt(theta)
+    log_w_L = mixture.normalized(tilt_L, placed_N, mass_N, max_weight=33.0)
+    placed_B = model.place(theta, known.held_out_NE)
+    return float(jnp.mean(mixture.log_w(placed_B, log_w_L, max_weight=33.0)))
+
+  assert likelihood((16,)) > likelihood((1,)) - 0.05 > 0.5
+
+
 def test_random_prototypes_are_projected_documents():
   for level in start(kind="random"):
     z_NP = model.normalize(SAMPLE["sample_NE"] @ level.angle_PE.T)
