@@ -20,11 +20,12 @@ _FLAGS = [
 if sys.version_info < (3, 12):  # the JAX of later Pythons knows no other way
   _FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join([*_FLAGS, os.environ.get("XLA_FLAGS", "")])
+# For the tests of sharding; everything else stays on the first. Jobs that a test starts
+# have as many, or their last bits would not be those of its own.
+os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 
 import jax  # noqa: E402
 
-# For the tests of sharding; everything else stays on the first.
-jax.config.update("jax_num_cpu_devices", 8)
 # As every job sets it, or what is compiled before the first job of a run would be
 # compiled again after it.
 jax.config.update("jax_default_matmul_precision", "float32")
