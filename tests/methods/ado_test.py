@@ -208,13 +208,13 @@ def test_planted_noise_comes_last_and_the_target_is_not_known():
   )
   assert not method.targeted
   rho_K = np.asarray(infos[-1].preference_K)
-  assert 0.01 / 1.01 < 1.001 * rho_K[1] < 0.02  # next to the floor
+  np.testing.assert_allclose(rho_K[1], 0.01 / 1.01, rtol=1e-3)  # the floor
   # Domain and duplicate differ by their shares alone. Domain 3 falls as fast as
   # they do or faster, and nothing says that the target does not need it.
   credit_K = planted.Q_K * np.sqrt(np.asarray(states[-1].sampled_K))
   speed_K = rho_K[:4] / credit_K[:4]
   np.testing.assert_allclose(speed_K[0], speed_K[2], rtol=1e-3)
-  assert speed_K[3] > speed_K[0] > 5 * speed_K[1]
+  assert speed_K[3] > speed_K[0] > 10 * speed_K[1]
   p_K = planted.recipe(method, states[-1])
   assert np.argmin(p_K[:4] / planted.Q_K[:4]) == 1
   assert p_K[4] == 0
