@@ -316,6 +316,7 @@ def _with_one_score(
   """
   alone = model.with_scores(model.one_leaf(theta))
   (leaf,) = fit(alone, optimizer=_optimizer(step, joint=False, tied=False))
+  assert leaf.score_MCP is not None
   untilted = tuple(
     level._replace(tilt_MC=jnp.zeros_like(level.tilt_MC)) for level in theta
   )

@@ -148,13 +148,16 @@ def test_leaves_score_as_one_leaf_does_and_not_worse():
     return x_NE[chosen].astype(np.float32)
 
   mass_N = np.full(1000, 1e-3, np.float32)
-  some = dict(mass_N=np.full(100, 1e-2, np.float32), of_N=np.zeros(100, int))
+  few_N, one_N = np.full(100, 1e-2, np.float32), np.zeros(100, int)
   known = facts()._replace(
     sample_NE=drawn(1000, 0),
     sample_mass_N=mass_N,
     target_NE=drawn(100, 12),
+    target_mass_N=few_N,
+    target_of_N=one_N,
     held_out_NE=drawn(100, 12),
-    **{f"{part}_{x}": some[x] for part in ("target", "held_out") for x in some},
+    held_out_mass_N=few_N,
+    held_out_of_N=one_N,
   )
 
   def likelihood(branching):
