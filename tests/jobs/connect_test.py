@@ -71,7 +71,7 @@ JOBS = {
   ),
 }
 # Several trainings: there is a time to stop at, and two to be killed at.
-LONG = ["method=natural", "final.seeds=16", "final.steps=48"]
+LONG = ["method=natural", "final.seeds=12", "final.steps=96"]
 CELL = "cells/final/natural.any.{}.x1.json"
 
 
