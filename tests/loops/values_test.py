@@ -1,6 +1,7 @@
 """The loop `values`: what a method is shown, what it leads to, what it costs."""
 
 import itertools
+import os
 from typing import NamedTuple
 
 import jax
@@ -439,9 +440,11 @@ def test_the_formulas_are_the_products_of_the_compiled_programs(
   keys = jax.random.split(jax.random.key(0), PLAN.population)
   phi = jax.eval_shape(engine.init, keys)
   # Where both factors of a product depend on the parameters, as in attention, a
-  # Hessian-vector product takes nine forward passes, one of which some compilers
-  # leave out in part; for all others it is eight.
+  # Hessian-vector product takes nine forward passes; for all others it is eight.
   attention = 4 * config.layers * config.width * T / config.flops_per_token(T)
+  options = {"xla_backend_optimization_level": "0"}
+  if "fusion_emitters" in os.environ["XLA_FLAGS"]:  # they leave a product out
+    options["xla_cpu_use_fusion_emitters"] = "True"
   for name in ("unroll", *others):
     told = flops(PLAN, estimator)[name] / toy.FLOPS * config.flops_per_token(T)
     # All calls have the same shapes; an adjoint has those of the parameters.
@@ -456,10 +459,10 @@ def test_the_formulas_are_the_products_of_the_compiled_programs(
     if name == "probe":
       shapes = phi.params, *shapes[1:]
     lowered = jax.jit(getattr(engine, name)).lower(first, *shapes)
-    compiled = lowered.compile()
+    compiled = lowered.compile(options)
     busy = sum(call.which.mean() for call in calls_of)
     counted = hlo.count(compiled).flops * busy
-    assert counted == pytest.approx(told, rel=attention / 3), name
+    assert counted == pytest.approx(told, rel=attention / 8), name
 
 
 def test_the_estimate_of_raising_is_the_sum_of_first_ages():
