@@ -442,7 +442,7 @@ def test_the_formulas_are_the_products_of_the_compiled_programs(
   # Where both factors of a product depend on the parameters, as in attention, a
   # Hessian-vector product takes nine forward passes; for all others it is eight.
   attention = 4 * config.layers * config.width * T / config.flops_per_token(T)
-  options = {"xla_backend_optimization_level": "0"}
+  options: dict[str, bool | str] = {"xla_backend_optimization_level": "0"}
   if "fusion_emitters" in os.environ["XLA_FLAGS"]:  # they leave a product out
     options["xla_cpu_use_fusion_emitters"] = "True"
   for name in ("unroll", *others):
