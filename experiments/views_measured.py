@@ -100,22 +100,24 @@ def values(job: Job, data: Prepared, plan: Plan, chosen: Chosen) -> Valued:
       probed = world.model.engine.probe(
         fleet.phi.params, unroll.adjoint, _for_each(chunk, plan.proxies)
       )
-      for member, one in enumerate(np.asarray(probed, np.float64)):
-        inside = document >= 0
-        np.add.at(found[member, target], document[inside], one[inside])
+      _add(found[:, target], document, probed)
     job.reporter.advance(0, f"values to {world.target_names[target]}")
   found /= tokens_M
   engine = world.model.engine
   state_PMH = np.zeros((plan.proxies, len(tokens_M), engine.hidden_width))
   for chunk, document in probes:
-    hidden = np.asarray(engine.hidden(fleet.phi.params, chunk))
-    inside = document >= 0
-    for member, one in enumerate(hidden):
-      np.add.at(state_PMH[member], document[inside], one[inside])
+    _add(state_PMH, document, engine.hidden(fleet.phi.params, chunk))
   state_PMH /= tokens_M[:, None]
   store.save_array(states, state_PMH)
   store.save_array(file, found)
   return Valued(found, state_PMH)
+
+
+def _add(sum_PM: np.ndarray, document: np.ndarray, piece_P: jax.Array) -> None:
+  """Adds what every proxy has of pieces to the sums of their documents."""
+  inside = document >= 0
+  for sum_M, piece in zip(sum_PM, np.asarray(piece_P), strict=True):
+    np.add.at(sum_M, document[inside], piece[inside])
 
 
 def halves(plan: Plan, chosen: Chosen) -> np.ndarray:
