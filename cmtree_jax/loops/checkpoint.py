@@ -192,8 +192,10 @@ class StopFlag:
   @property
   def raised(self) -> bool:
     """Whether the job is to stop, as all processes see it."""
-    self._raised = processes.any_of(self._raised)
-    return self._raised
+    told = processes.any_of(self._raised)
+    if told:  # a signal may have come in between: the others hear of it next time
+      self._raised = True
+    return told
 
   @raised.setter
   def raised(self, raised: bool) -> None:

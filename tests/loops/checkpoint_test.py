@@ -1,14 +1,17 @@
 """A state that is saved comes back as it was, or is refused."""
 
 import contextlib
+import os
 import random
 import shutil
+import signal
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cmtree_jax.loops.checkpoint import Checkpointer
+from cmtree_jax import processes
+from cmtree_jax.loops.checkpoint import Checkpointer, stop_on_signal
 from cmtree_jax.types import UserError
 
 STATE = {
@@ -73,3 +76,18 @@ def test_a_disk_without_space_is_told_before_anything_is_written(
   with pytest.raises(OSError, match="No space left"):
     _saved(tmp_path, [0])
   assert list(tmp_path.iterdir()) == []
+
+
+def test_a_signal_that_comes_while_the_others_are_asked_is_not_lost(monkeypatch):
+  any_of = processes.any_of
+
+  def interrupted(told):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return any_of(told)
+
+  with stop_on_signal() as stop:
+    assert not stop.raised
+    with monkeypatch.context() as patch:
+      patch.setattr(processes, "any_of", interrupted)
+      assert not stop.raised  # what all saw, before it came
+    assert stop.raised
