@@ -41,9 +41,21 @@ def score_norm(theta: Theta) -> shapes.Scalar:
 
 
 def pair_overlaps(theta: Theta) -> dict[tuple[int, int], shapes.Scalar]:
-  """The overlap of every pair of levels, by their depths from the root."""
-  basis = [jnp.linalg.qr(level.angle_PE.T)[0] for level in theta]
+  """The overlap of every pair of levels, by their depths from the root.
+
+  An angle as wide as the embedding sees all of it, so that its overlap with any other
+  is one, and costs no decomposition.
+  """
+  basis = [_basis(level.angle_PE) for level in theta]
   return {
-    (i, j): jnp.sum((a.T @ b) ** 2) / min(a.shape[1], b.shape[1])
+    (i, j): jnp.ones(())
+    if a is None or b is None
+    else jnp.sum((a.T @ b) ** 2) / min(a.shape[1], b.shape[1])
     for (i, a), (j, b) in itertools.combinations(enumerate(basis), 2)
   }
+
+
+def _basis(angle_PE):
+  """Orthonormal columns [E, P] of its row space; None where that is the whole space."""
+  dim, space = angle_PE.shape
+  return None if dim >= space else jnp.linalg.qr(angle_PE.T)[0]

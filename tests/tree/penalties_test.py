@@ -57,6 +57,14 @@ def test_a_line_inside_a_plane_overlaps_fully(pair):
   np.testing.assert_allclose(found, 1.0, rtol=1e-10)
 
 
+def test_an_angle_as_wide_as_the_space_overlaps_fully_at_no_cost(pair):
+  wide_PE, narrow_PE = np.eye(5) + 1, np.eye(5)[:2]
+  for angles in [(wide_PE, narrow_PE), (narrow_PE, wide_PE), (wide_PE, 2 * wide_PE)]:
+    assert overlap(pair, *angles) == 1
+  assert "qr" not in str(jax.make_jaxpr(overlap)(pair, wide_PE, 2 * wide_PE))
+  assert "qr" in str(jax.make_jaxpr(overlap)(pair, narrow_PE, narrow_PE))
+
+
 def test_of_three_levels_it_is_the_mean_over_pairs(x64, random_tree):
   theta = random_tree(0, (2, 1, 3))
   line, other = np.eye(5)[:1], np.eye(5)[1:2]
