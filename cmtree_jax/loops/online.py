@@ -71,7 +71,10 @@ def run(
     Fault: a loss is not finite.
     Interrupted: after saving, if the job is asked to stop.
     UserError: a method cannot run online.
+    ValueError: the steps are no whole number of unrolls.
   """
+  if method.loop == "values":
+    plan.check_steps(steps)
   one = online_run.setting(
     method,
     world,

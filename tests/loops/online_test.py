@@ -397,3 +397,8 @@ def test_a_steered_run_goes_on_where_it_was_stopped(tmp_path):
 def test_no_run_trains_on_the_texts_of_the_targets(tmp_path):
   with pytest.raises(UserError, match="texts of the targets"):
     steered([Ask(toy.mixture(*ONE), target_share=0.5)] * 4, tmp_path)
+
+
+def test_a_training_of_no_whole_number_of_unrolls_is_refused(tmp_path):
+  with pytest.raises(ValueError, match="unroll = 3 must divide"):
+    run(TREE, tmp_path, plan=PLAN._replace(unroll=3))
