@@ -4,9 +4,9 @@
 
 One event measures values through the last K steps of a stretch and moves the tree. It is
 told in ordinary training steps, by the FLOPs of its models and by the wall time of all
-that it does, and as a share of the run at several cadences. Every cell is one run of six
-stretches of two windows, in a process of its own; the corpus is prepared first. A cell
-that was measured is not measured again in the same workdir.
+that it does, and as a share of the run at several cadences. Every cell is one run of five
+stretches of 128 steps, in a process of its own; the corpus is prepared first. A cell that
+was measured is not measured again in the same workdir.
 """
 
 import json
@@ -24,7 +24,7 @@ from experiments import claims
 PRESETS = ("0.1m", "0.3m", "1.6m", "4m")
 UNROLLS = (4, 8, 16)  # K
 STRETCHES = (64, 128, 256)  # training steps from one event to the next
-_EVERY, _EVENTS = 2, 5
+_STRETCH, _EVENTS = 128, 4  # of a run; a training step is slower right after an event
 
 
 class Took(NamedTuple):
@@ -78,15 +78,15 @@ def run(config: Any, workdir: Path, *, overwrite: bool = False) -> int:
 
 
 def measure(preset: str, unroll: int, config: Any) -> Took:
-  """One short run of the config's method, with an event every other window."""
+  """One short run of the config's method."""
   from cmtree_jax.jobs import cells, online, search, workdir
   from cmtree_jax.jobs import job as jobs
 
   own = config.copy_and_resolve_references().unlock()
   own.final.preset = preset
-  own.final.steps = unroll * _EVERY * (_EVENTS + 1)
+  own.final.steps = _STRETCH * (_EVENTS + 1)
   own.final.steps_per_call = unroll
-  own.online.update(dict(on=True, unroll=unroll, every=_EVERY, saves=0))
+  own.online.update(dict(on=True, unroll=unroll, every=_STRETCH // unroll, saves=0))
   with (
     tempfile.TemporaryDirectory() as folder,
     claims.opened(own.lock(), Path(folder)) as job,
@@ -96,12 +96,11 @@ def measure(preset: str, unroll: int, config: Any) -> Took:
     cell = cells.Search(own.method, "all", 0)
     task = online.Task(cell, job, data, parts)
     (found,) = online.run([task], cells.Folder(job.workdir))
-  stretch = unroll * _EVERY
   steps_of_events = own.final.steps / _EVENTS
   return Took(
     parameters=found.size.num_parameters,
     flops=found.flops_share * steps_of_events,
-    time=found.trained.time_overhead * stretch,
+    time=found.trained.time_overhead * _STRETCH,
     peak_bytes=workdir.peak_rss_bytes(),
   )
 
