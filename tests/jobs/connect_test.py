@@ -71,7 +71,7 @@ JOBS = {
   ),
 }
 # Several trainings: there is a time to stop at, and two to be killed at.
-LONG = ["method=natural", "final.seeds=16", "final.steps=48"]
+LONG = ["method=natural", "final.seeds=6", "final.steps=48"]
 CELL = "cells/final/natural.any.{}.x1.json"
 
 
@@ -120,7 +120,6 @@ class Started:
           **os.environ,
           "PYTHONPATH": str(corpora.ROOT),
           "JAX_PLATFORMS": "cpu",
-          "XLA_FLAGS": "",  # as a person starts them
           "JAX_NUM_CPU_DEVICES": str(DEVICES // count),
           **({"CMTREE_CACHE": str(hosts / str(number))} if hosts else {}),
           **(_slurm(port, number, count) if slurm else {}),
