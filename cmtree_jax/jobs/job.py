@@ -11,7 +11,7 @@ import jax
 from cmtree_jax import processes
 from cmtree_jax.data import mirror, store
 from cmtree_jax.data.build import prepare, workers
-from cmtree_jax.jobs import build
+from cmtree_jax.jobs import build, programs
 from cmtree_jax.jobs import workdir as workdirs
 from cmtree_jax.loops import fleet
 from cmtree_jax.loops.checkpoint import (
@@ -114,6 +114,7 @@ def run(
     )
     _keep_compiled(build.cache_dir(config) / "xla")
     _multiply_in_full()
+    programs.keep_freed_memory()
     quiet = not processes.is_first()
     with (
       Reporter(quiet=quiet) as reporter,
