@@ -24,7 +24,10 @@ from experiments import claims
 PRESETS = ("0.1m", "0.3m", "1.6m", "4m")
 UNROLLS = (4, 8, 16)  # K
 STRETCHES = (64, 128, 256)  # training steps from one event to the next
-_STRETCH, _EVENTS = 128, 4  # of a run; a training step is slower right after an event
+_STRETCH, _EVENTS = (
+  128,
+  4,
+)  # of a run; a training step is slower right after an event
 
 
 class Took(NamedTuple):
@@ -86,7 +89,9 @@ def measure(preset: str, unroll: int, config: Any) -> Took:
   own.final.preset = preset
   own.final.steps = _STRETCH * (_EVENTS + 1)
   own.final.steps_per_call = unroll
-  own.online.update(dict(on=True, unroll=unroll, every=_STRETCH // unroll, saves=0))
+  own.online.update(
+    dict(on=True, unroll=unroll, every=_STRETCH // unroll, saves=0)
+  )
   with (
     tempfile.TemporaryDirectory() as folder,
     claims.opened(own.lock(), Path(folder)) as job,

@@ -193,7 +193,9 @@ class StopFlag:
   def raised(self) -> bool:
     """Whether the job is to stop, as all processes see it."""
     told = processes.any_of(self._raised)
-    if told:  # a signal may have come in between: the others hear of it next time
+    if (
+      told
+    ):  # a signal may have come in between: the others hear of it next time
       self._raised = True
     return told
 

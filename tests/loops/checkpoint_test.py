@@ -78,7 +78,9 @@ def test_a_disk_without_space_is_told_before_anything_is_written(
   assert list(tmp_path.iterdir()) == []
 
 
-def test_a_signal_that_comes_while_the_others_are_asked_is_not_lost(monkeypatch):
+def test_a_signal_that_comes_while_the_others_are_asked_is_not_lost(
+  monkeypatch,
+):
   any_of = processes.any_of
 
   def interrupted(told):

@@ -119,7 +119,6 @@ def test_an_unroll_of_two_is_two_unrolls(engine, phi):
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_members_at_once_are_as_members_in_turn():
   chosen = np.array([True, True, False])
   batches, weights = rows(0, 3, S, B), ones(3, S, B)

@@ -59,7 +59,11 @@ def test_a_line_inside_a_plane_overlaps_fully(pair):
 
 def test_an_angle_as_wide_as_the_space_overlaps_fully_at_no_cost(pair):
   wide_PE, narrow_PE = np.eye(5) + 1, np.eye(5)[:2]
-  for angles in [(wide_PE, narrow_PE), (narrow_PE, wide_PE), (wide_PE, 2 * wide_PE)]:
+  for angles in [
+    (wide_PE, narrow_PE),
+    (narrow_PE, wide_PE),
+    (wide_PE, 2 * wide_PE),
+  ]:
     assert overlap(pair, *angles) == 1
   assert "qr" not in str(jax.make_jaxpr(overlap)(pair, wide_PE, 2 * wide_PE))
   assert "qr" in str(jax.make_jaxpr(overlap)(pair, narrow_PE, narrow_PE))
