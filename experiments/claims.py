@@ -113,10 +113,11 @@ def prepared(config: Any, folder: Path) -> Any:
 @contextlib.contextmanager
 def opened(config: Any, folder: Path) -> Iterator[Any]:
   """A job of this config in this folder, which nothing but its end stops."""
-  from cmtree_jax.jobs.job import Job
+  from cmtree_jax.jobs.job import Job, set_up
   from cmtree_jax.loops.checkpoint import StopFlag
   from cmtree_jax.report.progress import Reporter
 
+  set_up(config)
   with Reporter() as reporter:
     yield Job(config, folder, reporter, StopFlag())
 

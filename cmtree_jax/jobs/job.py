@@ -112,9 +112,7 @@ def run(
     processes.by_first(
       lambda: workdirs.claim_workdir(workdir, config, overwrite=overwrite)
     )
-    _keep_compiled(build.cache_dir(config) / "xla")
-    _multiply_in_full()
-    programs.keep_freed_memory()
+    set_up(config)
     quiet = not processes.is_first()
     with (
       Reporter(quiet=quiet) as reporter,
@@ -139,6 +137,13 @@ def run(
   if show is not None:
     show()
   return 0
+
+
+def set_up(config: Any) -> None:
+  """How a process that works on a job compiles, multiplies and allocates."""
+  _keep_compiled(build.cache_dir(config) / "xla")
+  _multiply_in_full()
+  programs.keep_freed_memory()
 
 
 def _keep_compiled(folder: Path) -> None:
