@@ -1,4 +1,4 @@
-"""Compiled programs of a long job: as many as Linux lets a process hold."""
+"""Compiled programs of a long job: how many a process holds, and their memory."""
 
 import ctypes
 import gc

@@ -193,9 +193,8 @@ class StopFlag:
   def raised(self) -> bool:
     """Whether the job is to stop, as all processes see it."""
     told = processes.any_of(self._raised)
-    if (
-      told
-    ):  # a signal may have come in between: the others hear of it next time
+    # A signal that came in between is kept: the others hear of it next time.
+    if told:
       self._raised = True
     return told
 

@@ -48,9 +48,7 @@ def pair_overlaps(theta: Theta) -> dict[tuple[int, int], shapes.Scalar]:
   """
   basis = [_basis(level.angle_PE) for level in theta]
   return {
-    (i, j): jnp.ones(())
-    if a is None or b is None
-    else jnp.sum((a.T @ b) ** 2) / min(a.shape[1], b.shape[1])
+    (i, j): _overlap(a, b)
     for (i, a), (j, b) in itertools.combinations(enumerate(basis), 2)
   }
 
@@ -59,3 +57,10 @@ def _basis(angle_PE):
   """Orthonormal columns [E, P] of its row space; None where that is the whole space."""
   dim, space = angle_PE.shape
   return None if dim >= space else jnp.linalg.qr(angle_PE.T)[0]
+
+
+def _overlap(a_EP, b_EP):
+  """Of two spaces by their bases."""
+  if a_EP is None or b_EP is None:
+    return jnp.ones(())
+  return jnp.sum((a_EP.T @ b_EP) ** 2) / min(a_EP.shape[1], b_EP.shape[1])
