@@ -208,7 +208,7 @@ def online_variants() -> dict[str, tuple[str, ...]]:
   long = ("cmtree", "cmtree.branching=4,4", "online.on=true")
   tree = (
     *long,
-    "cmtree.step.solver_steps=20",
+    "cmtree.step.solver_steps=10",
     "cmtree.step.solver_sample=512",
     "cmtree.replay.size=2048",
   )
