@@ -192,7 +192,9 @@ def _check_online(config: Any, made: Plans) -> None:
     )
   if method.loop == "values":
     try:
-      made.online.check_steps(made.final.steps)
+      made.online.check_steps(
+        made.final.steps, per_call=made.final.steps_per_call
+      )
     except ValueError as error:
       raise UserError(f"config.online.{error}") from error
 

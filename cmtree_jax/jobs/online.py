@@ -6,6 +6,7 @@ that it has left.
 """
 
 import functools
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -117,6 +118,8 @@ def run(tasks: Sequence[Task], folder: cells.Folder) -> list[Ran]:
   job = first.job._replace(
     workdir=folder.work(cell, *(one.cell for one in tasks[1:]))
   )
+  if learner.method.loop == "values":
+    _warn_of_rest(job, cell, plans.online, steps)
   job.reporter.advance(0, f"online run of {cell.name}")
   with job.session("online", config.seed) as session:
     found = online.run(
@@ -201,15 +204,35 @@ def plain_cost(config: Any, flops_per_token: float) -> Cost:
   return Cost().plus(tokens, GRADIENT, flops_per_token)
 
 
+def _warn_of_rest(
+  job: Job, cell: cells.Search, plan: online.Plan, steps: int
+) -> None:
+  """Tells of a run whose weights cannot move; the first event only measures."""
+  if online_values.events(plan, steps) < 2:
+    job.reporter.say(
+      f"{cell.name}: the weights cannot move. Events lie {plan.stretch} steps apart, "
+      f"the first only measures, and the run has {steps} steps; lower "
+      "config.online.every or raise config.final.steps."
+    )
+
+
 def _tell(task: Task, one: Ran) -> None:
-  """What events cost beside the training."""
+  """What events cost beside the training, and how many of them moved the weights."""
   found, steps = one.trained, one.learner.plans.final.steps
   told = (
     f"{task.cell.name}: events cost {one.flops_share:.1%} of the run's FLOPs"
   )
   if not np.isnan(found.time_overhead):
     told += f" and {found.time_overhead:.1%} of its time"
-  task.job.reporter.say(f"{told}, {len(found.stages) - 1} in {steps} steps.")
+  moved = sum(
+    not jax.tree.all(
+      jax.tree.map(np.array_equal, before.weights, after.weights)
+    )
+    for before, after in itertools.pairwise(found.stages)
+  )
+  task.job.reporter.say(
+    f"{told}, {len(found.stages) - 1} in {steps} steps; {moved} moved the weights."
+  )
 
 
 def _keep(

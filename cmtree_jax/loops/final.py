@@ -46,8 +46,9 @@ class Plan(NamedTuple):
     )
     if self.steps < unit or self.steps % unit:
       raise ValueError(
-        f"steps = {self.steps} must be a multiple of steps_per_call = {unit}; "
-        f"try {max(self.steps // unit, 1) * unit}."
+        f"steps = {self.steps} must be a positive multiple of "
+        f"config.final.steps_per_call = {unit}; try "
+        f"{max(self.steps // unit, 1) * unit}."
       )
 
 

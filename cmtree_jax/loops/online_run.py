@@ -5,6 +5,7 @@ own, as final trainings of those seeds do. How their weights move is for the eve
 `online_values` and `online_steer`.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -69,13 +70,19 @@ class Plan(NamedTuple):
     """Training steps from one event to the next."""
     return self.unroll * self.every
 
-  def check_steps(self, steps: int) -> None:
-    """Refuses a run that is no whole number of unrolls, with a ValueError."""
+  def check_steps(self, steps: int, *, per_call: int = 1) -> None:
+    """Refuses a run that is no whole number of unrolls, with a ValueError.
+
+    Args:
+      steps: of the training.
+      per_call: a number that must divide them, too.
+    """
     if steps % self.unroll:
       cures = [str(k) for k in (1, 2, 4, 5, 8, 10) if not steps % k]
+      unit = math.lcm(self.unroll, per_call)
       raise ValueError(
         f"unroll = {self.unroll} must divide config.final.steps = {steps}; set it "
-        f"to {' or '.join(cures)}, or take other steps."
+        f"to {' or '.join(cures)}, or take {-(-steps // unit) * unit} steps."
       )
 
 

@@ -1,5 +1,6 @@
 """How a training run moved its mixture: over time, and its leaves at three moments."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -64,7 +65,7 @@ def _safe(text: str) -> str:
 
 
 def draw(schedule: Schedule, path: Path) -> None:
-  """Writes the mixture over time as a stacked area, with every event marked.
+  """Writes the mixture over time as a stacked area, with every change marked.
 
   Args:
     schedule: of the run.
@@ -87,8 +88,9 @@ def draw(schedule: Schedule, path: Path) -> None:
   palette = matplotlib.colormaps["tab20"]
   colors = [matplotlib.colors.to_hex(palette(i)) for i in range(len(names))]
   ax.stackplot(at, np.repeat(share_GL, 2, axis=0).T, colors=colors, linewidth=0)
-  for begin in edges[1:-1]:
-    ax.axvline(begin, color="white", linewidth=0.5, alpha=0.7)
+  for before, after in itertools.pairwise(schedule.stages):
+    if not _alike(before, after):
+      ax.axvline(after.begin, color="white", linewidth=0.5, alpha=0.7)
   ax.set_xlim(0, schedule.steps)
   ax.set_ylim(0, 1)
   ax.set_xlabel("training step; white lines: events that moved the weights")
@@ -101,6 +103,13 @@ def draw(schedule: Schedule, path: Path) -> None:
     fontsize=7,
   )
   figures.save(figure, path, salt="moments")
+
+
+def _alike(a: Stage, b: Stage) -> bool:
+  """Whether leaves and weights are the same: no event moved them in between."""
+  return np.array_equal(a.mass_L, b.mass_L) and np.array_equal(
+    a.mixture_L, b.mixture_L
+  )
 
 
 def _legend(names: Sequence[str], colors: Sequence[str]):
@@ -117,12 +126,15 @@ def largest(
 ) -> tuple[list[str], np.ndarray]:
   """(names, shares [stages, names]) of the largest leaves, and of the others.
 
+  A leaf without a share, such as a tree that grows has room for, is none of them.
+
   Args:
     names: of all leaves.
     share_GL: of the training tokens, by stage.
     mixture_L: shares of all training tokens.
   """
   order_L = np.argsort(-mixture_L, kind="stable")
+  order_L = order_L[mixture_L[order_L] > 0]
   first, rest = np.sort(order_L[:_LARGEST]), order_L[_LARGEST:]
   found = [names[leaf] for leaf in first]
   found_GL = share_GL[:, first]

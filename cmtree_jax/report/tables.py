@@ -37,7 +37,8 @@ _LEGEND = (
   "which is that of two means of independent seeds. The best other method is chosen "
   "on the validation split. ESS: effective share of the corpus. Kept: the one that "
   "trials on the validation split chose, once for all seeds, or the recipe's own. "
-  "Search, trial: before the final training; their share is of its FLOPs."
+  "Search, trial: before the final training, or beside it in an online run's "
+  "events; their share is of its FLOPs."
 )
 _ONE_SEARCH = (
   " All {seeds} final trainings stand on one search, so the intervals hold nothing "

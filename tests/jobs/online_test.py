@@ -223,11 +223,11 @@ def test_a_finished_job_is_not_done_again(finished):
     (["values.target_weights=dro"], "by their own losses"),
     (
       ["online.unroll=7"],
-      "must divide config.final.steps = 1200; set it to 1 or",
+      "must divide config.final.steps = 1200; .* 10, or take 1225 steps",
     ),
     (
       ["final.steps=97", "final.steps_per_call=97"],
-      "= 97; set it to 1, or take other steps",
+      "= 97; set it to 1, or take 776 steps",
     ),
     (["online.probe_rows=7"], "multiple of config.batch.rows"),
   ],

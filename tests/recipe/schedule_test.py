@@ -117,3 +117,24 @@ def test_three_moments_of_a_schedule_are_told(schedule, tmp_path):
   moments.draw(schedule, tmp_path / "mixture.svg")
   drawn = (tmp_path / "mixture.svg").read_text()
   assert "leaf_0_a" in drawn and "leaf_2_&lt;c&gt;" in drawn
+
+
+def test_only_what_moved_and_what_was_trained_on_is_drawn(schedule, tmp_path):
+  """An event that changed nothing has no line, a leaf without a share no colour."""
+  first, *_ = schedule.stages
+  still = schedule._replace(
+    stages=(first._replace(end=5), first._replace(begin=5, end=10))
+  )
+  lines = []
+  for number, one in enumerate((schedule, still)):
+    moments.draw(one, tmp_path / f"{number}.svg")
+    drawn = (tmp_path / f"{number}.svg").read_text()
+    lines.append(drawn.count("stroke: #ffffff; stroke-opacity: 0.7"))
+  assert lines == [len(schedule.stages) - 1, 0]
+  names, share_GL = moments.largest(
+    "abc",
+    np.array([[0.5, 0.0, 0.5], [1.0, 0.0, 0.0]]),
+    np.array([0.7, 0.0, 0.3]),
+  )
+  assert names == ["a", "c"]
+  np.testing.assert_array_equal(share_GL, [[0.5, 0.5], [1.0, 0.0]])
