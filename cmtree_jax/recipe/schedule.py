@@ -190,9 +190,10 @@ def hand_over(
 
 
 def _table(one: Schedule):
-  """A row for every stage and leaf."""
+  """A row for every stage and leaf; not for leaves that a tree had only room for."""
   import pyarrow as pa
 
+  used_L = np.any([stage.mass_L > 0 for stage in one.stages], axis=0)
   rows = [
     {
       "stage": number,
@@ -204,9 +205,14 @@ def _table(one: Schedule):
       "weight": share / mass if mass > 0 else 0.0,
     }
     for number, stage in enumerate(one.stages)
-    for name, mass, share in zip(
-      one.names, stage.mass_L.tolist(), stage.mixture_L.tolist(), strict=True
+    for name, mass, share, used in zip(
+      one.names,
+      stage.mass_L.tolist(),
+      stage.mixture_L.tolist(),
+      used_L,
+      strict=True,
     )
+    if used
   ]
   return pa.Table.from_pylist(rows)
 

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from cmtree_jax.data.build import prepare
@@ -117,6 +118,20 @@ def test_three_moments_of_a_schedule_are_told(schedule, tmp_path):
   moments.draw(schedule, tmp_path / "mixture.svg")
   drawn = (tmp_path / "mixture.svg").read_text()
   assert "leaf_0_a" in drawn and "leaf_2_&lt;c&gt;" in drawn
+
+
+def test_room_for_leaves_has_no_rows(schedule, tmp_path):
+  """A leaf that is there at one stage has rows at all of them."""
+  masses = [0.5, 0.5, 0.0], [0.6, 0.4, 0.0], [1.0, 0.0, 0.0]
+  grown = schedule._replace(
+    stages=tuple(
+      stage._replace(mass_L=np.array(mass), mixture_L=np.array(mass))
+      for stage, mass in zip(schedule.stages, masses, strict=True)
+    )
+  )
+  schedules.save(tmp_path, grown)
+  rows = pq.read_table(tmp_path / schedules.TABLE_FILE)
+  assert rows["leaf"].to_pylist() == list(NAMES[:2]) * 3
 
 
 def test_only_what_moved_and_what_was_trained_on_is_drawn(schedule, tmp_path):
