@@ -214,6 +214,18 @@ def test_a_finished_job_is_not_done_again(finished):
   assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
+def test_a_run_whose_weights_cannot_move_is_told_so(finished, tmp_path, capsys):
+  """The one event of these twelve steps only measures."""
+  settings = [*SETTINGS, "online.every=3", "baselines="]
+  arguments = corpora.arguments(
+    "configs/online.py", finished.parent, tmp_path, ["arithmetic"], *settings
+  )
+  assert main.main(arguments) == 0
+  told = " ".join(capsys.readouterr().err.split())
+  assert "the weights cannot move. Events lie 6 steps apart" in told
+  assert "1 in 12 steps; 0 moved the weights." in told
+
+
 @pytest.mark.parametrize(
   ("settings", "words"),
   [
