@@ -40,7 +40,9 @@ def story(job: Job) -> Show | None:
   value_N = np.full(len(data.pool), np.nan, np.float32)
 
   def written() -> Show:
-    files = hand_over(
+    # Exports name the tokenizer, here.
+    files = recipes.save_readers(job.workdir, learned=folder)
+    files += hand_over(
       recipe.weights_of(data),
       nodes,
       job,

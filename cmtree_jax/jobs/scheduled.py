@@ -18,6 +18,7 @@ from cmtree_jax.jobs import job as jobs
 from cmtree_jax.jobs import workdir as workdirs
 from cmtree_jax.jobs.job import Job, Show
 from cmtree_jax.recipe import assign, export
+from cmtree_jax.recipe import recipe as recipes
 from cmtree_jax.recipe import schedule as schedules
 from cmtree_jax.recipe.schedule import Schedule
 from cmtree_jax.report import describe, tables
@@ -40,7 +41,8 @@ def story(job: Job) -> Show | None:
   value_N = np.full(len(data.pool), np.nan, np.float32)
 
   def written() -> Show:
-    files = hand_over(schedule, job, data, value_N, learned_for=learned_for)
+    files = recipes.save_readers(job.workdir, learned=folder)
+    files += hand_over(schedule, job, data, value_N, learned_for=learned_for)
     files += reported.write(job, data)
     return lambda: tables.show_files(files)
 

@@ -150,6 +150,8 @@ def test_a_recipe_is_applied_to_another_corpus(
     assert "Skipped 1 document, invalid JSON" in told
     assert f"Recipe of {finished}. {_budget(finished).text()}" in told
     assert "Export for 20,000 tokens, " in told
+    for name in ("tokenizer.bin", "embedder.npz"):  # trainers read the first
+      assert (workdir / name).read_bytes() == (finished / name).read_bytes()
     lines = sorted((workdir / "export" / "jsonl").iterdir())
     tables.append(
       [p.read_bytes() for p in (workdir / "documents.parquet", *lines)]
