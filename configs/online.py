@@ -2,6 +2,7 @@
 
 python -m cmtree_jax.main --config configs/online.py --workdir runs/online
 
+On CPUs put MALLOC_ARENA_MAX=1 before it: events then take 14 % of a run, 17 % without.
 It ends with the trained model and its schedule (cells/search/*.run), the table, and, in
 WORKDIR/online, the mixture over time and the tree at three moments.
 """

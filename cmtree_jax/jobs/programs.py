@@ -8,8 +8,7 @@ import jax
 
 _MOST_MAPS = 30_000  # less than half of Linux's usual limit
 _MAPS = Path("/proc/self/maps")
-# Parameters of glibc's mallopt.
-_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # parameters of glibc's mallopt
 
 
 def let_go() -> None:
@@ -28,17 +27,11 @@ def keep_freed_memory() -> None:
   """Lets a program on CPUs work in the memory that its last call has freed.
 
   XLA allocates a program's buffers at every call. By default glibc hands those above
-  32 MiB back to the system at once, and so it does with what a thread's own heap of 64
-  MiB has no room for. To map their pages anew takes longer than a small model's
-  training step has work. Where another library allocates, nothing changes.
+  32 MiB back to the system at once, and to map their pages anew takes longer than a
+  small model's training step has work. Where another library allocates, nothing
+  changes.
   """
   libc = ctypes.CDLL(None)
-  if not hasattr(libc, "mallopt"):
-    return
-  # One heap for all threads: those of the backend start when it is asked for.
-  libc.mallopt(_ARENA_MAX, 1)
-  if jax.default_backend() != "cpu":
-    libc.mallopt(_ARENA_MAX, 0)  # as many as glibc likes
-    return
-  libc.mallopt(_MMAP_THRESHOLD, 2**30)
-  libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+  if jax.default_backend() == "cpu" and hasattr(libc, "mallopt"):
+    libc.mallopt(_MMAP_THRESHOLD, 2**30)
+    libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
