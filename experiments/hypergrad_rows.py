@@ -96,21 +96,18 @@ def draw(rows: list[Row], path: Path) -> None:
       color = f"C{index}"
       points = [row for row in mine if steps == row.K]
       curve = sorted(filter(_is_exact, points), key=lambda row: row.temp_bytes)
-      panel.plot(
-        [row.temp_bytes / 1e6 for row in curve],
-        [row.wall_multiple for row in curve],
-        "o-",
-        color=color,
-        label=f"K = {steps}, exact",
-      )
       others = [row for row in points if not _is_exact(row)]
-      panel.plot(
-        [row.temp_bytes / 1e6 for row in others],
-        [row.wall_multiple for row in others],
-        "^",
-        color=color,
-        label=f"K = {steps}, approximate",
-      )
+      for marker, kind, rows in (
+        ("o-", "exact", curve),
+        ("^", "approximate", others),
+      ):
+        panel.plot(
+          [row.temp_bytes / 1e6 for row in rows],
+          [row.wall_multiple for row in rows],
+          marker,
+          color=color,
+          label=f"K = {steps}, {kind}",
+        )
     _name_points(panel, [row for row in mine if row.K == mine[0].K])
     panel.set_xscale("log")
     panel.set_title(optimizer)
