@@ -291,6 +291,7 @@ def variants(final: str, leaves_of: tuple[int, ...], *, rounds: int):
   kmeans = ("cmtree", "cmtree.start.kind=kmeans")
   found["kmeans_0"] = (*kmeans, "values.rounds=0")
   found["kmeans"] = kmeans
+  found["encoded_16"] = ("cmtree", "cmtree.branching=4,4", "cmtree.encoder=32")
   found["no_noise"] = ("cmtree", "cmtree.step.gumbel=false")
   found["shuffled"] = ("cmtree", "cmtree.replay.shuffle=true")
   for name in ("unrolled", "first_order", "one_step"):
