@@ -94,15 +94,17 @@ class Budget(NamedTuple):
     """One line for a person."""
     line = (
       f"Budget: {self.tokens:,} tokens for {self.parameters:,} parameters, "
-      f"{self.epochs:.3g} epochs of a pool of {self.pool_tokens:,}; no document "
-      f"more than {self.max_epochs:g} times (weights up to {self.max_weight:.4g})."
+      f"{self.epochs:.3g} epochs of a pool of {self.pool_tokens:,}; "
     )
-    if self.max_weight == 1:
-      line += (
-        " The natural mixture alone repeats documents so often or more: no recipe "
-        "may differ from it."
+    if self.max_weight > 1:
+      return line + (
+        f"no document more than {self.max_epochs:g} times (weights up to "
+        f"{self.max_weight:.4g})."
       )
-    return line
+    return line + (
+      "the natural mixture alone repeats documents as often as config.budget."
+      f"max_epochs = {self.max_epochs:g} allows, or more: no recipe may differ from it."
+    )
 
 
 def make(plan: Plan, *, prepared_tokens: int, parameters: int) -> Budget:
@@ -152,11 +154,13 @@ def unmatched(
       )
     elif share * documents < (least := min(budget.min_documents, documents)):
       epochs = length / (tokens * least / documents)
+      seen = f"all {documents:,}"
+      if least < documents:
+        seen = f"{least:,} (config.budget.min_documents)"
       told.append(
         f"{name} has {length:,} tokens, for which about {share * documents:,.0f} "
-        f"documents would match the budget; it sees {least:,} "
-        f"(config.budget.min_documents) and repeats them less often, about "
-        f"{epochs:.3g} times. Raise its steps."
+        f"documents would match the budget; it sees {seen} and repeats them less "
+        f"often, about {epochs:.3g} times. Raise its steps."
       )
   return told
 

@@ -129,9 +129,12 @@ def _find(name: str) -> Path:
     str(p.relative_to(_REPOSITORY)) for p in _REPOSITORY.glob("configs/**/*.py")
   )
   near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-  raise UserError(
-    f"No config file {name!r}. Known: {', '.join(near or known)}."
+  told = (
+    f"Did you mean {' or '.join(near)}?"
+    if near
+    else f"Known: {', '.join(known)}."
   )
+  raise UserError(f"No config file {name!r}. {told}")
 
 
 def _set(config: ml_collections.ConfigDict, name: str, text: str) -> None:

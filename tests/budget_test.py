@@ -31,6 +31,7 @@ def test_more_epochs_than_allowed_leave_the_natural_mixture_alone():
   found = make(Plan(epochs=8.0, max_epochs=4.0))
   assert found.max_weight == 1
   assert "no recipe may differ" in found.text()
+  assert "no document more than" not in found.text()
   assert "no recipe may differ" in make(Plan(epochs=4.0)).text()
   assert "no recipe may differ" not in make(Plan(epochs=3.9)).text()
   mass_N = np.array([0.5, 0.3, 0.2])

@@ -44,6 +44,8 @@ from cmtree_jax.loops import (
 from cmtree_jax.loops.values_plan import Charges
 from cmtree_jax.proxy import lowering
 from cmtree_jax.proxy.ledger import FORWARD, GRADIENT, Cost
+from cmtree_jax.recipe import recipe as recipes
+from cmtree_jax.recipe import schedule as schedules
 from cmtree_jax.report import estimates
 from cmtree_jax.report.estimates import Part
 from cmtree_jax.report.progress import Reporter
@@ -67,7 +69,9 @@ def run(config: Any, *, compares: bool) -> int:
     return 0
   check = plans.check_comparison if compares else plans.check_recipe
   check(config)
-  if not compares and config.recipe.apply:
+  if not compares and (folder := config.recipe.apply):
+    load = schedules.load if schedules.is_in(folder) else recipes.load
+    load(folder)  # or tells what is wrong with it
     print("A recipe is applied to a corpus: nothing is trained.")
     return 0
 

@@ -75,11 +75,16 @@ def mean(stages: Sequence[Recapped], share_G: np.ndarray) -> Recapped:
 
 def text(moved: float, at_cap: int, max_weight: float) -> str:
   """What a person is told of a cap."""
+  if max_weight == 1:
+    return (
+      f"The cap is weight 1: all documents are drawn alike, as in the natural mixture, "
+      f"and {moved:.2%} of the training tokens are not where the recipe wants them."
+    )
   found = (
     f"{at_cap:,} documents are at the cap of weight {max_weight:.4g}; "
     f"{moved:.2%} of the training tokens went from such documents to the others."
   )
-  if moved > _ANOTHER and max_weight > 1:
+  if moved > _ANOTHER:
     found += " That is another recipe: learn one with this config.budget."
   return found
 

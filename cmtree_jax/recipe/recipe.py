@@ -170,8 +170,11 @@ def load(folder: Path | str) -> Recipe:
   folder = mirror.reading(folder)
   file = folder / FILE
   if not file.is_file():
+    where = (
+      folder if folder.is_dir() else f"{folder}, for there is no such folder"
+    )
     raise UserError(
-      f"No {FILE} in {folder}. Give the workdir of a job that has ended."
+      f"No {FILE} in {where}. Give the workdir of a job that has ended."
     )
   data = sealed.read(file, cure=_CURE)
   if data.get("format") != FORMAT:

@@ -127,6 +127,17 @@ def test_a_job_is_told_without_a_trace(corpus, tmp_path, capsys):
     assert words in told
 
 
+def test_a_recipe_that_is_not_there_is_no_estimate(corpus, tmp_path, capsys):
+  none = tmp_path / "none"
+  arguments = corpora.arguments(
+    "configs/smoke.py", corpus, tmp_path / "w", [], f"recipe.apply={none}"
+  )
+  assert main.main([*arguments, "--estimate"]) == 2
+  assert (
+    f"No recipe.json in {none}, for there is no such" in capsys.readouterr().err
+  )
+
+
 def test_time_is_flops_by_the_rate_of_their_model():
   parts = [
     Part("a", "x", "small", 2, 50.0),

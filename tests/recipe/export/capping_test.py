@@ -262,3 +262,10 @@ def test_a_person_is_told_what_moved(tmp_path):
     "went from such documents to the others. That is another recipe: learn one "
     "with this config.budget."
   )
+
+
+def test_a_person_is_told_that_nothing_is_left_of_a_recipe(tmp_path):
+  export.write(tmp_path, ["doremi"], corpus_of(WEIGHT_N), options_of(4.0), {})
+  told = export.told(tmp_path)
+  assert "all documents are drawn alike, as in the natural mixture" in told
+  assert "went" not in told
