@@ -48,6 +48,7 @@ def story(job: Job) -> Show | None:
       job,
       data,
       value_N,
+      method=recipe.data["method"],
       learned_for=recipe.budget,
     )
     files += reported.write(job, data)
@@ -95,6 +96,7 @@ def hand_over(
   data: prepare.Prepared,
   value_N: np.ndarray,
   *,
+  method: str,
   learned_for: Budget,
   save: Callable[[], list[Path]] = list,
 ) -> list[Path]:
@@ -108,6 +110,7 @@ def hand_over(
     job: whose workdir gets the files.
     data: the corpus.
     value_N: measured values of the documents; NaN where never measured.
+    method: whose weights they are.
     learned_for: the budget of the job that made the recipe.
     save: writes the recipe, before exports that may find no room.
   """
@@ -128,15 +131,30 @@ def hand_over(
   if config.export.formats:
     names = describe.leaf_names(weights, nodes)
     corpus = assign.corpus(assigned, data, names, job.workers)
-    facts = {
-      "config_digest": workdirs.digest_of_results(config),
-      "corpus_digest": data.digest,
-      "recipe_digest": assign.digest(assigned),
-      "learned_for": learned_for.to_json(),
-    }
+    facts = made_from(
+      job, data, assigned, method=method, learned_for=learned_for
+    )
     files += export_to(corpus, job, build.export_budget(config, data), facts)
   store.remove(workdir / "assigned")
   return files
+
+
+def made_from(
+  job: Job,
+  data: prepare.Prepared,
+  assigned: Sequence[Path],
+  *,
+  method: str,
+  learned_for: Budget,
+) -> dict[str, Any]:
+  """What the manifest of an export says of the recipe, or of the schedule."""
+  return {
+    "config_digest": workdirs.digest_of_results(job.config),
+    "corpus_digest": data.digest,
+    "recipe_digest": assign.digest(assigned),
+    "method": method,
+    "learned_for": learned_for.to_json(),
+  }
 
 
 def export_to(

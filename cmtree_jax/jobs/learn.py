@@ -106,6 +106,7 @@ def _written(
     job,
     data,
     made.value_N,
+    method=guarded.handed.method,
     learned_for=build.budget(config, data),
     save=lambda: _saved(comparison, guarded, made, told),
   )

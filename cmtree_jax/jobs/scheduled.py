@@ -15,7 +15,6 @@ from cmtree_jax.data.build import prepare
 from cmtree_jax.embed import of_proxy
 from cmtree_jax.jobs import apply, build, reported
 from cmtree_jax.jobs import job as jobs
-from cmtree_jax.jobs import workdir as workdirs
 from cmtree_jax.jobs.job import Job, Show
 from cmtree_jax.recipe import assign, export
 from cmtree_jax.recipe import recipe as recipes
@@ -91,12 +90,13 @@ def hand_over(
   files = [documents]
   if config.export.formats:
     within = build.export_budget(config, data)
-    facts = {
-      "config_digest": workdirs.digest_of_results(config),
-      "corpus_digest": data.digest,
-      "recipe_digest": assign.digest([x for one in assigned for x in one]),
-      "learned_for": learned_for.to_json(),
-    }
+    facts = apply.made_from(
+      job,
+      data,
+      [file for stage in assigned for file in stage],
+      method=schedule.method,
+      learned_for=learned_for,
+    )
     corpus = _corpus(schedule, assigned, job, data, within)
     files += apply.export_to(corpus, job, within, facts)
   store.remove(folder)

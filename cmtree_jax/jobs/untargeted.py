@@ -70,6 +70,7 @@ def _written(
     job,
     data,
     made.value_N,
+    method=config.method,
     learned_for=build.budget(config, data),
     save=save,
   )

@@ -166,6 +166,8 @@ def test_a_recipe_is_applied_to_another_corpus(
     assert manifest["budget"]["pool_tokens"] == found_tokens(workdir).sum()
     facts = manifest["inputs"]["facts"]
     assert budget.from_json(facts["learned_for"]) == _budget(finished)
+    recipe = json.loads((finished / "recipe.json").read_text())
+    assert facts["method"] == recipe["method"]
   assert tables[0] == tables[-1]
   found = pq.read_table(tmp_path / "local" / "documents.parquet").to_pydict()
   known = pq.read_table(finished / "documents.parquet").to_pydict()

@@ -105,6 +105,7 @@ def test_a_schedule_is_applied_to_another_corpus(
   facts = manifest["inputs"]["facts"]
   made = schedules.made_from(handed)
   assert facts["learned_for"] == made["budget"]
+  assert facts["method"] == schedules.load(handed).method
   assert not (tmp_path / "run/assigned").exists()
 
 
