@@ -6,6 +6,8 @@ Pairs of recipes that differ in one thing, each at its own best concentration:
 
 * a weight for every document, or the mean over the leaf: the soft classifier's weights
   directly, through the tree's leaves, and through k-means of three sizes;
+* the soft classifier's weights of all documents, or of half of them, where a scorer of
+  new documents (`recipe/scorer.py`) tells the others';
 * leaves whose number cross-validation over the target's texts chooses, or a fixed one;
 * the step that the tree takes from its start, or one as far that follows a regression
   of the same measured values: on what the tree sees, on the words, or through leaves.
@@ -28,6 +30,7 @@ TREE, DIRECT = "joint_16", "classifier_soft"
 CLUSTERS = ("crisp_16", "crisp_64", "crisp_256")
 METHODS = (TREE, DIRECT, *CLUSTERS)
 IN_TREE, CROSS_VALIDATED = "classifier_in_tree", "crisp_cross_validated"
+SCORED = "classifier_scored"
 STEP_EMBEDDING, STEP_WORDS, STEP_LEAVES = (
   *("step_embedding", "step_words", "step_leaves"),
 )
@@ -78,7 +81,8 @@ class Facts(NamedTuple):
 
   # Mean log-weight of a text that a fold left out, for each of SIZES.
   validated: dict[str, list[list[float]]]
-  # Rank correlation of predicted and measured values of documents left out.
+  # Rank correlation of predictions for documents left out with measured values; of a
+  # scorer's with weights.
   spearman: dict[tuple[str, str], list[float]]
 
 
@@ -89,6 +93,8 @@ def plant(bench: Bench) -> Facts:
   for target in bench.targets:
     for seed in bench.seeds:
       _plant_through(bench, target, seed)
+      rho = _plant_scored(bench, target, seed)
+      facts.spearman.setdefault((SCORED, target), []).append(rho)
       facts.validated.setdefault(target, []).append(
         _plant_validated(bench, target, seed)
       )
@@ -109,6 +115,28 @@ def _plant_through(bench: Bench, target: str, seed: int) -> None:
 
 def _through(clusters: str) -> str:
   return f"classifier_in_{clusters.rpartition('_')[2]}"
+
+
+def _plant_scored(bench: Bench, target: str, seed: int) -> float:
+  """The classifier's weights of half of the documents, the others' by their words."""
+  from scipy import stats
+
+  from cmtree_jax.recipe import scorer
+
+  place = bench.search(DIRECT, target, seed)
+  weight_N = bench.weight_N(DIRECT, target, seed)
+  pool, documents = bench.data.pool, bench.data.documents
+  known, new = np.array_split(np.argsort(pool.key_N), 2)
+  made = scorer.fit(
+    documents.rows(known, "text")["text"],
+    weight_N[known],
+    pool.tokens.pairs_N[known],
+  )
+  assert made is not None  # so small a corpus has no comparison
+  scored_N = weight_N.copy()
+  scored_N[new] = made(documents.rows(new, "text")["text"])
+  bench.plant(SCORED, DIRECT, place, scored_N)
+  return float(stats.spearmanr(scored_N[new], weight_N[new]).statistic)
 
 
 def _plant_validated(bench: Bench, target: str, seed: int) -> list[float]:
@@ -306,6 +334,7 @@ PAIRS: tuple[tuple[str, str, str], ...] = (
     )
     for name in CLUSTERS
   ),
+  ("words: half of the score told by them, and all of it", SCORED, DIRECT),
   ("search: the tree, and a score in its leaves", TREE, IN_TREE),
   ("search: the tree, and the score directly", TREE, DIRECT),
   *(("leaves by cross-validation", CROSS_VALIDATED, name) for name in CLUSTERS),
@@ -347,11 +376,11 @@ def show(found: Results, facts: Facts) -> Iterator[Path]:
   )
   yield claims.write_table(
     found.folder / "values.md",
-    "Rank correlation of predicted and measured values, documents left out",
-    ["regression on", *found.targets],
+    "Rank correlation of predicted and measured values, of a scorer's and own weights",
+    ["regression", *found.targets],
     (
       [name, *(_mean(facts.spearman[name, target]) for target in found.targets)]
-      for name in (STEP_EMBEDDING, STEP_WORDS, STEP_LEAVES)
+      for name in (STEP_EMBEDDING, STEP_WORDS, STEP_LEAVES, SCORED)
     ),
   )
 

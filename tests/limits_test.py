@@ -96,7 +96,8 @@ def test_every_pair_is_trained(tmp_path, monkeypatch):
   for what, one, other in pairs:
     assert f"| {what} | {one} | {other} |" in table
   assert (folder / "validated.md").read_text().count("| arithmetic |") == 1
-  assert limits.STEP_WORDS in (folder / "values.md").read_text()
+  told = (folder / "values.md").read_text()
+  assert limits.STEP_WORDS in told and limits.SCORED in told
   # A step from the start goes as far as the tree's own.
   made = cells.Folder(tmp_path / "run" / "cells")
   place = cells.Search(limits.TREE, "arithmetic", 0)

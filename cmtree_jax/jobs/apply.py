@@ -43,7 +43,7 @@ def story(job: Job) -> Show | None:
     # Exports name the tokenizer, here.
     files = recipes.save_readers(job.workdir, learned=folder)
     files += hand_over(
-      recipe.weights_of(data),
+      recipe.weights_of(data, job.reporter.say),
       nodes,
       job,
       data,

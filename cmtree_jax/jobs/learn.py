@@ -38,7 +38,6 @@ from cmtree_jax.jobs.job import Job, Show
 from cmtree_jax.jobs.trials import Tried
 from cmtree_jax.methods.base import DocumentWeights
 from cmtree_jax.recipe import domains, export, policies
-from cmtree_jax.recipe import recipe as recipes
 from cmtree_jax.recipe import schedule as schedules
 from cmtree_jax.report import guard as guard_report
 from cmtree_jax.report import tables
@@ -151,7 +150,7 @@ def _saved(
     **made.to_json(guarded.cost),
     **told,
   }
-  return [*files, *recipes.save(job.workdir, recipe, learned=data.folder)]
+  return [*files, *learned.save(job, data, made, recipe)]
 
 
 def _judged(

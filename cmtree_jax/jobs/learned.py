@@ -1,6 +1,7 @@
 """A recipe as it is handed over: its parts of recipe.json and summary.json."""
 
 import time
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -13,11 +14,13 @@ from cmtree_jax.embed import kmeans
 from cmtree_jax.evaluate import angles
 from cmtree_jax.jobs import build, cells, compare, hidden, known, variants
 from cmtree_jax.jobs import workdir as workdirs
+from cmtree_jax.jobs.job import Job
 from cmtree_jax.jobs.trials import Tried
 from cmtree_jax.methods.base import DocumentWeights
 from cmtree_jax.proxy.ledger import Cost
 from cmtree_jax.recipe import partition as partitions
 from cmtree_jax.recipe import recipe as recipes
+from cmtree_jax.recipe import scorer
 from cmtree_jax.report import describe
 
 SUMMARY_FILE = "summary.json"
@@ -59,6 +62,37 @@ def _path(weights: partitions.Partition | DocumentWeights) -> dict[str, str]:
   if not isinstance(weights, DocumentWeights) or weights.path is None:
     return {}
   return {"packing": weights.path.text()}
+
+
+def save(
+  job: Job, data: prepare.Prepared, made: Learned, recipe: dict[str, Any]
+) -> list[Path]:
+  """Writes a recipe; where it weighs documents, with a scorer of new ones, which is told.
+
+  Args:
+    job: whose workdir gets the files.
+    data: the corpus.
+    made: whose weights they are.
+    recipe: what recipe.json holds.
+  """
+  for_new = None
+  if isinstance(made.weights, DocumentWeights):
+    log_w_N = made.weights.log_w_N
+    for_new = job.described(
+      "scorer of new documents", lambda: _scorer(data, log_w_N), None
+    )
+  if for_new:
+    job.reporter.say(for_new.text())
+  return recipes.save(job.workdir, recipe, learned=data.folder, for_new=for_new)
+
+
+def _scorer(data: prepare.Prepared, log_w_N: Any) -> scorer.Scorer | None:
+  rows = np.argsort(data.pool.key_N)[: scorer.DOCUMENTS]  # as good as random
+  return scorer.fit(
+    data.documents.rows(rows, "text")["text"],
+    np.exp(np.asarray(log_w_N, np.float64)[rows]),
+    data.pool.tokens.pairs_N[rows],
+  )
 
 
 def of(comparison: compare.Comparison, one: Tried) -> Learned:

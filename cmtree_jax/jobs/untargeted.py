@@ -24,7 +24,6 @@ from cmtree_jax.jobs import plan as plans
 from cmtree_jax.jobs.job import Job, Show
 from cmtree_jax.jobs.trials import Tried
 from cmtree_jax.proxy.ledger import Cost
-from cmtree_jax.recipe import recipe as recipes
 from cmtree_jax.report import selection, tables
 
 
@@ -62,7 +61,7 @@ def _written(
       **made.to_json(Cost()),
       "selection": chosen_from.to_json(),
     }
-    return [*written, *recipes.save(workdir, recipe, learned=data.folder)]
+    return [*written, *learned.save(job, data, made, recipe)]
 
   files = apply.hand_over(
     made.weights,

@@ -18,7 +18,7 @@ from cmtree_jax import processes
 from cmtree_jax.data import mirror, store
 from cmtree_jax.data.build import prepare
 from cmtree_jax.data.read.files import is_remote
-from cmtree_jax.recipe import policies
+from cmtree_jax.recipe import policies, scorer
 from cmtree_jax.report import metrics
 from cmtree_jax.report.screen import printable
 from cmtree_jax.types import UserError
@@ -35,6 +35,7 @@ WRITTEN = (
   *("comparison.json", "comparison.svg", "documents.parquet", "recipe.json"),
   *("results.parquet", "schedule.json", "schedule.parquet", policies.FILE),
   *("report.html", "sample.parquet", "selection.html", "selection.parquet"),
+  scorer.FILE,
   *("mixture.json", "summary.json", "table.md"),
   *(metrics.FILE, metrics.FOLDER),
   *(*prepare.LEARNED_FILES, CORPUS_FILE, FINISHED_FILE),

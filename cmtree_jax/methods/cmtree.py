@@ -133,7 +133,7 @@ def make(
     encoder: its hidden units, 0 for none.
     offset: name of a method or variant that weighs single documents before any
       training, with the options of its own block: the tree is a residual on it, on
-      the partition of `start`. The recipe is one of documents of the pool. "": none.
+      the partition of `start`. The recipe is one of single documents. "": none.
     grow: whether leaves are split, fused and pruned by what their documents are
       worth (`tree.growth`): at most one event in a round, after its step, which is
       measured and taken back together with it. `branching` is what it starts from.

@@ -10,10 +10,10 @@ from cmtree_jax import budget as budgets
 from cmtree_jax.budget import Budget
 from cmtree_jax.data import mirror, sealed, share, store
 from cmtree_jax.data.build import prepare
-from cmtree_jax.data.draw import sampler
+from cmtree_jax.data.draw import packing, sampler
 from cmtree_jax.methods.base import DocumentWeights
 from cmtree_jax.methods.base import Path as DocumentPath
-from cmtree_jax.recipe import assign
+from cmtree_jax.recipe import assign, scorer
 from cmtree_jax.recipe.partition import (
   Applied,
   Partition,
@@ -28,10 +28,11 @@ FORMAT = 3  # with digests of itself and of what it reads documents with
 # Stands for a partition where documents have weights of their own; they are in the
 # file of documents.
 OF_DOCUMENTS = {"kind": "documents"}
+_CHUNK = 8192  # documents that are read together; bounds memory
 
 
 class Recipe(NamedTuple):
-  """A loaded recipe: with leaves, `recipe.apply(texts)` weighs any documents."""
+  """A loaded recipe: `recipe.apply(texts)` weighs any documents."""
 
   folder: Path
   data: dict[str, Any]  # recipe.json
@@ -44,28 +45,41 @@ class Recipe(NamedTuple):
     return budgets.from_json(self.data["budget"])
 
   def apply(self, texts: Sequence[str], *, harden: bool = False) -> Applied:
-    """Weights, leaves and paths of texts.
+    """Weights, leaves and paths of texts; of single documents the weights alone.
 
     The weights are the recipe's own. For another budget than that it was learned
     for, `config.recipe.apply` caps them over the whole corpus.
 
     Raises:
-      UserError: the weights are of single documents.
+      UserError: the weights are of single documents, and words do not explain them.
     """
-    if self.partition is None:
+    if self.partition is not None:
+      return apply_partition(self.partition, self.embed(texts), harden=harden)
+    if not self._scores:
       raise UserError(
         f"The recipe of {self.folder} weighs single documents and says nothing of "
-        f"other texts: the weights are in its {assign.DOCUMENTS_FILE}, by id. Make "
-        "a recipe with a method that weighs domains or a tree."
+        f"other texts{self._why}: the weights are in its {assign.DOCUMENTS_FILE}, by "
+        "id. Make a recipe with a method that weighs domains or a tree."
       )
-    return apply_partition(self.partition, self.embed(texts), harden=harden)
+    size = len(texts)
+    return Applied(
+      self._scorer()(texts),
+      np.full(size, -1),
+      [""] * size,
+      np.full(size, np.nan),
+    )
 
-  def weights_of(self, data: prepare.Prepared) -> Partition | DocumentWeights:
+  def weights_of(
+    self, data: prepare.Prepared, tell: Callable[[str], None]
+  ) -> Partition | DocumentWeights:
     """The weights as they are for a corpus; documents are known by their ids.
 
+    Args:
+      data: the corpus.
+      tell: is told how many documents are new, where a scorer weighs them.
     Raises:
-      UserError: the weights are of single documents, and not of all these, or the ids
-        are of other texts now.
+      UserError: the weights are of single documents, and some of these are new and
+        words do not explain the weights, or the ids are of other texts now.
     """
     if self.partition is not None:
       return self.partition
@@ -73,18 +87,10 @@ class Recipe(NamedTuple):
     order_N = np.argsort(known_N)
     place_N = np.searchsorted(known_N, data.pool.key_N, sorter=order_N)
     row_N = order_N[np.minimum(place_N, len(order_N) - 1)]
-    unknown = np.flatnonzero(known_N[row_N] != data.pool.key_N)
-    if len(unknown):
-      (name,) = data.documents.rows(unknown[:1], "id")["id"]
-      raise UserError(
-        f"The recipe of {self.folder} weighs single documents, and {len(unknown):,} "
-        f"of these {len(data.pool):,} are none of them, such as {name!r}. Apply it "
-        "to the corpus that it was made for or a part of it, or make a recipe with "
-        "a method that weighs domains or a tree."
-      )
+    is_new_N = known_N[row_N] != data.pool.key_N
     # The corpus is tokenized as the recipe's was: equal texts have equal lengths.
     pairs_N = data.pool.tokens.pairs_N
-    other = np.flatnonzero(tokens_N[row_N] != pairs_N)
+    other = np.flatnonzero(~is_new_N & (tokens_N[row_N] != pairs_N))
     if len(other):
       (name,) = data.documents.rows(other[:1], "id")["id"]
       raise UserError(
@@ -95,13 +101,60 @@ class Recipe(NamedTuple):
         "(config.data.id_field; else an id is a file's name and line), or make a "
         "recipe for this corpus."
       )
+    weight_N = weight_N[row_N]
+    if is_new_N.any():
+      new_N = np.flatnonzero(is_new_N)
+      self._require_scorer(data, new_N, in_order=path_N is not None)
+      weight_N[new_N] = self._scored(data, new_N)
+      tell(
+        f"{len(new_N):,} of {len(data.pool):,} documents are new to the recipe: "
+        "their words tell their weights, and explain "
+        f"{self.data['scorer']['explained']:.0%} of those that are known."
+      )
     path = None
     if path_N is not None:
       # Of a part of the corpus: the same order, without gaps.
       path_N = np.argsort(np.argsort(path_N[row_N])).astype(np.int32)
       path = DocumentPath(path_N)
     with np.errstate(divide="ignore"):
-      return DocumentWeights(np.log(weight_N[row_N]), path)
+      return DocumentWeights(np.log(weight_N), path)
+
+  @property
+  def _scores(self) -> bool:
+    """Whether it weighs texts that are no document of its corpus."""
+    return scorer.FILE in self.data.get(sealed.FILES, {})
+
+  @property
+  def _why(self) -> str:
+    """Why it does not, where that is known."""
+    told = self.data.get("scorer")
+    if self._scores or not told:
+      return ""
+    return f", as words explain {told['explained']:.0%} of its weights"
+
+  def _scorer(self) -> scorer.Scorer:
+    sealed.require(self.folder / FILE, self.data, scorer.FILE, cure=_CURE)
+    return scorer.load(self.folder / scorer.FILE)
+
+  def _scored(self, data: prepare.Prepared, new_N: np.ndarray) -> np.ndarray:
+    """Weights of documents by their words."""
+    made, found = self._scorer(), []
+    for part in packing.chunks(len(new_N), _CHUNK):
+      found.append(made(data.documents.rows(new_N[part], "text")["text"]))
+    return np.concatenate(found)
+
+  def _require_scorer(
+    self, data: prepare.Prepared, new_N: np.ndarray, *, in_order: bool
+  ) -> None:
+    if self._scores and not in_order:
+      return
+    (name,) = data.documents.rows(new_N[:1], "id")["id"]
+    raise UserError(
+      f"The recipe of {self.folder} weighs single documents{self._why}, and "
+      f"{len(new_N):,} of these {len(data.pool):,} are none of them, such as "
+      f"{name!r}. Apply it to the corpus that it was made for or a part of it, or "
+      "make a recipe with a method that weighs domains or a tree."
+    )
 
   def _repr_html_(self) -> str:
     """What a notebook shows of it."""
@@ -133,15 +186,27 @@ class Recipe(NamedTuple):
     )
 
 
-def save(folder: Path, data: dict[str, Any], *, learned: Path) -> list[Path]:
+def save(
+  folder: Path,
+  data: dict[str, Any],
+  *,
+  learned: Path,
+  for_new: scorer.Scorer | None = None,
+) -> list[Path]:
   """Writes recipe.json and what it reads documents with; returns the files.
 
   Args:
     folder: of the recipe.
     data: what recipe.json holds, `partition` among it.
     learned: folder of the prepared corpus, which has tokenizer and embedder.
+    for_new: weighs new texts, where documents have weights of their own.
   """
   files = save_readers(folder, learned=learned)
+  if for_new:
+    data = {**data, "scorer": {"explained": for_new.explained}}
+    if for_new.serves:
+      for_new.save(folder / scorer.FILE)
+      files.append(folder / scorer.FILE)
   documents = folder / assign.DOCUMENTS_FILE
   beside = [*files, *([documents] if documents.is_file() else [])]
   sealed.write(folder / FILE, data, beside=beside)

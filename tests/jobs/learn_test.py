@@ -357,7 +357,7 @@ def test_exports_keep_the_weight_of_every_document(of_documents):
 def test_weights_of_documents_are_for_these_documents_alone(
   of_documents, corpus, tmp_path, capsys
 ):
-  with pytest.raises(UserError, match=r"single documents.*documents\.parquet"):
+  with pytest.raises(UserError, match=r"as words explain .*documents\.parquet"):
     recipe.load(of_documents).apply(["1 + 1 = 2"])
   damaged = shutil.copytree(of_documents, tmp_path / "damaged")
   table = damaged / "documents.parquet"
@@ -400,6 +400,53 @@ def test_weights_of_documents_are_for_these_documents_alone(
     _arguments(corpus, tmp_path / "tree", "method=crisp", tree)
   )
   corpora.assert_one_line(status, 2, ["has no leaves"], capsys)
+
+
+def test_new_documents_are_weighed_by_their_words(corpus, tmp_path, capsys):
+  workdir = tmp_path / "made"
+  settings = (
+    *("method=classifier", "classifier.kind=soft", "guard.on=false"),
+    *("baselines=", "final.seeds=1"),
+  )
+  assert main.main(_arguments(corpus, workdir, *settings)) == 0
+  assert "new documents are weighed by them" in capsys.readouterr().err
+  made = recipe.load(workdir)
+  sums, latin = made.apply(["1 + 1 = 2; 3 + 4 = 7;", "lorem dolor"]).weight_N
+  assert sums > latin  # the target is of sums
+  lines = (corpus / "pool.jsonl").read_text().splitlines()
+  new = {"1": "2 + 3 = 5; 8 + 0 = 8; 1 + 7 = 8;", "2": "sit amet do elit sed"}
+  grown = tmp_path / "grown.jsonl"
+  grown.write_text(
+    "\n".join(
+      [
+        *lines[20:],
+        *(json.dumps({"id": n, "text": text}) for n, text in new.items()),
+      ]
+    )
+  )
+  settings = (
+    *(f"recipe.apply={workdir}", f"data.source=jsonl:{grown}"),
+    "budget.max_epochs=100",
+  )
+  assert main.main(_arguments(corpus, tmp_path / "applied", *settings)) == 0
+  assert "2 of 102 documents are new to the recipe" in capsys.readouterr().err
+  before, after = (
+    dict(zip(one["document_id"], one["weight"], strict=True))
+    for one in (
+      pq.read_table(folder / "documents.parquet").to_pydict()
+      for folder in (workdir, tmp_path / "applied")
+    )
+  )
+  known = [name for name in after if name in before]
+  scale = after[known[0]] / before[known[0]]
+  for name in known:
+    assert after[name] == pytest.approx(scale * before[name])
+  wanted = scale * made.apply(list(new.values())).weight_N
+  assert [after[name] for name in new] == pytest.approx(wanted)
+  path = workdir / "scorer.npz"
+  path.write_bytes(path.read_bytes()[:-9] + b"123456789")
+  status = main.main(_arguments(corpus, tmp_path / "damaged", *settings))
+  corpora.assert_one_line(status, 2, [str(path), "the bytes"], capsys)
 
 
 @pytest.mark.slow

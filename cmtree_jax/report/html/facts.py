@@ -6,7 +6,9 @@ from typing import Any
 
 from cmtree_jax import budget, embed
 from cmtree_jax.data import plan as data_plan
+from cmtree_jax.data import sealed
 from cmtree_jax.data.build import tokenizer
+from cmtree_jax.recipe import scorer
 from cmtree_jax.report import tables
 from cmtree_jax.report.html import escape, page
 from cmtree_jax.report.html.results import EXPORT, Results
@@ -172,7 +174,10 @@ def commands(found: Results) -> str:
         _apply(found, "applied", "data.source=jsonl:CORPUS/*.jsonl"),
       ),
     ]
-  if found.handed and found.recipe.get("nodes"):
+  if found.handed and (
+    found.recipe.get("nodes")
+    or scorer.FILE in found.recipe.get(sealed.FILES, {})
+  ):
     parts.append(
       _command(
         "Weigh texts in Python",
