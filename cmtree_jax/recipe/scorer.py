@@ -93,8 +93,7 @@ def fit(
 ) -> Scorer | None:
   """Learns the weights of texts; None where a fold has none of them.
 
-  Cost: a millisecond of one core for each document, and 280 bytes for each of its
-  hundred words.
+  Cost: less than a millisecond of one core and ten kilobytes for each document.
 
   Args:
     texts: some of the corpus, as good as random.
