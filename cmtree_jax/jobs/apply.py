@@ -131,7 +131,7 @@ def hand_over(
   if config.export.formats:
     names = describe.leaf_names(weights, nodes)
     corpus = assign.corpus(assigned, data, names, job.workers)
-    facts = made_from(
+    facts = export_facts(
       job, data, assigned, method=method, learned_for=learned_for
     )
     files += export_to(corpus, job, build.export_budget(config, data), facts)
@@ -139,7 +139,7 @@ def hand_over(
   return files
 
 
-def made_from(
+def export_facts(
   job: Job,
   data: prepare.Prepared,
   assigned: Sequence[Path],

@@ -90,7 +90,7 @@ def hand_over(
   files = [documents]
   if config.export.formats:
     within = build.export_budget(config, data)
-    facts = apply.made_from(
+    facts = apply.export_facts(
       job,
       data,
       [file for stage in assigned for file in stage],

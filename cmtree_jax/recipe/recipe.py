@@ -105,12 +105,12 @@ class Recipe(NamedTuple):
     if is_new_N.any():
       new_N = np.flatnonzero(is_new_N)
       self._require_scorer(data, new_N, in_order=path_N is not None)
-      weight_N[new_N] = self._scored(data, new_N)
       tell(
-        f"{len(new_N):,} of {len(data.pool):,} documents are new to the recipe: "
-        "their words tell their weights, and explain "
-        f"{self.data['scorer']['explained']:.0%} of those that are known."
+        f"{len(new_N):,} of {len(data.pool):,} documents are new to the recipe: they "
+        "are weighed by their words, which explain "
+        f"{self.data['scorer']['explained']:.0%} of what known weights vary."
       )
+      weight_N[new_N] = self._scored(data, new_N)
     path = None
     if path_N is not None:
       # Of a part of the corpus: the same order, without gaps.

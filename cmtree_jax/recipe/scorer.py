@@ -38,6 +38,7 @@ _WORDS = grams.Words(buckets=65_536, words=2)
 _FOLDS = 4  # of documents; each is predicted from the others
 _PENALTY = 1.0  # on rows of length one
 _FLOOR = 0.01  # of the mean weight: less is all the same
+_EQUAL = 1e-9  # of a variance: weights differ by rounding
 _CHUNK = 1000  # documents; bounds the memory of their counts
 
 
@@ -48,9 +49,7 @@ class Scorer(NamedTuple):
   bias: float  # b
   score_C: np.ndarray  # s where the curve turns, ascending
   weight_C: np.ndarray  # E[w | s] there
-  explained: (
-    float  # share of the variance of w, in documents left out of the fit
-  )
+  explained: float  # share of the variance of w, in documents not fitted to
 
   @property
   def serves(self) -> bool:
@@ -58,7 +57,7 @@ class Scorer(NamedTuple):
     return self.explained >= LEAST
 
   def __call__(self, texts: Sequence[str]) -> np.ndarray:
-    """The expected weight of each text, float64; of mean one like the known ones."""
+    """The expected weight of each text, float64; its mean is one like the known ones'."""
     found = [np.zeros(0)]
     for start in range(0, len(texts), _CHUNK):
       x_NF = _rows(texts[start : start + _CHUNK])
@@ -151,6 +150,6 @@ def _explained(
 ) -> float:
   mass_N = tokens_N / tokens_N.sum()
   varies = mass_N @ (weight_N - mass_N @ weight_N) ** 2
-  if varies == 0:
+  if varies < _EQUAL:
     return 1.0  # equal weights are explained without words
   return float(1 - mass_N @ (weight_N - expected_N) ** 2 / varies)
