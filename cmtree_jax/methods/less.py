@@ -47,22 +47,24 @@ def make(
 
   over the checkpoints of one training, weighed by the mean learning rate
   :math:`\bar\eta_c` of the steps before each; g is the gradient of a document's mean
-  loss, m and v are the training's moments. Cosines are those of sketches: sums of
-  the numbers of a gradient with P sets of random signs.
+  loss, m and v are the training's moments. Cosines are those of sketches: every number
+  of a gradient goes with a random sign into one of P sums.
 
   Departures: gradients are of all parameters and not of adapters, as the models are
-  small. Where the authors' code takes the best of a task's subtasks for a document's
-  score, each target here keeps its own best. `mean="cosines"` is the code;
-  "gradients", the paper's equation, is the cosine to the mean of a target's
-  gradients, in which long ones count for more. There is no correction of Adam's bias
-  and :math:`\epsilon` stands under the root, as in the code. Shares are of tokens.
+  small. The paper's projection is dense, P sums of all numbers with random signs; one
+  sum for each number has the same inner products in the mean, as little noise, and a
+  P-th of the cost (`signals.sketches`). Where the authors' code takes the best of a
+  task's subtasks for a document's score, each target here keeps its own best.
+  `mean="cosines"` is the code; "gradients", the paper's equation, is the cosine to the
+  mean of a target's gradients, in which long ones count for more. There is no
+  correction of Adam's bias and :math:`\epsilon` stands under the root, as in the code.
+  Shares are of tokens.
 
   Cost:
-    A proxy of `config.look.steps` steps, and at each checkpoint a gradient and 2 P
-    FLOPs for each of its numbers for every document of pool and targets: twice the
-    time of the same gradients in a batch, and with signs two and a half times for
-    P as large as a document is long, four times for P three times that. On disk 4 P
-    bytes a document for each checkpoint.
+    A proxy of `config.look.steps` steps, and at each checkpoint a gradient and 2 FLOPs
+    for each of its numbers for every document of pool and targets: about twice the
+    time of the same gradients in a batch. On disk 4 P bytes a document for each
+    checkpoint.
 
   Args:
     share: of the pool's tokens that each target keeps; more where documents may not

@@ -226,7 +226,7 @@ def expected(
       total += asked * goal_tokens * FORWARD * seen.flops_per_token
     total += read * one.passes * seen.flops_per_token
   if "sketch_ONP" in wanted:
-    signs = 2.0 * seen.sketch.size * seen.engine.proxy.num_parameters
+    signs = 2.0 * seen.engine.proxy.num_parameters
     total += signs * len(pairs_N)
   return total
 

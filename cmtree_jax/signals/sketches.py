@@ -1,9 +1,15 @@
-r"""Sketches of gradients: what an optimizer would make of them, by random signs.
+r"""Sketches of gradients: what an optimizer would make of them, in few numbers.
 
-Cosines of gradients need a store of them, which none has room for. Sums with random
-signs keep inner products in the mean, and P of them keep a cosine to
-:math:`1 / \sqrt P`. The signs come of a key and the number of a block of parameters,
-so that whoever asks draws the same ones and nobody stores them.
+Cosines of gradients need a store of them, which none has room for. Of a count sketch
+every number of a gradient goes into one of P sums, with a random sign. Inner products
+of such sums are those of the gradients in the mean, and cosines are kept to
+:math:`1 / \sqrt P`, as by P dense rows of random signs, for a P-th of their cost. Signs
+and places come of a key, so that whoever asks draws the same ones.
+
+References:
+  Charikar, Chen and Farach-Colton, `Finding frequent items in data streams
+  <https://doi.org/10.1016/S0304-3975(03)00400-6>`_, 2004; Weinberger et al., `Feature
+  hashing <https://arxiv.org/abs/0902.2206>`_, 2009, lemma 2.
 """
 
 from typing import Any
@@ -16,10 +22,6 @@ from cmtree_jax import shapes
 from cmtree_jax.proxy import optim
 
 FORMS = ("adam", "sgd", "sign")
-
-# Parameters whose signs are drawn together: 4 MB of them for 1024 numbers.
-BLOCK = 1024
-_BITS = 32  # signs that are made of one random number
 
 
 def formed(form: str, gradient: shapes.Tree, opt_state: Any) -> shapes.Tree:
@@ -69,13 +71,16 @@ def adam(
 def project(gradient: shapes.Tree, key: shapes.Key, size: int) -> shapes.Array:
   r"""Sketches [B, P] of B trees with one leading axis, float32.
 
-  .. math:: s_p = \frac{1}{\sqrt P} \sum_i R_{ip}\, g_i, \qquad R_{ip} = \pm 1
+  .. math:: s_p = \sum_{i: h_i = p} r_i\, g_i, \qquad r_i = \pm 1
 
-  Cost: 2 P FLOPs for each number of a gradient; memory of a block of signs.
+  P numbers in a row have places of their own, turned at random: two numbers share one
+  with probability 1 / P, or never.
+
+  Cost: 2 FLOPs for each number of a gradient; memory of one gradient of signs.
 
   Args:
     gradient: g, leaves [B, ...].
-    key: of R; equal keys and sizes give equal signs.
+    key: of r and h; equal keys, sizes and shapes give equal ones.
     size: P.
 
   >>> g = {"a": jnp.eye(3), "b": jnp.ones((3, 2))}
@@ -89,27 +94,23 @@ def project(gradient: shapes.Tree, key: shapes.Key, size: int) -> shapes.Array:
   flat_BN = jnp.concatenate(
     [x.reshape(len(x), -1).astype(jnp.float32) for x in leaves], axis=1
   )
-  flat_BN = jnp.pad(flat_BN, ((0, 0), (0, -flat_BN.shape[1] % BLOCK)))
-  blocks = flat_BN.shape[1] // BLOCK
-  block_KBN = flat_BN.reshape(-1, blocks, BLOCK).swapaxes(0, 1)
+  flat_BN = jnp.pad(flat_BN, ((0, 0), (0, -flat_BN.shape[1] % size)))
+  blocks = flat_BN.shape[1] // size
+  sign_key, turn_key = jax.random.split(key)
+  sign_KP = jax.random.rademacher(sign_key, (blocks, size), jnp.float32)
+  turn_K = jax.random.randint(turn_key, (blocks,), 0, size)
 
   def add(total_BP, one):
-    number, block_BN = one
-    sign_NP = signs(jax.random.fold_in(key, number), size)
-    # Accelerators else multiply float32 in fewer bits.
-    return total_BP + jnp.dot(block_BN, sign_NP, precision="highest"), None
+    number, sign_P, turn = one
+    block_BP = jax.lax.dynamic_slice_in_dim(
+      flat_BN, number * size, size, axis=1
+    )
+    return total_BP + jnp.roll(sign_P * block_BP, turn, axis=1), None
 
   zeros_BP = jnp.zeros((len(flat_BN), size))
-  total_BP, _ = jax.lax.scan(add, zeros_BP, (jnp.arange(blocks), block_KBN))
-  return total_BP / jnp.sqrt(size)
-
-
-def signs(key: shapes.Key, size: int) -> shapes.Array:
-  """Random signs [BLOCK, size], float32; a random number gives 32 of them."""
-  words = -(-size // _BITS)
-  bits = jax.random.bits(key, (BLOCK, words), jnp.uint32)
-  one = (bits[..., None] >> jnp.arange(_BITS, dtype=jnp.uint32)) & 1
-  return 1.0 - 2.0 * one.reshape(BLOCK, -1)[:, :size].astype(jnp.float32)
+  numbered = jnp.arange(blocks), sign_KP, turn_K
+  total_BP, _ = jax.lax.scan(add, zeros_BP, numbered)
+  return total_BP
 
 
 def norms(gradient: shapes.Tree) -> shapes.Array:

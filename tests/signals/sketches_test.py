@@ -107,22 +107,42 @@ def test_sketches_keep_inner_products():
 
 
 def test_blocks_do_not_cancel():
-  x_N = np.random.default_rng(0).normal(size=sketches.BLOCK)
+  size = 1024
+  x_N = np.random.default_rng(0).normal(size=size)
   opposed = np.concatenate([x_N, -x_N])[None].astype(np.float32)
-  found_BP = sketches.project([opposed], jax.random.key(0), 1024)
+  found_BP = sketches.project([opposed], jax.random.key(0), size)
   ratio = np.linalg.norm(found_BP) / np.linalg.norm(opposed)
   assert ratio == pytest.approx(1, abs=0.1)
 
 
-def test_signs_are_fair_and_differ_from_block_to_block():
-  one, two = (
-    np.asarray(sketches.signs(jax.random.key(k), 40)) for k in range(2)
+def test_every_number_has_a_sign_and_a_place():
+  """Each alone in a tree of its own: one entry of one, fair in sign and place."""
+  size, numbers = 32, 96
+  found_BP = np.asarray(
+    sketches.project([jnp.eye(numbers)], jax.random.key(2), size)
   )
-  assert set(np.unique(one)) == {-1.0, 1.0}
-  assert one.shape == (sketches.BLOCK, 40)
-  deviation = 1 / np.sqrt(one.size)
-  assert abs(one.mean()) < 4 * deviation
-  assert abs((one * two).mean()) < 4 * deviation
-  # Columns and rows of one block do not repeat either.
-  gram_PP = one.T @ one / len(one) - np.eye(40)
-  assert np.abs(gram_PP).max() < 5 / np.sqrt(len(one))
+  assert (np.abs(found_BP).sum(axis=1) == 1).all()
+  assert (np.abs(found_BP) == found_BP**2).all()
+  assert abs(found_BP.sum()) < 4 * np.sqrt(numbers)
+  # Numbers that stand next to each other never share a place, others by chance.
+  place_KP = np.argmax(np.abs(found_BP), axis=1).reshape(-1, size)
+  assert all(len(set(place_P)) == size for place_P in place_KP.tolist())
+  turn_K = (place_KP - np.arange(size)).T % size
+  assert (turn_K == turn_K[0]).all() and len(set(turn_K[0])) > 1
+
+
+def test_inner_products_are_right_in_the_mean_and_as_near_as_by_dense_signs():
+  """Of gradients whose large numbers all lie in the same columns."""
+  rng = np.random.default_rng(0)
+  scale_N = np.tile(np.exp(rng.normal(size=64)), 100)
+  x_BN = (scale_N * rng.normal(size=(2, 6400)) + 0.3).astype(np.float32)
+  size, draws = 256, 400
+  sketch = jax.jit(jax.vmap(lambda key: sketches.project([x_BN], key, size)))
+  found_SBP = np.asarray(sketch(jax.random.split(jax.random.key(3), draws)))
+  found_S = np.sum(found_SBP[:, 0] * found_SBP[:, 1], axis=1)
+  x_N, y_N = x_BN.astype(float)
+  # The variance of P dense rows of signs.
+  dense = (x_N @ x_N) * (y_N @ y_N) + (x_N @ y_N) ** 2
+  dense = np.sqrt((dense - 2 * (x_N**2 @ y_N**2)) / size)
+  assert abs(found_S.mean() - x_N @ y_N) < 4 * dense / np.sqrt(draws)
+  assert found_S.std() == pytest.approx(dense, rel=0.15)
