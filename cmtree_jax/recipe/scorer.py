@@ -12,7 +12,8 @@ with x the logarithms of the counts, of unit length. The curve is fitted to pred
 for documents that the regression has not seen, so that new documents like the known
 ones get as many tokens as these, also from a method that only keeps or leaves out. How
 much of the weights the words explain is told: of a quality that words show nearly all,
-of what depends on other documents, as duplicates do, nothing.
+of a choice at random nothing. Of what depends on other documents, as duplicates do, a
+scorer knows no more than how those were written.
 
 References:
   Gu et al., `Data Selection via Optimal Control <https://arxiv.org/abs/2410.07064>`_,
