@@ -3,9 +3,10 @@
 python -m experiments.answers --config answers:cpu,FOLDER --workdir runs/answers
 
 The argument is a scale of configs/claims.py and a folder as configs/bench.py takes it.
-Natural alone, unless --config.compare.methods names more. Two sizes to 1.6m at 300 steps
-and 60,000 tokens of each test take a quarter of an hour of one core, and leave chance
-on none of the six tasks with choices; the whole has not been run yet.
+Natural alone, unless --config.compare.methods names more; it searches nothing, so one
+seed is no claim of a search. 1.6m and 4m at 1,200 steps and all test questions
+(--config.evaluate.max_tokens=1000000) take half an hour of one core, 4m at 4,800 steps
+an hour; none leaves chance on any of the six tasks with choices.
 """
 
 from cmtree_jax.types import UserError

@@ -53,13 +53,13 @@ def fit(
       some.
   """
   chosen = of_texts.sample(texts, sample, seed)
-  pool, fold_N = _rows(chosen), of_texts.folds(chosen, FOLDS)
+  pool, fold_N = word_rows(chosen), of_texts.folds(chosen, FOLDS)
   coefficient, bias = [], []
   for name, goal in goals.items():
     if not len(goal):
       continue
     own = of_texts.sample(goal, sample, seed)
-    target, fold_M = _rows(own), of_texts.folds(own, FOLDS)
+    target, fold_M = word_rows(own), of_texts.folds(own, FOLDS)
     for fold in range(FOLDS):
       some = fold_M != fold
       if not (some.any() and (fold_N != fold).any()):
@@ -165,7 +165,8 @@ def unit_rows(counts: Any) -> Any:
   return to_unit.fit_transform(counts)
 
 
-def _rows(texts: Sequence[str]) -> Any:
+def word_rows(texts: Sequence[str]) -> Any:
+  """`unit_rows` of the words and pairs of words of texts, sparse."""
   counted = grams.gathered(_WORDS(texts), _WORDS.buckets)
   return unit_rows(counted.rows(slice(0, len(texts))))
 
@@ -174,7 +175,7 @@ def _log_odds(
   texts: Sequence[str], coefficient_TKF: np.ndarray, bias_TK: np.ndarray
 ) -> np.ndarray:
   """f of every text and target, by the classifiers that have not seen its fold."""
-  fold_N, x_NF = of_texts.folds(texts, FOLDS), _rows(texts)
+  fold_N, x_NF = of_texts.folds(texts, FOLDS), word_rows(texts)
   found_NT = np.zeros((len(texts), len(bias_TK)))
   for fold in range(FOLDS):
     own = fold_N == fold

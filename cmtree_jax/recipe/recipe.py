@@ -122,7 +122,7 @@ class Recipe(NamedTuple):
   @property
   def _scores(self) -> bool:
     """Whether it weighs texts that are no document of its corpus."""
-    return scorer.FILE in self.data.get(sealed.FILES, {})
+    return scorer.is_beside(self.data)
 
   @property
   def _why(self) -> str:

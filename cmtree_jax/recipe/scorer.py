@@ -21,21 +21,20 @@ References:
   section 4.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from cmtree_jax.data import store
-from cmtree_jax.embed import grams, log_odds
+from cmtree_jax.data import sealed, store
+from cmtree_jax.embed import log_odds
 from cmtree_jax.embed import texts as of_texts
 
 FILE = "scorer.npz"
 DOCUMENTS = 32_768  # most that are fitted to
 LEAST = 0.1  # of the weights' variance; who explains less is no scorer
 
-_WORDS = grams.Words(buckets=65_536, words=2)
 _FOLDS = 4  # of documents; each is predicted from the others
 _PENALTY = 1.0  # on rows of length one
 _FLOOR = 0.01  # of the mean weight: less is all the same
@@ -61,7 +60,7 @@ class Scorer(NamedTuple):
     """The expected weight of each text, float64; its mean is one like the known ones'."""
     found = [np.zeros(0)]
     for start in range(0, len(texts), _CHUNK):
-      x_NF = _rows(texts[start : start + _CHUNK])
+      x_NF = log_odds.word_rows(texts[start : start + _CHUNK])
       found.append(x_NF @ self.coefficient_F + self.bias)
     return np.interp(np.concatenate(found), self.score_C, self.weight_C)
 
@@ -77,6 +76,11 @@ class Scorer(NamedTuple):
     store.save_arrays(
       path, {k: np.asarray(x) for k, x in self._asdict().items()}
     )
+
+
+def is_beside(recipe: Mapping[str, Any]) -> bool:
+  """Whether a recipe.json was written with a scorer."""
+  return FILE in recipe.get(sealed.FILES, {})
 
 
 def load(path: Path) -> Scorer:
@@ -103,7 +107,7 @@ def fit(
   fold_N = of_texts.folds(texts, _FOLDS)
   if len(np.unique(fold_N)) < _FOLDS:
     return None
-  x_NF = _rows(texts)
+  x_NF = log_odds.word_rows(texts)
   log_w_N = np.log(np.maximum(weight_N, _FLOOR))
   score_N = np.zeros(len(texts))
   coefficient, bias = [], []
@@ -124,11 +128,6 @@ def fit(
     *_curve(score_N, weight_N, tokens_N),
     _explained(expected_N, weight_N, tokens_N),
   )
-
-
-def _rows(texts: Sequence[str]) -> Any:
-  counted = grams.gathered(_WORDS(texts), _WORDS.buckets)
-  return log_odds.unit_rows(counted.rows(slice(0, len(texts))))
 
 
 def _ridge(x_NF: Any, y_N: np.ndarray) -> Any:

@@ -357,7 +357,9 @@ def test_exports_keep_the_weight_of_every_document(of_documents):
 def test_weights_of_documents_are_for_these_documents_alone(
   of_documents, corpus, tmp_path, capsys
 ):
-  with pytest.raises(UserError, match=r"as words explain .*documents\.parquet"):
+  with pytest.raises(
+    UserError, match=r"single documents.*as words explain.*documents\.parquet"
+  ):
     recipe.load(of_documents).apply(["1 + 1 = 2"])
   damaged = shutil.copytree(of_documents, tmp_path / "damaged")
   table = damaged / "documents.parquet"

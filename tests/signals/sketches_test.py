@@ -118,12 +118,16 @@ def test_blocks_do_not_cancel():
 def test_every_number_has_a_sign_and_a_place():
   """Each alone in a tree of its own: one entry of one, fair in sign and place."""
   size, numbers = 32, 96
-  found_BP = np.asarray(
-    sketches.project([jnp.eye(numbers)], jax.random.key(2), size)
+  found_BP, other_BP = (
+    np.asarray(sketches.project([jnp.eye(numbers)], jax.random.key(k), size))
+    for k in (2, 3)
   )
   assert (np.abs(found_BP).sum(axis=1) == 1).all()
   assert (np.abs(found_BP) == found_BP**2).all()
   assert abs(found_BP.sum()) < 4 * np.sqrt(numbers)
+  # Another key draws others.
+  alike = found_BP.sum(axis=1) @ other_BP.sum(axis=1)
+  assert abs(alike) < 4 * np.sqrt(numbers)
   # Numbers that stand next to each other never share a place, others by chance.
   place_KP = np.argmax(np.abs(found_BP), axis=1).reshape(-1, size)
   assert all(len(set(place_P)) == size for place_P in place_KP.tolist())

@@ -6,7 +6,6 @@ from typing import Any
 
 from cmtree_jax import budget, embed
 from cmtree_jax.data import plan as data_plan
-from cmtree_jax.data import sealed
 from cmtree_jax.data.build import tokenizer
 from cmtree_jax.recipe import scorer
 from cmtree_jax.report import tables
@@ -175,8 +174,7 @@ def commands(found: Results) -> str:
       ),
     ]
   if found.handed and (
-    found.recipe.get("nodes")
-    or scorer.FILE in found.recipe.get(sealed.FILES, {})
+    found.recipe.get("nodes") or scorer.is_beside(found.recipe)
   ):
     parts.append(
       _command(
