@@ -16,7 +16,6 @@ from cmtree_jax.jobs import build, cells, compare, variants, workdir
 from cmtree_jax.jobs.command import command
 from cmtree_jax.methods import METHODS
 from cmtree_jax.proxy.ledger import Cost
-from cmtree_jax.proxy.model import from_preset
 from cmtree_jax.types import UserError
 from configs import smoke
 from configs.claims import LEAVES, get_config
@@ -519,8 +518,6 @@ def test_gradients_of_documents_are_measured_against_a_batch_s(tmp_path):
   assert norm.flops_multiple == pytest.approx(
     (1 - batch.padding) / (1 - norm.padding), rel=0.02
   )
-  # Signs: two FLOPs for each number of a gradient, filled up to full blocks.
-  parameters = from_preset("0.1m", vocab_size=300).num_parameters
-  signs = 12 * 2 * 32 * parameters
-  assert 1 <= (sketch.flops - norm.flops) / signs < 1.1
+  # A count sketch adds and takes no matrix product.
+  assert sketch.flops == norm.flops
   assert json.loads(file.read_text())[1]["what"] == "each: norm"
