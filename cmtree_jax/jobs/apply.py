@@ -9,7 +9,7 @@ import numpy as np
 from cmtree_jax import embed, processes
 from cmtree_jax.budget import Budget
 from cmtree_jax.data import mirror, store
-from cmtree_jax.data.build import prepare
+from cmtree_jax.data.build import prepare, texts
 from cmtree_jax.embed import of_proxy
 from cmtree_jax.jobs import build, reported
 from cmtree_jax.jobs import job as jobs
@@ -38,12 +38,18 @@ def story(job: Job) -> Show | None:
   job.reporter.say(f"Recipe of {folder}. {recipe.budget.text()}")
   nodes = [describe.Node(**node) for node in recipe.data["nodes"]]
   value_N = np.full(len(data.pool), np.nan, np.float32)
+  pool = texts.load(
+    data,
+    tokenizer=config.tokenizer.kind,
+    cache_dir=build.cache_dir(config),
+    workers=job.workers,
+  )[texts.POOL]
 
   def written() -> Show:
     # Exports name the tokenizer, here.
     files = recipes.save_readers(job.workdir, learned=folder)
     files += hand_over(
-      recipe.weights_of(data, job.reporter.say),
+      recipe.weights_of(data, pool, job.reporter.say),
       nodes,
       job,
       data,

@@ -10,7 +10,8 @@ from cmtree_jax import budget as budgets
 from cmtree_jax.budget import Budget
 from cmtree_jax.data import mirror, sealed, share, store
 from cmtree_jax.data.build import prepare
-from cmtree_jax.data.draw import packing, sampler
+from cmtree_jax.data.draw import sampler
+from cmtree_jax.embed.texts import Texts
 from cmtree_jax.methods.base import DocumentWeights
 from cmtree_jax.methods.base import Path as DocumentPath
 from cmtree_jax.recipe import assign, scorer
@@ -28,7 +29,6 @@ FORMAT = 3  # with digests of itself and of what it reads documents with
 # Stands for a partition where documents have weights of their own; they are in the
 # file of documents.
 OF_DOCUMENTS = {"kind": "documents"}
-_CHUNK = 8192  # documents that are read together; bounds memory
 
 
 class Recipe(NamedTuple):
@@ -63,19 +63,23 @@ class Recipe(NamedTuple):
       )
     size = len(texts)
     return Applied(
-      self._scorer()(texts),
+      self._weights()(texts)["weight_N"],
       np.full(size, -1),
       [""] * size,
       np.full(size, np.nan),
     )
 
   def weights_of(
-    self, data: prepare.Prepared, tell: Callable[[str], None]
+    self,
+    data: prepare.Prepared,
+    texts: Texts,
+    tell: Callable[[str], None],
   ) -> Partition | DocumentWeights:
     """The weights as they are for a corpus; documents are known by their ids.
 
     Args:
       data: the corpus.
+      texts: its texts; read where some are new, by the workers that they name.
       tell: is told how many documents are new, where a scorer weighs them.
     Raises:
       UserError: the weights are of single documents, and some of these are new and
@@ -110,7 +114,8 @@ class Recipe(NamedTuple):
         "are weighed by their words, which explain "
         f"{self.data['scorer']['explained']:.0%} of what known weights vary."
       )
-      weight_N[new_N] = self._scored(data, new_N)
+      found = texts.measured(self._weights())
+      weight_N[new_N] = found["weight_N"][new_N]
     path = None
     if path_N is not None:
       # Of a part of the corpus: the same order, without gaps.
@@ -132,16 +137,11 @@ class Recipe(NamedTuple):
       return ""
     return f", as words explain {told['explained']:.0%} of its weights"
 
-  def _scorer(self) -> scorer.Scorer:
+  def _weights(self) -> scorer.Weights:
+    """What its words make of a text."""
     sealed.require(self.folder / FILE, self.data, scorer.FILE, cure=_CURE)
-    return scorer.load(self.folder / scorer.FILE)
-
-  def _scored(self, data: prepare.Prepared, new_N: np.ndarray) -> np.ndarray:
-    """Weights of documents by their words."""
-    made, found = self._scorer(), []
-    for part in packing.chunks(len(new_N), _CHUNK):
-      found.append(made(data.documents.rows(new_N[part], "text")["text"]))
-    return np.concatenate(found)
+    path = str((self.folder / scorer.FILE).resolve())
+    return scorer.Weights(path, self.data[sealed.FILES][scorer.FILE])
 
   def _require_scorer(
     self, data: prepare.Prepared, new_N: np.ndarray, *, in_order: bool

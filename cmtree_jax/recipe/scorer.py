@@ -78,6 +78,18 @@ class Scorer(NamedTuple):
     )
 
 
+class Weights(NamedTuple):
+  """The weights that a scorer in a file gives to texts, a `Measure`."""
+
+  path: str  # absolute
+  digest: str  # of the file
+  version: int = 1
+
+  def __call__(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
+    """One weight of each text."""
+    return {"weight_N": load(Path(self.path))(texts)}
+
+
 def is_beside(recipe: Mapping[str, Any]) -> bool:
   """Whether a recipe.json was written with a scorer."""
   return FILE in recipe.get(sealed.FILES, {})
