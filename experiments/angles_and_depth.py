@@ -164,7 +164,7 @@ def _documents(found: Results) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
   from cmtree_jax.jobs import hidden, known
 
   config, data = found.config, found.data()
-  rows = known.sample_rows(config, len(data.pool))
+  rows = known.sample_rows(config, data)
   rows = rows[:: max(1, len(rows) // config["values"].sample_documents)]
   tokens = data.pool.tokens
   known_labels = hidden.labels(data)

@@ -45,7 +45,7 @@ class Bench:
     """Documents that stand for the corpus."""
     from cmtree_jax.jobs import known
 
-    return known.sample_rows(self.found.config, len(self.data.pool))
+    return known.sample_rows(self.found.config, self.data)
 
   def searched(self, target: str) -> list[str]:
     """The targets of a set that its searches read."""

@@ -224,8 +224,7 @@ def _of_runs(learner: search.Learner, name: str) -> Iterator[Part]:
 
 def _of_look(learner: search.Learner, name: str) -> Iterator[Part]:
   plan, presets = learner.plans.look, search.look_presets(learner.job.config)
-  train = known.driving(learner.data, "train")
-  parts = tuple(one.tokens for one in (learner.data.pool, *train))
+  parts = search.looked_at(learner)
   for one in learner.method.look.models:
     preset = presets[one]
     model = search.model_of(learner, preset, total_steps=plan.steps)

@@ -8,6 +8,7 @@ import numpy as np
 from cmtree_jax.data import mirror
 from cmtree_jax.data.build import prepare, texts
 from cmtree_jax.data.build.prepare import DocumentSet, Prepared
+from cmtree_jax.data.draw import sampler
 from cmtree_jax.data.read import entries, labels
 from cmtree_jax.embed import grams
 from cmtree_jax.embed.grams import Grams
@@ -17,6 +18,7 @@ from cmtree_jax.jobs.job import Job
 from cmtree_jax.methods.base import Documents, Facts, Labelled, Method
 from cmtree_jax.recipe import domains, policies
 from cmtree_jax.recipe.domains import Domains
+from cmtree_jax.report import describe
 from cmtree_jax.signals.documents import documents_of
 
 
@@ -24,7 +26,7 @@ def facts_of(
   method: Method, config: Any, data: Prepared, placed: Domains
 ) -> Facts:
   """What a method may know beforehand."""
-  pool, chosen = data.pool, sample_rows(config, len(data.pool))
+  pool, chosen = data.pool, sample_rows(config, data)
   mass_N = pool.tokens.mass_N[chosen]
   train = driving(data, "train")
   width = pool.embedding_NE.shape[1]
@@ -185,8 +187,19 @@ def driving_names(data: Prepared) -> tuple[str, ...]:
   )
 
 
-def sample_rows(config: Any, num_documents: int) -> np.ndarray:
+def sample(config: Any, data: Prepared) -> describe.Sample:
+  """Documents that leaves are described by."""
+  rows = sample_rows(config, data)
+  mass_N = data.pool.tokens.mass_N[rows]
+  columns = data.documents.rows(rows, "text", "id", "source")
+  return describe.Sample(
+    np.asarray(data.pool.embedding_NE[rows]),
+    mass_N / mass_N.sum(),
+    *columns.values(),
+  )
+
+
+def sample_rows(config: Any, data: Prepared) -> np.ndarray:
   """Documents that stand for the corpus where not all can be held."""
-  rng = np.random.default_rng([config.seed, 0])
-  size = min(config.partition.sample_documents, num_documents)
-  return np.sort(rng.choice(num_documents, size, replace=False))
+  size = config.partition.sample_documents
+  return sampler.some(data.pool.key_N, size, config.seed)

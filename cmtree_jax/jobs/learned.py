@@ -101,13 +101,14 @@ def of(comparison: compare.Comparison, one: Tried) -> Learned:
   cell = comparison.trials.cells(one)[0].search
   found = folder.found(cell)
   assert found is not None
-  rows = known.sample_rows(_own(comparison.job.config), len(data.pool))
+  config = _own(comparison.job.config)
   weights = shown = comparison.training.versions.recipe(cell, one.version)
   if isinstance(weights, DocumentWeights):
+    rows = known.sample_rows(config, data)
     shown = DocumentWeights(np.asarray(weights.log_w_N)[rows])
   description, told = comparison.job.described(
     "description of the recipe",
-    lambda: _described(data, shown, rows, found),
+    lambda: _described(data, shown, config, found),
     (describe.Description(()), ()),
   )
   return Learned(found, weights, description, folder.value_N(cell), told)
@@ -116,7 +117,7 @@ def of(comparison: compare.Comparison, one: Tried) -> Learned:
 def _described(
   data: prepare.Prepared,
   weights: partitions.Partition | DocumentWeights,
-  rows: np.ndarray,
+  config: Any,
   found: cells.Found,
 ) -> tuple[describe.Description, tuple[dict[str, Any], ...]]:
   """A recipe as a sample of documents shows it, and what its levels separate.
@@ -124,24 +125,20 @@ def _described(
   Args:
     data: the corpus.
     weights: of leaves, or of the documents of the sample.
-    rows: of the sample.
+    config: of the search.
     found: of the search.
   """
-  texts = data.documents.rows(rows, "id", "text")
-  embedding_NE = np.asarray(data.pool.embedding_NE[rows])
-  mass_N = data.pool.tokens.mass_N[rows]
-  mass_N = mass_N / mass_N.sum()
-  description = describe.describe(
-    weights, embedding_NE, mass_N, texts["text"], texts["id"]
-  )
+  sample = known.sample(config, data)
+  description = describe.describe(weights, sample)
   if isinstance(weights, partitions.TreePartition):
     levels = angles.view_shares(
-      weights.weights.theta, embedding_NE, mass_N, data.blocks
+      weights.weights.theta, sample.embedding_NE, sample.mass_N, data.blocks
     )
     grown = tuple(row for row in found.history if "event" in row)
     description = description._replace(levels=tuple(levels), growth=grown)
   told: list[dict[str, Any]] = []
   if hidden.has_factor(data) and not isinstance(weights, DocumentWeights):
+    rows = known.sample_rows(config, data)
     told = hidden.separations(weights, data, rows)
   return description, tuple(told)
 
@@ -199,12 +196,13 @@ def _nmi(comparison: compare.Comparison, one: Learned) -> dict[str, float]:
   source_N, names = data.documents.labels("source")
   if len(names) < 2:
     return {}
-  kept = known.sample_rows(_own(config), len(data.pool))
+  sample = known.sample(_own(config), data)
+  kept = known.sample_rows(_own(config), data)
   given = comparison.partitions.under(config.method, 0)["given"]
   of_N = {"partition": given.domain_N[kept]}
   if not isinstance(one.weights, DocumentWeights):
-    embedding_NE = np.asarray(data.pool.embedding_NE[kept])
-    log_p_NL = one.weights.log_p_leaf(embedding_NE)
+    embedding_NE = sample.embedding_NE
+    log_p_NL = one.weights.log_p_leaf(embedding_NE, sample.sources)
     same = kmeans.fit(
       embedding_NE, num_clusters=log_p_NL.shape[1], seed=config.seed
     )

@@ -292,14 +292,8 @@ def _schedule(
   task: Task, one: Trained, leaves: Sequence[Partition]
 ) -> Schedule:
   config, data = task.job.config, task.data
-  rows = known.sample_rows(config, len(data.pool))
-  embedding_NE = np.asarray(data.pool.embedding_NE[rows])
-  mass_N = data.pool.tokens.mass_N[rows]
-  mass_N = mass_N / mass_N.sum()
-  texts = data.documents.rows(rows, "id", "text")
-  nodes = describe.nodes(
-    leaves[-1], embedding_NE, mass_N, texts["text"], texts["id"]
-  )
+  sample = known.sample(config, data)
+  nodes = describe.nodes(leaves[-1], sample)
   return Schedule(
     method=task.cell.method,
     seed=task.cell.seed,
@@ -308,8 +302,9 @@ def _schedule(
     stages=schedules.make(
       [stage.begin for stage in one.stages],
       leaves,
-      embedding_NE,
-      mass_N,
+      sample.embedding_NE,
+      sample.mass_N,
+      sources=sample.sources,
       steps=config.final.steps,
     ),
   )

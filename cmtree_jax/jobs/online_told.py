@@ -25,12 +25,13 @@ def write(
   """
   files: list[Path] = []
   folder = job.workdir / "online"
+  sample = known.sample(job.config, data)
   for cell in plan.searches():
     if cell.method not in plan.online or cell.seed:
       continue
     folder.mkdir(exist_ok=True)
     schedule = schedules.load(cells_folder.kept(cell))
-    text = moments.markdown(schedule, *_sample(job, data))
+    text = moments.markdown(schedule, sample)
     name = f"{cell.method}.{cell.target_set}"
     store.write_atomically(folder / f"{name}.md", text)
     files.append(folder / f"{name}.md")
@@ -42,16 +43,3 @@ def write(
         f"No {name}.svg: it needs matplotlib, pip install cmtree_jax[report]."
       )
   return files
-
-
-def _sample(job: Job, data: Prepared):
-  """Documents that leaves are described by: features, masses, texts and ids."""
-  rows = known.sample_rows(job.config, len(data.pool))
-  mass_N = data.pool.tokens.mass_N[rows]
-  texts = data.documents.rows(rows, "id", "text")
-  return (
-    data.pool.embedding_NE[rows],
-    mass_N / mass_N.sum(),
-    texts["text"],
-    texts["id"],
-  )

@@ -65,7 +65,7 @@ def partitions(
     name: domains.make(
       given if name == "given" else given._replace(kind=name),
       data,
-      known.sample_rows(config, len(data.pool)),
+      known.sample_rows(config, data),
       seed=config.seed,
     )
     for name in {"given": None, **wanted}
@@ -161,7 +161,6 @@ def _none(learner: Learner, session: fleet.Session) -> fleet.Outcome:
 def _look(learner: Learner, session: fleet.Session) -> fleet.Outcome:
   """Models measure every document of pool and targets."""
   plan = learner.plans.look
-  train = known.driving(learner.data, "train")
   optimizer = learner.job.config.optimizer
   schedule = optim.schedule(
     optimizer.learning_rate,
@@ -179,8 +178,15 @@ def _look(learner: Learner, session: fleet.Session) -> fleet.Outcome:
       name: functools.partial(model_of, learner, one, total_steps=plan.steps)
       for name, one in look_presets(learner.job.config).items()
     },
-    parts=tuple(one.tokens for one in (learner.data.pool, *train)),
+    parts=looked_at(learner),
   )
+
+
+def looked_at(learner: Learner) -> tuple[packing.TokenStore, ...]:
+  """What models measure: the pool, and the targets' texts if the method asks for them."""
+  data = learner.data
+  train = known.driving(data, "train") if learner.method.targeted else []
+  return tuple(one.tokens for one in (data.pool, *train))
 
 
 def look_presets(config: Any) -> dict[str, str]:

@@ -91,16 +91,7 @@ def _names(placed: Domains, data: prepare.Prepared, config: Any):
   partition = placed.partition
   if isinstance(partition, partitions.ClusterPartition) and partition.sources:
     return partition.sources
-  rows = known.sample_rows(config, len(data.pool))
-  texts = data.documents.rows(rows, "id", "text")
-  mass_N = data.pool.tokens.mass_N[rows]
-  nodes = describe.nodes(
-    partition,
-    np.asarray(data.pool.embedding_NE[rows]),
-    mass_N / mass_N.sum(),
-    texts["text"],
-    texts["id"],
-  )
+  nodes = describe.nodes(partition, known.sample(config, data))
   named = {node.path: node.name.rstrip(": ") for node in nodes}
   paths = partitions.leaf_paths(partition)
   return tuple(named.get(path, path) for path in paths)

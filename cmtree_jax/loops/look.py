@@ -106,7 +106,8 @@ def run(
     plan: how much of everything.
     session: seed, checkpoints, measurements and progress.
     models: by the names of `base.MODELS`; each is compiled when it is first asked for.
-    parts: tokens of the pool's documents, then of every target's.
+    parts: tokens of the pool's documents, then of every target's if the method is
+      targeted.
   Raises:
     Fault: a model's loss is not finite.
     Interrupted: after saving, if the job is asked to stop.
@@ -357,9 +358,11 @@ def _filled(facts: Facts, method: Method, arrays: Checkpointer) -> Facts:
     return of._replace(**found)
 
   assert facts.pool is not None
+  facts = facts._replace(pool=filled(0, facts.pool))
+  if not method.targeted:  # then targets were not measured
+    return facts
   return facts._replace(
-    pool=filled(0, facts.pool),
-    train=tuple(filled(t, one) for t, one in enumerate(facts.train, 1)),
+    train=tuple(filled(t, one) for t, one in enumerate(facts.train, 1))
   )
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cmtree_jax.data.draw import packing
+from cmtree_jax.data.draw import packing, sampler
 from cmtree_jax.loops.fleet import World
 from cmtree_jax.loops.unrolls import Valued
 from cmtree_jax.methods.base import Method, Signals
@@ -23,9 +23,8 @@ class Sampling(NamedTuple):
 
   def draw(self, world: World, number: int) -> tuple[np.ndarray, jax.Array]:
     """Numbers and masses of those of one round; the masses sum to one."""
-    rng = np.random.default_rng([self.seed, number])
-    wanted = min(self.size, len(world.mass_N))
-    chosen = np.sort(rng.choice(len(world.mass_N), wanted, replace=False))
+    key_N = world.subpools.key_N
+    chosen = sampler.some(key_N, self.size, self.seed, number)
     mass_N = world.mass_N[chosen]
     return chosen, jnp.asarray(mass_N / mass_N.sum(), jnp.float32)
 

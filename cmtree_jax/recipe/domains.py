@@ -333,23 +333,29 @@ def _placed(
 
 def _sources(data: prepare.Prepared) -> Domains:
   """The labels; a document without one is in the source nearest to it in mean."""
-  domain_N, names = data.documents.labels("source")
+  label_N, labels = data.documents.labels("source")
+  names = tuple(name for name in labels if name)
   if len(names) < 2:
     raise UserError(
       "config.partition.kind = sources (and the method uniform_sources) needs "
-      f"documents of at least 2 labelled sources, came {names}. Set "
+      f"documents of at least 2 labelled sources, came {', '.join(names) or 'none'}. Set "
       "config.data.source_field, or choose another partition."
     )
+  # Labels are in the order of the alphabet, so a blank one is the first.
+  domain_N = label_N - np.int32(len(labels) - len(names))
   pool = data.pool
   center_KE = np.zeros((len(names), pool.embedding_NE.shape[1]))
   start = 0
   for embedding_BE in _embeddings(pool):
-    np.add.at(
-      center_KE, domain_N[start : start + len(embedding_BE)], embedding_BE
-    )
+    own_B = domain_N[start : start + len(embedding_BE)]
+    np.add.at(center_KE, own_B[own_B >= 0], embedding_BE[own_B >= 0])
     start += len(embedding_BE)
   length_K = np.linalg.norm(center_KE, axis=1, keepdims=True)
   center_KE = (center_KE / np.maximum(length_K, 1e-12)).astype(np.float32)
+  blank_N = np.flatnonzero(domain_N < 0)
+  for rows in packing.chunks(len(blank_N), CHUNK):
+    some_NE = np.asarray(pool.embedding_NE[blank_N[rows]])
+    domain_N[blank_N[rows]] = kmeans.assign(some_NE, center_KE)
   mass_K = np.bincount(domain_N, pool.tokens.mass_N, minlength=len(names))
   partition = partitions.clusters(center_KE)._replace(sources=names)
   return Domains(partition, domain_N, mass_K)

@@ -83,6 +83,7 @@ def make(
   embedding_NE: np.ndarray,
   mass_N: np.ndarray,
   *,
+  sources: Sequence[str] | None = None,
   steps: int,
 ) -> tuple[Stage, ...]:
   """Stages, with masses and mixtures as a sample of documents has them.
@@ -92,6 +93,7 @@ def make(
     leaves: with their weights, of each.
     embedding_NE: features of the sample.
     mass_N: shares of its tokens.
+    sources: labels, by which leaves that are sources go.
     steps: of the whole run.
   """
   found, last, p_NL = [], None, np.zeros(0)
@@ -101,7 +103,7 @@ def make(
     if end <= begin:
       continue
     if last is None or not _same_places(partition, last):
-      p_NL = np.exp(partition.log_p_leaf(embedding_NE))
+      p_NL = np.exp(partition.log_p_leaf(embedding_NE, sources))
     last, mass_L = partition, mass_N @ p_NL
     if isinstance(partition, TreePartition) and partition.scores:
       log_w_N = partitions.document_log_w(partition, embedding_NE, np.log(p_NL))

@@ -87,43 +87,41 @@ class Description(NamedTuple):
     }
 
 
+class Sample(NamedTuple):
+  """The documents of a corpus that a recipe is shown by."""
+
+  embedding_NE: np.ndarray
+  mass_N: np.ndarray  # shares of the sample's tokens
+  texts: Sequence[str]
+  ids: Sequence[str]
+  # Labels, by which leaves that are sources go; None: they are not known.
+  sources: Sequence[str] | None = None
+
+
 def describe(
-  weights: Partition | DocumentWeights,
-  embedding_NE: np.ndarray,
-  mass_N: np.ndarray,
-  texts: Sequence[str],
-  ids: Sequence[str],
+  weights: Partition | DocumentWeights, sample: Sample
 ) -> Description:
   """A recipe as a sample of documents shows it.
 
   Args:
     weights: of leaves, or of the documents of the sample.
-    embedding_NE: document features.
-    mass_N: shares of the sample's tokens.
-    texts: of the documents.
-    ids: of the documents.
+    sample: of the corpus.
   """
-  sample = (embedding_NE, mass_N, texts, ids)
   if isinstance(weights, DocumentWeights):
-    return Description((), favored(weights, *sample))
-  return Description(tuple(nodes(weights, *sample)))
+    return Description((), favored(weights, sample))
+  return Description(tuple(nodes(weights, sample)))
 
 
 def nodes(
-  partition: Partition,
-  embedding_NE: np.ndarray,
-  mass_N: np.ndarray,
-  texts: Sequence[str],
-  ids: Sequence[str],
-  *,
-  num_terms: int = 5,
+  partition: Partition, sample: Sample, *, num_terms: int = 5
 ) -> list[Node]:
   """Every node that holds a document, parents before children.
 
   Mass and mixture are those of the soft leaves; terms and the typical document
   come from the documents whose most probable leaf lies below the node.
   """
-  log_p_NL = partition.log_p_leaf(embedding_NE)
+  embedding_NE, mass_N, texts, ids, sources = sample
+  log_p_NL = partition.log_p_leaf(embedding_NE, sources)
   p_NL = np.exp(log_p_NL)
   leaf_N = np.argmax(p_NL, axis=1)
   mass_L = mass_N @ p_NL
@@ -200,15 +198,13 @@ def _leaning(
 
 def favored(
   weights: DocumentWeights,
-  embedding_NE: np.ndarray,
-  mass_N: np.ndarray,
-  texts: Sequence[str],
-  ids: Sequence[str],
+  sample: Sample,
   *,
   num_terms: int = 5,
   num_documents: int = 5,
 ) -> Favored:
   """What the weights of a sample of documents prefer."""
+  embedding_NE, mass_N, texts, ids, _ = sample
   w_N = np.exp(np.asarray(weights.log_w_N, np.float64))
   above_N = w_N > 1
   counts = _term_counts(texts, above_N.astype(int), 2)

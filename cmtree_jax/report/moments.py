@@ -18,21 +18,12 @@ def of_three(schedule: Schedule) -> tuple[Stage, ...]:
   return tuple({s.begin: s for s in map(schedule.at, steps)}.values())
 
 
-def markdown(
-  schedule: Schedule,
-  embedding_NE: np.ndarray,
-  mass_N: np.ndarray,
-  texts: Sequence[str],
-  ids: Sequence[str],
-) -> str:
+def markdown(schedule: Schedule, sample: describe.Sample) -> str:
   """The nodes at three moments, each with what a sample of documents shows in it.
 
   Args:
     schedule: of the run.
-    embedding_NE: features of the sample.
-    mass_N: shares of its tokens.
-    texts: of the documents.
-    ids: of the documents.
+    sample: of the corpus.
   """
   lines = [f"# {schedule.method}: what it was trained on", ""]
   for stage in of_three(schedule):
@@ -42,7 +33,7 @@ def markdown(
       "| node | of the corpus | of the training | weight |",
       "|---|--:|--:|--:|",
     ]
-    nodes = describe.nodes(stage.partition, embedding_NE, mass_N, texts, ids)
+    nodes = describe.nodes(stage.partition, sample)
     for node in nodes:
       depth = len(node.path.split(".")) - 1 if node.path else 0
       name = _safe(

@@ -265,10 +265,28 @@ def test_sources_need_labels(data, tmp_path):
   rows = [{"id": f"{i}", "text": f"some text {i}"} for i in range(9)]
   goal = [{"text": f"goal {s}", "split": s} for s in ("train", "valid", "test")]
   bare = corpora.prepared(tmp_path, rows, goal)
-  with pytest.raises(
-    UserError, match=r"at least 2 labelled sources, came \(''"
-  ):
+  with pytest.raises(UserError, match="at least 2 labelled sources, came none"):
     make("sources", bare)
+
+
+def test_documents_without_a_label_are_in_the_nearest_source(tmp_path):
+  rng = np.random.default_rng(0)
+  rows = [
+    {
+      "id": f"{source}{i}",
+      "text": " ".join(rng.permutation(_WORDS[source].split())),
+      "source": source if i else "",
+    }
+    for i in range(15)
+    for source in _WORDS
+  ]
+  goal = [{"text": f"goal {s}", "split": s} for s in ("train", "valid", "test")]
+  found = make("sources", corpora.prepared(tmp_path, rows, goal))
+  assert isinstance(found.partition, partitions.ClusterPartition)
+  assert found.partition.sources == ("code", "latin", "sums")
+  ids = ["sums", "latin", "code"] * 15
+  assert [found.partition.sources[k] for k in found.domain_N] == ids
+  assert found.mass_K.sum() == pytest.approx(1)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from cmtree_jax.data.build import prepare
 from cmtree_jax.recipe import schedule as schedules
 from cmtree_jax.recipe.partition import clusters
 from cmtree_jax.recipe.schedule import Schedule
-from cmtree_jax.report import moments
+from cmtree_jax.report import describe, moments
 from cmtree_jax.types import UserError
 
 PLACES = clusters(np.eye(3, dtype=np.float32))
@@ -102,9 +102,8 @@ def test_a_folder_without_a_schedule_is_refused(tmp_path):
 def test_three_moments_of_a_schedule_are_told(schedule, tmp_path):
   """Words of documents stay words."""
   texts = ["<b> alpha", "<b> alpha", "beta | x", "gamma"]
-  text = moments.markdown(
-    schedule, EMBEDDING_NE, MASS_N, texts, ["1", "2", "3", "4"]
-  )
+  sample = describe.Sample(EMBEDDING_NE, MASS_N, texts, ["1", "2", "3", "4"])
+  text = moments.markdown(schedule, sample)
   heads = [line for line in text.splitlines() if line.startswith("## ")]
   assert heads == [
     "## From step 0 to 4 of 10",

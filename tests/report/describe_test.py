@@ -8,6 +8,8 @@ import pytest
 
 from cmtree_jax.methods.base import DocumentWeights
 from cmtree_jax.methods.cmtree import TreeWeights
+from cmtree_jax.recipe import partition as partitions
+from cmtree_jax.recipe import schedule as schedules
 from cmtree_jax.recipe.partition import (
   TreePartition,
   apply_partition,
@@ -25,7 +27,7 @@ FEATURES = np.array([[0.6, 0.8], [1, 0], [0, 1], [0, 1], [0.8, 0.6]])
 def _described() -> describe.Description:
   weights = DocumentWeights(np.log(WEIGHT))
   ids = [f"id{i}" for i in range(5)]
-  return describe.describe(weights, FEATURES, MASS, TEXTS, ids)
+  return describe.describe(weights, describe.Sample(FEATURES, MASS, TEXTS, ids))
 
 
 def test_what_weights_of_documents_prefer():
@@ -46,6 +48,31 @@ def test_what_weights_of_documents_prefer():
   assert favored.heaviest[1].weight == pytest.approx(2.0)
 
 
+def test_sources_have_the_documents_of_their_labels():
+  """Of two that overlap, the second has nine tenths of the tokens."""
+  features_NE = np.array([[1, 0.1], [1, -0.1]] * 2, np.float32)
+  mass_N = np.array([0.05, 0.05, 0.45, 0.45])
+  weights = partitions.clusters(features_NE[:2])._replace(
+    sources=("a", "b"), log_w_L=np.log([5.0, 5 / 9]).astype(np.float32)
+  )
+  sample = describe.Sample(features_NE, mass_N, ["one"] * 4, list("wxyz"))
+  labelled = sample._replace(sources=["a", "a", "b", "b"])
+  _, a, b = describe.nodes(weights, labelled)
+  assert (a.mass, b.mass) == pytest.approx((0.1, 0.9))
+  assert (a.mixture, b.mixture) == pytest.approx((0.5, 0.5))
+  assert a.weight == pytest.approx(5)
+  (stage,) = schedules.make(
+    [0],
+    [weights],
+    features_NE,
+    mass_N,
+    sources=labelled.sources,
+    steps=4,
+  )
+  np.testing.assert_allclose(stage.mass_L, [0.1, 0.9], rtol=1e-6)
+  np.testing.assert_allclose(stage.mixture_L, [0.5, 0.5], rtol=1e-6)
+
+
 def test_without_leaves_there_is_one_part():
   found = _described()
   weights = DocumentWeights(np.zeros(5))
@@ -59,7 +86,9 @@ def test_texts_without_words_have_no_terms():
   weights = DocumentWeights(np.log(WEIGHT))
   ids = [f"id{i}" for i in range(5)]
   texts = ["a1", "b2", "12 34", "...", "é_"]
-  found = describe.describe(weights, FEATURES, MASS, texts, ids)
+  found = describe.describe(
+    weights, describe.Sample(FEATURES, MASS, texts, ids)
+  )
   assert found.favored is not None
   assert found.favored.terms == ()
 
@@ -68,7 +97,9 @@ def test_letters_without_end_are_no_term():
   weights = DocumentWeights(np.log(WEIGHT))
   ids = [f"id{i}" for i in range(5)]
   texts = ["A" * 3000, "c" * 24, "sand", "b" * 25, "apples " + "d" * 600]
-  found = describe.describe(weights, FEATURES, MASS, texts, ids)
+  found = describe.describe(
+    weights, describe.Sample(FEATURES, MASS, texts, ids)
+  )
   assert found.favored is not None
   assert found.favored.terms == ("apples", "c" * 24)
 
@@ -97,7 +128,7 @@ def test_a_tree_that_grows_names_its_leaves_where_they_end():
   np.testing.assert_allclose(applied.weight_N, [0.5, 0.5, 1, 2], rtol=1e-5)
   texts = ["one", "two", "tin", "red"]
   nodes = describe.nodes(
-    same, features_NE, np.full(4, 0.25), texts, list("abcd")
+    same, describe.Sample(features_NE, np.full(4, 0.25), texts, list("abcd"))
   )
   assert [one.path for one in nodes] == ["", "0", "1", "1.0", "1.1"]
   assert nodes[1].mass == pytest.approx(0.5)
@@ -113,7 +144,8 @@ def test_a_tree_that_grows_names_its_leaves_where_they_end():
   )
   # Of a sample, too, shares of the training sum to one.
   root, zero, *_ = describe.nodes(
-    same, features_NE[:3], np.full(3, 1 / 3), texts[:3], list("abc")
+    same,
+    describe.Sample(features_NE[:3], np.full(3, 1 / 3), texts[:3], list("abc")),
   )
   assert root.mixture == pytest.approx(1.0)
   assert zero.mixture == pytest.approx(0.5)
@@ -133,10 +165,9 @@ def test_a_leaf_that_scores_tells_which_way_it_leans():
   mass_N = np.full(number, 1 / number)
   root, leaf = describe.nodes(
     TreePartition(weights),
-    features_NE.astype(np.float32),
-    mass_N,
-    texts,
-    list("abcdefgh"),
+    describe.Sample(
+      features_NE.astype(np.float32), mass_N, texts, list("abcdefgh")
+    ),
   )
   assert root.times is None and root.towards is None
   assert leaf.towards == ("apples", "pears") and leaf.away == ("sand",)

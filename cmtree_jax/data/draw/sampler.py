@@ -318,6 +318,27 @@ def document_keys(document_ids: Sequence[str]) -> np.ndarray:
   )
 
 
+def some(key_N: np.ndarray, size: int, *seed: int) -> np.ndarray:
+  """Numbers of some documents in a row, the same ones in whatever order they come.
+
+  Args:
+    key_N: uint64, of `document_keys`.
+    size: how many; all where there are no more.
+    seed: numbers of 0 or more; others choose others.
+
+  >>> key_N = document_keys([f"text {i}" for i in range(1000)])
+  >>> a, b = some(key_N, 100, 0), some(key_N[::-1], 100, 0)
+  >>> len(a), set(key_N[a]) == set(key_N[::-1][b]), set(a) == set(some(key_N, 100, 1))
+  (100, True, False)
+  """
+  if size >= len(key_N):
+    return np.arange(len(key_N))
+  rank_N = key_N
+  for one in seed:
+    rank_N = mixed(rank_N ^ mixed(np.array(one, np.uint64)))
+  return np.sort(np.argpartition(rank_N, size)[:size])
+
+
 def unit_keys(key_N: np.ndarray) -> np.ndarray:
   """A number in [0, 1) for every key, float32: as good as random."""
   return (mixed(key_N) >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
