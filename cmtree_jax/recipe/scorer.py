@@ -8,9 +8,11 @@ a curve that never falls from its predictions to weights,
 .. math:: s(x) = v \cdot x + b \approx \log w, \qquad
           \hat w(x) = \mathrm{E}[w \mid s(x)]
 
-with x the logarithms of the counts, of unit length. The curve is fitted to predictions
-for documents that the regression has not seen, so that new documents like the known
-ones get as many tokens as these, also from a method that only keeps or leaves out. How
+with x the logarithms of the counts, of unit length. Documents are known in four parts,
+each of which has a regression that was fitted to the others, and the curve is fitted to
+what these predict. A new document has the mean of the four weights: so new documents
+like the known ones get as many tokens as these, also from a method that only keeps or
+leaves out. How
 much of the weights the words explain is told: of a quality that words show nearly all,
 of a choice at random nothing. Of what depends on other documents, as duplicates do, a
 scorer knows no more than how those were written.
@@ -43,10 +45,10 @@ _CHUNK = 1000  # documents; bounds the memory of their counts
 
 
 class Scorer(NamedTuple):
-  """The regression, the curve, and what they are worth."""
+  """The regressions, the curve, and what they are worth."""
 
-  coefficient_F: np.ndarray  # v, float32
-  bias: float  # b
+  coefficient_JF: np.ndarray  # v of each of J regressions, float32
+  bias_J: np.ndarray  # b
   score_C: np.ndarray  # s where the curve turns, ascending
   weight_C: np.ndarray  # E[w | s] there
   explained: float  # share of the variance of w, in documents not fitted to
@@ -61,8 +63,10 @@ class Scorer(NamedTuple):
     found = [np.zeros(0)]
     for start in range(0, len(texts), _CHUNK):
       x_NF = log_odds.word_rows(texts[start : start + _CHUNK])
-      found.append(x_NF @ self.coefficient_F + self.bias)
-    return np.interp(np.concatenate(found), self.score_C, self.weight_C)
+      score_NJ = x_NF @ self.coefficient_JF.T + self.bias_J
+      weight_NJ = np.interp(score_NJ, self.score_C, self.weight_C)
+      found.append(weight_NJ.mean(axis=1))
+    return np.concatenate(found)
 
   def text(self) -> str:
     """What a person is told of it."""
@@ -99,9 +103,7 @@ def load(path: Path) -> Scorer:
   """The scorer in a file."""
   with np.load(path) as file:
     found = Scorer(*(file[name] for name in Scorer._fields))
-  return found._replace(
-    bias=float(found.bias), explained=float(found.explained)
-  )
+  return found._replace(explained=float(found.explained))
 
 
 def fit(
@@ -135,8 +137,8 @@ def fit(
     curve = _curve(score_N[~own], weight_N[~own], tokens_N[~own])
     expected_N[own] = np.interp(score_N[own], *curve)
   return Scorer(
-    np.asarray(np.mean(coefficient, axis=0), np.float32),
-    float(np.mean(bias)),
+    np.asarray(coefficient, np.float32),
+    np.asarray(bias),
     *_curve(score_N, weight_N, tokens_N),
     _explained(expected_N, weight_N, tokens_N),
   )
