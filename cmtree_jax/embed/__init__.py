@@ -28,7 +28,8 @@ class Plan(NamedTuple):
   # MODEL_VIEWS: "loss", "trajectory" and "hidden" are what a proxy
   # makes of it that `config.look.steps` of natural text have trained.
   views: tuple[str, ...] = ("topic",)
-  hidden_dim: int = 16  # numbers that are kept of its hidden states
+  # Numbers that are kept of its hidden states, at most as many as these have.
+  hidden_dim: int = 16
   hidden_layers: int = 1  # the last layers, whose states "hidden" is made of
   # Ages of the proxy at which "trajectory" has the loss; even, for "loss" has it at
   # half of them and at the end.

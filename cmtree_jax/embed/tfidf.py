@@ -213,8 +213,8 @@ def _commonest(texts: Sequence[str], size: int) -> np.ndarray:
     both = np.concatenate([code, more[0]]), np.concatenate([count, more[1]])
     code, inverse = np.unique(both[0], return_inverse=True)
     count = np.bincount(inverse, both[1], len(code)).astype(np.int64)
-  # Which of equally rare ones are in is what scikit-learn chose in earlier versions.
-  chosen = np.argsort(-count.astype(np.float32))[:size]
+  # Of equally rare ones those with the smallest codes, on every machine.
+  chosen = np.argsort(-count, kind="stable")[:size]
   return code[np.sort(chosen)]
 
 

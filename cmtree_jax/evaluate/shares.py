@@ -35,7 +35,7 @@ def of_groups(
   >>> log_w_N = np.log([2.0, 0.5, 0.5])
   >>> group_N, mass_N = np.array([0, 1, 1]), np.full(3, 1 / 3)
   >>> for share in of_groups(group_N, ("a", "b"), log_w_N, mass_N):
-  ...   print(*share)
+  ...   print(f"{share.name} {share.natural:.3f} {share.recipe:.3f}")
   a 0.333 0.667
   b 0.667 0.333
   """
@@ -45,7 +45,7 @@ def of_groups(
     for one_N in (mass_N, trained_N)
   )
   return [
-    Share(name, round(float(a), 3), round(float(b), 3))
+    Share(name, float(a), float(b))
     for name, a, b in zip(names, natural, recipe, strict=True)
   ]
 

@@ -102,7 +102,16 @@ def corpus_plan(config: Any) -> prepare.Plan:
     DataPlan(**config.data),
     tokenizer.Plan(**config.tokenizer),
     embed.Plan(**config.embedding),
+    _searched(config),
   )
+
+
+def _searched(config: Any) -> tuple[str, ...] | None:
+  """Targets that a comparison searches on, of "a>b" the first; None: all there are."""
+  if "compare" not in config:
+    return None
+  names = [x for one in config.compare.targets for x in one.split("+")]
+  return tuple(sorted({name.partition(">")[0] for name in names})) or None
 
 
 def recipe_names(config: Any) -> list[str]:

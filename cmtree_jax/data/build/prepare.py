@@ -31,7 +31,7 @@ Progress = Callable[[str], None]
 
 # Raise them when folders of prepared corpora, or of such that are only read, change, so
 # that old ones are unused.
-_FORMAT = 5
+_FORMAT = 6
 _READ_FORMAT = 6
 
 EMBEDDER_FILE = "embedder.npz"
@@ -77,6 +77,9 @@ class Plan(NamedTuple):
   data: DataPlan = DataPlan()
   tokenizer: tokenizers.Plan = tokenizers.Plan()
   embedding: embed.Plan = embed.Plan()
+  # Targets that views may be fitted to, None: all. What a recipe is only tested on
+  # must not be known to its search.
+  searched: tuple[str, ...] | None = None
 
 
 def prepare(
@@ -146,9 +149,19 @@ class _Task(NamedTuple):
     size = self.plan.data.max_documents
     return store.key_of(digest, size) if size else digest
 
+  @property
+  def goals(self) -> dict[str, tuple[str, ...]]:
+    """Texts of the targets that views may be fitted to."""
+    searched = self.plan.searched
+    return {
+      name: target.train
+      for name, target in self.targets.items()
+      if searched is None or name in searched
+    }
+
   def key(self, digest: str) -> str:
     """The name of the folder: a hash of everything that decides its bytes."""
-    data, tokenizer, embedding = self.plan
+    data, tokenizer, embedding, _ = self.plan
     parts: list[Any] = [
       tokenizer._asdict(),
       embedding.identity(),
@@ -158,6 +171,8 @@ class _Task(NamedTuple):
       parts += [store.file_digest(self.learned / x) for x in LEARNED_FILES]
     if data.source_field != DataPlan().source_field:
       parts.append(data.source_field)  # ids and texts do not tell of labels
+    if "grams" in embedding.views and set(self.goals) != set(self.targets):
+      parts.append(sorted(self.goals))
     return store.key_of(_FORMAT, digest, data.drop_repeated_texts, *parts)
 
   def report(self) -> dict[str, Any]:
@@ -320,7 +335,7 @@ def _learn(task: _Task, folder: Path):
     shards.texts(taken.paths, chosen),
     embedding,
     cache_dir=task.cache_dir,
-    goals={name: target.train for name, target in task.targets.items()},
+    goals=task.goals,
   )
   store.save_arrays(folder / EMBEDDER_FILE, embed.to_arrays(embedder))
   return tok, embedder
