@@ -17,7 +17,7 @@ from cmtree_jax.data import cache, store
 from cmtree_jax.data.build import overlap, shards
 from cmtree_jax.data.build.intake import Intake
 from cmtree_jax.data.build.workers import Workers
-from cmtree_jax.data.corpora import assembly
+from cmtree_jax.data.corpora import assembly, origins
 from cmtree_jax.data.corpora import bed as beds
 from cmtree_jax.data.corpora.bed import Bed
 from cmtree_jax.data.plan import Plan
@@ -71,6 +71,13 @@ def lay(
   if one.kind == "tiny":
     few = {name: _few(one, target, seed) for name, target in targets.items()}
     return Laid(_told(taken, plan, {}), few)
+  if one.holds_out and one.name in targets:
+    raise UserError(
+      f"config.data.bed = {plan.bed} makes a target {one.name!r} of what it takes out of "
+      "the pool, and the corpus has a target of that name; hold out another label."
+    )
+  if one.holds_out and (fault := origins.misnamed(one.name)):
+    raise UserError(f"config.data.bed = {plan.bed}: {fault}.")
   raw = [store.file_digest(path) for path in taken.paths]
   dropped = [rows.tolist() for rows in taken.dropped]
   key = store.key_of(

@@ -200,9 +200,12 @@ def positions(
   >>> positions(["a", "b", "c", "d"], ["x", "y", "x", "x"]).round(2)
   array([0.1 , 0.55, 0.44, 0.77])
   """
-  source_N = np.unique(np.asarray(sources, str), return_inverse=True)[1]
-  key_N = np.array([_unit(seed, "position", name) for name in names])
-  order_N = np.lexsort((np.asarray(names, str), key_N, source_N))
+  number = {one: i for i, one in enumerate(sorted(set(sources)))}
+  source_N = np.array([number[one] for one in sources])
+  unit = [_unit(seed, "position", name) for name in names]
+  order_N = np.array(
+    sorted(range(len(names)), key=lambda i: (source_N[i], unit[i], names[i]))
+  )
   count_K = np.bincount(source_N)
   first_K = np.cumsum(count_K) - count_K
   rank_N = np.empty(len(names), np.int64)
@@ -215,8 +218,10 @@ def positions(
 
 def partners(names: Sequence[str], *, seed: int = 0) -> np.ndarray:
   """For every document the number of another: the next one in an order by chance."""
-  key_N = np.array([_unit(seed, "partner", name) for name in names])
-  order_N = np.lexsort((np.asarray(names, str), key_N))
+  unit = [_unit(seed, "partner", name) for name in names]
+  order_N = np.array(
+    sorted(range(len(names)), key=lambda i: (unit[i], names[i]))
+  )
   next_N = np.empty(len(names), np.int64)
   next_N[order_N] = np.roll(order_N, -1)
   return next_N

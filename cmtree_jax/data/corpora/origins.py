@@ -60,7 +60,8 @@ def find(plan: Plan, *, cache_dir: Path, progress: Progress) -> Origin:
   limit = 0 if plan.strict else plan.max_skipped
   for file in plan.target_files:
     target, skips, told = targets.read(file, fields(plan))
-    _check_name(target.name, file)
+    if fault := misnamed(target.name):
+      raise UserError(f"{file}: {fault}. Rename the file.")
     if target.name in found:
       raise UserError(
         f"{file}: wanted one target called {target.name!r}, came a second one; "
@@ -75,8 +76,8 @@ def find(plan: Plan, *, cache_dir: Path, progress: Progress) -> Origin:
   return Origin(parts, found, tuple(notes), skipped)
 
 
-def _check_name(name: str, file: str) -> None:
-  """Refuses what stands for something else where targets are named."""
+def misnamed(name: str) -> str:
+  """Why a name cannot be a target's: it stands for something else; "": it can."""
   if not name.strip():
     fault = "it is blank"
   elif name in (NO_TARGET, MEAN, ANY):
@@ -86,10 +87,8 @@ def _check_name(name: str, file: str) -> None:
   elif ">" in name:
     fault = "> leads to the one that is tested"
   else:
-    return
-  raise UserError(
-    f"{file}: {name!r} cannot be the name of a target: {fault}. Rename the file."
-  )
+    return ""
+  return f"{name!r} cannot be the name of a target: {fault}"
 
 
 def fields(plan: Plan) -> sources.Rules:

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from cmtree_jax.data.read import fields
+from cmtree_jax.embed.entries import is_mark
 from cmtree_jax.types import UserError
 
 _SYNSET = re.compile(r"(.+)\.[nvasr]\.\d\d+")  # dog.n.01
@@ -38,7 +39,7 @@ def read(path: Path) -> tuple[str, ...]:
     lines = [_words(x) for x in content.splitlines() if not x.startswith("  ")]
   words = (" ".join(line.split()) for line in lines)
   found = tuple(
-    dict.fromkeys(word for word in words if len(word) > 1 or word.isalnum())
+    dict.fromkeys(word for word in words if word and not is_mark(word))
   )
   if not found:
     raise UserError(f"{path}: wanted entries, came none; write one a line.")

@@ -154,6 +154,17 @@ def test_what_is_absent_is_the_target(corpus):
   assert sizes == held and all(sizes.values())
 
 
+def test_what_is_held_out_may_not_take_a_target_s_name(corpus):
+  with pytest.raises(UserError, match="has a target of that name"):
+    _prepare(
+      corpus,
+      "data.bed=held_out:goal:0.5",
+      f"data.target_files={corpus}/goal.jsonl",
+    )
+  with pytest.raises(UserError, match="joins targets"):
+    _prepare(corpus, "data.bed=absent:s0+s1")
+
+
 def test_what_repeats_the_held_out_text_leaves_the_pool_too(corpus, tmp_path):
   rows = [
     {"id": f"x{i}", "text": " ".join(f"w{i}_{j}" for j in range(30))}
