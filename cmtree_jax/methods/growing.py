@@ -61,14 +61,15 @@ def method(plain: Method, plan: learner.Plan, *, max_leaves: int) -> Method:
     log = events.measured(state.log, state.learner.theta, new)
     grounds = _grounds(stepped, signals.target_weight_T, of_all=True)
     limits = growth.Limits(
-      # A record that is full ends the growth: nothing happens unrecorded.
-      max_leaves=jnp.where(events.is_full(log), 0, max_leaves),
+      max_leaves=jnp.int32(max_leaves),
       trust=plan.step.trust,
       rate=stepped.step_size * stepped.training.horizon,
       max_weight=stepped.training.max_weight,
       saturation=stepped.training.saturation,
     )
     theta, event = growth.event(stepped.theta, grounds, limits)
+    # A record that is full ends the growth: nothing happens unrecorded.
+    event = event._replace(kind=jnp.where(events.is_full(log), 0, event.kind))
     corpus = Sample(signals.sample_NE, signals.sample_mass_N)
     changed = learner.with_theta(stepped, theta, corpus, plan)
     grown = jax.tree.map(

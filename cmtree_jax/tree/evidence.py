@@ -99,23 +99,12 @@ def measure(
     key: draws noise in where documents fall; None: none.
     hard: straight-through leaves.
   """
-  corpus, buffer = evidence.corpus, evidence.replay
-  keys = (None, None) if key is None else tuple(jax.random.split(key))
-  placed_N, placed_R = (
-    leaves.place(theta, features, evidence.temperature, noise)
-    for features, noise in zip(
-      (corpus.features, buffer.features), keys, strict=True
-    )
+  corpus, buffer, training = (
+    evidence.corpus,
+    evidence.replay,
+    evidence.training,
   )
-  if hard:
-    placed_N, placed_R = (_hard(x) for x in (placed_N, placed_R))
-  training = evidence.training
-  max_weight = training.max_weight
-  log_w_L = mixture.normalized(
-    leaves.tilt(theta), placed_N, corpus.mass_N, max_weight=max_weight
-  )
-  log_w_N = mixture.log_w(placed_N, log_w_L, max_weight=max_weight)
-  log_w_R = mixture.log_w(placed_R, log_w_L, max_weight=max_weight)
+  log_w_N, log_w_R = _weighed(theta, evidence, leaves, key=key, hard=hard)
   all_R = buffer.weight_R / jnp.sum(buffer.weight_R)
   kl_corpus = mixture.kl_divergence(log_w_N, evidence.before_N, corpus.mass_N)
   kl_replay = mixture.kl_divergence(log_w_R, evidence.before_R, all_R)
@@ -131,6 +120,41 @@ def measure(
     kl_step=(kl_corpus + kl_replay) / 2,
     kl_natural=mixture.kl_divergence(log_w_N, natural_N, corpus.mass_N),
     effective_sample_size=mixture.effective_sample_size(log_w_N, corpus.mass_N),
+  )
+
+
+def hardened(
+  theta: shapes.Tree, evidence: Evidence, leaves: Leaves
+) -> Evidence:
+  """For candidates with hard leaves: what theta weighs documents with by its own.
+
+  Args:
+    theta: what stands before the step.
+    evidence: of the round.
+    leaves: of theta.
+  """
+  log_w_N, log_w_R = _weighed(theta, evidence, leaves, key=None, hard=True)
+  return evidence._replace(before_N=log_w_N, before_R=log_w_R)
+
+
+def _weighed(theta, evidence, leaves, *, key, hard):
+  """Log-weights of the corpus sample and of the replayed documents."""
+  corpus, max_weight = evidence.corpus, evidence.training.max_weight
+  keys = (None, None) if key is None else tuple(jax.random.split(key))
+  placed_N, placed_R = (
+    leaves.place(theta, features, evidence.temperature, noise)
+    for features, noise in zip(
+      (corpus.features, evidence.replay.features), keys, strict=True
+    )
+  )
+  if hard:
+    placed_N, placed_R = (_hard(x) for x in (placed_N, placed_R))
+  log_w_L = mixture.normalized(
+    leaves.tilt(theta), placed_N, corpus.mass_N, max_weight=max_weight
+  )
+  return (
+    mixture.log_w(placed_N, log_w_L, max_weight=max_weight),
+    mixture.log_w(placed_R, log_w_L, max_weight=max_weight),
   )
 
 

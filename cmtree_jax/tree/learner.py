@@ -286,11 +286,10 @@ def _solve(state, seen, plan, key_sample, key_noise):
   fit_R, judge_R = replay.split(seen.replay, state.round)
   some = evidence.with_fewer(seen, options.solver_sample, key_sample)
   shares = _shares(state, seen.corpus, plan)
-
-  def measure(theta, seen, weight_R, key=None):
-    return evidence.measure(
-      theta, seen, weight_R, plan.leaves, key=key, hard=options.hard
-    )
+  # What is handed over is soft, and judged so; hard leaves are on the way alone.
+  tried = seen
+  if options.hard:
+    tried = evidence.hardened(state.theta, seen, plan.leaves)
 
   def cost(theta, gain, found):
     """What a step minimizes; and the KL divergence that it moves."""
@@ -308,16 +307,18 @@ def _solve(state, seen, plan, key_sample, key_noise):
   def noisy_cost(theta, key):
     """On documents drawn anew, or a tree would carve out a sample."""
     key_fresh = jax.random.fold_in(key, 0)
-    fresh = evidence.with_fewer(seen, options.solver_sample, key_fresh)
+    fresh = evidence.with_fewer(tried, options.solver_sample, key_fresh)
     key_leaves = jax.random.fold_in(key, 1) if options.gumbel else None
-    found = measure(theta, fresh, fit_R, key_leaves)
+    found = evidence.measure(
+      theta, fresh, fit_R, plan.leaves, key=key_leaves, hard=options.hard
+    )
     mean, _ = evidence.over_proxies(found.gain_P, fit_R, seen)
     return cost(theta, mean, found)
 
-  before_P = measure(state.theta, some, judge_R).gain_P
+  before_P = evidence.measure(state.theta, some, judge_R, plan.leaves).gain_P
 
   def score(theta):
-    found = measure(theta, some, judge_R)
+    found = evidence.measure(theta, some, judge_R, plan.leaves)
     mean, error = evidence.over_proxies(found.gain_P - before_P, judge_R, seen)
     return cost(theta, mean - error, found)
 
@@ -337,9 +338,7 @@ def _info(state, theta, seen, plan) -> Info:
   """Of the step from the state's theta to another, and whether it is taken."""
 
   def measure(theta, weight_R):
-    return evidence.measure(
-      theta, seen, weight_R, plan.leaves, hard=plan.step.hard
-    )
+    return evidence.measure(theta, seen, weight_R, plan.leaves)
 
   fit_R, judge_R = replay.split(seen.replay, state.round)
   found, before = measure(theta, fit_R), measure(state.theta, fit_R)

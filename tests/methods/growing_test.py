@@ -101,6 +101,16 @@ def test_an_event_is_taken_back_with_its_step():
   assert only["undone"] and not method.history(states[1])[0]["undone"]
 
 
+@pytest.mark.slow
+def test_a_full_record_ends_the_growth():
+  method, (state, *_), *_ = rounds()
+  size = len(state.log.step_A)
+  full = state._replace(log=state.log._replace(count=jnp.int32(size)))
+  after, info = jax.jit(method.step)(full, new_round(0))
+  assert int(info.event["kind"]) == 0 and int(info.event["leaves"]) == 2
+  assert len(method.history(after)) == size
+
+
 @pytest.mark.parametrize(
   ("options", "message"),
   [

@@ -126,6 +126,11 @@ def test_hard_leaves_are_hard_for_the_corpus_and_for_what_was_valued():
   found = evidence.measure(theta, one, only_R, leaves, hard=True).gain_P
   w = 2 / (1 + np.exp(2.0))
   np.testing.assert_allclose(found[0], 10 * 0.25 * w, rtol=1e-5)
+  # A step is measured from what the same leaves weighed before.
+  same = evidence.hardened(theta, one, leaves)
+  moved = evidence.measure(theta, same, only_R, leaves, hard=True).kl_step
+  assert moved == pytest.approx(0, abs=1e-6)
+  assert evidence.measure(theta, one, only_R, leaves, hard=True).kl_step > 0.1
 
 
 def test_a_sample_of_the_sample_is_drawn_by_mass():
