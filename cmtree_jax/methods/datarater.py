@@ -19,7 +19,7 @@ from cmtree_jax.methods.base import (
   Signals,
   Small,
 )
-from cmtree_jax.tree import mixture
+from cmtree_jax.tree import mixture, replay
 
 KINDS = ("hard", "accept")
 
@@ -44,8 +44,9 @@ class State(NamedTuple):
   """What the next round needs."""
 
   weights: RatedWeights
-  previous: RatedWeights  # before the last step, to go back to
   moments_P: optax.OptState  # of Adam, for each proxy
+  previous: tuple[RatedWeights, optax.OptState]  # both before the last step
+  round: shapes.Scalar  # how many there were
 
 
 class Info(NamedTuple):
@@ -75,7 +76,8 @@ def make(
   where v is the value of a document, minus the derivative of the targets' loss after
   some steps of training by its weight: the meta-gradient goes through the steps and
   their optimizer. Each of the proxies' meta-gradients goes through an Adam of its own,
-  and the mean of the updates is taken. In the end documents are dropped by their
+  and the mean of the updates is taken, of every second proxy in turn: the others judge
+  the step. In the end documents are dropped by their
   ratings: the lowest of the whole pool, or as the filter of a batch would, which keeps
   K of B documents, with F the distribution of the ratings,
 
@@ -84,7 +86,8 @@ def make(
 
   Departures: r is linear in the embedding, not a transformer. Values are measured
   anew a few times only, and between that the meta-gradient is followed through the
-  softmax at fixed values; the batch is all that a proxy valued. While it learns,
+  softmax at fixed values, without the warm-up and the clipping of its norm; the batch
+  is all that a proxy valued. While it learns,
   documents are drawn in proportion to :math:`e^r` and not weighed. The outer loss is
   that of the targets. Shares are of tokens; the paper's best `drop` was .1 for clean
   and .75 for mixed text.
@@ -130,7 +133,7 @@ def make(
     moments_P = jax.tree.map(
       lambda x: jnp.broadcast_to(x, (facts.num_proxies, *x.shape)), moments
     )
-    return State(weights, weights, moments_P)
+    return State(weights, moments_P, (weights, moments_P), jnp.int32(0))
 
   def step(state: State, signals: Signals) -> tuple[State, Info]:
     proxies = jax.tree.leaves(state.moments_P)[0].shape[0]
@@ -138,14 +141,22 @@ def make(
     log_q_PB = _log_q(signals, proxies)
     gain = jax.vmap(rated_value, in_axes=(None, None, None, 0))
     slopes = jax.vmap(jax.grad(rated_value), in_axes=(None, None, None, 0))
+    fits_P = ~replay.judges(jnp.arange(proxies), state.round)
 
     def follow(carry, _):
       eta_E, moments_P = carry
       slope_PE = slopes(eta_E, signals.embedding_BE, value_B, log_q_PB)
-      update_PE, moments_P = jax.vmap(optimizer.update, in_axes=(0, 0, None))(
+      update_PE, new_P = jax.vmap(optimizer.update, in_axes=(0, 0, None))(
         -slope_PE, moments_P, eta_E
       )
-      return (eta_E + jnp.mean(jnp.asarray(update_PE), axis=0), moments_P), None
+      moments_P = jax.tree.map(
+        lambda new, old: jnp.where(
+          fits_P.reshape(-1, *[1] * (new.ndim - 1)), new, old
+        ),
+        new_P,
+        moments_P,
+      )
+      return (eta_E + fits_P @ update_PE / fits_P.sum(), moments_P), None
 
     start = state.weights.eta_E, state.moments_P
     (eta_E, moments_P), _ = jax.lax.scan(follow, start, length=meta_steps)
@@ -154,7 +165,8 @@ def make(
       jnp.mean(gain(one_E, signals.embedding_BE, value_B, log_q_PB))
       for one_E in (eta_E, jnp.zeros_like(eta_E))
     )
-    return State(weights, state.weights, moments_P), Info(
+    before = state.weights, state.moments_P
+    return State(weights, moments_P, before, state.round + 1), Info(
       rated, natural, jnp.linalg.norm(eta_E)
     )
 
@@ -200,7 +212,7 @@ def make(
       }
     ),
     loop="values",
-    undo=lambda state: state._replace(weights=state.previous),
+    undo=_undo,
     conclude=conclude,
     weighs="documents",
   )
@@ -253,6 +265,11 @@ def lower(rating_N: np.ndarray, tokens_N: np.ndarray) -> np.ndarray:
   _, place_N = np.unique(rating_N, return_inverse=True)
   mass = np.bincount(place_N, tokens_N) / np.sum(tokens_N)
   return (np.cumsum(mass) - mass / 2)[place_N]
+
+
+def _undo(state: State) -> State:
+  weights, moments_P = state.previous
+  return state._replace(weights=weights, moments_P=moments_P)
 
 
 def _log_q(signals: Signals, proxies: int) -> shapes.Array:

@@ -12,6 +12,7 @@ from cmtree_jax.bilevel import problem, unrolled
 from cmtree_jax.bilevel.problem import InnerLoss, Problem
 from cmtree_jax.methods import datarater
 from cmtree_jax.methods.base import Signals
+from cmtree_jax.tree import replay
 from tests.methods.world import (
   POOL,
   SIGNALS,
@@ -114,7 +115,30 @@ def test_ratings_rise_along_what_is_worth_more():
   assert w_N @ SIGNALS.mass_B[:POOL] == pytest.approx(1, rel=1e-5)
   assert w_N.max() <= 4.0 + 1e-4
   back = method.undo(state)
-  np.testing.assert_array_equal(back.weights.eta_E, before.weights.eta_E)
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    (back.weights, back.moments_P),
+    (before.weights, before.moments_P),
+  )
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_step_is_not_fitted_to_those_who_judge_it(number):
+  method = datarater.make()
+  state = method.init(jax.random.key(0), facts(4.0))._replace(
+    round=jnp.int32(number)
+  )
+  signals = take(method, np.arange(POOL))
+  judges_B = replay.judges(np.asarray(signals.proxy_B), np.array(number))
+
+  def stepped(of_B):
+    sign_B = np.where(of_B, -1.0, 1.0)[:, None]
+    other = signals._replace(value_BT=signals.value_BT * sign_B)
+    return np.asarray(method.step(state, other)[0].weights.eta_E)
+
+  as_it_is = stepped(np.zeros(POOL, bool))
+  np.testing.assert_array_equal(stepped(judges_B), as_it_is)
+  assert np.abs(stepped(~judges_B) - as_it_is).max() > 0.01
 
 
 @pytest.mark.parametrize("kind", datarater.KINDS)
