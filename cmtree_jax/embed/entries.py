@@ -24,6 +24,7 @@ _NO_BLANKS = re.compile(
   r"\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff01\uff08\uff09\uff0c\uff1a\uff1b"
   r"\uff1f\uff5e\U00020000-\U0002ebef]"
 )
+_LONGEST = 100  # characters of a word
 CHUNK = 300  # characters of a caption: 77 tokens, what CLIP reads of a text
 
 
@@ -42,7 +43,7 @@ class Matches(NamedTuple):
 
   entries: Sequence[str]  # all different
   chunk: int = 0  # characters of a text that are taken for one; 0: all of it
-  version: int = 1
+  version: int = 2
 
   def __call__(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
     """Entries and counts of every chunk, and chunks of every text."""
@@ -74,6 +75,11 @@ def spaced(text: str) -> str:
   return " ".join(["", *_APART.sub(r" \1 ", text).split(), ""])
 
 
+def is_mark(word: str) -> bool:
+  """Whether it is a single mark, which is no entry: it would stand everywhere."""
+  return len(word) == 1 and not word.isalnum()
+
+
 def terms(texts: Iterable[str], *, most: int) -> list[str]:
   r"""Words, and pairs of words in a row, that texts have in common.
 
@@ -91,9 +97,9 @@ def terms(texts: Iterable[str], *, most: int) -> list[str]:
   for text in texts:
     words = spaced(text).split()
     pairs = [
-      pair for pair in itertools.pairwise(words) if not set(pair) & set(_MARKS)
+      pair for pair in itertools.pairwise(words) if not any(map(is_mark, pair))
     ]
-    every = [(word,) for word in words if word not in _MARKS] + pairs
+    every = [(word,) for word in words if not is_mark(word)] + pairs
     number.update(every)
     texts_of.update(set(every))
     size += len(words)
@@ -128,13 +134,20 @@ def _edge(end: str) -> str:
 
 
 def _chunks(text: str, size: int) -> Iterator[str]:
-  """Consecutive parts that end at blanks; longer than `size` by a word at most."""
+  """Consecutive parts that end at blanks; longer than `size` by a word at most.
+
+  Where no blank comes for `_LONGEST` more, as in languages without any, they are cut.
+  """
   if not size:
     yield text
     return
   start = 0
   while start < len(text) - 1 or not start:
-    stop = text.find(" ", start + size)
+    stop = text.find(" ", start + size, start + size + _LONGEST)
+    if stop < 0 and start + size < len(text):
+      yield text[start : start + size]
+      start += size
+      continue
     stop = len(text) - 1 if stop < 0 else stop
     yield text[start : stop + 1]
     start = max(stop, 1)

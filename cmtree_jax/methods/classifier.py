@@ -18,6 +18,7 @@ from cmtree_jax.methods.base import (
   Planted,
   Small,
 )
+from cmtree_jax.types import UserError
 
 FEATURES = ("grams", "embedding")
 KINDS = ("hard", "soft")
@@ -132,7 +133,16 @@ def fit(
   rows: Rows,
   documents: int,
 ) -> Fit:
-  """The best fits for one target; of equal ones the most regular."""
+  """The best fits for one target; of equal ones the most regular.
+
+  Raises:
+    UserError: the pool has no two halves.
+  """
+  if len(pool.key_N) < 2:
+    raise UserError(
+      "A classifier that scores each half of the documents by the other wants at least "
+      f"2, came {len(pool.key_N)}; give config.data.source more."
+    )
   middle = middle_of(pool.key_N)
   halves = [
     rows(pool, _first(pool.key_N, half_N, documents // 2))

@@ -44,9 +44,10 @@ def make(
 
   Departures: quotas are tokens, not documents. The quadratic program has a closed form
   and is solved exactly; the authors' solver is stopped so early that it breaks bounds
-  and sum. The temperature is that of the paper, 0.1, not that of the code, 0.5. k-means
-  has as many clusters as the square root of the documents, where the paper has 500.
-  Duplicates make dense clusters: run it on a corpus without.
+  and sum. The least quota is that of `balance`, and not one document. The temperature
+  is that of the paper, 0.1, not that of the code, 0.5. k-means has as many clusters as
+  the square root of the documents, where the paper has 500. Duplicates make dense
+  clusters: run it on a corpus without.
 
   Cost:
     k-means and K^2 products, no training. 24 bytes for each document.

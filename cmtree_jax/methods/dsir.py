@@ -18,6 +18,7 @@ from cmtree_jax.methods.base import (
   Planted,
   Small,
 )
+from cmtree_jax.types import UserError
 
 KINDS = ("hard", "gumbel", "soft")
 
@@ -68,6 +69,7 @@ def make(
     A Method that reads the counts of words of all documents.
   Raises:
     ValueError: for an option that is out of its range.
+    UserError: there are more buckets than counts were made of.
   References:
     Xie et al., `Data Selection for Language Models via Importance Resampling
     <https://arxiv.org/abs/2302.03169>`_, 2023, section 4; PyPI data-selection 1.0.3.
@@ -118,6 +120,11 @@ def scores(
 ) -> Iterator[np.ndarray]:
   """For each target s of all documents; minus infinity for those too short."""
   assert pool.grams is not None
+  if buckets > pool.grams.buckets:
+    raise UserError(
+      f"dsir.buckets = {buckets:,} wants no more than config.grams.buckets = "
+      f"{pool.grams.buckets:,}, of which counts are made; raise that."
+    )
   number_N = np.concatenate(
     [
       np.asarray(pool.grams.rows(rows).sum(axis=1)).ravel()

@@ -57,7 +57,9 @@ def make(
   task's subtasks for a document's score, each target here keeps its own best.
   `mean="cosines"` is the code; "gradients", the paper's equation, is the cosine to the
   mean of a target's gradients, in which long ones count for more. There is no
-  correction of Adam's bias and :math:`\epsilon` stands under the root, as in the code.
+  correction of Adam's bias and :math:`\epsilon` stands under the root, as in the code;
+  its :math:`\beta_2` is that of the proxy's training, .95 and not .999. The warm-up is
+  a look's, on the whole pool, where the paper has four epochs of a twentieth.
   Shares are of tokens.
 
   Cost:

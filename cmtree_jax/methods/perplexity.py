@@ -8,6 +8,7 @@ from cmtree_jax.methods.base import (
   MODELS,
   TARGET_DOCUMENTS,
   TARGET_FIRST,
+  Documents,
   Facts,
   Look,
   Method,
@@ -31,13 +32,11 @@ def make(
 ) -> Method:
   r"""Keeps the documents whose loss lies in one band of the corpus's tokens.
 
-  .. math:: u_i = \sum_{\ell_j < \ell_i} q_j + \tfrac12 q_i, \qquad
-            \text{low: } u_i < s, \quad
-            \text{mid: } |u_i - \tfrac12| < \tfrac s2, \quad
-            \text{high: } u_i > 1 - s
+  .. math:: u_i = \sum_{\ell_j < \ell_i} q_j + \tfrac12 q_i
 
-  with the mean loss of each document under a model that was trained and then held.
-  Under one that knows the pool ("proxy", or the larger "teacher") the middle leaves
+  A share s of the tokens is kept: the lowest u, those nearest to one half, or the
+  highest, with the mean loss of each document under a model that was trained and then
+  held. Under one that knows the pool ("proxy", or the larger "teacher") the middle leaves
   out both what is repeated and what is noise. Under one that goes on with the targets'
   texts ("target") low losses are near to the targets, as CCNet's are to Wikipedia.
   Ties are broken by the documents' ids.
@@ -52,7 +51,8 @@ def make(
     4 bytes a document, and 90 while they are ranked.
 
   Args:
-    share: s, the share of the tokens that is kept.
+    share: s, the share of the tokens that is kept; more where documents may not be
+      repeated so often.
     band: "low", "mid" or "high" losses.
     model: "proxy", "teacher" or "target", whose losses they are.
   Returns:
@@ -74,24 +74,15 @@ def make(
     pool = facts.pool
     assert pool is not None
     assert pool.loss_ON is not None
-    q_N = pool.tokens_N / pool.tokens_N.sum()
-    order_N = np.lexsort((pool.key_N, pool.loss_ON[-1]))
-    u_N = np.empty(len(order_N))
-    u_N[order_N] = np.cumsum(q_N[order_N]) - q_N[order_N] / 2
-    score_N = {"low": -u_N, "mid": -np.abs(u_N - 0.5), "high": u_N}[band]
-    kept_N = {
-      "low": u_N < share,
-      "mid": np.abs(u_N - 0.5) < share / 2,
-      "high": u_N > 1 - share,
-    }[band]
-    # A document may be longer than the band; then the nearest stands for it.
-    kept_N[np.lexsort((pool.key_N, -score_N))[0]] = True
+    score_N = _places(pool, pool.loss_ON[-1])
+    if band != "high":
+      score_N = -score_N if band == "low" else -np.abs(score_N - 0.5)
     why = because(
-      f"loss {{loss:.3f}}, outside of the {band} {share:.0%} of the tokens",
+      f"loss {{loss:.3f}}, outside of the band of {band} ones that is kept",
       loss=pool.loss_ON[-1],
     )
-    return scoring.chosen(
-      kept_N, pool, max_weight=facts.max_weight, score_N=score_N
+    return scoring.top(
+      score_N, pool, share=share, max_weight=facts.max_weight
     ).saying(why)
 
   return scoring.method(
@@ -100,3 +91,12 @@ def make(
     look=Look(models=(model,)),
     targeted=model == "target",
   )
+
+
+def _places(pool: Documents, loss_N: np.ndarray) -> np.ndarray:
+  """u: the tokens of lower loss than each document's, and half of its own."""
+  q_N = pool.tokens_N / pool.tokens_N.sum()
+  order_N = np.lexsort((pool.key_N, loss_N))
+  u_N = np.empty(len(order_N))
+  u_N[order_N] = np.cumsum(q_N[order_N]) - q_N[order_N] / 2
+  return u_N

@@ -51,8 +51,9 @@ def make(
   the proxy and one that goes on with the target's texts, at three points of their
   training each. Models that differ in size or steps alone are in one order on nearly
   all that can be learned. The order is that of the loss on the target, not of
-  accuracies, and every target has its own. The classifier is the logistic regression
-  of `methods/classifier.py`, not fastText.
+  accuracies, and every target has its own. The strongest agreement that there is makes
+  the positives, where the paper asks for a full one. The classifier is the logistic
+  regression of `methods/classifier.py`, not fastText.
 
   Cost:
     Models of `config.look.steps` steps, and `checkpoints` forward passes of each over

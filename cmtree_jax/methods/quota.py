@@ -54,7 +54,9 @@ def make(
 
   Args:
     scorer: name of a method that scores documents; its options are those of its own
-      block. Its features, models and looks are this method's.
+      block. Its features, models and looks are this method's. One that ranks only what
+      it would take itself (rds_plus, facility_location, svp by centers) leaves the
+      others in the order of their ids.
     mixture: p. "natural": as much of each domain as there is. "crisp": the shares of
       the targets' texts in the domains, as in `crisp`. "recipe:WORKDIR": what an
       earlier recipe weighs them with, on its leaves (partition.kind=tree:WORKDIR) or

@@ -16,6 +16,7 @@ from cmtree_jax.methods.base import (
   Planted,
   Small,
 )
+from cmtree_jax.selection import neighbors
 
 SMALL = Small()
 PLANTED = Planted(more=TARGET_FIRST, documents=TARGET_DOCUMENTS)
@@ -89,7 +90,8 @@ def scores(pool: Documents, target: Documents, *, share: float) -> np.ndarray:
 
   def nearest(example: int, taken_N: np.ndarray) -> np.ndarray:
     dot_N = _by_chunks(lambda x_BH: x_BH @ goal_MH[example], state_NH)
-    cosine_N = np.where(taken_N, -np.inf, dot_N / length_N)
+    cosine_N = np.asarray(neighbors.rounded(dot_N / length_N))
+    cosine_N = np.where(taken_N, -np.inf, cosine_N)
     return _first(cosine_N, pool.key_N, depth)
 
   enough = share * float(pool.tokens_N.sum())

@@ -305,7 +305,7 @@ def first(score_N: np.ndarray, pool: Documents, *, share: float) -> np.ndarray:
   """
   tokens_N = np.asarray(pool.tokens_N)
   before_N = _before(_order(score_N, pool.key_N), tokens_N)
-  return before_N < share * tokens_N.sum()
+  return before_N / tokens_N.sum() < share
 
 
 def gumbel(key_N: np.ndarray, key: shapes.Key) -> np.ndarray:

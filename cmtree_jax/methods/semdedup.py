@@ -44,7 +44,8 @@ def make(
   Departures: the paper tunes epsilon until a wanted share of the documents is left;
   `share` does so exactly, in tokens. The default is that of NeMo Curator. k-means has
   as many clusters as the square root of the documents, of the order of the paper's
-  11,000 for C4. Ties are broken by ids.
+  11,000 for C4. Ties are broken by ids. Where documents may not be repeated so often as
+  the kept ones would be, those left out share the rest.
 
   Cost:
     k-means, and products of all pairs of features within a cluster; no training.

@@ -64,7 +64,10 @@ def make(
   The first round of "active" trains on the whole pool in place of a random labelled
   part, and nothing is kept for having been in it. Shares are of tokens. In the
   authors' code an entropy that underflows is NaN and ranks first; here such terms are
-  zero. Forgetting events are counted at checkpoints, not in every batch.
+  zero. "k_center" starts from a tenth of what it keeps, by ids, where they have 1,000
+  images at random. A round of "active" is the beginning of a training of all steps: its
+  learning rate has not come down. Forgetting events are counted at checkpoints, not in
+  every batch.
 
   Cost:
     "core_set": a proxy of `config.look.steps` steps and a forward pass over the pool,

@@ -95,6 +95,11 @@ def kept(
     groups: numbers of documents, in their order; each document is in one group.
     epsilon: how far from one a cosine still makes two documents the same.
   """
+
+  def near(x_BE, y_CE):
+    # As `Likeness` tells them, or the two would differ at the edge.
+    return np.round(np.asarray(_cosines(x_BE, y_CE)), 6) > 1 - epsilon
+
   kept_N = np.ones(len(embedding_NE), bool)
   for rows in groups:
     for place, x_BE in _blocks(embedding_NE, rows):
@@ -102,8 +107,8 @@ def kept(
       for earlier, y_BE in _blocks(embedding_NE, rows[: place.start]):
         stays_B = np.zeros(len(y_BE), bool)
         stays_B[: earlier.stop - earlier.start] = kept_N[rows[earlier]]
-        out_B |= np.asarray(_near(x_BE, y_BE, epsilon))[:, stays_B].any(axis=1)
-      near_BB = np.asarray(_near(x_BE, x_BE, epsilon))
+        out_B |= near(x_BE, y_BE)[:, stays_B].any(axis=1)
+      near_BB = near(x_BE, x_BE)
       for one in range(place.stop - place.start):
         out_B[one] |= (near_BB[one, :one] & ~out_B[:one]).any()
       kept_N[rows[place]] = ~out_B[: place.stop - place.start]
@@ -136,9 +141,5 @@ def _most(x_BE: Array, y_CE: Array, first: int) -> tuple[Array, Array]:
 
 
 @jax.jit
-def _near(x_BE: Array, y_CE: Array, epsilon: float) -> Array:
-  return _cosines(x_BE, y_CE) > 1 - epsilon
-
-
 def _cosines(x_BE: Array, y_CE: Array) -> Array:
   return jnp.einsum("be,ce->bc", x_BE, y_CE, precision="highest")

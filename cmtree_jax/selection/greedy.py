@@ -142,12 +142,16 @@ def facility_location(
   order, gain, spent = [], [], 0.0
   while spent < budget and bound_N.max() > 0:
     best = np.argsort(-bound_N, kind="stable")[: batch + 1]
-    rows_B = best[:batch]
-    outside = bound_N[best[batch]] if len(best) > batch else 0.0
+    rows_B = np.sort(best[:batch])
+    # The best outside of the batch, and how many of the batch stand before it.
+    outside, before = 0.0, batch
+    if len(best) > batch:
+      outside = bound_N[best[batch]]
+      before = int(np.searchsorted(rows_B, best[batch]))
     found = _accept(
       similarity(rows_B),
       cover_N,
-      jnp.float32(outside),
+      (jnp.float32(outside), jnp.int32(before)),
       jnp.asarray(cost_N[rows_B], jnp.float32),
       jnp.float32(budget - spent),
     )
@@ -172,10 +176,19 @@ class _Accepted(NamedTuple):
 
 @jax.jit
 def _accept(
-  column_NB: Array, cover_N: Array, outside: Array, cost_B: Array, budget: Array
+  column_NB: Array,
+  cover_N: Array,
+  outside: tuple[Array, Array],
+  cost_B: Array,
+  budget: Array,
 ) -> _Accepted:
-  """Chooses from a batch as long as nothing outside of it can add more."""
+  """Chooses from a batch as long as nothing outside of it can come first.
+
+  Of equal gains the first document's comes first, so `outside` has the greatest bound
+  there and how many of the batch have smaller numbers than the first that has it.
+  """
   size = column_NB.shape[1]
+  bound, before = outside
   start = _Accepted(
     cover_N,
     _gains(column_NB, cover_N),
@@ -187,7 +200,9 @@ def _accept(
 
   def goes_on(state: _Accepted):
     best = jnp.max(state.bound_B)
-    return (best > 0) & (best >= outside) & (state.spent < budget)
+    first = jnp.argmax(state.bound_B) < before
+    leads = (best > bound) | ((best == bound) & first)
+    return (best > 0) & leads & (state.spent < budget)
 
   def add(state: _Accepted):
     best = jnp.argmax(state.bound_B)

@@ -2,7 +2,9 @@
 
 Every document is compared with every center or query. No index stands between, so
 the answer does not depend on how one was built; blocks bound the memory, and the
-rows may lie on disk.
+rows may lie on disk. Where documents are ranked, cosines are rounded to 2**-20, for
+where a product stands in a block moves its last digits: so equal documents are equally
+near wherever they stand.
 """
 
 import functools
@@ -94,9 +96,7 @@ def each(
 ) -> tuple[Int[np.ndarray, "N k"], Float[np.ndarray, "N k"]]:
   """(numbers, cosines) of the k documents nearest to each, itself left out.
 
-  Nearest first; of equally near ones the first comes first. Cosines are rounded to
-  2**-20, for where a product stands in a block moves its last digits: so equal
-  documents are equally near wherever they stand.
+  Nearest first; of equally near ones the first comes first.
 
   Cost: N^2 products of features. The documents are held on the device, 4 E bytes
   each, and a block of cosines; what is given takes 8 k bytes a document.
@@ -178,7 +178,7 @@ _product = functools.partial(jnp.einsum, precision="highest")
 
 @jax.jit
 def _cosines(x_BE: Array, y_LE: Array) -> Array:
-  return _product("be,le->bl", x_BE, y_LE)
+  return rounded(_product("be,le->bl", x_BE, y_LE))
 
 
 @jax.jit

@@ -72,7 +72,7 @@ def sketched(
     key: of the signs; what is compared has the same.
   """
   found_BP, cost = _read(source, document_B, Sketch(form, size), key)
-  signs = 2.0 * size * source.engine.proxy.num_parameters
+  signs = 2.0 * source.engine.proxy.num_parameters
   return found_BP, Cost(cost.tokens, cost.flops + len(document_B) * signs)
 
 
@@ -97,7 +97,10 @@ def influences(
   """
   reads = _Influence(source.engine.optimizer)
   found_B, cost = _read(source, document_B, reads, *target)
-  tokens = len(document_B) * target[1].size
+  # Once for each document, and once for all that are in the lanes of a device.
+  groups = -(-len(document_B) // source.lanes)
+  groups *= source.engine.mesh.shape[sharding.DATA]
+  tokens = (len(document_B) + groups) * target[1].size
   return found_B, cost.plus(tokens, FORWARD, source.flops_per_token)
 
 

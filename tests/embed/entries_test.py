@@ -55,6 +55,17 @@ def test_chunks_are_texts_of_their_own():
     assert [one for part in parts for one in part] == list(range(7))
 
 
+def test_text_without_blanks_is_cut():
+  text = "一二三四五六七八九十" * 100
+  made = entries.Matches(("一二", "十一"), 300)([text, text[:300], text[:350]])
+  assert made["chunks_N"].tolist() == [4, 1, 1]
+  found = dict(
+    zip(made["entry"].tolist(), made["count"].tolist(), strict=False)
+  )
+  assert found[0] > 0
+  assert made["count"].max() <= 41  # of the longest, with its edges
+
+
 def test_no_texts_give_no_rows():
   made = entries.Matches(("cat",))([])
   kinds = {name: x.dtype.name for name, x in made.items()}
@@ -65,6 +76,11 @@ def test_no_texts_give_no_rows():
     "count": "float32",
   }
   assert not any(map(len, made.values()))
+
+
+def test_single_marks_are_no_terms():
+  texts = ["the dog - a pet ( good )", "a cat - the pet ( bad )"]
+  assert entries.terms(texts, most=20) == ["a", "pet", "the"]
 
 
 def test_terms_are_what_several_texts_have_in_common():

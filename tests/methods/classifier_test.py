@@ -6,6 +6,7 @@ import pytest
 
 from cmtree_jax.methods import classifier
 from cmtree_jax.selection import regression
+from cmtree_jax.types import UserError
 from tests.methods import oracles, world
 
 WORDS = {
@@ -207,3 +208,10 @@ def held_out_loss(made) -> float:
 def test_options_out_of_range_are_refused(options):
   with pytest.raises(ValueError, match=r"must be|Unknown"):
     classifier.make(**options)
+
+
+def test_a_pool_of_one_document_is_refused():
+  first = np.arange(1)
+  pool = documents(KIND_N[first], 0)
+  with pytest.raises(UserError, match="at least 2, came 1"):
+    found(FACTS._replace(pool=pool))

@@ -11,6 +11,7 @@ from cmtree_jax.embed.grams import Grams
 from cmtree_jax.methods import dsir, scoring
 from cmtree_jax.methods.base import Documents
 from cmtree_jax.selection import regression
+from cmtree_jax.types import UserError
 from tests.methods import oracles, world
 
 CASE = np.load(pathlib.Path(__file__).parent / "cases" / "dsir_io.npz")
@@ -83,6 +84,13 @@ def test_fewer_buckets_are_those_of_the_signal_together():
     scores(folded(pool), folded(target), buckets=50),
     rtol=1e-6,
   )
+
+
+def test_more_buckets_than_were_counted_are_refused():
+  pool, target = given("pool"), given("target")
+  more = pool.grams.buckets + 1
+  with pytest.raises(UserError, match=r"no more than config\.grams\.buckets"):
+    list(scores(pool, target, buckets=more))
 
 
 def test_short_documents_are_left_out_unless_all_are_short():

@@ -176,6 +176,15 @@ def test_a_share_of_equal_documents_is_met_exactly(parts):
   assert np.flatnonzero(found.log_w_N > 0).tolist() == list(range(28))
 
 
+@pytest.mark.parametrize("percent", [7, 14, 28, 29, 55, 57])
+def test_the_first_hold_a_share_and_not_a_document_more(percent):
+  pool = Documents(
+    np.arange(100, dtype=np.uint64), np.ones(100, int), np.zeros((100, 1))
+  )
+  found_N = scoring.first(-np.arange(100.0), pool, share=percent / 100)
+  assert found_N.sum() == percent
+
+
 def test_noise_is_not_the_order_in_which_others_draw():
   """Random documents, or those whose influence is asked, by the same ids."""
   keys = np.random.default_rng(0).integers(2**63, size=4000, dtype=np.uint64)

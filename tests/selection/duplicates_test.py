@@ -100,6 +100,16 @@ def test_of_equal_documents_one_stays():
   assert np.flatnonzero(kept_N).tolist() == [first]
 
 
+@pytest.mark.parametrize("cosine", [0.9899997, 0.9900003, 0.9900013])
+def test_both_ways_agree_at_the_edge(cosine):
+  pair_NE = np.array([[1, 0], [cosine, np.sqrt(1 - cosine**2)]], np.float32)
+  rows, epsilon = [np.arange(2)], 0.01
+  found = duplicates.likeness(pair_NE, rows).cosine_N
+  np.testing.assert_array_equal(
+    duplicates.kept(pair_NE, rows, epsilon=epsilon), found <= 1 - epsilon
+  )
+
+
 def test_equal_documents_are_in_the_order_of_their_ids():
   clusters = Clusters(np.ones((1, 2)), np.zeros(6, int), np.full(6, 0.5))
   key_N = np.array([5, 3, 9, 0, 1, 7], np.uint64)

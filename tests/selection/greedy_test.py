@@ -95,6 +95,20 @@ def test_old_gains_as_bounds_change_nothing(points, batch, monkeypatch):
   assert (np.diff(found.gain) <= 1e-5).all()
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_of_equal_gains_the_first_document_s_wins(seed):
+  """Whole numbers: nothing is rounded, and many gains are equal."""
+  rng = np.random.default_rng(seed)
+  x_NE = rng.integers(0, 2, (200, 12)) * (rng.random((200, 12)) < 0.3)
+  similarity_NN = (x_NE @ x_NE.T).astype(np.float32)
+  order, gain = plain(similarity_NN, 20)
+  found = greedy.facility_location(
+    lambda rows: similarity_NN[:, rows], cost_N=ones(similarity_NN), budget=20
+  )
+  assert len(found.order) == np.sum(np.array(gain) > 0)
+  np.testing.assert_array_equal(found.order, order[: len(found.order)])
+
+
 def test_only_what_adds_something_is_chosen():
   """Three directions, ten times each: three documents stand for all."""
   x_NE = np.repeat(np.eye(3), 10, axis=0)
