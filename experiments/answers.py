@@ -24,6 +24,7 @@ from cmtree_jax.evaluate.results import NATURAL
 from cmtree_jax.evaluate.statistics import Interval
 from cmtree_jax.jobs import cells
 from cmtree_jax.jobs.command import command
+from cmtree_jax.types import UserError
 from experiments import claims
 from experiments.claims import Results
 
@@ -92,6 +93,7 @@ def run(config: Any, workdir: Path, *, overwrite: bool = False) -> int:
   """Compares at every size, each in a folder of its own, then shows."""
   from cmtree_jax.report import tables
 
+  _require_questions(claims.plain(config), workdir)
   parts: dict[str, Results] = {}
   for size in dict.fromkeys(
     (config.final.preset, *config.compare.final_presets)
@@ -107,6 +109,18 @@ def run(config: Any, workdir: Path, *, overwrite: bool = False) -> int:
       return status
   tables.show_files(list(show(parts, workdir / "answers")))
   return 0
+
+
+def _require_questions(config: Any, workdir: Path) -> None:
+  from cmtree_jax.jobs import plan
+
+  data = claims.prepared(config, workdir)
+  tested = [one.tested for one in plan.of_comparison(config).places]
+  if all(data.targets[name]["test"].questions is None for name in tested):
+    raise UserError(
+      f"None of {', '.join(tested)} has questions; name targets that have in "
+      "config.compare.targets (docs/formats.md)."
+    )
 
 
 def _at_size(config: Any, size: str) -> Any:

@@ -45,12 +45,14 @@ def run(config: Any, workdir: Path, *, overwrite: bool = False) -> int:
   from cmtree_jax.report import tables
   from cmtree_jax.types import UserError
 
-  if "bed" not in config:
+  claims.require_block(config, "bed", "beds.b:toy")
+  budgets = tuple(config.bed.epochs) or (config.budget.epochs,)
+  if config.bed.refuted_if == verdicts.RANKS and len(budgets) < 2:
     raise UserError(
-      "The config has no block `bed`; take one of configs/beds, as --config beds.b:toy."
+      f"config.bed.epochs = {budgets}: orders are compared between two budgets at least."
     )
   parts: dict[float, Bed] = {}
-  for epochs in tuple(config.bed.epochs) or (config.budget.epochs,):
+  for epochs in budgets:
     own = claims.at_budget(config, epochs)
     folder = workdir / f"epochs_{epochs:g}"
     status, found = _compared(own, folder, overwrite=overwrite)
@@ -114,7 +116,7 @@ def _random(mass_N: np.ndarray, share: float, rng: Any) -> np.ndarray:
 
 
 def _oracle(data: Any) -> np.ndarray | None:
-  """Weights of one who knows what was done to the documents; None: nothing was.
+  """Weights of one who knows what was done to the documents; None: nothing, or to all.
 
   Spoiled ones weigh nothing, those of five strengths what of them is sound, and
   rewrites as much together as one document.
@@ -130,6 +132,8 @@ def _oracle(data: Any) -> np.ndarray | None:
     return 1.0 / np.bincount(family_N)[family_N]
   if kind == "topic_by_quality":
     return 1.0 - np.array([float(name) for name in names])[factor_N]
+  if corpus_beds.SOUND not in names:
+    return None
   return (factor_N == names.index(corpus_beds.SOUND)).astype(np.float64)
 
 

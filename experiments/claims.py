@@ -19,6 +19,7 @@ from cmtree_jax.evaluate.results import FULL, NATURAL
 from cmtree_jax.evaluate.statistics import Interval
 from cmtree_jax.jobs import cells, guard
 from cmtree_jax.methods import METHODS
+from cmtree_jax.types import UserError
 
 # Methods and variants whose search trains nothing: what a search has to beat.
 FREE = guard.Plan().rivals
@@ -159,8 +160,25 @@ def job(
   return run
 
 
+def require_block(config: Any, name: str, example: str) -> None:
+  """Refuses a config that is none of this experiment's.
+
+  Args:
+    config: of the job.
+    name: of a block that the experiment reads.
+    example: a config that has it.
+  Raises:
+    UserError: it is not there.
+  """
+  if name not in config:
+    raise UserError(
+      f"The config has no block `{name}`; take one that has, as --config {example}."
+    )
+
+
 def plain(config: Any) -> Any:
   """A copy that can be changed, with full trainings of one size alone."""
+  require_block(config, "compare", "claims:toy")
   own = config.copy_and_resolve_references().unlock()
   own.compare.effective_sample_sizes = ()
   own.compare.final_presets = ()

@@ -8,7 +8,7 @@ a large one. All are scored on all targets. A pair of recipes is decided rightly
 small scale prefers the one that the large scale prefers. Scores are bits per byte of
 texts or, where a target has questions, of the answers, and accuracy; the last is also
 predicted by the bits of small trainings. Beside them stands what one seed of the large
-scale says of the others: no small scale can be expected to do better.
+scale says of the others, which are fewer seeds than small scales are judged by.
 
 References:
   Magnusson et al., `DataDecide <https://arxiv.org/abs/2504.11393>`_, 2025.
@@ -21,11 +21,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cmtree_jax import checks
 from cmtree_jax.evaluate.decisions import Decisions, decisions
 from cmtree_jax.evaluate.results import FULL, MEAN, NATURAL
 from cmtree_jax.evaluate.statistics import Interval
 from cmtree_jax.jobs import cells
 from cmtree_jax.jobs.command import command
+from cmtree_jax.types import UserError
 from experiments import claims
 from experiments.claims import Results
 from experiments.planted import Bench
@@ -59,6 +61,7 @@ def run(config: Any, workdir: Path, *, overwrite: bool = False) -> int:
   """Trains all recipes at both scales, each in a folder of its own, then shows."""
   from cmtree_jax.report import tables
 
+  _check(config)
   made = recipes(config)
   parts: dict[str, Results] = {}
   for scale in (SMALL, LARGE):
@@ -71,6 +74,24 @@ def run(config: Any, workdir: Path, *, overwrite: bool = False) -> int:
   files = show(parts[SMALL], parts[LARGE], made, workdir / "decisions")
   tables.show_files(list(files))
   return 0
+
+
+def _check(config: Any) -> None:
+  """Refuses settings of which no pairs of recipes come."""
+  from cmtree_jax.proxy.model import PRESETS
+
+  claims.require_block(config, "decision", "decision_accuracy:toy")
+  wanted = config.decision
+  if not wanted.bases:
+    raise UserError(
+      "config.decision.bases is empty; name methods that recipes are made from."
+    )
+  try:
+    checks.at_least(3, recipes=wanted.recipes)  # natural, and a pair beside it
+    for field in (SMALL, LARGE):
+      checks.one_of(field, wanted[field], tuple(PRESETS))
+  except ValueError as error:
+    raise UserError(f"config.decision: {error}") from error
 
 
 def recipes(config: Any) -> list[Recipe]:
