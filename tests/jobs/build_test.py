@@ -5,7 +5,7 @@ import pytest
 
 from cmtree_jax.jobs import build
 from cmtree_jax.types import UserError
-from configs import method
+from configs import claims, method
 
 
 @pytest.mark.parametrize(
@@ -48,3 +48,10 @@ def test_a_kernel_without_tangents_is_refused_where_they_are_taken(monkeypatch):
         build.check(config)
       config.hypergradient.estimator = "difference"
     build.check(config)
+
+
+def test_views_know_the_targets_that_a_comparison_searches_on():
+  assert build.corpus_plan(method.get_config("crisp")).searched is None
+  config = claims.get_config("toy")
+  config.compare.targets = ("news>humaneval", "film_reviews+news")
+  assert build.corpus_plan(config).searched == ("film_reviews", "news")

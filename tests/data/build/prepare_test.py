@@ -12,10 +12,12 @@ import sys
 import numpy as np
 import pytest
 
+from cmtree_jax.config import load
 from cmtree_jax.data.build import prepare, workers
 from cmtree_jax.data.build.tokenizer import EOS_ID, ByteTokenizer
 from cmtree_jax.data.draw import sampler
 from cmtree_jax.data.read import fields, files
+from cmtree_jax.jobs import build
 from cmtree_jax.loops.checkpoint import Interrupted
 from cmtree_jax.types import UserError
 from tests import corpora
@@ -50,6 +52,33 @@ def _prepare(
   return corpora.prepare_folder(
     corpus, source, *overrides, cache=cache, crew=crew
   )
+
+
+def test_what_is_only_tested_is_no_view_of_documents(corpus):
+  text = (corpus / "goal.jsonl").read_text()
+  (corpus / "other.jsonl").write_text(text.replace("other text", "more of it"))
+  config = load(
+    "configs/smoke.py",
+    [
+      f"data.source=jsonl:{corpus}/[ab].jsonl",
+      f"data.target_files={corpus}/goal.jsonl,{corpus}/other.jsonl",
+      *("data.targets=", "tokenizer.kind=bytes", "embedding.dim=4"),
+      "embedding.views=topic,grams",
+    ],
+  )
+  plan = build.corpus_plan(config)
+  found = [
+    prepare.prepare(
+      plan._replace(searched=searched),
+      cache_dir=corpus / "cache",
+      workers=corpora.LOCAL,
+      progress=lambda line: None,
+    )
+    for searched in (None, ("goal", "other"), ("goal",))
+  ]
+  assert [one.pool.embedding_NE.shape[1] for one in found] == [7, 7, 6]
+  assert found[0].folder == found[1].folder != found[2].folder
+  assert set(found[2].targets) == {"goal", "other"}
 
 
 def test_arrays_hold_what_the_files_hold(corpus):
