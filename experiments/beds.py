@@ -47,9 +47,17 @@ def run(config: Any, workdir: Path, *, overwrite: bool = False) -> int:
 
   claims.require_block(config, "bed", "beds.b:toy")
   budgets = tuple(config.bed.epochs) or (config.budget.epochs,)
-  if config.bed.refuted_if == verdicts.RANKS and len(budgets) < 2:
+  rivals = config.bed.rivals
+  if config.bed.refuted_if == verdicts.RANKS:
+    if len(budgets) < 2:
+      raise UserError(
+        f"config.bed.epochs = {budgets}: orders are compared between two budgets at "
+        "least."
+      )
+  elif not {*rivals} & {*_methods(config)}:
     raise UserError(
-      f"config.bed.epochs = {budgets}: orders are compared between two budgets at least."
+      "config.compare.methods has none of the rivals that the bed's verdict compares "
+      f"its tree with; name one of {', '.join(rivals)}."
     )
   parts: dict[float, Bed] = {}
   for epochs in budgets:
@@ -67,8 +75,7 @@ def _compared(
   config: Any, workdir: Path, *, overwrite: bool
 ) -> tuple[int, Any]:
   """Searches of methods, then the planted recipes beside them."""
-  needed = (config.bed.trees[0], DIRECT)
-  methods = tuple(dict.fromkeys((*needed, *config.compare.methods)))
+  methods = _methods(config)
   with config.unlocked():
     config.compare.methods = methods
   status, first = claims.compared(
@@ -82,6 +89,12 @@ def _compared(
     bench.config(methods), workdir, "bed", (), overwrite=overwrite
   )
   return status, None if status else measured(found, bench)
+
+
+def _methods(config: Any) -> tuple[str, ...]:
+  """The tree that is judged, what is planted from, and those that are asked for."""
+  needed = (config.bed.trees[0], DIRECT)
+  return tuple(dict.fromkeys((*needed, *config.compare.methods)))
 
 
 def plant(bench: Bench) -> None:

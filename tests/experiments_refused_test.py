@@ -10,6 +10,11 @@ from experiments import answers, beds, decision_accuracy
   [
     (answers.main, ["default"], "no block `compare`"),
     (beds.main, ["claims:toy"], "no block `bed`"),
+    (
+      beds.main,
+      ["beds.b:toy", "--config.compare.methods=mates"],
+      "none of the rivals",
+    ),
     (beds.main, ["beds.g:toy", "--config.bed.epochs=1.0,"], "two budgets"),
     (decision_accuracy.main, ["claims:toy"], "no block `decision`"),
     (
