@@ -88,6 +88,7 @@ def test_fewer_buckets_are_those_of_the_signal_together():
 
 def test_more_buckets_than_were_counted_are_refused():
   pool, target = given("pool"), given("target")
+  assert pool.grams is not None
   more = pool.grams.buckets + 1
   with pytest.raises(UserError, match=r"no more than config\.grams\.buckets"):
     list(scores(pool, target, buckets=more))
