@@ -13,6 +13,7 @@ so a small set sets a high bar.
 """
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -93,7 +94,7 @@ def run(config: Any, workdir: Path, *, overwrite: bool = False) -> int:
   """Compares at every size, each in a folder of its own, then shows."""
   from cmtree_jax.report import tables
 
-  _require_questions(claims.plain(config), workdir)
+  _check(claims.plain(config), workdir)
   parts: dict[str, Results] = {}
   for size in dict.fromkeys(
     (config.final.preset, *config.compare.final_presets)
@@ -111,11 +112,21 @@ def run(config: Any, workdir: Path, *, overwrite: bool = False) -> int:
   return 0
 
 
-def _require_questions(config: Any, workdir: Path) -> None:
+def _check(config: Any, workdir: Path) -> None:
+  """Refuses targets without questions, and those that two recipes would answer."""
   from cmtree_jax.jobs import plan
 
+  sets = plan.of_comparison(config).target_sets.values()
+  places = [one for of_set in sets for one in of_set]
+  named = Counter(one.name for one in places)
+  twice = [name for name, count in named.items() if count > 1]
+  if twice:
+    raise UserError(
+      f"config.compare.targets tests {', '.join(twice)} in more than one set; a table "
+      "of answers has one recipe of each method for a task."
+    )
   data = claims.prepared(config, workdir)
-  tested = [one.tested for one in plan.of_comparison(config).places]
+  tested = [one.tested for one in places]
   if all(data.targets[name]["test"].questions is None for name in tested):
     raise UserError(
       f"None of {', '.join(tested)} has questions; name targets that have in "

@@ -9,6 +9,11 @@ from experiments import answers, beds, decision_accuracy
   ("main", "settings", "told"),
   [
     (answers.main, ["default"], "no block `compare`"),
+    (
+      answers.main,
+      ["claims:toy", "--config.compare.targets=a,a+b"],
+      "tests a in more than one set",
+    ),
     (beds.main, ["claims:toy"], "no block `bed`"),
     (
       beds.main,
