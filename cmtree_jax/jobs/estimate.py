@@ -224,7 +224,7 @@ def _of_runs(learner: search.Learner, name: str) -> Iterator[Part]:
 
 def _of_look(learner: search.Learner, name: str) -> Iterator[Part]:
   plan, presets = learner.plans.look, search.look_presets(learner.job.config)
-  parts = search.looked_at(learner)
+  parts = known.looked_at(learner.method, learner.data)
   for one in learner.method.look.models:
     preset = presets[one]
     model = search.model_of(learner, preset, total_steps=plan.steps)

@@ -9,6 +9,7 @@ from cmtree_jax.data import mirror
 from cmtree_jax.data.build import prepare, texts
 from cmtree_jax.data.build.prepare import DocumentSet, Prepared
 from cmtree_jax.data.draw import sampler
+from cmtree_jax.data.draw.packing import TokenStore
 from cmtree_jax.data.read import entries, labels
 from cmtree_jax.embed import grams
 from cmtree_jax.embed.grams import Grams
@@ -185,6 +186,12 @@ def driving_names(data: Prepared) -> tuple[str, ...]:
   return tuple(
     name for name, splits in data.targets.items() if len(splits["train"])
   )
+
+
+def looked_at(method: Method, data: Prepared) -> tuple[TokenStore, ...]:
+  """What models measure: the pool, and the targets' texts if the method asks for them."""
+  train = driving(data, "train") if method.targeted else []
+  return tuple(one.tokens for one in (data.pool, *train))
 
 
 def sample(config: Any, data: Prepared) -> describe.Sample:

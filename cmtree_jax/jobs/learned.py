@@ -196,13 +196,13 @@ def _nmi(comparison: compare.Comparison, one: Learned) -> dict[str, float]:
   source_N, names = data.documents.labels("source")
   if len(names) < 2:
     return {}
-  sample = known.sample(_own(config), data)
   kept = known.sample_rows(_own(config), data)
   given = comparison.partitions.under(config.method, 0)["given"]
   of_N = {"partition": given.domain_N[kept]}
   if not isinstance(one.weights, DocumentWeights):
-    embedding_NE = sample.embedding_NE
-    log_p_NL = one.weights.log_p_leaf(embedding_NE, sample.sources)
+    embedding_NE = np.asarray(data.pool.embedding_NE[kept])
+    labels = [names[i] for i in source_N[kept]]
+    log_p_NL = one.weights.log_p_leaf(embedding_NE, labels)
     same = kmeans.fit(
       embedding_NE, num_clusters=log_p_NL.shape[1], seed=config.seed
     )

@@ -178,15 +178,8 @@ def _look(learner: Learner, session: fleet.Session) -> fleet.Outcome:
       name: functools.partial(model_of, learner, one, total_steps=plan.steps)
       for name, one in look_presets(learner.job.config).items()
     },
-    parts=looked_at(learner),
+    parts=known.looked_at(learner.method, learner.data),
   )
-
-
-def looked_at(learner: Learner) -> tuple[packing.TokenStore, ...]:
-  """What models measure: the pool, and the targets' texts if the method asks for them."""
-  data = learner.data
-  train = known.driving(data, "train") if learner.method.targeted else []
-  return tuple(one.tokens for one in (data.pool, *train))
 
 
 def look_presets(config: Any) -> dict[str, str]:

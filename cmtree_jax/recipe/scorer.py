@@ -12,10 +12,9 @@ with x the logarithms of the counts, of unit length. Documents are known in four
 each of which has a regression that was fitted to the others, and the curve is fitted to
 what these predict. A new document has the mean of the four weights: so new documents
 like the known ones get as many tokens as these, also from a method that only keeps or
-leaves out. How
-much of the weights the words explain is told: of a quality that words show nearly all,
-of a choice at random nothing. Of what depends on other documents, as duplicates do, a
-scorer knows no more than how those were written.
+leaves out. How much of the weights the words explain is told: of a quality that words
+show nearly all, of a choice at random nothing. Of what depends on other documents, as
+duplicates do, a scorer knows no more than how those were written.
 
 References:
   Gu et al., `Data Selection via Optimal Control <https://arxiv.org/abs/2410.07064>`_,

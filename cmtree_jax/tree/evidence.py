@@ -99,11 +99,8 @@ def measure(
     key: draws noise in where documents fall; None: none.
     hard: straight-through leaves.
   """
-  corpus, buffer, training = (
-    evidence.corpus,
-    evidence.replay,
-    evidence.training,
-  )
+  corpus, buffer = evidence.corpus, evidence.replay
+  training = evidence.training
   log_w_N, log_w_R = _weighed(theta, evidence, leaves, key=key, hard=hard)
   all_R = buffer.weight_R / jnp.sum(buffer.weight_R)
   kl_corpus = mixture.kl_divergence(log_w_N, evidence.before_N, corpus.mass_N)
