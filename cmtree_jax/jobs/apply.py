@@ -11,7 +11,7 @@ from cmtree_jax.budget import Budget
 from cmtree_jax.data import mirror, store
 from cmtree_jax.data.build import prepare, texts
 from cmtree_jax.embed import of_proxy
-from cmtree_jax.jobs import build, reported
+from cmtree_jax.jobs import build, known, reported
 from cmtree_jax.jobs import job as jobs
 from cmtree_jax.jobs import workdir as workdirs
 from cmtree_jax.jobs.job import Job, Show
@@ -38,12 +38,7 @@ def story(job: Job) -> Show | None:
   job.reporter.say(f"Recipe of {folder}. {recipe.budget.text()}")
   nodes = [describe.Node(**node) for node in recipe.data["nodes"]]
   value_N = np.full(len(data.pool), np.nan, np.float32)
-  pool = texts.load(
-    data,
-    tokenizer=config.tokenizer.kind,
-    cache_dir=build.cache_dir(config),
-    workers=job.workers,
-  )[texts.POOL]
+  pool = known.texts_of(job, data)[texts.POOL]
 
   def written() -> Show:
     # Exports name the tokenizer, here.

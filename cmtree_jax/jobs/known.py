@@ -81,12 +81,7 @@ def with_documents(
   facts: Facts, method: Method, job: Job, data: Prepared, placed: Domains
 ) -> Facts:
   """With every document, and what the method wants to know of each."""
-  text = texts.load(
-    data,
-    tokenizer=job.config.tokenizer.kind,
-    cache_dir=build.cache_dir(job.config),
-    workers=job.workers,
-  )
+  text = texts_of(job, data)
   counts: dict[str, Grams] = {}
   if "grams" in method.features:
     plan = grams.Plan(**job.config.grams)
@@ -122,6 +117,16 @@ def with_documents(
     pool=pool,
     train=train,
     validation=validation,
+  )
+
+
+def texts_of(job: Job, data: Prepared) -> dict[str, texts.Texts]:
+  """The texts of pool and targets, which the job's workers measure."""
+  return texts.load(
+    data,
+    tokenizer=job.config.tokenizer.kind,
+    cache_dir=build.cache_dir(job.config),
+    workers=job.workers,
   )
 
 
