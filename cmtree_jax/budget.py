@@ -94,7 +94,7 @@ class Budget(NamedTuple):
     """One line for a person."""
     line = (
       f"Budget: {self.tokens:,} tokens for {self.parameters:,} parameters, "
-      f"{self.epochs:.3g} epochs of a pool of {self.pool_tokens:,}; "
+      f"{in_epochs(self.epochs)} of a pool of {self.pool_tokens:,}; "
     )
     if self.max_weight > 1:
       return line + (
@@ -105,6 +105,15 @@ class Budget(NamedTuple):
       "the natural mixture alone repeats documents as often as config.budget."
       f"max_epochs = {self.max_epochs:g} allows, or more: no recipe may differ from it."
     )
+
+
+def in_epochs(number: float) -> str:
+  """As a person reads it.
+
+  >>> in_epochs(1.0), in_epochs(0.25)
+  ('1 epoch', '0.25 epochs')
+  """
+  return f"{number:.3g} epoch" + "s" * (f"{number:.3g}" != "1")
 
 
 def make(plan: Plan, *, prepared_tokens: int, parameters: int) -> Budget:
@@ -148,7 +157,7 @@ def unmatched(
     share = length / (budget.epochs * tokens)
     if share > 1:
       told.append(
-        f"{name} has {length:,} tokens, {length / tokens:.3g} epochs of what is "
+        f"{name} has {length:,} tokens, {in_epochs(length / tokens)} of what is "
         f"prepared, where the budget has {budget.epochs:.3g}: it repeats documents "
         "more often. Lower its steps or prepare more."
       )

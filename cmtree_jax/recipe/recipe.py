@@ -10,7 +10,7 @@ from cmtree_jax import budget as budgets
 from cmtree_jax.budget import Budget
 from cmtree_jax.data import mirror, sealed, share, store
 from cmtree_jax.data.build import prepare
-from cmtree_jax.data.draw import sampler
+from cmtree_jax.data.draw import packing, sampler
 from cmtree_jax.embed.texts import Texts
 from cmtree_jax.methods.base import DocumentWeights
 from cmtree_jax.methods.base import Path as DocumentPath
@@ -24,7 +24,9 @@ from cmtree_jax.recipe.partition import (
 from cmtree_jax.types import UserError
 
 FILE = "recipe.json"
-FORMAT = 3  # with digests of itself and of what it reads documents with
+FORMAT = (
+  4  # with digests of itself, of what it reads documents with, and of these
+)
 
 # Stands for a partition where documents have weights of their own; they are in the
 # file of documents.
@@ -87,21 +89,20 @@ class Recipe(NamedTuple):
     """
     if self.partition is not None:
       return self.partition
-    known_N, weight_N, tokens_N, path_N = self._documents()
+    known_N, weight_N, digest_N, path_N = self._documents()
     order_N = np.argsort(known_N)
     place_N = np.searchsorted(known_N, data.pool.key_N, sorter=order_N)
     row_N = order_N[np.minimum(place_N, len(order_N) - 1)]
     is_new_N = known_N[row_N] != data.pool.key_N
-    # The corpus is tokenized as the recipe's was: equal texts have equal lengths.
-    pairs_N = data.pool.tokens.pairs_N
-    other = np.flatnonzero(~is_new_N & (tokens_N[row_N] != pairs_N))
+    # The corpus is tokenized as the recipe's was: equal texts have equal tokens.
+    here_N = packing.digests(data.pool.tokens, slice(0, len(data.pool)))
+    other = np.flatnonzero(~is_new_N & (digest_N[row_N] != here_N))
     if len(other):
       (name,) = data.documents.rows(other[:1], "id")["id"]
       raise UserError(
         f"The recipe of {self.folder} knows documents by their ids, and "
-        f"{len(other):,} of these {len(data.pool):,} have other texts than there: "
-        f"{name!r} had {tokens_N[row_N[other[0]]]} tokens and has "
-        f"{pairs_N[other[0]]}. Give documents ids that stay with them "
+        f"{len(other):,} of these {len(data.pool):,} have other texts than there, "
+        f"such as {name!r}. Give documents ids that stay with them "
         "(config.data.id_field; else an id is a file's name and line), or make a "
         "recipe for this corpus."
       )
@@ -163,13 +164,13 @@ class Recipe(NamedTuple):
     return notebook.of_recipe(self.data)
 
   def _documents(self):
-    """Of the documents: hashes of ids, weights, tokens and places, if they have any."""
+    """Of the documents: hashes of ids, weights, hashes of tokens, places if there are."""
     import pyarrow.parquet as pq
 
     path = self.folder / assign.DOCUMENTS_FILE
     file = self.folder / FILE
     sealed.require(file, self.data, assign.DOCUMENTS_FILE, cure=_CURE)
-    names = ["weight", "tokens"] + [assign.PLACE] * assign.has_path([path])
+    names = ["weight", "digest"] + [assign.PLACE] * assign.has_path([path])
     file = pq.ParquetFile(path)
     keys, columns = [], {name: [] for name in names}
     for group in range(file.num_row_groups):
@@ -181,7 +182,7 @@ class Recipe(NamedTuple):
     return (
       np.concatenate(keys),
       found["weight"],
-      found["tokens"],
+      found["digest"],
       found.get(assign.PLACE),
     )
 
@@ -244,9 +245,9 @@ def load(folder: Path | str) -> Recipe:
   data = sealed.read(file, cure=_CURE)
   if data.get("format") != FORMAT:
     raise UserError(
-      f"{file}: wanted format {FORMAT}, which holds digests of the recipe's files, "
-      f"came {data.get('format')!r}. Make it again with the same config in a new "
-      "workdir: python -m cmtree_jax.main --config CONFIG --workdir NEW; "
+      f"{file}: wanted format {FORMAT}, which holds digests of the recipe's files "
+      f"and documents, came {data.get('format')!r}. Make it again with the same "
+      "config in a new workdir: python -m cmtree_jax.main --config CONFIG --workdir NEW; "
       "config.budget says which training it is for."
     )
   sealed.require(file, data, *prepare.LEARNED_FILES, cure=_CURE)

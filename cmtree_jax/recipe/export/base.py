@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cmtree_jax.budget import Budget
+from cmtree_jax.budget import Budget, in_epochs
 from cmtree_jax.data.build.workers import Workers
 from cmtree_jax.types import UserError
 
@@ -156,7 +156,7 @@ def purpose(options: Options) -> str:
   """What the comments of trainers' configs say of the budget."""
   budget = options.budget
   return (
-    f"For a training of {budget.tokens:,} tokens, {budget.epochs:.3g} epochs of the "
+    f"For a training of {budget.tokens:,} tokens, {in_epochs(budget.epochs)} of the "
     "corpus: a longer one repeats documents more often."
   )
 

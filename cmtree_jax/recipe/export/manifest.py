@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 import cmtree_jax
-from cmtree_jax.budget import from_json
+from cmtree_jax.budget import from_json, in_epochs
 from cmtree_jax.data import store
 from cmtree_jax.recipe import recap
 from cmtree_jax.recipe.export import levanter
@@ -185,7 +185,7 @@ def told(folder: Path) -> str:
   budget = from_json(manifest["budget"])
   path = _undrawn(manifest) + _path(manifest)
   lines = (
-    f"Export for {budget.tokens:,} tokens, {budget.epochs:.3g} epochs of this "
+    f"Export for {budget.tokens:,} tokens, {in_epochs(budget.epochs)} of this "
     "corpus: "
   )
   if budget.epochs > budget.max_epochs:

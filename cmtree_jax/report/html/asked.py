@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from cmtree_jax.budget import in_epochs
 from cmtree_jax.evaluate.results import MEAN, NATURAL
 from cmtree_jax.report import tables
 from cmtree_jax.report.html import page
@@ -74,7 +75,7 @@ def _budget(found: Results) -> str:
   plan = found.settings.get("budget", {})
   if "max_epochs" not in plan:
     return ""
-  length = f"{plan.get('epochs', 1):g} epochs of the pool"
+  length = in_epochs(plan.get("epochs", 1)) + " of the pool"
   if plan.get("tokens"):
     length = f"{plan['tokens']:,} tokens"
   return (

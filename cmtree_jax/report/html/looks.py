@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from cmtree_jax.budget import in_epochs
 from cmtree_jax.report.html import page
 from cmtree_jax.report.html.documents import OUT, Documents
 from cmtree_jax.report.html.results import Results
@@ -100,7 +101,7 @@ def section(found: Results, name: str) -> str:
   if found.is_schedule:
     lines.append("Of a schedule these are the mean weights over the training.")
   told = (
-    f"Looks at a document in {epochs:.3g} epochs of the pool. Plain bars count "
+    f"Looks at a document in {in_epochs(epochs)} of the pool. Plain bars count "
     "documents, hatched ones training tokens."
   )
   return "\n".join(

@@ -257,7 +257,7 @@ def test_a_person_is_told_what_moved(tmp_path):
   assert 5 < at_cap < SIZE / 2
   assert moved > 0.25
   assert export.told(tmp_path) == (
-    f"Export for {TOKENS_N.sum():,} tokens, 1 epochs of this corpus: {at_cap} "
+    f"Export for {TOKENS_N.sum():,} tokens, 1 epoch of this corpus: {at_cap} "
     f"documents are at the cap of weight 4; {moved:.2%} of the training tokens "
     "went from such documents to the others. That is another recipe: learn one "
     "with this config.budget."
