@@ -127,7 +127,10 @@ def learner_of(
   *,
   seed: int,
 ) -> Learner:
-  """A method that knows what it may of a corpus; arguments as of `weigh`."""
+  """A method that knows what it may of a corpus; arguments as of `weigh`.
+
+  What it draws by the documents' keys is drawn anew for every seed.
+  """
   method = build.make_method(name, job.config)
   placed = parts[method.partition]
   facts = known.with_documents(
@@ -137,13 +140,16 @@ def learner_of(
     data,
     placed,
   )
+  pool = facts.pool
+  assert pool is not None
+  key_N = sampler.keys_of_seed(pool.key_N, seed)
   return Learner(
     method,
     job,
     data,
     placed,
     build.plans(job.config),
-    facts._replace(seed=seed),
+    facts._replace(seed=seed, pool=pool._replace(key_N=key_N)),
   )
 
 

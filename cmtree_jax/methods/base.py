@@ -97,7 +97,7 @@ class Documents(NamedTuple):
   each observation of `Method.look`; means are over the tokens of a document.
   """
 
-  key_N: np.ndarray  # uint64, a hash of every id
+  key_N: np.ndarray  # uint64, a hash of every id, and of a pool's of the seed
   tokens_N: np.ndarray  # int, length of each
   embedding_NE: np.ndarray
   domain_N: np.ndarray | None = None  # int, the domain of each

@@ -101,9 +101,9 @@ def job(corpus, folder, *overrides):
     )
 
 
-def weigh(name, one, data):
+def weigh(name, one, data, *, seed=0):
   parts = search.partitions([name], one, data)
-  return search.weigh(name, one, data, parts, seed=0, stage="search")
+  return search.weigh(name, one, data, parts, seed=seed, stage="search")
 
 
 def test_words_are_counted_for_methods_that_read_them(corpus, tmp_path):
@@ -135,6 +135,17 @@ def test_documents_like_a_target_are_found(corpus, tmp_path, name):
   assert found.cost == (0, 0)
   assert [row["target"] for row in found.history] == [0, 1]
   assert all(row["tokens"] > 0 for row in found.history)
+
+
+def test_what_is_drawn_by_keys_is_drawn_anew_for_every_seed(corpus, tmp_path):
+  with job(corpus, tmp_path, "random_documents.share=0.5") as (one, data):
+    first, again, other = (
+      weigh("random_documents", one, data, seed=seed).log_w_N > 0
+      for seed in (0, 0, 1)
+    )
+  np.testing.assert_array_equal(first, again)
+  # Half of a half is in both.
+  assert np.mean(first & other) == pytest.approx(0.25, abs=0.1)
 
 
 def test_values_are_told_which_target_a_document_is_of(corpus, tmp_path):

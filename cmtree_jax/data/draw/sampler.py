@@ -339,6 +339,17 @@ def some(key_N: np.ndarray, size: int, *seed: int) -> np.ndarray:
   return np.sort(np.argpartition(rank_N, size)[:size])
 
 
+def keys_of_seed(key_N: np.ndarray, seed: int) -> np.ndarray:
+  """Keys that put the same documents in another order for every seed.
+
+  >>> key_N = document_keys(["a", "b", "c"])
+  >>> one_N = keys_of_seed(key_N, 1)
+  >>> bool((keys_of_seed(key_N, 0) == key_N).all()), bool((one_N == key_N).any())
+  (True, False)
+  """
+  return key_N ^ np.uint64(seed * _GOLDEN % 2**64)
+
+
 def unit_keys(key_N: np.ndarray) -> np.ndarray:
   """A number in [0, 1) for every key, float32: as good as random."""
   return (mixed(key_N) >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
