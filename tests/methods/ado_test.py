@@ -202,7 +202,9 @@ def test_the_recipe_counts_from_the_first_fit(quick, output):
 
 @pytest.mark.slow
 def test_planted_noise_comes_last_and_the_target_is_not_known():
-  method = ado.make(**SMALL)
+  # The law of a loss that does not fall has several lowest points: from a few starts
+  # it depends on the processor which is found.
+  method = ado.make(**SMALL | dict(thin=2))
   states, infos, _ = planted.drive(
     method, planted.facts(STEPS), planted.PlantedProxy()
   )
