@@ -99,8 +99,9 @@ def test_tilts_alone_find_the_ratio_of_masses():
 
 
 def test_a_partition_that_moves_finds_a_likelier_ratio():
-  # The target wants the second kind, which this partition has not told apart.
-  start = tree([[1, 1, 0, 0], [0, 0, 1, 0]])
+  # The target wants the second kind, which this partition has hardly told apart: were
+  # it not at all, rounding alone would say where to move.
+  start = tree([[1, 0.56, 0, 0], [0, 0.5, 1, 0]])
   likelihood = {
     name: float(TARGET[1] @ log_w(theta, TARGET))
     for name, theta in {
