@@ -204,7 +204,8 @@ def test_the_recipe_counts_from_the_first_fit(quick, output):
 def test_planted_noise_comes_last_and_the_target_is_not_known():
   # The law of a loss that does not fall has several lowest points: from a few starts
   # it depends on the processor which is found.
-  method = ado.make(**SMALL | dict(thin=2))
+  options: dict[str, Any] = {**SMALL, "thin": 2}
+  method = ado.make(**options)
   states, infos, _ = planted.drive(
     method, planted.facts(STEPS), planted.PlantedProxy()
   )
