@@ -24,9 +24,7 @@ from cmtree_jax.recipe.partition import (
 from cmtree_jax.types import UserError
 
 FILE = "recipe.json"
-FORMAT = (
-  4  # with digests of itself, of what it reads documents with, and of these
-)
+FORMAT = 4  # with digests of its files, and of its documents' tokens
 
 # Stands for a partition where documents have weights of their own; they are in the
 # file of documents.
