@@ -80,7 +80,10 @@ def facts_of(
 def with_documents(
   facts: Facts, method: Method, job: Job, data: Prepared, placed: Domains
 ) -> Facts:
-  """With every document, and what the method wants to know of each."""
+  """With every document, and what the method wants to know of each.
+
+  What a method draws by keys of the pool is drawn anew for every seed of a search.
+  """
   text = texts_of(job, data)
   counts: dict[str, Grams] = {}
   if "grams" in method.features:
@@ -111,6 +114,7 @@ def with_documents(
     for split in ("train", "validation")
   )
   pool = documents(texts.POOL, data.pool, placed.domain_N)
+  pool = pool._replace(key_N=sampler.keys_of_seed(pool.key_N, facts.seed))
   if "original_N" in method.features:
     pool = pool._replace(original_N=data.documents.labels("original")[0])
   return facts._replace(

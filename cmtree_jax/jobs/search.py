@@ -127,30 +127,17 @@ def learner_of(
   *,
   seed: int,
 ) -> Learner:
-  """A method that knows what it may of a corpus; arguments as of `weigh`.
-
-  What it draws by the documents' keys is drawn anew for every seed.
-  """
+  """A method that knows what it may of a corpus; arguments as of `weigh`."""
   method = build.make_method(name, job.config)
   placed = parts[method.partition]
   facts = known.with_documents(
-    known.facts_of(method, job.config, data, placed),
+    known.facts_of(method, job.config, data, placed)._replace(seed=seed),
     method,
     job,
     data,
     placed,
   )
-  pool = facts.pool
-  assert pool is not None
-  key_N = sampler.keys_of_seed(pool.key_N, seed)
-  return Learner(
-    method,
-    job,
-    data,
-    placed,
-    build.plans(job.config),
-    facts._replace(seed=seed, pool=pool._replace(key_N=key_N)),
-  )
+  return Learner(method, job, data, placed, build.plans(job.config), facts)
 
 
 def _none(learner: Learner, session: fleet.Session) -> fleet.Outcome:

@@ -19,7 +19,7 @@ import numpy as np
 from cmtree_jax.data import store
 from cmtree_jax.data.build import prepare
 from cmtree_jax.data.build.workers import Workers
-from cmtree_jax.data.draw import packing
+from cmtree_jax.data.draw import sampler
 from cmtree_jax.methods.base import DocumentWeights
 from cmtree_jax.recipe import partition as partitions
 from cmtree_jax.recipe import recap
@@ -111,7 +111,7 @@ def assign_shard(item: ShardItem) -> None:
     # NaN, never measured, is null.
     "value": pa.array(item.value_N, pa.float64(), from_pandas=True),
     "tokens": pa.array(pool.tokens.pairs_N[rows], pa.int64()),
-    "digest": pa.array(packing.digests(pool.tokens, rows), pa.uint64()),
+    "digest": pa.array(sampler.keys_of_tokens(pool.tokens, rows), pa.uint64()),
   }
   if item.place_N is not None:
     columns[PLACE] = pa.array(item.place_N, pa.int64())

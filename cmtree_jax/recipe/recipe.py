@@ -10,7 +10,7 @@ from cmtree_jax import budget as budgets
 from cmtree_jax.budget import Budget
 from cmtree_jax.data import mirror, sealed, share, store
 from cmtree_jax.data.build import prepare
-from cmtree_jax.data.draw import packing, sampler
+from cmtree_jax.data.draw import sampler
 from cmtree_jax.embed.texts import Texts
 from cmtree_jax.methods.base import DocumentWeights
 from cmtree_jax.methods.base import Path as DocumentPath
@@ -93,7 +93,7 @@ class Recipe(NamedTuple):
     row_N = order_N[np.minimum(place_N, len(order_N) - 1)]
     is_new_N = known_N[row_N] != data.pool.key_N
     # The corpus is tokenized as the recipe's was: equal texts have equal tokens.
-    here_N = packing.digests(data.pool.tokens, slice(0, len(data.pool)))
+    here_N = sampler.keys_of_tokens(data.pool.tokens, slice(0, len(data.pool)))
     other = np.flatnonzero(~is_new_N & (digest_N[row_N] != here_N))
     if len(other):
       (name,) = data.documents.rows(other[:1], "id")["id"]

@@ -5,9 +5,7 @@ give n + 1 (input, label) pairs, so that every token is predicted once and a row
 T pairs never waits for padding. Pairs are the unit of every token budget.
 """
 
-import itertools
 from collections.abc import Sequence
-from hashlib import blake2b
 from typing import NamedTuple
 
 import numpy as np
@@ -69,26 +67,6 @@ def join(stores: Sequence[TokenStore]) -> TokenStore:
     np.concatenate([one.flat for one in stores]),
     np.concatenate([*starts, ends[-1:]]),
     np.concatenate([one.bytes_N for one in stores]),
-  )
-
-
-def digests(tokens: TokenStore, part: slice) -> np.ndarray:
-  """A 64-bit hash of the tokens of every document in `part`, uint64.
-
-  Of equal texts under one tokenizer it is equal, however the store keeps them.
-  """
-  start_P1 = tokens.start_N1[part.start : part.stop + 1]
-  return np.array(
-    [
-      int.from_bytes(
-        blake2b(
-          np.asarray(tokens.flat[start:stop], "<u4").tobytes(), digest_size=8
-        ).digest(),
-        "little",
-      )
-      for start, stop in itertools.pairwise(start_P1.tolist())
-    ],
-    np.uint64,
   )
 
 

@@ -18,7 +18,8 @@ the rows of a draw. Samplers that differ in the seed, `_replace(seed=...)`, shar
 """
 
 import dataclasses
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from typing import NamedTuple, Self
 
@@ -312,9 +313,25 @@ def make(
 
 def document_keys(document_ids: Sequence[str]) -> np.ndarray:
   """A stable 64-bit hash of every id."""
-  digests = (blake2b(i.encode(), digest_size=8) for i in document_ids)
+  return _hashes(one.encode() for one in document_ids)
+
+
+def keys_of_tokens(tokens: packing.TokenStore, rows: slice) -> np.ndarray:
+  """A stable 64-bit hash of the tokens of each of some documents in a row.
+
+  It is equal for equal texts under one tokenizer, however the store keeps tokens.
+  """
+  start_P1 = tokens.start_N1[rows.start : rows.stop + 1].tolist()
+  return _hashes(
+    np.asarray(tokens.flat[start:stop], "<u4").tobytes()
+    for start, stop in itertools.pairwise(start_P1)
+  )
+
+
+def _hashes(documents: Iterable[bytes]) -> np.ndarray:
+  digests = (blake2b(one, digest_size=8) for one in documents)
   return np.array(
-    [int.from_bytes(d.digest(), "little") for d in digests], np.uint64
+    [int.from_bytes(one.digest(), "little") for one in digests], np.uint64
   )
 
 
