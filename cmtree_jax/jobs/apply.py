@@ -164,11 +164,13 @@ def export_to(
   """Writes the formats of the config, and tells what their budget did."""
   chosen, workdir = job.config.export, job.workdir
   folder = workdir / EXPORT_FOLDER
-  tokenizer = mirror.addressed(str(workdir / prepare.TOKENIZER_FILE))
+  tokenizer = workdir / prepare.TOKENIZER_FILE
   options = export.Options(
     budget=budget,
     seed=job.config.seed,
-    tokenizer=chosen.tokenizer or tokenizer,
+    tokenizer=chosen.tokenizer
+    or _address(tokenizer)
+    or str(tokenizer.resolve()),
     root=export_root(job.config, workdir),
   )
   files = export.write(folder, chosen.formats, corpus, options, facts)
@@ -178,9 +180,12 @@ def export_to(
 
 def export_root(config: Any, workdir: Path) -> str:
   """Where trainers find the exports; "" where the job writes them."""
-  folder = workdir / EXPORT_FOLDER
-  at_address = mirror.addressed(str(folder)) if mirror.of(folder) else ""
-  return config.export.root or at_address
+  return config.export.root or _address(workdir / EXPORT_FOLDER)
+
+
+def _address(path: Path) -> str:
+  """Of what is kept at an address; "" where it is kept here."""
+  return mirror.addressed(str(path)) if mirror.of(path) else ""
 
 
 def tell_cap(capped: recap.Recapped, job: Job) -> None:

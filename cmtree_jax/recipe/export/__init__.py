@@ -103,6 +103,10 @@ OF_STAGES = ("jsonl", "levanter", "parquet", "seqio")
 # These hold the order of a path, too.
 OF_PATHS = ("jsonl", "parquet")
 
+# These name the trainer's tokenizer, and most of them the folder: what they say is wrong
+# once it has moved.
+_OF_PLACES = ("levanter", "maxtext", "megatron", "olmo", "seqio")
+
 verify = manifest.verify
 told = manifest.told
 
@@ -183,8 +187,11 @@ def write(
   if corpus.stages:
     require_stages(formats)
   check(corpus, options)
-  location(folder, options)
-  inputs = manifest.inputs_of(formats, corpus, options, facts)
+  root, tokenizer = location(folder, options), options.tokenizer
+  if not set(_OF_PLACES) & set(formats):
+    root, tokenizer = "", ""
+  places = options._replace(root=root, tokenizer=tokenizer)
+  inputs = manifest.inputs_of(formats, corpus, places, facts)
   try:
     done = manifest.find(folder, inputs)
     if done is not None:

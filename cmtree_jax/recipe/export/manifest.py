@@ -40,7 +40,7 @@ def inputs_of(
     "cmtree_jax": cmtree_jax.__version__,
     "facts": dict(facts),
     "formats": sorted(formats),
-    "options": {**options._asdict(), "budget": options.budget.to_json()},
+    "options": {**options._asdict(), "budget": options.budget._asdict()},
     "paths": dict(zip(corpus.leaf_names, corpus.leaf_paths, strict=True)),
     "documents": corpus.num_documents,
     "tokens": corpus.total_tokens,
@@ -60,13 +60,13 @@ def find(folder: Path, inputs: Mapping[str, Any]) -> list[Path] | None:
   if not (folder / FILE).exists():
     return None
   manifest = read(folder)
-  old = manifest["inputs"]
-  changed = [key for key in inputs if old.get(key) != inputs[key]]
-  if changed:
-    key = changed[0]
+  changed = _difference(manifest["inputs"], inputs)
+  if changed is not None:
+    name, was, wanted = changed
     raise UserError(
-      f"{folder} holds another export: its {key} was {_short(old.get(key))}, "
-      f"wanted {_short(inputs[key])}. Choose another folder or remove this one."
+      f"{folder} holds another export, made with {name} {_short(was)}; wanted "
+      f"{_short(wanted)}. Remove this folder to write it anew, or export into another "
+      "one."
     )
   faults = verify(folder)
   if faults:
@@ -293,6 +293,23 @@ def _facts(path: Path) -> dict[str, Any]:
   with path.open("rb") as file:
     digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
   return {"bytes": path.stat().st_size, "blake2b": digest.hexdigest()}
+
+
+def _difference(old: Any, new: Any) -> tuple[str, Any, Any] | None:
+  """The first value that differs: its name, as "options.seed", and both.
+
+  >>> _difference({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}})
+  ('a.c', 2, 3)
+  """
+  if old == new:
+    return None
+  if isinstance(old, dict) and isinstance(new, dict):
+    for key in [*new, *old]:
+      below = _difference(old.get(key), new.get(key))
+      if below is not None:
+        name, *both = below
+        return f"{key}.{name}" if name else key, *both
+  return "", old, new
 
 
 def _short(value: Any) -> str:

@@ -265,7 +265,7 @@ def test_a_manifest_tells_the_stages(tmp_path):
   assert told["cap"]["max_weight"] == 4
   assert "documents are at the cap of weight 4" in export.told(folder)
   # The same weights at other steps are another export.
-  with pytest.raises(UserError, match="its stages was"):
+  with pytest.raises(UserError, match="made with stages"):
     written(
       folder,
       "jsonl",

@@ -51,9 +51,12 @@ def test_manifest_lists_every_file_and_says_what_is_in_it(
   assert sorted([*found["files"], "manifest.json"]) == sorted(names)
   assert found["format"] == 2
   assert found["inputs"]["facts"] == FACTS
-  budget = options.budget.to_json()
-  assert found["inputs"]["options"] == {**options._asdict(), "budget": budget}
-  assert found["budget"] == budget
+  assert found["inputs"]["options"] == {
+    **options._asdict(),
+    "budget": options.budget._asdict(),
+    "root": str(folder),
+  }
+  assert found["budget"] == options.budget.to_json()
   assert found["cap"] == {
     "documents_at_cap": 0,
     "max_weight": pytest.approx(100 * corpus.total_tokens / 2_000),
@@ -192,10 +195,16 @@ def test_damaged_manifest(corpus, options, tmp_path):
 @pytest.mark.parametrize(
   ("change", "fact"),
   [
-    ({"options": {"seed": 9}}, '"seed": 9'),
-    ({"budget": {"tokens": 1_999}}, '"tokens": 1999'),
-    ({"facts": {"corpus_digest": "other"}}, '"corpus_digest": "other"'),
-    ({"formats": ["doremi", "jsonl"]}, '["doremi", "jsonl"]'),
+    ({"options": {"seed": 9}}, "options.seed 3; wanted 9"),
+    ({"budget": {"tokens": 1_999}}, "options.budget.tokens 2000; wanted 1999"),
+    (
+      {"facts": {"corpus_digest": "other"}},
+      f'facts.corpus_digest "{FACTS["corpus_digest"]}"; wanted "other"',
+    ),
+    (
+      {"formats": ["doremi", "jsonl"]},
+      'formats ["doremi"]; wanted ["doremi", "jsonl"]',
+    ),
   ],
 )
 def test_another_export_is_not_overwritten(
@@ -216,8 +225,27 @@ def test_another_export_is_not_overwritten(
   )
   assert f"{folder} holds another export" in message
   assert fact in message
-  assert "Choose another folder" in message
+  assert "Remove this folder" in message
   assert content(folder) == before
+
+
+def test_what_names_no_place_is_the_same_wherever_it_lies(
+  corpus, options, tmp_path
+):
+  old, new = tmp_path / "old", tmp_path / "new"
+  here = options._replace(tokenizer=str(old / "tokenizer.bin"))
+  there = options._replace(tokenizer=str(new / "tokenizer.bin"))
+  export.write(old, ["doremi", "parquet"], corpus, here, FACTS)
+  old.rename(new)
+  before = content(new)
+  paths = export.write(new, ["doremi", "parquet"], corpus, there, FACTS)
+  assert content(new) == before
+  assert {p.relative_to(new).as_posix() for p in paths} == set(before)
+  # Paths of the old place are of no use in the new one.
+  export.write(old, ["megatron"], corpus, here, FACTS)
+  moved = old.rename(tmp_path / "moved")
+  message = refusal(moved, ["megatron"], corpus, there, FACTS)
+  assert f'options.root "{old}"; wanted "{moved}"' in message
 
 
 def test_a_folder_of_something_else_is_left_alone(corpus, options, tmp_path):
