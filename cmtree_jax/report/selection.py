@@ -211,8 +211,12 @@ def show(found: Selection) -> None:
     lost = [one for one in some_groups if sum(one.documents[BACK:])]
     lost.sort(key=lambda one: -sum(one.tokens[BACK:]))
     if len(some_groups) > 1 and lost:
-      more = f", the {_SHOWN} that lose most" * (len(lost) > _SHOWN)
-      console.print(_screen(f"By {name}{more}", name, lost[:_SHOWN]))
+      chosen = lost[:_SHOWN]
+      more = ", what lost most" * (len(lost) > _SHOWN)
+      console.print(_screen(f"By {name}{more}", name, chosen))
+      whole = len(some_groups) - len(lost)
+      if whole:
+        console.print(f"Kept whole: {whole:,} more.")
   for line in sentences(found):
     console.print(line, soft_wrap=True)
   out = [one for one in found.examples if one.verdict == OUT and one.reason]
@@ -255,6 +259,7 @@ def sentences(found: Selection) -> Iterator[str]:
     )
   if found.once is not None:
     yield (
-      f"The kept documents hold {found.once:,} tokens: an export for so many, "
-      f"--config.export.tokens={found.once}, has each of them once."
+      f"The kept documents hold {found.once:,} tokens. An export for so many has each "
+      f"of them once: --config.export.tokens={found.once} with --config.recipe.apply "
+      "at this folder, in a new --workdir."
     )

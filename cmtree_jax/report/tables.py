@@ -166,15 +166,17 @@ def token_lines(tokens: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
     f"natural): {listed(near)}."
   ]
   if len(source) > 1:
-    moved = sorted(source, key=lambda one: one["natural"] - one["recipe"])
-    lines.append(f"More than natural has: {listed(moved[:_SOURCES])}.")
+    grown = [one for one in source if one["recipe"] > one["natural"]]
+    grown.sort(key=lambda one: one["natural"] - one["recipe"])
+    if grown:
+      lines.append(f"More than natural has: {listed(grown[:_SOURCES])}.")
   if "factor" in tokens:
     listed_all = listed(tokens["factor"])
     lines.append(f"By what the bed did to documents: {listed_all}.")
   return lines
 
 
-_SOURCES = 3  # whose share grew most
+_SOURCES = 3  # at most, whose share grew most
 
 
 def show_files(files: Sequence[Path]) -> None:

@@ -101,6 +101,16 @@ def test_nothing_of_a_document_is_markup(found, capsys):
   shown = capsys.readouterr().out
   assert "[bold]" in shown  # is no markup of the terminal, either
   assert "--config.export.tokens=90" in shown
+  assert "Kept whole" not in shown  # every source lost something
+
+
+def test_groups_that_lose_nothing_are_counted(capsys):
+  weight_N = np.array([1.5, 1.5, 1e-6, 1.5, 1.5, 1.5])
+  groups = selection.groups(SOURCE_N, SOURCES, weight_N, TOKENS_N)
+  every = selection.groups(np.zeros(6, int), ("all",), weight_N, TOKENS_N)
+  selection.show(Selection(every[0], {"source": groups}, {}, [], None, None))
+  shown = capsys.readouterr().out
+  assert "By source" in shown and "Kept whole: 2 more." in shown
 
 
 def test_the_summary_can_be_written(found):

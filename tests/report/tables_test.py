@@ -131,8 +131,10 @@ def test_a_recipes_tokens_are_told_by_target_and_by_source():
     }
   )
   assert "code 3.1% (50.0%), news 96.9% (50.0%)" in near
-  assert "c 40.0% (20.0%), a 30.0% (20.0%), unknown 10.0%" in sources
-  assert "b " not in sources
+  # Whose share is less or as before is not among them.
+  assert sources == ("More than natural has: c 40.0% (20.0%), a 30.0% (20.0%).")
+  same = shares(("a", 0.5, 0.5), ("b", 0.5, 0.5))
+  assert len(tables.token_lines({"nearest_target": [], "source": same})) == 1
 
 
 def test_a_kept_share_is_told_with_what_it_would_be_at_the_budget():
