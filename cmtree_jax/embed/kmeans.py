@@ -1,5 +1,6 @@
 """Flat clusters of an embedding: other methods' partition, a tree's warm start."""
 
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -36,6 +37,7 @@ def fit(
   """
   import sklearn.cluster
   import threadpoolctl
+  from sklearn.exceptions import ConvergenceWarning
 
   num_rows = len(embedding_NE)
   if not 1 <= num_clusters <= num_rows:
@@ -46,8 +48,11 @@ def fit(
   rows_NE = _unit(embedding_NE)
   mass_N = np.ones(num_rows) if mass_N is None else np.asarray(mass_N, float)
   model = sklearn.cluster.KMeans(num_clusters, n_init=3, random_state=seed)
-  with threadpoolctl.threadpool_limits(1):  # more would round differently
-    model.fit(rows_NE, sample_weight=mass_N)
+  with warnings.catch_warnings():
+    # Of fewer different rows than clusters: some centers are equal.
+    warnings.simplefilter("ignore", ConvergenceWarning)
+    with threadpoolctl.threadpool_limits(1):  # more would round differently
+      model.fit(rows_NE, sample_weight=mass_N)
   center_LE = _unit(model.cluster_centers_)
   mass_L = np.bincount(
     assign(rows_NE, center_LE), weights=mass_N, minlength=num_clusters

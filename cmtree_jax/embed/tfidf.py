@@ -60,10 +60,14 @@ def fit(
       f"None of the {len(texts)} texts to learn an embedding from has three"
       " characters; is the text field the right one?"
     )
-  if min(len(texts), len(code_F)) <= dim:
+  most = min(len(texts), len(code_F)) - 1
+  if most < dim:
+    cure = (
+      f"set config.embedding.dim to {most} or less" if most else "give more"
+    )
     raise UserError(
       f"An embedding of dim={dim} needs more than {dim} texts and 3-grams to"
-      f" learn from, got {len(texts)} and {len(code_F)}; lower config.embedding.dim."
+      f" learn from, got {len(texts)} and {len(code_F)}; {cure}."
     )
   x = _in_chunks(_Grams(code_F).counts, texts)
   in_texts_F = np.bincount(x.indices, minlength=len(code_F))

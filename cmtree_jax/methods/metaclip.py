@@ -197,7 +197,7 @@ def kept(matches: Grams, p_E: np.ndarray) -> np.ndarray:
   parts = [np.zeros(0)]
   for row, size, inside in _rows(matches):
     log_left = np.bincount(row, log_left_E[matches.bucket[inside]], size)
-    parts.append(-np.expm1(log_left))
+    parts.append(0.0 - np.expm1(log_left))  # no minus zero
   return np.concatenate(parts)
 
 

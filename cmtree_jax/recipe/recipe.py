@@ -134,7 +134,7 @@ class Recipe(NamedTuple):
     told = self.data.get("scorer")
     if self._scores or not told:
       return ""
-    return f", as words explain {told['explained']:.0%} of its weights"
+    return f", as words explain {max(told['explained'], 0):.0%} of its weights"
 
   def _weights(self) -> scorer.Weights:
     """What its words make of a text."""

@@ -69,7 +69,8 @@ class Scorer(NamedTuple):
 
   def text(self) -> str:
     """What a person is told of it."""
-    told = f"Words explain {self.explained:.0%} of what the weights of documents vary"
+    share = max(self.explained, 0)  # below zero: they tell nothing
+    told = f"Words explain {share:.0%} of what the weights of documents vary"
     if self.serves:
       return f"{told}; new documents are weighed by them ({FILE})."
     return f"{told}: the recipe is for these documents alone."

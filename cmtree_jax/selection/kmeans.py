@@ -83,8 +83,8 @@ def cluster(
   num_clusters = num_clusters or max(1, round(size**0.5))
   if not 1 <= num_clusters <= size:
     raise UserError(
-      f"Cannot make {num_clusters} clusters of {size} documents; ask for 1 to"
-      f" {size}."
+      f"Cannot make {num_clusters} clusters of {size} documents; lower the method's "
+      f"option clusters to {size} or less, or to 0 for the square root."
     )
   hash_N = sampler.mixed(key_N ^ np.uint64(seed))
   chosen_S = np.argsort(hash_N, kind="stable")[: PER_CLUSTER * num_clusters]

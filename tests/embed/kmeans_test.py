@@ -1,5 +1,7 @@
 """Clusters on the sphere: recovery, order, ties and masses."""
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -104,6 +106,15 @@ def test_a_row_between_two_centers_goes_to_the_first():
 def test_more_clusters_than_documents_are_refused(blobs, num_clusters):
   with pytest.raises(UserError, match="1 to 140"):
     kmeans.fit(blobs[0], num_clusters=num_clusters, seed=0)
+
+
+def test_equal_rows_are_clustered_without_a_warning():
+  rows = np.repeat(np.eye(3, 2, dtype=np.float32)[:2], 5, axis=0)
+  with warnings.catch_warnings():
+    warnings.simplefilter("error")
+    found = kmeans.fit(rows, num_clusters=4, seed=0)
+  of_N = kmeans.assign(rows, found.center_LE)
+  assert len(set(of_N[:5])) == len(set(of_N[5:])) == 1 and of_N[0] != of_N[5]
 
 
 def test_offsets_are_added_to_products_of_directions():

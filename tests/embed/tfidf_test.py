@@ -159,7 +159,8 @@ def test_the_number_of_grams_is_bounded():
   [
     ([], "None of the 0 texts"),
     (["", "ab", "   "], "None of the 3 texts"),
-    (TEXTS[:8], "more than 8 texts"),
+    (TEXTS[:8], "more than 8 texts.*embedding.dim to 7 or less"),
+    (TEXTS[:1], "more than 8 texts.*got 1 and .*; give more"),
   ],
 )
 def test_what_cannot_be_learned_from_is_told(texts, message):
