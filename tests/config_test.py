@@ -115,6 +115,7 @@ def test_equal_options_make_one_object():
 
 
 def test_every_method_has_a_config_with_its_small_settings():
+  compared = config.load("configs/compare.py", [])
   for name, method in METHODS.items():
     loaded = config.load(f"configs/method.py:{name}", [])
     assert loaded.method == name
@@ -122,7 +123,6 @@ def test_every_method_has_a_config_with_its_small_settings():
       assert loaded[name][option] == value
     for field, value in method.SMALL.partition.items():
       assert loaded.partition[field] == value
-    compared = config.load("configs/compare.py", [])
     assert name not in compared or compared[name] == loaded[name]
   assert config.load("configs/method.py:climb", []).partition.kind == "ward"
 
