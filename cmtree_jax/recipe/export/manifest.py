@@ -65,8 +65,8 @@ def find(folder: Path, inputs: Mapping[str, Any]) -> list[Path] | None:
     name, was, wanted = changed
     raise UserError(
       f"{folder} holds another export, made with {name} {_short(was)}; wanted "
-      f"{_short(wanted)}. Remove this folder to write it anew, or export into another "
-      "one."
+      f"{_short(wanted)}. Remove this folder to write it anew, or export into "
+      "another --workdir by --config.recipe.apply."
     )
   faults = verify(folder)
   if faults:
