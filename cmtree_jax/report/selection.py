@@ -211,11 +211,9 @@ def show(found: Selection) -> None:
     lost = [one for one in some_groups if sum(one.documents[BACK:])]
     lost.sort(key=lambda one: -sum(one.tokens[BACK:]))
     if len(some_groups) > 1 and lost:
-      chosen = lost[:_SHOWN]
-      more = ", what lost most" * (len(lost) > _SHOWN)
-      console.print(_screen(f"By {name}{more}", name, chosen))
-      whole = len(some_groups) - len(lost)
-      if whole:
+      more = f", the {_SHOWN} that lose most" * (len(lost) > _SHOWN)
+      console.print(_screen(f"By {name}{more}", name, lost[:_SHOWN]))
+      if whole := len(some_groups) - len(lost):
         console.print(f"Kept whole: {whole:,} more.")
   for line in sentences(found):
     console.print(line, soft_wrap=True)
