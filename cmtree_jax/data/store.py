@@ -59,6 +59,18 @@ def to_json(value: Any) -> str:
   return json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
 
+def differences(
+  old: Any, new: Any, name: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+  """(dotted name, before, after) of every field of two JSON values that differs."""
+  if isinstance(old, dict) and isinstance(new, dict):
+    for key in sorted(old.keys() | new.keys()):
+      inner = f"{name}.{key}" if name else key
+      yield from differences(old.get(key), new.get(key), inner)
+  elif old != new:
+    yield name, old, new
+
+
 def save_array(path: Path, array: np.ndarray) -> None:
   """One .npy file, whole or not at all."""
   _replace(path, lambda file: np.save(file, array))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cmtree_jax.data import mirror
+from cmtree_jax.data import mirror, store
 from cmtree_jax.data.build import prepare
 from cmtree_jax.data.draw import sampler
 from cmtree_jax.evaluate import presence, shares
@@ -87,9 +87,7 @@ def recipes_differ(old: str, new: str) -> int:
       ],
       "settings": [
         change
-        for change in workdirs.differences(
-          one.data["config"], two.data["config"]
-        )
+        for change in store.differences(one.data["config"], two.data["config"])
         if change[0] not in workdirs.OF_HOST
       ],
       "shares": _share_changes(one, two),

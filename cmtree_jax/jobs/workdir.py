@@ -342,7 +342,7 @@ def _require_same(workdir: Path, config: Any, chosen_by: str) -> None:
     )
   changed = [
     f"{name} was {_short(a)}, now {_short(b)}"
-    for name, a, b in differences(old, new)
+    for name, a, b in store.differences(old, new)
     if not any(f"{name}.".startswith(f"{one}.") for one in FREE)
   ]
   if changed:
@@ -360,15 +360,3 @@ def _short(value: Any) -> str:
 
 
 _SHOWN = 60  # characters of a setting
-
-
-def differences(
-  old: Any, new: Any, name: str = ""
-) -> Iterator[tuple[str, Any, Any]]:
-  """(dotted name, before, after) of every field of two configs that differs."""
-  if isinstance(old, dict) and isinstance(new, dict):
-    for key in sorted(old.keys() | new.keys()):
-      inner = f"{name}.{key}" if name else key
-      yield from differences(old.get(key), new.get(key), inner)
-  elif old != new:
-    yield name, old, new

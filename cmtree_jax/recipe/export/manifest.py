@@ -60,7 +60,7 @@ def find(folder: Path, inputs: Mapping[str, Any]) -> list[Path] | None:
   if not (folder / FILE).exists():
     return None
   manifest = read(folder)
-  changed = _difference(manifest["inputs"], inputs)
+  changed = next(store.differences(manifest["inputs"], inputs), None)
   if changed is not None:
     name, was, wanted = changed
     raise UserError(
@@ -293,23 +293,6 @@ def _facts(path: Path) -> dict[str, Any]:
   with path.open("rb") as file:
     digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
   return {"bytes": path.stat().st_size, "blake2b": digest.hexdigest()}
-
-
-def _difference(old: Any, new: Any) -> tuple[str, Any, Any] | None:
-  """The first value that differs: its name, as "options.seed", and both.
-
-  >>> _difference({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}})
-  ('a.c', 2, 3)
-  """
-  if old == new:
-    return None
-  if isinstance(old, dict) and isinstance(new, dict):
-    for key in [*new, *old]:
-      below = _difference(old.get(key), new.get(key))
-      if below is not None:
-        name, *both = below
-        return f"{key}.{name}" if name else key, *both
-  return "", old, new
 
 
 def _short(value: Any) -> str:
