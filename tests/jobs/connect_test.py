@@ -111,7 +111,8 @@ class Started:
     self.processes = [
       subprocess.Popen(
         [
-          *(sys.executable, "-m", module, *given, "--distributed"),
+          *(sys.executable, "-m", "tests.kept", module),
+          *(*given, "--distributed"),
           *(() if slurm else _place(port, number, count)),
           *(last if number == count - 1 else ()),
         ],
