@@ -19,6 +19,7 @@ by_name = pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
 @pytest.mark.slow
 def test_the_notebook_runs(path, tmp_path, monkeypatch):
   monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{os.environ.get('PYTHONPATH', '')}")
+  monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "1")
   notebook: Any = jupytext.read(path)
   client = nbclient.NotebookClient(
     notebook, timeout=900, resources={"metadata": {"path": str(tmp_path)}}
